@@ -1,0 +1,1 @@
+"""A differentiable photon-counting CT chain: counts, material decomposition, reconstruction."""

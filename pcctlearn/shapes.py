@@ -1,0 +1,23 @@
+"""Axis names used in every signature; one name per axis.
+
+``*ray`` and ``*pixel`` may be several axes: view, [row,] column, with or without a batch.
+A ``*pixel`` prefix broadcasts against the last axes of ``*ray``: spectra of shape (column, bin,
+energy) belong to counts of shape (view, column, bin).
+"""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+RayCounts = Float[Tensor, "*ray bin"]
+RayLineIntegrals = Float[Tensor, "*ray material"]
+RayMask = Bool[Tensor, "*ray"]
+Spectra = Float[Tensor, "*pixel bin energy"]
+Fluence = Float[Tensor, "*pixel energy"]
+Edges = Float[Tensor, "*pixel edge"]
+Attenuation = Float[Tensor, "material energy"]
+Energies = Float[Tensor, "energy"]
+
+Counts = Float[Tensor, "batch bin view *pixel"]
+LineIntegrals = Float[Tensor, "batch material view *pixel"]
+Maps = Float[Tensor, "batch material *voxel"]
+Vmi = Float[Tensor, "batch keV *voxel"]
