@@ -1,0 +1,38 @@
+"""Make the tube spectra in this folder with spekpy: unfiltered tungsten output at 100 cm.
+
+    pip install -r requirements-spectra.txt
+    python data/physics/make_spectra.py
+
+Filtration is left out on purpose: `pcctlearn.physics.spectrum.Spectrum` takes it as a parameter.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import spekpy
+
+FOLDER = Path(__file__).parent / "spectra"
+TUBES = [(80, 12), (100, 12), (120, 12), (140, 12), (120, 7)]  # kV, anode angle in degrees
+
+
+def main() -> None:
+    """Write one table per tube."""
+    FOLDER.mkdir(exist_ok=True)
+    for voltage_kV, anode_degrees in TUBES:
+        tube = spekpy.Spek(kvp=voltage_kV, th=anode_degrees, dk=1.0, z=100, mas=1, targ="W")
+        energies, fluence = tube.get_spectrum()
+        header = (
+            f"# quantity: unfiltered output of a tungsten tube, {voltage_kV} kV, "
+            f"anode angle {anode_degrees} degrees\n"
+            f"# source: spekpy {version('spekpy')} (G. Poludniowski et al., Med. Phys. 48 (2021) "
+            "3630), made by data/physics/make_spectra.py   licence: MIT\n"
+            "energy_keV,fluence_per_cm2_mAs_keV_at_100cm\n"
+        )
+        rows = "".join(f"{e:.1f},{f:.6e}\n" for e, f in zip(energies, fluence, strict=True))
+        path = FOLDER / f"tungsten_{voltage_kV}kV_{anode_degrees}deg.csv"
+        path.write_text(header + rows)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Counts to basis-material line integrals."""

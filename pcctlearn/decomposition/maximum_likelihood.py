@@ -1,0 +1,312 @@
+"""Maximum-likelihood material decomposition as a pure function and as a layer."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pcctlearn.decomposition.polynomial import PolynomialDecomposition
+from pcctlearn.physics.likelihood import poisson_likelihood
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.shapes import (
+    Attenuation,
+    Counts,
+    LineIntegrals,
+    RayCounts,
+    RayLineIntegrals,
+    RayMask,
+    Spectra,
+)
+from pcctlearn.solvers.implicit import implicit_minimum
+from pcctlearn.solvers.newton import DampedNewton
+from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 16384  # rays at a time: their transmission stays in the cache, and memory stays flat
+
+
+def decompose(
+    counts: RayCounts,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    *,
+    solver: Solver | None = None,
+    bounds: Bounds | Sequence[Sequence[float]] | None = None,
+    start: RayLineIntegrals | None = None,
+) -> Solution:
+    """A* = argmin_A Σ_b ȳ_b(A) − n_b log ȳ_b(A) for every ray, differentiable at the minimum.
+
+    Gradients reach counts, spectra and attenuation by the implicit function theorem (and through
+    them thresholds, fluence and response). Rays are solved in chunks, so memory does not grow
+    with their number, nor with the solver's iterations.
+
+    Args:
+        counts: (*ray, bin), photons.
+        spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
+            last axes of the rays: one per ray, or one per detector column shared by all views.
+        attenuation: (material, energy), cm²/g.
+        solver: ``DampedNewton()`` unless given.
+        bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
+        start: first iterate, (*ray, material); by default a polynomial fitted to these spectra.
+
+    Returns:
+        ``x`` (*ray, material) in g/cm² and ``converged`` (*ray). A ray without a single count
+        never counts as converged: it says no more than that much lay in its way.
+
+    Raises:
+        ValueError: counts that are negative or not finite; axes that do not fit.
+    """
+    _check(counts, spectra, attenuation)
+    solver = solver or DampedNewton()
+    box = _bounds(bounds, attenuation)
+    layout = _Layout(counts.shape[:-1], spectra.shape[:-2])
+    n, S = layout.rays(counts), layout.pixels(spectra)
+    if start is None:
+        polynomial = PolynomialDecomposition(S, attenuation)
+        air = polynomial.air if S.ndim == 2 else polynomial.air[:, None]
+
+    def solve(n: Tensor, S: Tensor, x: Tensor | None, air: Tensor | None) -> Solution:
+        if x is None:
+            x = polynomial(n, air)
+        x, converged = implicit_minimum(
+            poisson_likelihood, solver, x, n, S, attenuation, bounds=box
+        )
+        return Solution(x, converged & (n.detach().sum(-1) > 0))
+
+    x0 = None if start is None else layout.rays(start.detach())
+    chunks = layout.chunks(n, S, x0, None if start is not None else air)
+    return layout.gather([solve(*chunk) for chunk in chunks])
+
+
+class MaximumLikelihood(nn.Module):
+    """Counts to line integrals through ``decompose``, as one stage of the chain.
+
+    Args:
+        model: the scanner; its spectra are taken afresh at each call, so they may be learned.
+        solver: see ``decompose``.
+        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free.
+        gradient_clamp: largest gradient that may pass, element by element, in terms of the
+            relative counts n/air; ``None`` for no limit. It steadies cross-domain training, where
+            rays with few counts would otherwise set the step.
+
+    After a call ``converged`` holds the mask of the rays, and the log tells how many were not
+    solved and how many lie at the side of the box.
+    """
+
+    def __init__(
+        self,
+        model: SpectralModel,
+        solver: Solver | None = None,
+        bounds_g_cm2: Mapping[str, Sequence[float]] | None = None,
+        gradient_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        if unknown := set(bounds_g_cm2 or {}) - set(model.materials):
+            raise ValueError(
+                f"bounds_g_cm2 names {sorted(unknown)}, the basis materials are {model.materials}"
+            )
+        self.model, self.solver, self.gradient_clamp = model, solver, gradient_clamp
+        self.bounds_g_cm2 = dict(bounds_g_cm2 or {})
+        self.converged: Tensor | None = None
+
+    def forward(self, counts: Counts) -> LineIntegrals:
+        """Decompose (batch, bin, view, *pixel) into (batch, material, view, *pixel), g/cm²."""
+        rays = counts.movedim(1, -1)
+        if self.gradient_clamp is not None:
+            air = self.model.air().detach().to(rays)
+            rays = _clamp_gradient(rays / air, self.gradient_clamp) * air
+        spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
+        box = self.bounds()
+        x, self.converged = decompose(
+            rays, spectra, attenuation, solver=self.solver, bounds=box
+        )
+        self._report(x.detach(), box)
+        return x.movedim(-1, 1)
+
+    def bounds(self) -> list[list[float]] | None:
+        """Lower and upper corner of the box, or None where every material is free."""
+        if not self.bounds_g_cm2:
+            return None
+        free = (-math.inf, math.inf)
+        sides = [self.bounds_g_cm2.get(name, free) for name in self.model.materials]
+        return [[float(low) for low, _ in sides], [float(high) for _, high in sides]]
+
+    def _report(self, x: Tensor, box: list[list[float]] | None) -> None:
+        assert self.converged is not None
+        failed = int((~self.converged).sum())
+        at_side = 0
+        if box is not None:
+            lower, upper = x.new_tensor(box)
+            at_side = int(((x <= lower) | (x >= upper)).any(-1).sum())
+        if failed or at_side:
+            log.warning(
+                "%d of %d rays were not solved, %d lie at the side of the box",
+                failed,
+                self.converged.numel(),
+                at_side,
+            )
+
+
+def compare_starts(
+    counts: RayCounts,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    second_start: RayLineIntegrals,
+    *,
+    solver: Solver | None = None,
+    bounds: Bounds | Sequence[Sequence[float]] | None = None,
+    tolerance_g_cm2: float = 1e-3,
+) -> tuple[Solution, RayMask]:
+    """Decompose from two starts; return the likelier minimum and the rays where they disagree.
+
+    The likelihood is not convex. With three materials two minima can lie far apart at nearly the
+    same likelihood, and which one is found is a matter of the start.
+    """
+    options = {"solver": solver, "bounds": bounds}
+    first = decompose(counts, spectra, attenuation, **options)  # type: ignore[arg-type]
+    second = decompose(counts, spectra, attenuation, start=second_start, **options)  # type: ignore[arg-type]
+    values = []
+    for x in (first.x, second.x):
+        mean = expected = torch.einsum(
+            "...e,...be->...b", torch.exp(-x.detach() @ attenuation), spectra
+        )
+        values.append((mean - torch.xlogy(counts, expected)).sum(-1))
+    better = second.converged & (~first.converged | (values[1] < values[0]))
+    apart = ((first.x - second.x).abs() > tolerance_g_cm2).any(-1)
+    solution = Solution(
+        torch.where(better[..., None], second.x, first.x), first.converged | second.converged
+    )
+    return solution, apart & first.converged & second.converged
+
+
+class _Layout:
+    """Rays as (pixel, ray, …), where the rays of one pixel share its spectra, and back.
+
+    With spectra shared by all there is one pixel, and its axis is left out.
+    """
+
+    def __init__(self, ray_shape: torch.Size, pixel_shape: torch.Size) -> None:
+        self.ray_shape = ray_shape
+        padded = [1] * (len(ray_shape) - len(pixel_shape)) + list(pixel_shape)
+        own = [i for i, size in enumerate(padded) if size != 1]
+        if len(pixel_shape) > len(ray_shape) or any(padded[i] != ray_shape[i] for i in own):
+            raise ValueError(
+                f"spectra for pixels {tuple(pixel_shape)} do not fit rays of {tuple(ray_shape)}: "
+                "their axes must be the last ones of the rays"
+            )
+        self.order = [*own, *(i for i in range(len(ray_shape)) if i not in own)]
+        self.n_pixels = math.prod(ray_shape[i] for i in own)
+        self.n_rays = math.prod(ray_shape) // max(self.n_pixels, 1)
+        self.shared = not own
+        self.pixels_at_once = max(1, _CHUNK // max(self.n_rays, 1))
+
+    def rays(self, values: Tensor) -> Tensor:
+        ordered = values.permute(*self.order, -1)
+        if self.shared:
+            return ordered.reshape(self.n_rays, values.shape[-1])
+        return ordered.reshape(self.n_pixels, self.n_rays, values.shape[-1])
+
+    def pixels(self, spectra: Tensor) -> Tensor:
+        tail = spectra.shape[-2:]
+        return spectra.reshape(tail) if self.shared else spectra.reshape(self.n_pixels, *tail)
+
+    def chunks(
+        self, n: Tensor, S: Tensor, x: Tensor | None, air: Tensor | None
+    ) -> list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """Pieces of a cache's size: pixels first, then the rays of a pixel."""
+        pixels = 1 if self.shared else -(-self.n_pixels // self.pixels_at_once)
+
+        def by_pixel(t: Tensor | None) -> Sequence[Tensor | None]:
+            if t is None or self.shared:
+                return [t] * pixels
+            return t.split(self.pixels_at_once)
+
+        def by_ray(t: Tensor | None) -> Sequence[Tensor | None]:
+            n_pieces = max(1, -(-self.n_rays // _CHUNK))
+            return [None] * n_pieces if t is None else t.split(_CHUNK, -2) or (t,)
+
+        pieces = []
+        for rays, spectra, start, own in zip(
+            *(by_pixel(t) for t in (n, S, x, air)), strict=True
+        ):
+            for some, begin in zip(by_ray(rays), by_ray(start), strict=True):
+                pieces.append((some, spectra, begin, own))
+        return pieces  # type: ignore[return-value]
+
+    def gather(self, solutions: list[Solution]) -> Solution:
+        """Put the pieces together and the axes back in their order."""
+        ordered = [self.ray_shape[i] for i in self.order]
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        x = self._join([s.x for s in solutions], -2)
+        converged = self._join([s.converged for s in solutions], -1)
+        return Solution(
+            x.reshape(*ordered, x.shape[-1]).permute(*back, -1),
+            converged.reshape(ordered).permute(back),
+        )
+
+    def _join(self, pieces: list[Tensor], ray_axis: int) -> Tensor:
+        if self.shared or self.n_rays <= _CHUNK:
+            return torch.cat(pieces, ray_axis if self.shared else 0)
+        per_pixel = -(-self.n_rays // _CHUNK)
+        rows = [
+            torch.cat(pieces[i : i + per_pixel], ray_axis)
+            for i in range(0, len(pieces), per_pixel)
+        ]
+        return torch.cat(rows)
+
+
+def _check(counts: Tensor, spectra: Tensor, attenuation: Tensor) -> None:
+    if counts.shape[-1] != spectra.shape[-2]:
+        raise ValueError(
+            f"counts have {counts.shape[-1]} bins, the spectra {spectra.shape[-2]}: "
+            "give one threshold more than there are bins in the counts"
+        )
+    if spectra.shape[-1] != attenuation.shape[-1]:
+        raise ValueError(
+            f"spectra have {spectra.shape[-1]} energies, attenuation {attenuation.shape[-1]}: "
+            "put both on one grid"
+        )
+    if len(attenuation) > counts.shape[-1]:
+        raise ValueError(
+            f"{len(attenuation)} materials cannot be told apart in {counts.shape[-1]} bins: "
+            "use fewer materials or more thresholds"
+        )
+    sound = counts.isfinite() & (counts >= 0)
+    if not bool(sound.all()):
+        wrong = counts.detach()[~sound]
+        raise ValueError(
+            f"counts must be finite and not negative: {len(wrong)} of {counts.numel()} are not, "
+            f"the first is {wrong[0].item():g}; mask or repair dead pixels before decomposing"
+        )
+
+
+def _bounds(
+    bounds: Bounds | Sequence[Sequence[float]] | None, attenuation: Tensor
+) -> Bounds | None:
+    if bounds is None:
+        return None
+    lower, upper = (
+        torch.as_tensor(side, dtype=attenuation.dtype, device=attenuation.device)
+        for side in bounds
+    )
+    if lower.shape != (len(attenuation),) or upper.shape != lower.shape or (lower >= upper).any():
+        raise ValueError(
+            f"bounds must be (lower, upper) with {len(attenuation)} increasing pairs, got "
+            f"{lower.tolist()} and {upper.tolist()}"
+        )
+    return Bounds(lower, upper)
+
+
+def _clamp_gradient(values: Tensor, limit: float) -> Tensor:
+    """The values, passing back a gradient clamped element by element."""
+    values = values.clone()
+    if values.requires_grad:
+        values.register_hook(_clamp(limit))
+    return values
+
+
+def _clamp(limit: float) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient.clamp(-limit, limit)

@@ -1,0 +1,1 @@
+"""Spectral physics: attenuation, spectra, responses, thresholds, likelihood."""

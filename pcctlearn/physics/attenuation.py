@@ -1,0 +1,85 @@
+"""Mass attenuation of elements, compounds, mixtures and the basis materials, in cm²/g."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torch
+import xraylib
+from torch import Tensor
+
+from pcctlearn.shapes import Attenuation, Energies
+
+# Name in this project -> formula, or entry of the NIST compound list that xraylib carries.
+NAMED_MATERIALS = {
+    "water": "H2O",
+    "air": "Air, Dry (near sea level)",
+    "aluminium": "Al",
+    "calcium": "Ca",
+    "iodine": "I",
+    "gadolinium": "Gd",
+    "gold": "Au",
+    "tin": "Sn",
+    "copper": "Cu",
+    "silicon": "Si",
+    "CdTe": "CdTe",
+    "PMMA": "C5H8O2",
+    "soft_tissue": "Tissue, Soft (ICRU four-component)",
+    "adipose": "Adipose Tissue (ICRP)",
+    "cortical_bone": "Bone, Cortical (ICRP)",
+}
+
+# g/cm³, where a thickness stands in for an area density (xraylib's elements, NIST's compounds).
+DENSITY_G_CM3 = {
+    "water": 1.0,
+    "air": 1.205e-3,
+    "aluminium": 2.699,
+    "copper": 8.96,
+    "tin": 7.31,
+    "silicon": 2.33,
+    "CdTe": 5.85,
+    "PMMA": 1.19,
+}
+
+Material = str | Mapping[str, float]
+
+
+def mass_attenuation(material: Material, energies_keV: Energies | Sequence[float]) -> Energies:
+    """μ/ρ(E) = Σ_i w_i (μ/ρ)_i(E) in cm²/g, coherent scattering included, as float64.
+
+    ``material`` is a name of ``NAMED_MATERIALS``, a chemical formula, a NIST compound name, or a
+    mixture ``{material: mass fraction}`` whose fractions are normalised to one.
+    Source: xraylib's cross sections (T. Schoonjans et al., Spectrochim. Acta B 66 (2011) 776).
+    """
+    if isinstance(material, Mapping):
+        total = sum(material.values())
+        if not material or min(material.values()) < 0 or total <= 0:
+            raise ValueError(f"mass fractions must be positive, got {dict(material)}")
+        parts = [w / total * mass_attenuation(m, energies_keV) for m, w in material.items()]
+        return torch.stack(parts).sum(0)
+    energies = torch.as_tensor(energies_keV, dtype=torch.float64)
+    compound = NAMED_MATERIALS.get(material, material)
+    try:
+        values = [xraylib.CS_Total_CP(compound, energy) for energy in energies.tolist()]
+    except ValueError as error:
+        raise ValueError(_explain(material, energies, str(error))) from None
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def attenuation_table(
+    materials: Sequence[Material], energies_keV: Energies | Sequence[float]
+) -> Attenuation:
+    """Stack the mass attenuation of the basis materials: (material, energy), cm²/g."""
+    return torch.stack([mass_attenuation(material, energies_keV) for material in materials])
+
+
+def _explain(material: str, energies_keV: Tensor, reason: str) -> str:
+    if "extrapolation" in reason or "energy" in reason.lower():
+        low, high = energies_keV.min().item(), energies_keV.max().item()
+        return f"energies from {low:g} to {high:g} keV leave xraylib's tables of {material!r}: keep to 1-800 keV"
+    names = [*NAMED_MATERIALS, *xraylib.GetCompoundDataNISTList()]
+    close = difflib.get_close_matches(material, names, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return (
+        f"unknown material {material!r}: {guess}use a formula such as 'H2O', a mixture "
+        f"{{material: mass fraction}}, a NIST compound name, or one of {', '.join(NAMED_MATERIALS)}"
+    )

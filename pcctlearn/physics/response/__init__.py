@@ -1,0 +1,1 @@
+"""Detector responses: how often a photon of one energy is registered above another."""

@@ -1,0 +1,130 @@
+"""A response given as numbers: a user's own measurement or simulation."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.physics.response.base import Above, Response
+from pcctlearn.shapes import Edges, Energies
+
+_LAYOUT = (
+    "a .csv whose first line is '# unit: 1/keV' and whose table has a first row "
+    "'deposited_keV,<energy>,<energy>,…' in keV, or an .npz or .mat with the arrays energies_keV, "
+    "deposited_keV and response_per_keV (deposited, energy)"
+)
+
+
+class Table(Response):
+    """Density h(E; E') on a regular grid of registered energies, cumulated from the top.
+
+    Between the grid's cell borders the cumulative is a cubic Hermite interpolant whose slopes are
+    the limited harmonic means of F. N. Fritsch and R. E. Carlson (SIAM J. Numer. Anal. 17 (1980)
+    238): monotone, C¹, and differentiable in the edges and in the table itself.
+
+    Args:
+        energies_keV: photon energies the columns belong to.
+        deposited_keV: centres of the rows' cells, equally spaced.
+        response_per_keV: events per keV and photon.
+    """
+
+    def __init__(
+        self,
+        energies_keV: Energies,
+        deposited_keV: Float[Tensor, "deposited"],
+        response_per_keV: Float[Tensor, "deposited energy"],
+    ) -> None:
+        super().__init__()
+        if response_per_keV.shape != (len(deposited_keV), len(energies_keV)):
+            raise ValueError(
+                f"response_per_keV must be (deposited, energy) = ({len(deposited_keV)}, "
+                f"{len(energies_keV)}), got {tuple(response_per_keV.shape)}"
+            )
+        step = deposited_keV.diff()
+        if len(step) < 2 or not torch.allclose(step, step[0]) or step[0] <= 0:
+            raise ValueError("deposited_keV must increase in equal steps, three of them at least")
+        if not (response_per_keV.isfinite().all() and (response_per_keV >= 0).all()):
+            raise ValueError("response_per_keV must be finite and not negative")
+        self.register_buffer("energies_keV", energies_keV)
+        self.register_buffer("deposited_keV", deposited_keV)
+        self.register_buffer("response_per_keV", response_per_keV)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Table":
+        """Read a response from CSV, NPZ or MAT, units checked."""
+        return cls(*read_response(Path(path)))
+
+    def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
+        """Cubic Hermite interpolant of the cumulated table."""
+        chosen = self._columns(energies_keV)
+        density = self.response_per_keV[:, chosen].to(edges_keV)
+        step = (self.deposited_keV[1] - self.deposited_keV[0]).to(edges_keV)
+        lowest = self.deposited_keV[0].to(edges_keV) - step / 2
+
+        none = torch.zeros_like(density[:1])
+        border = torch.cat([(density * step).flip(0).cumsum(0).flip(0), none])
+        falls = torch.cat([none, density, none])  # −slope of each cell, and nothing outside
+        product, total = falls[1:] * falls[:-1], falls[1:] + falls[:-1]
+        slope = -2 * product / torch.where(total > 0, total, 1)
+
+        z = ((edges_keV - lowest) / step).clamp(0, len(density))
+        cell = z.detach().long().clamp(max=len(density) - 1)
+        t = (z - cell)[..., None]
+        rise, stay = t**2 * (3 - 2 * t), t * (1 - t)
+        return (
+            border[cell] * (1 - rise)
+            + border[cell + 1] * rise
+            + step * stay * (slope[cell] * (1 - t) - slope[cell + 1] * t)
+        )
+
+    def _columns(self, energies_keV: Energies) -> Tensor:
+        distance = (self.energies_keV.to(energies_keV)[:, None] - energies_keV).abs()
+        if (distance.amin(0) > 1e-3).any():
+            missing = energies_keV[distance.amin(0) > 1e-3][0].item()
+            raise ValueError(
+                f"response and spectrum are on different grids: the response has no column for "
+                f"{missing:g} keV (it runs from {self.energies_keV.min().item():g} to "
+                f"{self.energies_keV.max().item():g} keV): resample it to the spectrum's energies"
+            )
+        return distance.argmin(0)
+
+
+def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Photon energies, registered energies (keV) and h (1/keV) from a file; never a pickle."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no response at {path}: give {_LAYOUT}")
+    try:
+        if path.suffix == ".csv":
+            arrays = _read_csv(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                arrays = [
+                    file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")
+                ]
+        elif path.suffix == ".mat":
+            from scipy.io import loadmat
+
+            file = loadmat(path)
+            arrays = [file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")]
+            arrays[:2] = [array.ravel() for array in arrays[:2]]
+        else:
+            raise ValueError(f"it ends in {path.suffix!r}")
+        energies, deposited, response = (
+            torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in arrays
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no response ({error}): give {_LAYOUT}") from None
+    return energies, deposited, response
+
+
+def _read_csv(path: Path) -> list[np.ndarray]:
+    lines = path.read_text().splitlines()
+    if not lines or lines[0].replace(" ", "") != "#unit:1/keV":
+        raise ValueError(f"its first line is {lines[0] if lines else ''!r}")
+    rows = [line.split(",") for line in lines if line and not line.startswith("#")]
+    if rows[0][0] != "deposited_keV":
+        raise ValueError(f"its first column is {rows[0][0]!r}")
+    table = np.array([[float(cell) for cell in row] for row in rows[1:]])
+    return [np.array([float(cell) for cell in rows[0][1:]]), table[:, 0], table[:, 1:]]

@@ -1,0 +1,127 @@
+"""Expected photon counts behind basis materials."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pcctlearn.physics.attenuation import Material, attenuation_table
+from pcctlearn.physics.response.base import Response
+from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectrum import Spectrum
+from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.shapes import (
+    Attenuation,
+    Edges,
+    Energies,
+    Fluence,
+    RayCounts,
+    RayLineIntegrals,
+    Spectra,
+)
+
+
+def expected_counts(
+    line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
+) -> RayCounts:
+    """ȳ_b(A) = Σ_E S_b(E) · exp(−Σ_m μ_m(E) A_m), with A in g/cm² and μ in cm²/g.
+
+    Spectra of one pixel each, (*pixel, bin, energy), belong to the last axes of the rays.
+    """
+    transmission = torch.exp(-line_integrals @ attenuation)
+    return torch.einsum("...e,...be->...b", transmission, spectra)
+
+
+class SpectralModel(nn.Module):
+    """The scanner's view of basis materials: fluence, response, thresholds, attenuation.
+
+    Args:
+        energies_keV, fluence: the photons that reach a pixel, per energy sample; the fluence may
+            differ per pixel.
+        response: what the detector registers.
+        thresholds: the bins.
+        attenuation: mass attenuation of the basis materials at the energies, cm²/g.
+
+    Raises:
+        ValueError: tensors that do not fit together, energies that do not cover the thresholds.
+    """
+
+    energies_keV: Tensor
+    fluence: Tensor
+    attenuation: Tensor
+
+    def __init__(
+        self,
+        energies_keV: Energies,
+        fluence: Fluence,
+        response: Response,
+        thresholds: Thresholds,
+        attenuation: Attenuation,
+        materials: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, values in (("fluence", fluence), ("attenuation", attenuation)):
+            if values.shape[-1] != len(energies_keV):
+                raise ValueError(
+                    f"{name} has {values.shape[-1]} energies, energies_keV {len(energies_keV)}: "
+                    "put both on one grid"
+                )
+            if not (values.isfinite().all() and (values >= 0).all()):
+                raise ValueError(f"{name} must be finite and not negative")
+        edges = thresholds.edges_keV.detach()
+        lowest, top_bin = edges[..., 0].min().item(), edges[..., -2].max().item()
+        if energies_keV[0] > lowest or energies_keV[-1] < top_bin:
+            raise ValueError(
+                f"energies from {energies_keV[0].item():g} to {energies_keV[-1].item():g} keV do "
+                f"not cover the thresholds {lowest:g} … {top_bin:g} keV: lower the first energy "
+                "(lowest_keV), raise the tube voltage or move the thresholds"
+            )
+        self.register_buffer("energies_keV", energies_keV)
+        self.register_buffer("fluence", fluence)
+        self.register_buffer("attenuation", attenuation)
+        self.response, self.thresholds = response, thresholds
+        self.materials = list(materials or (f"material {i}" for i in range(len(attenuation))))
+
+    @classmethod
+    def from_parts(
+        cls,
+        spectrum: Spectrum,
+        response: Response,
+        thresholds: Thresholds,
+        materials: Sequence[Material],
+    ) -> "SpectralModel":
+        """Put a tube, a detector and named basis materials together."""
+        attenuation = attenuation_table(materials, spectrum.energies_keV)
+        names = [m if isinstance(m, str) else "+".join(m) for m in materials]
+        return cls(
+            spectrum.energies_keV, spectrum.fluence, response, thresholds, attenuation, names
+        )
+
+    @classmethod
+    def from_tensors(
+        cls,
+        energies_keV: Energies,
+        fluence: Fluence,
+        deposited_keV: Float[Tensor, "deposited"],
+        response_per_keV: Float[Tensor, "deposited energy"],
+        edges_keV: Edges,
+        attenuation: Attenuation,
+    ) -> "SpectralModel":
+        """From plain tensors alone, for any number of bins and materials."""
+        response = Table(energies_keV, deposited_keV, response_per_keV)
+        return cls(energies_keV, fluence, response, Thresholds(edges_keV), attenuation)
+
+    def spectra(self, edges_keV: Edges | None = None) -> Spectra:
+        """S_b(E'): photons of each energy that bin b counts with nothing in the beam."""
+        edges = self.thresholds() if edges_keV is None else edges_keV
+        above = self.response.above(edges, self.energies_keV)  # smooth in the edges
+        return (above[..., :-1, :] - above[..., 1:, :]) * self.fluence[..., None, :]
+
+    def air(self) -> Float[Tensor, "*pixel bin"]:
+        """Expected counts with nothing in the beam."""
+        return self.spectra().sum(-1)
+
+    def forward(self, line_integrals: RayLineIntegrals) -> RayCounts:
+        """Expected counts behind line integrals in g/cm²."""
+        return expected_counts(line_integrals, self.spectra(), self.attenuation)

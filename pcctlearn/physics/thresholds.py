@@ -1,0 +1,63 @@
+"""The edges of the energy bins, smooth and learnable, shared or per pixel."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pcctlearn.shapes import Edges
+
+
+class Thresholds(nn.Module):
+    """Edges D_0 < … < D_B in keV; bin b counts what is registered between D_b and D_{b+1}.
+
+    Args:
+        edges_keV: (edge,) for all pixels, or (*pixel, edge).
+        n_pixels: give each of so many pixels a copy of its own.
+        learn: which edges may move; the others pass no gradient. By default all but the last:
+            hardly a photon has the energy of the tube voltage, so moving an upper edge that lies
+            there moves no counts, and nothing can tell where it is. ``information.py`` in
+            ``calibration`` measures this for every edge.
+    """
+
+    def __init__(
+        self,
+        edges_keV: Sequence[float] | Edges,
+        n_pixels: int | None = None,
+        learn: Sequence[bool] | None = None,
+    ) -> None:
+        super().__init__()
+        edges = torch.as_tensor(edges_keV, dtype=torch.float64).clone()
+        if edges.shape[-1] < 2:
+            raise ValueError(f"edges_keV needs two edges at least, got {edges.tolist()}")
+        if not edges.isfinite().all() or not (edges.diff(dim=-1) > 0).all():
+            wrong = edges.flatten(0, -2) if edges.ndim > 1 else edges[None]
+            first = wrong[~(wrong.diff(dim=-1) > 0).all(-1)][:1].flatten().tolist()
+            raise ValueError(f"edges_keV must be finite and increase, got {first or 'NaN'}")
+        if n_pixels is not None:
+            edges = edges.expand(n_pixels, -1).clone()
+        if learn is None:
+            learn = [True] * (edges.shape[-1] - 1) + [False]
+        if len(learn) != edges.shape[-1]:
+            raise ValueError(f"learn needs one entry for each of {edges.shape[-1]} edges: {learn}")
+        self.edges_keV = nn.Parameter(edges)
+        self.register_buffer("learn", torch.tensor(list(learn)))
+
+    @property
+    def n_bins(self) -> int:
+        """One less than there are edges."""
+        return self.edges_keV.shape[-1] - 1
+
+    def forward(self) -> Edges:
+        """The edges, with a gradient only in those that may be learned."""
+        return torch.where(self.learn, self.edges_keV, self.edges_keV.detach())
+
+    @torch.no_grad()
+    def assign(self, edges_keV: Tensor) -> None:
+        """Put the edges at new values of the same shape."""
+        self.edges_keV.copy_(edges_keV)
+
+    def extra_repr(self) -> str:
+        """Shape of the edges and, where shared, their values."""
+        edges = self.edges_keV.detach()
+        return f"edges_keV={edges.tolist()}" if edges.ndim == 1 else f"shape={tuple(edges.shape)}"

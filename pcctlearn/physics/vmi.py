@@ -1,0 +1,29 @@
+"""Virtual monoenergetic images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pcctlearn.physics.attenuation import Material, attenuation_table, mass_attenuation
+from pcctlearn.shapes import Maps, Vmi
+from pcctlearn.units import hounsfield
+
+
+class MonoenergeticImages(nn.Module):
+    """μ(E) = Σ_m μ_m(E) ρ_m in 1/cm, at each of ``energies_keV``, from density maps in g/cm³."""
+
+    def __init__(self, materials: Sequence[Material], energies_keV: Sequence[float]) -> None:
+        super().__init__()
+        self.energies_keV = list(energies_keV)
+        self.register_buffer("attenuation", attenuation_table(materials, energies_keV))
+        self.register_buffer("water", mass_attenuation("water", energies_keV))
+
+    def forward(self, maps: Maps) -> Vmi:
+        """Density maps to attenuation, one channel per energy."""
+        return torch.einsum("mk,bm...->bk...", self.attenuation.to(maps), maps)
+
+    def hounsfield(self, maps: Maps) -> Vmi:
+        """The same in HU, 1000 (μ − μ_water)/μ_water at each energy."""
+        water = self.water.to(maps).view(-1, *[1] * (maps.ndim - 2))
+        return hounsfield(self(maps), water)

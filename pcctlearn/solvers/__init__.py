@@ -1,0 +1,1 @@
+"""Minimisation of many small independent problems, and its derivative; knows no CT."""

@@ -1,0 +1,77 @@
+"""The downhill simplex for many small problems at once: the derivative-free reference."""
+
+import torch
+from torch import Tensor
+
+from pcctlearn.solvers.quadratic import Bounds, Objective, Solution
+
+
+class NelderMead:
+    """J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308, every ray with a simplex of its own.
+
+    A ray has converged when the values at its corners agree within ``tolerance`` or rounding, and
+    its corners within ``spread``. The box is kept by projecting each trial point.
+    """
+
+    def __init__(
+        self, tolerance: float = 1e-10, spread: float = 1e-6, max_steps: int = 400
+    ) -> None:
+        self.tolerance, self.spread, self.max_steps = tolerance, spread, max_steps
+
+    def __call__(
+        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+    ) -> Solution:
+        """Minimise from ``start`` with a first simplex a tenth of it, at least 0.1, wide."""
+
+        def boxed(x: Tensor) -> Tensor:
+            return x if bounds is None else x.clamp(*bounds)
+
+        def value(x: Tensor) -> Tensor:
+            return objective(x, exact=False).value.nan_to_num(nan=torch.inf)
+
+        n = start.shape[-1]
+        width = torch.diag_embed((0.1 * start.abs()).clamp(min=0.1))
+        corners = [boxed(start), *(boxed(start + width[..., i]) for i in range(n))]
+        x = torch.stack(corners)  # corner, *ray, unknown
+        f = torch.stack([value(corner) for corner in corners])
+        resolvable = self.tolerance + objective(start, exact=False).rounding
+        converged = torch.zeros_like(f[0], dtype=torch.bool)
+        for _ in range(self.max_steps):
+            f, order = f.sort(0)
+            x = x.gather(0, order[..., None].expand_as(x))
+            wide = (x - x[:1]).abs().amax((0, -1))
+            converged = (f[-1] - f[0] <= resolvable) & (wide <= self.spread)
+            if bool(converged.all()):
+                break
+            x, f = _move_worst(x, f, boxed, value, converged)
+        best = f.argmin(0)[None, ..., None].expand_as(x[:1])
+        return Solution(x.gather(0, best)[0], converged)
+
+
+def _move_worst(x, f, boxed, value, done):  # type: ignore[no-untyped-def]
+    """Reflect, expand or contract the worst corner of each ray, or shrink to the best one."""
+    centre = x[:-1].mean(0)
+    reflected = boxed(2 * centre - x[-1])
+    f_reflected = value(reflected)
+    further = f_reflected < f[0]
+    outside = f_reflected < f[-1]
+    toward = torch.where(outside[..., None], reflected, x[-1])
+    second = torch.where(
+        further[..., None], boxed(3 * centre - 2 * x[-1]), 0.5 * centre + 0.5 * toward
+    )
+    f_second = value(second)
+    good_enough = (f_reflected < f[-2]) & ~further
+    use_second = ~good_enough & (f_second < torch.minimum(f_reflected, f[-1]))
+    use_reflected = (good_enough | further) & ~use_second
+    shrink = ~(use_second | use_reflected) & ~done
+    move = (use_second | use_reflected) & ~done
+
+    corner = torch.where(use_second[..., None], second, reflected)
+    f_corner = torch.where(use_second, f_second, f_reflected)
+    x = torch.cat([x[:-1], torch.where(move[..., None], corner, x[-1])[None]])
+    f = torch.cat([f[:-1], torch.where(move, f_corner, f[-1])[None]])
+    if bool(shrink.any()):
+        shrunk = 0.5 * (x + x[:1])
+        x = torch.where(shrink[..., None], shrunk, x)
+        f = torch.where(shrink, torch.stack([value(corner) for corner in shrunk]), f)
+    return x, f

@@ -1,0 +1,105 @@
+"""Newton's method for many small problems at once, damped and boxed ray by ray."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
+from pcctlearn.solvers.small_systems import solve_positive_definite
+
+_STEPS_OF_MOST = 4  # most rays are done by then; the others go on by themselves
+
+
+class DampedNewton:
+    """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
+
+    A step that lowers the value is taken and relaxes δ towards 0; one that does not, or a Hessian
+    that is not positive definite, raises it. A ray has converged when the Newton decrement gᵀH⁻¹g
+    (twice the decrease still to be had) is below ``tolerance``, or below what rounding can resolve;
+    the step that showed it is still taken. In the box an unknown is held at a side while the
+    descent leads out, and Newton's system is solved for the others (D. P. Bertsekas, SIAM J.
+    Control Optim. 20 (1982) 221).
+
+    ``exact=False`` asks the objective for the expected Hessian: Fisher scoring.
+    """
+
+    def __init__(self, tolerance: float = 1e-10, max_steps: int = 60, exact: bool = True) -> None:
+        if tolerance <= 0 or max_steps < 1:
+            raise ValueError(f"tolerance and max_steps must be positive: {tolerance}, {max_steps}")
+        self.tolerance, self.max_steps, self.exact = tolerance, max_steps, exact
+
+    def __call__(
+        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+    ) -> Solution:
+        """Minimise from ``start``; rays that do not get there keep their best iterate."""
+        few = min(_STEPS_OF_MOST, self.max_steps)
+        x, converged = self._iterate(objective, start, bounds, few)
+        left = (~converged).flatten().nonzero()[:, 0]
+        if len(left) and few < self.max_steps:
+            some = x.flatten(0, -2)[left]
+            hard = partial(objective, rays=left)
+            some, reached = self._iterate(hard, some, bounds, self.max_steps - few)
+            x = x.flatten(0, -2).index_copy(0, left, some).reshape(x.shape)
+            converged = converged.flatten().index_copy(0, left, reached).reshape(converged.shape)
+        return Solution(x, converged)
+
+    def _iterate(
+        self, objective: Objective, start: Tensor, bounds: Bounds | None, max_steps: int
+    ) -> Solution:
+        x = start if bounds is None else start.clamp(*bounds)
+        here = objective(x, exact=self.exact)
+        damping = torch.zeros_like(here.value)
+        converged = torch.zeros_like(here.value, dtype=torch.bool)
+        resolvable = self.tolerance + 16 * torch.finfo(x.dtype).eps * here.rounding
+        for _ in range(max_steps):
+            trial, positive = _newton_trial(x, here, damping, bounds)
+            decrement = ((x - trial) * here.gradient).sum(-1)
+            there = objective(trial, exact=self.exact)
+            taken = positive & ~converged & (there.value <= here.value + here.rounding)
+            x = torch.where(taken[..., None], trial, x)
+            here = _choose(taken, there, here)
+            # a heavily damped step is short for another reason than nearness
+            converged = converged | (taken & (decrement <= resolvable) & (damping < 0.1))
+            damping = torch.where(taken, _relax(damping), (10 * damping).clamp(min=1e-2))
+            if bool((converged | (damping > 1e12)).all()):
+                break
+        return Solution(x, converged)
+
+
+def _newton_trial(
+    x: Tensor, here: Quadratic, damping: Tensor, bounds: Bounds | None
+) -> tuple[Tensor, Tensor]:
+    """Where the damped quadratic model is least within the box, and whether it has a minimum."""
+    lift = damping[..., None] * here.hessian.diagonal(dim1=-2, dim2=-1).abs()
+    matrix = here.hessian + torch.diag_embed(lift)
+    if bounds is None:
+        step, positive = solve_positive_definite(matrix, here.gradient)
+        return x - step, positive
+    free = free_unknowns(x, here.gradient, bounds)
+    trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
+    for _ in range(x.shape[-1]):  # unknowns that would leave the box are held at its side, in turn
+        held = torch.where(free, 0, trial - x)
+        pull = here.gradient + (matrix @ held[..., None])[..., 0]
+        step, positive = solve_positive_definite(matrix, pull, free)
+        target = torch.where(free, x - step, trial)
+        everywhere = everywhere & positive
+        trial = target.clamp(*bounds)
+        leaving = free & (trial != target)
+        if not bool(leaving.any()):
+            break
+        free = free & ~leaving
+    return trial, everywhere
+
+
+def _relax(damping: Tensor) -> Tensor:
+    return torch.where(damping > 1e-2, damping / 10, 0)
+
+
+def _choose(taken: Tensor, there: Quadratic, here: Quadratic) -> Quadratic:
+    return Quadratic(
+        torch.where(taken, there.value, here.value),
+        torch.where(taken[..., None], there.gradient, here.gradient),
+        torch.where(taken[..., None, None], there.hessian, here.hessian),
+        there.rounding,
+    )

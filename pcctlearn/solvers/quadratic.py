@@ -1,0 +1,66 @@
+"""What a solver sees of a problem, and what it gives back."""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Quadratic(NamedTuple):
+    """Value, gradient and Hessian of an objective at x, one independent problem per ray.
+
+    ``rounding`` is the error that floating point leaves in ``value``: two values closer than that
+    cannot be told apart.
+    """
+
+    value: Float[Tensor, "*ray"]
+    gradient: Float[Tensor, "*ray unknown"]
+    hessian: Float[Tensor, "*ray unknown unknown"]
+    rounding: Float[Tensor, "*ray"]
+
+
+class Bounds(NamedTuple):
+    """Box that x is kept in; infinite where a side is open."""
+
+    lower: Float[Tensor, "unknown"]
+    upper: Float[Tensor, "unknown"]
+
+
+class Solution(NamedTuple):
+    """The minimum, and for each ray whether it was reached."""
+
+    x: Float[Tensor, "*ray unknown"]
+    converged: Bool[Tensor, "*ray"]
+
+
+class Objective(Protocol):
+    """``objective(x)``: value and derivatives at x, one independent problem per ray.
+
+    With ``exact=False`` the Hessian may be replaced by its expectation, which is cheaper and never
+    indefinite. With ``rays``, x holds only the rays of these flat indices.
+    """
+
+    def __call__(self, x: Tensor, *, exact: bool = True, rays: Tensor | None = None) -> Quadratic:
+        """Evaluate at x."""
+        ...
+
+
+class Solver(Protocol):
+    """Anything that minimises: ``(objective, start, bounds) -> Solution``."""
+
+    def __call__(
+        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+    ) -> Solution:
+        """Minimise from ``start``."""
+        ...
+
+
+def free_unknowns(
+    x: Float[Tensor, "*ray unknown"], gradient: Float[Tensor, "*ray unknown"], bounds: Bounds | None
+) -> Bool[Tensor, "*ray unknown"] | None:
+    """True where x may move: inside the box, or on a side that the descent leads away from."""
+    if bounds is None:
+        return None
+    held_below = (x <= bounds.lower) & (gradient > 0)
+    held_above = (x >= bounds.upper) & (gradient < 0)
+    return ~(held_below | held_above)

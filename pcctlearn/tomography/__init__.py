@@ -1,0 +1,1 @@
+"""Linear maps between images and sinograms, their adjoints and their inverses."""

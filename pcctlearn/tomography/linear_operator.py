@@ -1,0 +1,146 @@
+"""Linear maps as objects that compose: ``A @ x``, ``A.T @ y``, ``A @ B``, ``A + B``."""
+# mypy: disable-error-code=override
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+
+class _Apply(torch.autograd.Function):
+    """y = A x, whose backward is x̄ = Aᵀ ȳ: the same function again, so it can be repeated."""
+
+    @staticmethod
+    def forward(x: Tensor, operator: "LinearOperator") -> Tensor:
+        return operator.apply(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, "LinearOperator"], output: Tensor) -> None:
+        _, ctx.operator = inputs
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        return _Apply.apply(cotangent, ctx.operator.T), None
+
+
+class LinearOperator(nn.Module):
+    """A linear map of the last axes of an array; axes before them are looped over.
+
+    A new map overrides ``apply``; its adjoint is derived, or overridden where that is faster.
+    It is called as ``A @ x``. The name ``apply`` hides ``nn.Module.apply``: a network that holds
+    an operator initialises its layers by a loop over ``modules()``.
+    """
+
+    def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A x, for any number of leading axes."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y."""
+        zero = y.new_zeros(*y.shape[: y.ndim - len(self.out_shape)], *self.in_shape)
+        return torch.func.vjp(self.apply, zero)[1](y)[0]
+
+    @property
+    def T(self) -> "LinearOperator":
+        """The adjoint as an operator."""
+        return Adjoint(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x, differentiable any number of times."""
+        if tuple(x.shape[-len(self.in_shape) :]) != self.in_shape:
+            raise ValueError(f"{self!r} cannot take an array of shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"{self!r} needs floating-point numbers, got {x.dtype}")
+        return _Apply.apply(x, self)
+
+    @overload
+    def __matmul__(self, other: "LinearOperator") -> "LinearOperator": ...
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    def __matmul__(self, other: "LinearOperator | Tensor") -> "LinearOperator | Tensor":
+        return Composition(self, other) if isinstance(other, LinearOperator) else self(other)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        return Sum(self, other)
+
+    def __repr__(self) -> str:
+        return f"{self._get_name()} {self.in_shape} → {self.out_shape}"
+
+
+class Adjoint(LinearOperator):
+    """Aᵀ."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__(operator.out_shape, operator.in_shape)
+        self.operator = operator
+
+    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.operator.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.operator.apply(y)
+
+    @property
+    def T(self) -> LinearOperator:  # noqa: D102
+        return self.operator
+
+    def _get_name(self) -> str:
+        return f"{self.operator._get_name()}.T"
+
+
+class Composition(LinearOperator):
+    """A B."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        if outer.in_shape != inner.out_shape:
+            raise ValueError(f"cannot apply {outer!r} after {inner!r}")
+        super().__init__(inner.in_shape, outer.out_shape)
+        self.outer, self.inner = outer, inner
+
+    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.outer.apply(self.inner.apply(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+    def _get_name(self) -> str:
+        return f"({self.outer._get_name()} @ {self.inner._get_name()})"
+
+
+class Sum(LinearOperator):
+    """A + B."""
+
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
+        if (left.in_shape, left.out_shape) != (right.in_shape, right.out_shape):
+            raise ValueError(f"cannot add {left!r} and {right!r}")
+        super().__init__(left.in_shape, left.out_shape)
+        self.left, self.right = left, right
+
+    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.left.apply(x) + self.right.apply(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.left.adjoint(y) + self.right.adjoint(y)
+
+    def _get_name(self) -> str:
+        return f"({self.left._get_name()} + {self.right._get_name()})"
+
+
+class Diagonal(LinearOperator):
+    """Multiplication by weights, element by element; its own adjoint."""
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__(tuple(weights.shape), tuple(weights.shape))
+        self.register_buffer("weights", weights, persistent=False)
+
+    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.weights * x
+
+    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.weights * y

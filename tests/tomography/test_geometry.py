@@ -1,0 +1,93 @@
+"""Where rays go, and which beams are refused."""
+
+from dataclasses import replace
+from math import inf, nan, pi
+
+import numpy as np
+import pytest
+from truth import SMALL, SMALL_FAN, SMALL_PARALLEL
+
+from pcctlearn.tomography.geometry import FanBeam, ImageGrid, ParallelBeam
+
+
+def test_parallel_rays_follow_the_convention():
+    points, directions = SMALL_PARALLEL.rays()
+    theta = SMALL_PARALLEL.angles_rad[:, None]
+    s = points[..., 0] * np.cos(theta) + points[..., 1] * np.sin(theta)
+    np.testing.assert_allclose(s, np.tile((np.arange(11) - 5) * 0.45 + 0.1, (5, 1)), atol=1e-12)
+    expected = np.broadcast_to(np.stack([-np.sin(theta), np.cos(theta)], -1), directions.shape)
+    np.testing.assert_allclose(directions, expected, atol=1e-12)
+
+
+def test_fan_rays_run_from_the_source_to_their_pixel():
+    points, directions = SMALL_FAN.rays()
+    theta = SMALL_FAN.angles_rad[:, None, None]
+    source = 5 * np.concatenate([np.sin(theta), -np.cos(theta)], -1)
+    detector = -3 / 5 * source
+    along = np.concatenate([np.cos(theta), np.sin(theta)], -1)
+    pixels = detector + SMALL_FAN.columns_cm[:, None] * along
+    to_pixel = (pixels - source) / np.linalg.norm(pixels - source, axis=-1, keepdims=True)
+    np.testing.assert_allclose(directions, to_pixel, atol=1e-12)
+    off = points - source
+    off -= (off * directions).sum(-1, keepdims=True) * directions
+    np.testing.assert_allclose(off, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
+def test_points_on_a_ray_fall_on_its_column(beam):
+    points, directions = beam.rays()
+    on_ray = np.concatenate([points + 0.7 * directions, np.ones((*beam.shape, 1))], -1)
+    numerator, depth = np.einsum("vij,vkj->ivk", beam.projections(), on_ray)
+    columns = np.broadcast_to(np.arange(beam.n_columns), beam.shape)
+    np.testing.assert_allclose(numerator / depth, columns, atol=1e-12)
+
+
+def test_a_distant_fan_is_a_parallel_beam():
+    distance = 1e9
+    fan = FanBeam(5, 11, 0.45, SMALL, distance, distance + 10, 2 * pi, offset_cm=0.1)
+    for near, far in zip(replace(SMALL_PARALLEL, arc_rad=2 * pi).rays(), fan.rays(), strict=True):
+        np.testing.assert_allclose(near, far, atol=1e-7)
+
+
+def test_image_row_zero_is_on_top():
+    corner = SMALL.index_to_cm @ [0, 0, 1]
+    np.testing.assert_allclose(corner, [-3 * 0.5, 2.5 * 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("beam", "change", "message"),
+    [
+        (SMALL_PARALLEL, {"n_views": 0}, "n_views must be positive and finite, got 0"),
+        (SMALL_PARALLEL, {"n_columns": -1}, "n_columns must be positive"),
+        (SMALL_PARALLEL, {"pixel_cm": nan}, "pixel_cm must be positive and finite, got nan"),
+        (SMALL_PARALLEL, {"arc_rad": 0.0}, "arc_rad must be positive"),
+        (SMALL_PARALLEL, {"arc_rad": 3.5}, r"multiple of π, got 3.5; the nearest is 3.14159"),
+        (SMALL_FAN, {"pixel_cm": 0.0}, "pixel_cm must be positive"),
+        (SMALL_FAN, {"source_to_axis_cm": 2.0}, r"must exceed 2\.305 cm.* got 2\.0"),
+        (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm must exceed"),
+        (SMALL_FAN, {"source_to_detector_cm": 4.0}, r"at least source_to_axis_cm = 5\.0, got 4"),
+        (SMALL_FAN, {"arc_rad": pi}, r"π \+ fan angle = 4\.07\d* \(short scan\).* got 3\.14"),
+        (SMALL_FAN, {"arc_rad": 7.0}, r"2π \(full scan\), got 7"),
+    ],
+)
+def test_an_impossible_beam_is_refused(beam, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(beam, **change)
+
+
+def test_an_impossible_image_is_refused():
+    with pytest.raises(ValueError, match="voxel_cm must be positive"):
+        ImageGrid(4, 4, -0.1)
+
+
+def test_a_typed_arc_is_close_enough():
+    assert not FanBeam(7, 12, 0.7, SMALL, 5.0, 8.0, arc_rad=6.2832).is_short_scan
+    ParallelBeam(5, 11, 0.45, SMALL, arc_rad=3.14159)
+
+
+def test_truncation_is_warned_about_once():
+    with pytest.warns(UserWarning, match=r"reaches 1\.35 cm.* needs 1\.5 cm") as caught:
+        replace(SMALL_PARALLEL, n_columns=6, offset_cm=0.0)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="truncated"):
+        replace(SMALL_FAN, offset_cm=2.0)

@@ -1,0 +1,126 @@
+"""Every operator of the room keeps the laws of a linear operator."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from checks import check_adjoint, check_gradient, check_linear
+from truth import SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
+
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.filters import WINDOWS, RampFilter
+from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
+from pcctlearn.tomography.sparse_projector import Backprojector, Projector
+
+
+class Subsample(LinearOperator):
+    """Keep every second column; its adjoint is derived."""
+
+    def __init__(self, n_views: int, n_columns: int) -> None:
+        super().__init__((n_views, n_columns), (n_views, (n_columns + 1) // 2))
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., ::2]
+
+
+OPERATORS = {
+    "projector, parallel": lambda: Projector(SMALL_PARALLEL),
+    "projector, fan": lambda: Projector(SMALL_FAN),
+    "projector, parallel, no matrix": lambda: Projector(SMALL_PARALLEL, max_matrix_bytes=0.0),
+    "projector, fan, no matrix": lambda: Projector(SMALL_FAN, max_matrix_bytes=0.0),
+    "backprojector, parallel": lambda: Backprojector(SMALL_PARALLEL),
+    "backprojector, fan": lambda: Backprojector(SMALL_FAN),
+    "backprojector, no matrix": lambda: Backprojector(SMALL_FAN, max_matrix_bytes=0.0),
+    **{f"ramp, {window}": lambda w=window: RampFilter(5, 11, 0.45, w) for window in WINDOWS},
+    "diagonal": lambda: Diagonal(torch.rand(5, 11)),
+    "fbp, parallel": lambda: fbp(SMALL_PARALLEL),
+    "fbp, fan": lambda: fbp(SMALL_FAN, "hann"),
+    "fbp, short scan": lambda: fbp(SMALL_SHORT_SCAN),
+    "derived": lambda: Subsample(5, 11),
+    "derived, transposed": lambda: Subsample(5, 11).T,
+    "composition": lambda: Subsample(5, 11) @ Projector(SMALL_PARALLEL),
+    "sum": lambda: Projector(SMALL_PARALLEL) + fbp(SMALL_PARALLEL).T,
+    "normal": lambda: Projector(SMALL_FAN).T @ Projector(SMALL_FAN),
+}
+
+
+@pytest.fixture(params=OPERATORS)
+def A(request):
+    return OPERATORS[request.param]()
+
+
+def test_adjoint(A):
+    check_adjoint(A)
+    check_adjoint(A.T)
+
+
+def test_adjoint_in_single_precision(A):
+    check_adjoint(A.float(), torch.float32)
+
+
+def test_linear(A):
+    check_linear(A)
+
+
+def test_gradient(A):
+    check_gradient(A)
+
+
+def test_two_calls_before_one_backward(A):
+    x = torch.randn(2, *A.in_shape, requires_grad=True)
+    first, second = A @ x[0], A @ x[1]
+    (first.sum() + 3 * second.sum()).backward()
+    once = A.T @ torch.ones(A.out_shape)
+    torch.testing.assert_close(x.grad, torch.stack([once, 3 * once]))
+
+
+def test_input_of_any_strides(A):
+    strided = torch.randn(*reversed(A.in_shape), 3).permute(2, 1, 0)
+    torch.testing.assert_close(A @ strided, A @ strided.contiguous())
+
+
+def test_behaves_as_a_module(A):
+    x = torch.randn(A.in_shape)
+    for twin in (copy.deepcopy(A), pickle.loads(pickle.dumps(A))):
+        torch.testing.assert_close(twin @ x, A @ x)
+    assert not A.state_dict()
+    assert all(b.dtype == torch.float32 for b in A.float().buffers() if b.is_floating_point())
+
+
+def test_function_transforms_see_through(A):
+    x = torch.randn(A.in_shape)
+    gradient = torch.func.grad(lambda x: (A @ x).sum())(x)
+    torch.testing.assert_close(gradient, A.T @ torch.ones(A.out_shape))
+
+
+def test_wrong_input_is_told_so():
+    A = Projector(SMALL_PARALLEL)
+    with pytest.raises(ValueError, match=r"Projector \(6, 7\) → \(5, 11\) cannot take .*\(7, 6\)"):
+        A @ torch.zeros(7, 6)
+    with pytest.raises(TypeError, match="floating-point"):
+        A @ torch.zeros(6, 7, dtype=torch.int64)
+    with pytest.raises(TypeError, match="float64 weights and was given"):
+        A @ torch.zeros(6, 7, dtype=torch.float32)
+    with pytest.raises(ValueError, match="cannot apply"):
+        A @ A
+    with pytest.raises(ValueError, match="cannot add"):
+        A + A.T
+
+
+def test_repr_shows_the_algebra_and_the_shapes():
+    A = Projector(SMALL_PARALLEL)
+    assert repr(A.T @ A) == "(Projector.T @ Projector) (6, 7) → (6, 7)"
+    assert repr(A.T.T + A) == "(Projector + Projector) (6, 7) → (5, 11)"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [name for name in OPERATORS if "no matrix" not in name])
+def test_on_a_gpu_as_on_the_cpu(name):
+    A = OPERATORS[name]()
+    x, y = torch.randn(2, 3, *A.in_shape), torch.randn(2, 3, *A.out_shape)
+    forward, back = A @ x, A.T @ y
+    A = A.cuda()
+    torch.testing.assert_close((A @ x.cuda()).cpu(), forward)
+    torch.testing.assert_close((A.T @ y.cuda()).cpu(), back)
