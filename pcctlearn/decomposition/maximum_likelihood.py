@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pcctlearn.decomposition.pieces import Piece, RayLayout, gather, left_over, scatter
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -21,11 +22,11 @@ from pcctlearn.shapes import (
 )
 from pcctlearn.solvers.implicit import implicit_minimum
 from pcctlearn.solvers.newton import DampedNewton
-from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
+from pcctlearn.solvers.quadratic import Bounds, Objective, Solution, Solver
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 16384  # rays at a time: their transmission stays in the cache, and memory stays flat
+_STEPS_OF_MOST = 4  # Newton steps after which nearly all rays are done
 
 
 def decompose(
@@ -62,23 +63,57 @@ def decompose(
     _check(counts, spectra, attenuation)
     solver = solver or DampedNewton()
     box = _bounds(bounds, attenuation)
-    layout = _Layout(counts.shape[:-1], spectra.shape[:-2])
-    n, S = layout.rays(counts), layout.pixels(spectra)
-    if start is None:
-        polynomial = PolynomialDecomposition(S, attenuation)
-        air = polynomial.air if S.ndim == 2 else polynomial.air[:, None]
+    layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
+    polynomial = None if start is not None else PolynomialDecomposition(spectra, attenuation)
+    air = None if polynomial is None or layout.shared else polynomial.air.flatten(0, -2)[:, None]
+    pieces = [
+        piece if polynomial is None else piece._replace(start=polynomial(piece.counts, piece.air))
+        for piece in layout.cut(counts, spectra, start, air)
+    ]
 
-    def solve(n: Tensor, S: Tensor, x: Tensor | None, air: Tensor | None) -> Solution:
-        if x is None:
-            x = polynomial(n, air)
-        x, converged = implicit_minimum(
-            poisson_likelihood, solver, x, n, S, attenuation, bounds=box
+    def minimum(piece: Piece, solver: Solver) -> Solution:
+        assert piece.start is not None
+        n, S = piece.counts, piece.spectra
+        return implicit_minimum(
+            poisson_likelihood, solver, piece.start, n, S, attenuation, bounds=box
         )
-        return Solution(x, converged & (n.detach().sum(-1) > 0))
 
-    x0 = None if start is None else layout.rays(start.detach())
-    chunks = layout.chunks(n, S, x0, None if start is not None else air)
-    return layout.gather([solve(*chunk) for chunk in chunks])
+    if not getattr(solver, "differentiable", False):
+        with torch.no_grad():
+            found = _solve(pieces, solver, minimum)
+        # the derivative is that of the minimum, whichever way it was found
+        solutions = [minimum(p, _Known(s)) for p, s in zip(pieces, found, strict=True)]
+    else:
+        solutions = [minimum(piece, solver) for piece in pieces]
+    x, converged = layout.join(solutions)
+    return Solution(x, converged & (counts.detach().sum(-1) > 0))
+
+
+def _solve(
+    pieces: list[Piece], solver: Solver, minimum: Callable[[Piece, Solver], Solution]
+) -> list[Solution]:
+    """A few steps for all rays; those that need more are gathered and go on by themselves."""
+    if not isinstance(solver, DampedNewton) or solver.max_steps <= _STEPS_OF_MOST:
+        return [minimum(piece, solver) for piece in pieces]
+    brief = solver.limited(_STEPS_OF_MOST)
+    found = [minimum(piece, brief) for piece in pieces]
+    rays = left_over(pieces, found)
+    if not any(len(some) for some in rays):
+        return found
+    rest = solver.limited(solver.max_steps - _STEPS_OF_MOST)
+    return scatter(found, rays, [minimum(piece, rest) for piece in gather(pieces, found, rays)])
+
+
+class _Known:
+    """A solver that has been told the answer."""
+
+    def __init__(self, solution: Solution) -> None:
+        self.solution = solution
+
+    def __call__(
+        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+    ) -> Solution:
+        return self.solution
 
 
 class MaximumLikelihood(nn.Module):
@@ -180,82 +215,6 @@ def compare_starts(
         torch.where(better[..., None], second.x, first.x), first.converged | second.converged
     )
     return solution, apart & first.converged & second.converged
-
-
-class _Layout:
-    """Rays as (pixel, ray, …), where the rays of one pixel share its spectra, and back.
-
-    With spectra shared by all there is one pixel, and its axis is left out.
-    """
-
-    def __init__(self, ray_shape: torch.Size, pixel_shape: torch.Size) -> None:
-        self.ray_shape = ray_shape
-        padded = [1] * (len(ray_shape) - len(pixel_shape)) + list(pixel_shape)
-        own = [i for i, size in enumerate(padded) if size != 1]
-        if len(pixel_shape) > len(ray_shape) or any(padded[i] != ray_shape[i] for i in own):
-            raise ValueError(
-                f"spectra for pixels {tuple(pixel_shape)} do not fit rays of {tuple(ray_shape)}: "
-                "their axes must be the last ones of the rays"
-            )
-        self.order = [*own, *(i for i in range(len(ray_shape)) if i not in own)]
-        self.n_pixels = math.prod(ray_shape[i] for i in own)
-        self.n_rays = math.prod(ray_shape) // max(self.n_pixels, 1)
-        self.shared = not own
-        self.pixels_at_once = max(1, _CHUNK // max(self.n_rays, 1))
-
-    def rays(self, values: Tensor) -> Tensor:
-        ordered = values.permute(*self.order, -1)
-        if self.shared:
-            return ordered.reshape(self.n_rays, values.shape[-1])
-        return ordered.reshape(self.n_pixels, self.n_rays, values.shape[-1])
-
-    def pixels(self, spectra: Tensor) -> Tensor:
-        tail = spectra.shape[-2:]
-        return spectra.reshape(tail) if self.shared else spectra.reshape(self.n_pixels, *tail)
-
-    def chunks(
-        self, n: Tensor, S: Tensor, x: Tensor | None, air: Tensor | None
-    ) -> list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
-        """Pieces of a cache's size: pixels first, then the rays of a pixel."""
-        pixels = 1 if self.shared else -(-self.n_pixels // self.pixels_at_once)
-
-        def by_pixel(t: Tensor | None) -> Sequence[Tensor | None]:
-            if t is None or self.shared:
-                return [t] * pixels
-            return t.split(self.pixels_at_once)
-
-        def by_ray(t: Tensor | None) -> Sequence[Tensor | None]:
-            n_pieces = max(1, -(-self.n_rays // _CHUNK))
-            return [None] * n_pieces if t is None else t.split(_CHUNK, -2) or (t,)
-
-        pieces = []
-        for rays, spectra, start, own in zip(
-            *(by_pixel(t) for t in (n, S, x, air)), strict=True
-        ):
-            for some, begin in zip(by_ray(rays), by_ray(start), strict=True):
-                pieces.append((some, spectra, begin, own))
-        return pieces  # type: ignore[return-value]
-
-    def gather(self, solutions: list[Solution]) -> Solution:
-        """Put the pieces together and the axes back in their order."""
-        ordered = [self.ray_shape[i] for i in self.order]
-        back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        x = self._join([s.x for s in solutions], -2)
-        converged = self._join([s.converged for s in solutions], -1)
-        return Solution(
-            x.reshape(*ordered, x.shape[-1]).permute(*back, -1),
-            converged.reshape(ordered).permute(back),
-        )
-
-    def _join(self, pieces: list[Tensor], ray_axis: int) -> Tensor:
-        if self.shared or self.n_rays <= _CHUNK:
-            return torch.cat(pieces, ray_axis if self.shared else 0)
-        per_pixel = -(-self.n_rays // _CHUNK)
-        rows = [
-            torch.cat(pieces[i : i + per_pixel], ray_axis)
-            for i in range(0, len(pieces), per_pixel)
-        ]
-        return torch.cat(rows)
 
 
 def _check(counts: Tensor, spectra: Tensor, attenuation: Tensor) -> None:

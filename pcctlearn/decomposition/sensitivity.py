@@ -4,8 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.decomposition.pieces import RayLayout
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
+from pcctlearn.solvers.implicit import implicit_tangent
+from pcctlearn.solvers.quadratic import Solution
 from pcctlearn.solvers.small_systems import solve_positive_definite
 
 
@@ -42,3 +45,26 @@ def count_jacobian(
         for b in range(counts.shape[-1])
     ]
     return torch.stack(columns, -1)
+
+
+def spectra_tangent(
+    line_integrals: RayLineIntegrals,
+    counts: RayCounts,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    direction: Spectra,
+) -> RayLineIntegrals:
+    """dA along a change of the spectra: −(∂²L/∂A²)⁻¹ (∂²L/∂S∂A) dS at the free minimum A.
+
+    ``direction`` has the shape of ``spectra``, whose pixels broadcast as in ``decompose``.
+    """
+    layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
+    along = layout.cut(counts, direction, None, None)
+    tangents = []
+    for piece, way in zip(layout.cut(counts, spectra, line_integrals, None), along, strict=True):
+        assert piece.start is not None
+        theta = piece.counts, piece.spectra, attenuation
+        change = torch.zeros_like(piece.counts), way.spectra, torch.zeros_like(attenuation)
+        dx = implicit_tangent(poisson_likelihood, piece.start, theta, change)
+        tangents.append(Solution(dx, torch.ones_like(dx[..., 0], dtype=torch.bool)))
+    return layout.join(tangents).x

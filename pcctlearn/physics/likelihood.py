@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 from pcctlearn.solvers.quadratic import Quadratic
@@ -16,7 +15,6 @@ def poisson_likelihood(
     attenuation: Attenuation,
     *,
     exact: bool = True,
-    rays: Tensor | None = None,
 ) -> Quadratic:
     """Half the deviance, L(A) = Σ_b [ȳ_b − n_b + n_b log(n_b/ȳ_b)], with exact derivatives.
 
@@ -27,10 +25,7 @@ def poisson_likelihood(
 
     ``exact=False`` puts the Fisher matrix Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b, the Hessian's expectation,
     in its place. Spectra are (bin, energy), or (pixel, bin, energy) for A of (pixel, ray, material).
-    With ``rays``, A is (ray, material) for these of the flattened rays only.
     """
-    if rays is not None:
-        return _some_rays(A, counts, spectra, attenuation, exact, rays)
     n_bins, n_materials = counts.shape[-1], len(attenuation)
     pairs = [(k, m) for k in range(n_materials) for m in range(k + 1)] if exact else []
     # energy is contracted first: one matmul gives the counts and all their derivatives, with
@@ -64,19 +59,3 @@ def poisson_likelihood(
         hessian=torch.stack([torch.stack(row) for row in hessian]).movedim((0, 1), (-2, -1)),
         rounding=4 * torch.finfo(n.dtype).eps * n.sum(-2),
     )
-
-
-def _some_rays(
-    A: RayLineIntegrals,
-    counts: RayCounts,
-    spectra: Spectra,
-    attenuation: Attenuation,
-    exact: bool,
-    rays: Tensor,
-) -> Quadratic:
-    n = counts.flatten(0, -2)[rays]
-    if spectra.ndim == 2:
-        return poisson_likelihood(A, n, spectra, attenuation, exact=exact)
-    own = spectra[rays // counts.shape[-2]]  # each chosen ray with the spectra of its pixel
-    alone = poisson_likelihood(A[:, None], n[:, None], own, attenuation, exact=exact)
-    return Quadratic(*(field[:, 0] for field in alone))

@@ -1,15 +1,10 @@
 """Newton's method for many small problems at once, damped and boxed ray by ray."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
 from pcctlearn.solvers.small_systems import solve_positive_definite
-
-_STEPS_OF_MOST = 4  # most rays are done by then; the others go on by themselves
-
 
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
@@ -33,26 +28,12 @@ class DampedNewton:
         self, objective: Objective, start: Tensor, bounds: Bounds | None = None
     ) -> Solution:
         """Minimise from ``start``; rays that do not get there keep their best iterate."""
-        few = min(_STEPS_OF_MOST, self.max_steps)
-        x, converged = self._iterate(objective, start, bounds, few)
-        left = (~converged).flatten().nonzero()[:, 0]
-        if len(left) and few < self.max_steps:
-            some = x.flatten(0, -2)[left]
-            hard = partial(objective, rays=left)
-            some, reached = self._iterate(hard, some, bounds, self.max_steps - few)
-            x = x.flatten(0, -2).index_copy(0, left, some).reshape(x.shape)
-            converged = converged.flatten().index_copy(0, left, reached).reshape(converged.shape)
-        return Solution(x, converged)
-
-    def _iterate(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None, max_steps: int
-    ) -> Solution:
         x = start if bounds is None else start.clamp(*bounds)
         here = objective(x, exact=self.exact)
         damping = torch.zeros_like(here.value)
         converged = torch.zeros_like(here.value, dtype=torch.bool)
         resolvable = self.tolerance + 16 * torch.finfo(x.dtype).eps * here.rounding
-        for _ in range(max_steps):
+        for _ in range(self.max_steps):
             trial, positive = _newton_trial(x, here, damping, bounds)
             decrement = ((x - trial) * here.gradient).sum(-1)
             there = objective(trial, exact=self.exact)
@@ -66,6 +47,10 @@ class DampedNewton:
                 break
         return Solution(x, converged)
 
+    def limited(self, max_steps: int) -> "DampedNewton":
+        """The same solver with another number of steps."""
+        return DampedNewton(self.tolerance, max_steps, self.exact)
+
 
 def _newton_trial(
     x: Tensor, here: Quadratic, damping: Tensor, bounds: Bounds | None
@@ -77,6 +62,10 @@ def _newton_trial(
         step, positive = solve_positive_definite(matrix, here.gradient)
         return x - step, positive
     free = free_unknowns(x, here.gradient, bounds)
+    if bool(free.all()):  # nearly always, and cheaper
+        step, positive = solve_positive_definite(matrix, here.gradient)
+        if bool(((x - step >= bounds.lower) & (x - step <= bounds.upper)).all()):
+            return x - step, positive
     trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
     for _ in range(x.shape[-1]):  # unknowns that would leave the box are held at its side, in turn
         held = torch.where(free, 0, trial - x)

@@ -37,10 +37,10 @@ class Objective(Protocol):
     """``objective(x)``: value and derivatives at x, one independent problem per ray.
 
     With ``exact=False`` the Hessian may be replaced by its expectation, which is cheaper and never
-    indefinite. With ``rays``, x holds only the rays of these flat indices.
+    indefinite.
     """
 
-    def __call__(self, x: Tensor, *, exact: bool = True, rays: Tensor | None = None) -> Quadratic:
+    def __call__(self, x: Tensor, *, exact: bool = True) -> Quadratic:
         """Evaluate at x."""
         ...
 

@@ -99,7 +99,7 @@ class Beam:
 
     @property
     def gammas_rad(self) -> FloatArray:
-        """Fan angle of every column; its ray makes the angle θ − γ that its parallel twin has."""
+        """γ of every column, from the central ray; the ray also belongs to parallel view θ − γ."""
         return np.arctan(self.columns_cm * self.source_curvature / self.magnification)
 
     def projections(self) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Detector calibration through the decomposition layer."""

@@ -1,0 +1,1 @@
+"""The studies: build, run, write down."""

@@ -1,0 +1,1 @@
+"""Losses on any stage of the chain."""

@@ -1,0 +1,1 @@
+"""What is quoted in results: errors of maps, images and thresholds."""
