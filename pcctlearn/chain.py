@@ -12,10 +12,9 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 
 
 class Chain(nn.Module):
-    """Counts to line integrals to density maps to monoenergetic images.
+    """Counts to line integrals to density maps to monoenergetic images, as far as it has steps.
 
-    Each step is named for the stage it leads to. A chain may end early: without a ``reconstruct``
-    it ends at the line integrals, without an ``image`` at the maps.
+    The expected counts behind the line integrals are a side branch, taken where ``until`` names it.
     """
 
     def __init__(
@@ -25,21 +24,30 @@ class Chain(nn.Module):
         image: MonoenergeticImages | None = None,
     ) -> None:
         super().__init__()
-        steps: list[nn.Module | None] = [decompose, reconstruct, image]
-        given = [step for step in steps if step is not None]
-        if given != steps[: len(given)]:
+        if image is not None and reconstruct is None:
             raise ValueError("a chain with an image step needs a reconstruct step before it")
-        self.steps = nn.ModuleDict(dict(zip(STAGES[1:], given, strict=False)))
+        self.decompose, self.reconstruct, self.image = decompose, reconstruct, image
 
-    def forward(self, counts: Counts, until: str | None = None) -> Scan:
-        """Every stage up to ``until``, or as far as the chain goes."""
-        stages = ["counts", *self.steps]
-        if until is not None and until not in stages:
-            raise ValueError(f"until must be one of {stages}, got {until!r}")
-        scan, value = Scan(counts=counts), counts
-        for stage, step in self.steps.items():
-            if until is not None and stages.index(stage) > stages.index(until):
+    def forward(self, counts: Counts, until: str = "vmi") -> Scan:
+        """Every stage up to ``until``."""
+        return self.onward(Scan(counts=counts), until)
+
+    def onward(self, scan: Scan, until: str = "vmi") -> Scan:
+        """The stages that the scan still lacks, up to ``until``."""
+        if until not in STAGES:
+            raise ValueError(f"until must be one of {STAGES}, got {until!r}")
+        steps = {
+            "line_integrals": ("counts", self.decompose),
+            "maps": ("line_integrals", self.reconstruct),
+            "vmi": ("maps", self.image),
+        }
+        for stage, (source, step) in steps.items():
+            if STAGES.index(stage) > STAGES.index(until) or step is None:
                 break
-            value = step(value)
-            scan = replace(scan, **{stage: value})
+            if getattr(scan, stage) is None:
+                scan = replace(scan, **{stage: step(getattr(scan, source))})
+        if until == "expected_counts" and scan.line_integrals is not None:
+            rays = self.decompose.model(scan.line_integrals.movedim(1, -1))
+            scan = replace(scan, expected_counts=rays.movedim(-1, 1))
         return scan
+

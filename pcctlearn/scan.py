@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-STAGES = ("counts", "line_integrals", "maps", "vmi")
+STAGES = ("counts", "line_integrals", "expected_counts", "maps", "vmi")
 
 
 @dataclass
@@ -12,10 +12,14 @@ class Scan:
     """One scan, as far as the chain has taken it, or what is known to be true of it.
 
     counts (batch, bin, view, *pixel) photons; line_integrals (batch, material, view, *pixel)
-    g/cm²; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm.
+    g/cm²; expected_counts, what the scanner's model expects behind these line integrals, as
+    counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``precision``
+    (batch, view, *pixel, material, material) is the Fisher information of the line integrals.
     """
 
     counts: Tensor | None = None
     line_integrals: Tensor | None = None
+    expected_counts: Tensor | None = None
     maps: Tensor | None = None
     vmi: Tensor | None = None
+    precision: Tensor | None = None

@@ -29,3 +29,23 @@ def check_gradient(A: Any) -> None:
     x = torch.randn(1, *A.in_shape, requires_grad=True)
     assert torch.autograd.gradcheck(A, x)
     assert torch.autograd.gradgradcheck(lambda x: (A @ x) ** 2, x)
+
+
+def check_response(response: Any, energies_keV: torch.Tensor, edges_keV: torch.Tensor) -> None:
+    """Events above an edge fall with it to none, and smoothly: their slope is autograd's (C¹)."""
+    above = response.above(edges_keV, energies_keV).detach()
+    assert (above.diff(dim=0) <= 1e-12).all()
+    assert (above[edges_keV.argmin()] > 0).all()
+    beyond = energies_keV[-1:] + torch.tensor([40.0])
+    assert response.above(beyond, energies_keV).abs().max() < 1e-9
+
+    edges = edges_keV.clone().requires_grad_()
+    weights = torch.rand_like(above)  # one sum over energies, so that no column hides
+    (slope,) = torch.autograd.grad((response.above(edges, energies_keV) * weights).sum(), edges)
+    h = 1e-5
+    below, beyond = (
+        (response.above(edges_keV + side, energies_keV) * weights).sum(-1).detach()
+        for side in (-h, h)
+    )
+    assert slope.abs().max() > 1e-3
+    torch.testing.assert_close(slope, (beyond - below) / (2 * h), rtol=0, atol=1e-5)

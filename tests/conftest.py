@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("pcctlearn", "beartype.beartype")
+# small tensors: a second thread that waits for a busy core costs more than it brings
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,12 @@ def _double_precision_and_seed():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def annotations_off():
+    """As users run it: a shape that does not fit is told by the constructor itself."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)

@@ -39,7 +39,7 @@ def scanner(
     every: int = 1,
     n_pixels: int | None = None,
 ) -> SpectralModel:
-    """120 kV on deep silicon; with ``every`` only each so many-th energy, for derivatives by hand."""
+    """120 kV on deep silicon; ``every`` = 4 keeps each fourth energy, for derivatives by hand."""
     tube = Spectrum(
         SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=photons
     )

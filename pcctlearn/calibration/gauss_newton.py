@@ -1,81 +1,86 @@
-"""Gauss–Newton steps for thresholds, with residuals in line integrals or in images."""
+"""Gauss–Newton steps for the thresholds of all pixels at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.tomography.linear_operator import LinearOperator
-
 Jacobian = Float[Tensor, "view pixel material edge"]
+RaySystem = Float[Tensor, "view pixel material material"]
+EdgeVector = Float[Tensor, "pixel edge"]
+EdgeSystem = Float[Tensor, "pixel edge edge"]
+
+
+class Curvature(NamedTuple):
+    """Second derivatives of a loss: in the line integrals of each ray, and beside them.
+
+    ``of_rays`` is block-diagonal; ``coupling`` maps sinograms (material, view, pixel) onto
+    themselves and ties the pixels together, as FᵀF does for a loss in images.
+    """
+
+    of_rays: RaySystem
+    of_edges: EdgeSystem | None = None
+    coupling: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
 class GaussNewton:
-    """Least-squares step ΔD = argmin ‖F (r + J ΔD)‖²_W + δ ‖ΔD‖²_diag, solved iteratively.
+    """ΔD = −(Jᵀ W J + δ diag(Jᵀ W J))⁻¹ ∂L/∂D, with J = dA/dD of every ray.
 
-    J is dA/dD of each ray and F the reconstruction, or the identity. Seen in line integrals the
-    pixels are independent and 4 × 4 systems give the step; F couples them all, and conjugate
-    gradients, preconditioned by these systems, find it without forming a matrix.
+    The gradient ∂L/∂D is the chain's own; J W J stands in for its second derivative (K. Levenberg,
+    Quart. Appl. Math. 2 (1944) 164). Without coupling each pixel has a small system of its own;
+    with it, conjugate gradients, preconditioned by these systems, need no matrix.
 
     Args:
-        damping: δ, relative to the diagonal of Jᵀ J.
+        damping: δ at the start; a step that lowers the loss divides it by ten, one that does not
+            is taken back and multiplies it.
         tolerance: conjugate gradients end when the residual has fallen by this factor,
         max_iterations: or after so many.
     """
 
-    damping: float = 1e-9
+    damping: float = 1e-2
     tolerance: float = 1e-3
-    max_iterations: int = 60
+    max_iterations: int = 100
 
     def step(
-        self,
-        jacobian: Jacobian,
-        residual: Float[Tensor, "view pixel material"],
-        reconstruct: LinearOperator | None = None,
-        precision: Float[Tensor, "view pixel material material"] | None = None,
-    ) -> Float[Tensor, "pixel edge"]:
-        """The change of the edges that best explains the residual A − A_true of the rays."""
-
-        def weigh(sinogram: Tensor) -> Tensor:
-            if precision is not None:
-                sinogram = torch.einsum("vpkm,vpm->vpk", precision, sinogram)
-            if reconstruct is not None:
-                channels = sinogram.movedim(-1, 0)
-                sinogram = (reconstruct.T @ (reconstruct @ channels)).movedim(0, -1)
-            return sinogram
-
-        def adjoint(sinogram: Tensor) -> Tensor:
-            return torch.einsum("vpkj,vpk->pj", jacobian, sinogram)
-
-        if precision is None:
-            own = torch.einsum("vpkj,vpkl->pjl", jacobian, jacobian)
-        else:
-            own = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, precision, jacobian)
-        lift = self.damping * own.diagonal(dim1=1, dim2=2)
-        lift = torch.where(own.diagonal(dim1=1, dim2=2) > 0, lift, 1)  # edges without any effect
+        self, jacobian: Jacobian, gradient: EdgeVector, curvature: Curvature, damping: float
+    ) -> EdgeVector:
+        """The change of the edges, in keV; edges without any effect stay where they are."""
+        own = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, curvature.of_rays, jacobian)
+        if curvature.of_edges is not None:
+            own = own + curvature.of_edges
+        diagonal = own.diagonal(dim1=1, dim2=2)
+        lift = torch.where(diagonal > 0, damping * diagonal, 1)
         factor = torch.linalg.cholesky(own + torch.diag_embed(lift))
 
         def precondition(r: Tensor) -> Tensor:
             return torch.cholesky_solve(r[..., None], factor)[..., 0]
 
+        if curvature.coupling is None:
+            return -precondition(gradient)
+        coupling = curvature.coupling
+
         def normal(step: Tensor) -> Tensor:
-            moved = torch.einsum("vpkj,pj->vpk", jacobian, step)
-            return adjoint(weigh(moved)) + lift * step
+            moved = torch.einsum("vpkj,pj->kvp", jacobian, step)
+            return torch.einsum("vpkj,kvp->pj", jacobian, coupling(moved)) + lift * step
 
-        downhill = -adjoint(weigh(residual))
-        if reconstruct is None:
-            return precondition(downhill)
-        return self._conjugate_gradients(normal, downhill, precondition)
+        return self._conjugate_gradients(normal, -gradient, precondition)
 
-    def _conjugate_gradients(self, normal, right, precondition) -> Tensor:  # type: ignore[no-untyped-def]
+    def _conjugate_gradients(
+        self,
+        normal: Callable[[Tensor], Tensor],
+        right: Tensor,
+        precondition: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         x, r = torch.zeros_like(right), right
         z = precondition(r)
         direction, energy = z, (r * z).sum()
-        first = energy
+        goal = self.tolerance**2 * energy
         for _ in range(self.max_iterations):
-            if energy <= self.tolerance**2 * first:
+            if energy <= goal:
                 break
             image = normal(direction)
             length = energy / (direction * image).sum()

@@ -26,7 +26,8 @@ from pcctlearn.solvers.quadratic import Bounds, Objective, Solution, Solver
 
 log = logging.getLogger(__name__)
 
-_STEPS_OF_MOST = 4  # Newton steps after which nearly all rays are done
+_STEPS_OF_MOST = 5  # steps after which nearly all rays are done
+_FEW = 0.1  # share of the rays of a piece that may be left to go on by themselves
 
 
 def decompose(
@@ -82,26 +83,40 @@ def decompose(
         with torch.no_grad():
             found = _solve(pieces, solver, minimum)
         # the derivative is that of the minimum, whichever way it was found
-        solutions = [minimum(p, _Known(s)) for p, s in zip(pieces, found, strict=True)]
+        known = [_Known(_counted(s, p)) for s, p in zip(found, pieces, strict=True)]
+        solutions = [minimum(p, solved) for p, solved in zip(pieces, known, strict=True)]
     else:
         solutions = [minimum(piece, solver) for piece in pieces]
-    x, converged = layout.join(solutions)
-    return Solution(x, converged & (counts.detach().sum(-1) > 0))
+    return layout.join([_counted(s, p) for s, p in zip(solutions, pieces, strict=True)])
 
 
 def _solve(
     pieces: list[Piece], solver: Solver, minimum: Callable[[Piece, Solver], Solution]
 ) -> list[Solution]:
-    """A few steps for all rays; those that need more are gathered and go on by themselves."""
+    """A few steps of Fisher scoring for all rays, then the solver itself for those left.
+
+    Scoring is cheaper a step, and its matrix is positive definite however far the start. Where few
+    are left, those of all pieces are gathered and go on by themselves; where many are, the piece
+    goes on as it is, for a gathered ray brings its own spectra and costs more.
+    """
     if not isinstance(solver, DampedNewton) or solver.max_steps <= _STEPS_OF_MOST:
         return [minimum(piece, solver) for piece in pieces]
-    brief = solver.limited(_STEPS_OF_MOST)
-    found = [minimum(piece, brief) for piece in pieces]
+    scoring = DampedNewton(solver.tolerance, _STEPS_OF_MOST, exact=False)
+    found = []
+    for piece in pieces:
+        solution = minimum(piece, scoring)
+        if (~solution.converged).double().mean() > _FEW:
+            solution = minimum(piece._replace(start=solution.x), solver)
+        found.append(solution)
     rays = left_over(pieces, found)
     if not any(len(some) for some in rays):
         return found
-    rest = solver.limited(solver.max_steps - _STEPS_OF_MOST)
-    return scatter(found, rays, [minimum(piece, rest) for piece in gather(pieces, found, rays)])
+    return scatter(found, rays, [minimum(piece, solver) for piece in gather(pieces, found, rays)])
+
+
+def _counted(solution: Solution, piece: Piece) -> Solution:
+    """A ray without a count has no minimum, however flat the likelihood is where it was left."""
+    return Solution(solution.x, solution.converged & (piece.counts.detach().sum(-1) > 0))
 
 
 class _Known:
@@ -155,9 +170,7 @@ class MaximumLikelihood(nn.Module):
             rays = _clamp_gradient(rays / air, self.gradient_clamp) * air
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         box = self.bounds()
-        x, self.converged = decompose(
-            rays, spectra, attenuation, solver=self.solver, bounds=box
-        )
+        x, self.converged = decompose(rays, spectra, attenuation, solver=self.solver, bounds=box)
         self._report(x.detach(), box)
         return x.movedim(-1, 1)
 
@@ -248,10 +261,10 @@ def _bounds(
     if bounds is None:
         return None
     lower, upper = (
-        torch.as_tensor(side, dtype=attenuation.dtype, device=attenuation.device)
-        for side in bounds
+        torch.as_tensor(side, dtype=attenuation.dtype, device=attenuation.device) for side in bounds
     )
-    if lower.shape != (len(attenuation),) or upper.shape != lower.shape or (lower >= upper).any():
+    shape = (len(attenuation),)
+    if lower.shape != shape or upper.shape != shape or not (lower < upper).all():
         raise ValueError(
             f"bounds must be (lower, upper) with {len(attenuation)} increasing pairs, got "
             f"{lower.tolist()} and {upper.tolist()}"

@@ -135,9 +135,7 @@ def scatter(
     return mended
 
 
-def _split(
-    values: Tensor | None, size: int, axis: int, like: Tensor
-) -> Sequence[Tensor | None]:
+def _split(values: Tensor | None, size: int, axis: int, like: Tensor) -> Sequence[Tensor | None]:
     if values is None:
         return [None] * len(like.split(size, axis))
     return values.split(size, axis)

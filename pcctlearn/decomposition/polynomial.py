@@ -4,6 +4,7 @@ import itertools
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.physics.spectral_model import expected_counts
@@ -38,7 +39,9 @@ class PolynomialDecomposition:
         normal = features @ features.mT + ridge
         self.coefficients = torch.linalg.solve(normal, features @ lattice).to(attenuation)
 
-    def __call__(self, counts: RayCounts, air: RayCounts | None = None) -> RayLineIntegrals:
+    def __call__(
+        self, counts: RayCounts, air: Float[Tensor, "*#ray bin"] | None = None
+    ) -> RayLineIntegrals:
         """Line integrals in g/cm², within the fitted range; no count is taken as half a count."""
         air = self.air if air is None else air
         p = torch.log(air / counts.detach().clamp(min=0.5))

@@ -36,7 +36,9 @@ def count_jacobian(
     attenuation: Attenuation,
 ) -> Float[Tensor, "*ray material bin"]:
     """dA_k/dn_b = Σ_l (∂²L/∂A²)⁻¹_kl ∂_l ȳ_b / ȳ_b at the free minimum A."""
-    hessian = poisson_likelihood(line_integrals, counts, spectra, attenuation).hessian
+    # each ray by itself, so that spectra of a pixel broadcast against the last axes of the rays
+    A, n = line_integrals[..., None, :], counts[..., None, :]
+    hessian = poisson_likelihood(A, n, spectra, attenuation).hessian.squeeze(-3)
     transmission = torch.exp(-line_integrals @ attenuation)
     mean = torch.einsum("...e,...be->...b", transmission, spectra)
     slope = -torch.einsum("...e,...be,me->...bm", transmission, spectra, attenuation)

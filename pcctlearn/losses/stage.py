@@ -26,12 +26,12 @@ class StageLoss(nn.Module):
 class TotalLoss(nn.Module):
     """Named terms, and the stage the chain must reach for them."""
 
-    def __init__(self, terms: Mapping[str, StageLoss]) -> None:
+    def __init__(self, terms: Mapping[str, nn.Module]) -> None:
         super().__init__()
         if not terms:
             raise ValueError("a loss needs one term at least")
-        self.terms = nn.ModuleDict(terms)
-        self.deepest = max((term.stage for term in terms.values()), key=STAGES.index)
+        self.terms = nn.ModuleDict(dict(terms))
+        self.deepest: str = max((str(term.stage) for term in terms.values()), key=STAGES.index)
 
     def forward(self, predicted: Scan, target: Scan) -> dict[str, Tensor]:
         """The value of each term."""

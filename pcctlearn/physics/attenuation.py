@@ -57,6 +57,8 @@ def mass_attenuation(material: Material, energies_keV: Energies | Sequence[float
         parts = [w / total * mass_attenuation(m, energies_keV) for m, w in material.items()]
         return torch.stack(parts).sum(0)
     energies = torch.as_tensor(energies_keV, dtype=torch.float64)
+    if not energies.isfinite().all():  # which xraylib would answer with NaN
+        raise ValueError(f"energies_keV must be finite, got {energies.tolist()}")
     compound = NAMED_MATERIALS.get(material, material)
     try:
         values = [xraylib.CS_Total_CP(compound, energy) for energy in energies.tolist()]
@@ -75,7 +77,10 @@ def attenuation_table(
 def _explain(material: str, energies_keV: Tensor, reason: str) -> str:
     if "extrapolation" in reason or "energy" in reason.lower():
         low, high = energies_keV.min().item(), energies_keV.max().item()
-        return f"energies from {low:g} to {high:g} keV leave xraylib's tables of {material!r}: keep to 1-800 keV"
+        return (
+            f"energies from {low:g} to {high:g} keV leave xraylib's tables of {material!r}: "
+            "keep to 1-800 keV"
+        )
     names = [*NAMED_MATERIALS, *xraylib.GetCompoundDataNISTList()]
     close = difflib.get_close_matches(material, names, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""

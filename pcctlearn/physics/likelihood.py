@@ -24,7 +24,7 @@ def poisson_likelihood(
         ∂_k∂_l L = Σ_b [(n_b/ȳ_b²) ∂_k ȳ_b ∂_l ȳ_b + (1 − n_b/ȳ_b) ∂_k∂_l ȳ_b]
 
     ``exact=False`` puts the Fisher matrix Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b, the Hessian's expectation,
-    in its place. Spectra are (bin, energy), or (pixel, bin, energy) for A of (pixel, ray, material).
+    in its place. Spectra are (bin, energy), or (pixel, bin, energy) for A (pixel, ray, material).
     """
     n_bins, n_materials = counts.shape[-1], len(attenuation)
     pairs = [(k, m) for k in range(n_materials) for m in range(k + 1)] if exact else []
@@ -54,7 +54,8 @@ def poisson_likelihood(
                 entry = entry + excess * curvature[k, m]
             hessian[k][m] = hessian[m][k] = entry.sum(-2)
     return Quadratic(
-        value=(mean - n + torch.xlogy(n, ratio)).sum(-2),
+        # without a count, n log(n/ȳ) is 0 and so is its derivative, for autograd too
+        value=(mean - n + torch.xlogy(n, torch.where(n > 0, ratio, 1))).sum(-2),
         gradient=torch.stack(gradient).movedim(0, -1),
         hessian=torch.stack([torch.stack(row) for row in hessian]).movedim((0, 1), (-2, -1)),
         rounding=4 * torch.finfo(n.dtype).eps * n.sum(-2),

@@ -47,10 +47,6 @@ class DampedNewton:
                 break
         return Solution(x, converged)
 
-    def limited(self, max_steps: int) -> "DampedNewton":
-        """The same solver with another number of steps."""
-        return DampedNewton(self.tolerance, max_steps, self.exact)
-
 
 def _newton_trial(
     x: Tensor, here: Quadratic, damping: Tensor, bounds: Bounds | None

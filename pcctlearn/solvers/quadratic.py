@@ -1,6 +1,6 @@
 """What a solver sees of a problem, and what it gives back."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,6 +33,7 @@ class Solution(NamedTuple):
     converged: Bool[Tensor, "*ray"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """``objective(x)``: value and derivatives at x, one independent problem per ray.
 
@@ -45,6 +46,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Anything that minimises: ``(objective, start, bounds) -> Solution``."""
 

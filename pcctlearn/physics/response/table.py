@@ -100,9 +100,7 @@ def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
             arrays = _read_csv(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                arrays = [
-                    file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")
-                ]
+                arrays = [file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")]
         elif path.suffix == ".mat":
             from scipy.io import loadmat
 
@@ -124,6 +122,8 @@ def _read_csv(path: Path) -> list[np.ndarray]:
     if not lines or lines[0].replace(" ", "") != "#unit:1/keV":
         raise ValueError(f"its first line is {lines[0] if lines else ''!r}")
     rows = [line.split(",") for line in lines if line and not line.startswith("#")]
+    if len(rows) < 2:
+        raise ValueError("there is no table in it")
     if rows[0][0] != "deposited_keV":
         raise ValueError(f"its first column is {rows[0][0]!r}")
     table = np.array([[float(cell) for cell in row] for row in rows[1:]])

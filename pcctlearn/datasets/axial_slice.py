@@ -1,0 +1,50 @@
+"""Water and calcium maps of one axial slice: a CT of the user's own, or a procedural abdomen."""
+
+import torch
+
+from pcctlearn.datasets.nifti import read_slice
+from pcctlearn.phantoms.anatomy import abdomen
+from pcctlearn.phantoms.voxels import centered_body, water_and_calcium
+from pcctlearn.shapes import Maps
+
+
+class AxialSlice:
+    """Maps (1, material, y, x) in g/cm³, water first, on any grid.
+
+    Args:
+        path: NIfTI file, KiTS case or KiTS folder; ``None`` for a procedural abdomen.
+        index: slice as the file counts them; ``None`` for the middle one.
+        threshold_HU: above it lies bone, made of water and calcium.
+        seed: of the procedural abdomen.
+        fit: shrink a body that is wider than the field of view instead of refusing it.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        index: int | None = None,
+        threshold_HU: float = 200.0,
+        seed: int = 0,
+        fit: bool = False,
+    ) -> None:
+        self.path, self.index, self.threshold_HU = path, index, threshold_HU
+        self.seed, self.fit = seed, fit
+        self.hounsfield = None if path is None else read_slice(path, index)  # bad files fail here
+
+    @property
+    def name(self) -> str:
+        """What is scanned, for captions."""
+        if self.path is None:
+            return f"procedural abdomen, seed {self.seed}"
+        return "slice of the CT at datasets.path" + (
+            "" if self.index is None else f", index {self.index}"
+        )
+
+    def maps(self, n_y: int, n_x: int, voxel_cm: float) -> Maps:
+        """The slice on this grid, in the middle of it."""
+        if self.hounsfield is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            return abdomen(generator, n_y, n_x, voxel_cm)[None]
+        hounsfield, spacing_cm = self.hounsfield
+        body, _ = centered_body(hounsfield, spacing_cm, n_y, n_x, voxel_cm, self.fit)
+        return water_and_calcium(body, self.threshold_HU)[None]

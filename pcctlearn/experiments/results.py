@@ -1,0 +1,61 @@
+"""What a run leaves behind, written whole or not at all."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+Figures = Mapping[str, Callable[[Path], Figure]]
+
+
+@dataclass
+class StudyResults:
+    """Numbers for the table, arrays for the figures, and how the figures are drawn from them.
+
+    ``numbers`` is flat: the name of a metric, with its unit, and a finite number. ``arrays`` may be
+    nested one level with ``/`` in the name. ``captions`` say what each figure shows.
+    """
+
+    numbers: dict[str, float]
+    arrays: dict[str, Tensor | np.ndarray]
+    figures: Figures
+    captions: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes ``path`` only when nothing went wrong."""
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; free some space, or choose another "
+            "folder with hydra.run.dir=FOLDER"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def write_results(results: StudyResults, folder: Path) -> None:
+    """``arrays.h5`` and ``results.json``, the numbers last: where they stand, the run is whole."""
+    bad = [name for name, value in results.numbers.items() if not math.isfinite(value)]
+    if bad:
+        raise FloatingPointError(f"these results are not finite: {', '.join(bad)}")
+    with written_whole(folder / "arrays.h5") as path, h5py.File(path, "w") as file:
+        for name, values in results.arrays.items():
+            array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+            file.create_dataset(name, data=array, compression="gzip" if array.ndim > 1 else None)
+    with written_whole(folder / "results.json") as path:
+        path.write_text(json.dumps(results.numbers, indent=2) + "\n")

@@ -1,0 +1,99 @@
+"""Build an experiment from its configuration, run it, write down what came out."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from pcctlearn.experiments.config import check_config
+from pcctlearn.experiments.results import StudyResults, write_results, written_whole
+from pcctlearn.report import render_report
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> float:
+    """Run the study that ``config.study`` builds; return the number ``config.objective`` names."""
+    began = time.perf_counter()
+    check_config(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    name = HydraConfig.get().runtime.choices["experiment"]
+    _be_quiet()
+    seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.n_threads or torch.get_num_threads())
+
+    study = instantiate(config.study, _convert_="all")
+    trainer: Trainer = instantiate(config.trainer, _convert_="all")
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain)
+    try:
+        results: StudyResults = study.run(trainer)
+        if config.objective is not None and config.objective not in results.numbers:
+            raise ValueError(
+                f"objective={config.objective!r} is no result of {name}, which gives "
+                + ", ".join(results.numbers)
+            )
+        write_results(results, folder)
+        _draw(results, folder)
+        seconds = time.perf_counter() - began
+        text = OmegaConf.to_yaml(config, resolve=True)
+        page = render_report(folder, name, results.summary, results.captions, text, seconds)
+        with written_whole(folder / "report.html") as path:
+            path.write_text(page)
+        _log_to(trainer, results, folder)
+    finally:
+        _finish(trainer)
+    _print_table(name, results, folder, seconds)
+    return results.numbers.get(config.objective, 0.0)
+
+
+def _draw(results: StudyResults, folder: Path) -> None:
+    for name, draw in results.figures.items():
+        with written_whole(folder / "figures" / f"{name}.png") as path:
+            draw(folder).savefig(path)
+
+
+def _log_to(trainer: Trainer, results: StudyResults, folder: Path) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics({f"results/{k}": v for k, v in results.numbers.items()})
+        if isinstance(logger, WandbLogger):
+            for name in results.figures:
+                logger.log_image(name, [str(folder / "figures" / f"{name}.png")])
+
+
+def _finish(trainer: Trainer) -> None:
+    """One W&B run per job: the next job of a sweep would go on writing to this one."""
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish()
+
+
+def _print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
+    console = Console()
+    table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
+    table.add_column("result")
+    table.add_column("value", justify="right")
+    for key, value in results.numbers.items():
+        table.add_row(key, f"{value:.4g}")
+    console.print(table)
+    console.print(results.summary)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _be_quiet() -> None:
+    """Lightning's hints are for other loops than these: one scan, held in memory."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*sparse CSR.*", ".*returned `None`.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)

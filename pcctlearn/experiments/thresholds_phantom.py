@@ -1,0 +1,222 @@
+"""Thresholds from the scan of a known phantom, then a patient scanned with the same detector."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.axial_slice import AxialSlice
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.calibration import (
+    biased,
+    channels_first,
+    fit,
+    history_arrays,
+    with_edges,
+)
+from pcctlearn.experiments.results import StudyResults
+from pcctlearn.figures.calibration import (
+    calibration_curves,
+    phantom_images,
+    scan_images,
+    threshold_errors,
+)
+from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.phantoms.ellipses import EllipsePhantom
+from pcctlearn.phantoms.voxels import body_mask
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scan import Scan
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.sparse_projector import Projector
+from pcctlearn.training.threshold_module import ThresholdModule
+
+log = logging.getLogger(__name__)
+
+
+class PhantomCalibration:
+    """Some or all pixels have wrong thresholds; images of a known phantom put them right.
+
+    The loss compares images, or line integrals, with those of the known phantom. What was found
+    is then used on the scan of a patient, which the calibration never saw.
+
+    Args:
+        model: the scanner with its nominal thresholds, the same for all pixels.
+        decomposition, loss, training: as in the slab study.
+        geometry: the scan, parallel or fan beam.
+        phantom: what is calibrated with.
+        patient: what is scanned afterwards.
+        window: of the reconstruction.
+        bias_keV: offset of the edges of ``biased_columns``; for all columns, where these are
+            ``None``, the standard deviation of a normal distribution.
+        least_views: columns that the phantom shadows in fewer views are not judged.
+        vmi_keV: energy of the monoenergetic images.
+        seed: of the biases.
+        max_steps: of the optimiser.
+    """
+
+    def __init__(
+        self,
+        model: SpectralModel,
+        decomposition: Callable[[SpectralModel], MaximumLikelihood],
+        loss: TotalLoss,
+        training: Callable[..., ThresholdModule],
+        geometry: Beam,
+        phantom: EllipsePhantom,
+        patient: AxialSlice,
+        window: str = "ramp",
+        bias_keV: float = 0.5,
+        biased_columns: Sequence[int] | None = None,
+        least_views: int = 20,
+        vmi_keV: float = 60.0,
+        seed: int = 0,
+        max_steps: int = 15,
+    ) -> None:
+        n_columns = geometry.n_columns
+        if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
+            raise ValueError(
+                f"biased_columns must lie in 0 … {n_columns - 1}, got {list(biased_columns)}"
+            )
+        if model.thresholds.edges_keV.ndim != 1:
+            raise ValueError("the study makes the pixels' thresholds itself: give shared ones")
+        self.model, self.decomposition, self.loss = model, decomposition, loss
+        self.training, self.geometry, self.phantom = training, geometry, phantom
+        self.patient, self.window, self.bias_keV = patient, window, bias_keV
+        self.biased_columns, self.least_views = biased_columns, least_views
+        self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
+
+    def run(self, trainer: Trainer) -> StudyResults:
+        """Scan the phantom, calibrate on it, scan the patient."""
+        learn = self.model.thresholds.learn
+        nominal = self.model.thresholds.edges_keV.detach().expand(self.geometry.n_columns, -1)
+        true_edges = biased(nominal, learn, self._bias(nominal.shape))
+        detector = with_edges(self.model, true_edges)
+
+        log.info("building the reconstruction of %s", self.geometry)
+        reconstruct = fbp(self.geometry, self.window).double()
+        image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
+        chain = Chain(self.decomposition(with_edges(self.model, nominal)), reconstruct, image)
+
+        log.info("scanning the phantom and the patient")
+        A = self.phantom.line_integrals(*self.geometry.rays()).double()[None]
+        shadowed = (A[0].sum(0) > 0).sum(0)
+        target = Scan(self._counts(detector, A), A, maps=reconstruct @ A)
+        grid = self.geometry.image
+        patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
+        patient = Scan(line_integrals=Projector(self.geometry).double() @ patient_maps)
+        patient.counts = self._counts(detector, patient.line_integrals)
+        reference = chain.onward(Scan(line_integrals=patient.line_integrals))
+
+        before, patient_before = self._image(chain, target), self._image(chain, patient)
+        module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
+        fit(trainer, module, target, self.max_steps)
+        after, patient_after = self._image(chain, target), self._image(chain, patient)
+
+        edges = chain.decompose.model.thresholds.edges_keV.detach()
+        judged = shadowed >= self.least_views
+        error_before = (nominal - true_edges)[judged][:, learn]
+        error_after = (edges - true_edges)[judged][:, learn]
+        hounsfield = {
+            name: image.hounsfield(maps)[0, 0]
+            for name, maps in (
+                ("reference", reference.maps),
+                ("before", patient_before.maps),
+                ("after", patient_after.maps),
+            )
+        }
+        spacing = (grid.voxel_cm, grid.voxel_cm)
+        body = body_mask(image.hounsfield(patient_maps)[0, 0], spacing)
+        rms = {
+            when: float((hounsfield[when] - hounsfield["reference"])[body].square().mean().sqrt())
+            for when in ("before", "after")
+        }
+        assert module.observable is not None
+        vmi = f"scan_vmi{self.vmi_keV:g}_rmse"
+        numbers = {
+            "threshold_error_before_max_keV": float(error_before.abs().max()),
+            "threshold_error_before_rms_keV": float(error_before.square().mean().sqrt()),
+            "threshold_error_after_max_keV": float(error_after.abs().max()),
+            "threshold_error_after_rms_keV": float(error_after.square().mean().sqrt()),
+            f"{vmi}_before_HU": rms["before"],
+            f"{vmi}_after_HU": rms["after"],
+            f"{vmi}_after_over_before": rms["after"] / rms["before"],
+            "judged_columns": float(judged.sum()),
+            "unobservable_columns": float((~module.observable).sum()),
+            "judged_but_unobservable_columns": float((judged & ~module.observable).sum()),
+            "steps": float(len(module.history)),
+        }
+        unseen = (~module.observable).nonzero()[:, 0].tolist()
+        return StudyResults(
+            numbers,
+            {
+                "phantom/reference": target.maps[0],
+                "phantom/before": before.maps[0],
+                "phantom/after": after.maps[0],
+                "patient/maps": patient_maps[0],
+                "patient/reference": reference.maps[0],
+                "patient/before": patient_before.maps[0],
+                "patient/after": patient_after.maps[0],
+                "patient/body": body,
+                **{f"patient/{name}_HU": values for name, values in hounsfield.items()},
+                "edges/true_keV": true_edges,
+                "edges/nominal_keV": nominal,
+                "edges/found_keV": edges,
+                "columns/observable": module.observable,
+                "columns/judged": judged,
+                **history_arrays(module),
+            },
+            {
+                "scan_images": scan_images,
+                "phantom_images": phantom_images,
+                "calibration_curves": calibration_curves,
+                "threshold_errors": threshold_errors,
+            },
+            {
+                "scan_images": f"The patient ({self.patient.name}), scanned by the biased detector "
+                "and decomposed with the nominal thresholds (top) and with the calibrated ones "
+                "(below). The last column is the error of the monoenergetic image against an "
+                "unbiased detector.",
+                "phantom_images": "The calibration phantom: known, with nominal thresholds, with "
+                "calibrated ones.",
+                "calibration_curves": "Loss and threshold error after each step of the optimiser.",
+                "threshold_errors": "Threshold error of every detector column, before and after. "
+                "Grey: columns that the phantom leaves unobservable; they keep their thresholds.",
+            },
+            f"Scanned: {self.patient.name}. "
+            + (
+                f"Columns that see nothing but air, or too little, keep their nominal thresholds: "
+                f"{_ranges(unseen)}."
+                if unseen
+                else "Every column is observable."
+            ),
+        )
+
+    def _bias(self, shape: torch.Size) -> Tensor:
+        if self.biased_columns is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            return self.bias_keV * torch.randn(shape, generator=generator, dtype=torch.float64)
+        bias = torch.zeros(shape, dtype=torch.float64)
+        bias[list(self.biased_columns)] = self.bias_keV
+        return bias
+
+    def _counts(self, detector: SpectralModel, line_integrals: Tensor) -> Tensor:
+        return channels_first(detector(line_integrals[0].movedim(0, -1)).detach())
+
+    @torch.no_grad()
+    def _image(self, chain: Chain, scan: Scan) -> Scan:
+        return chain(scan.counts)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write 0, 1, 2, 7, 8 as 0–2, 7–8."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

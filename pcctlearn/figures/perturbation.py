@@ -1,0 +1,32 @@
+"""The solver's surface and the tangent plane of the implicit derivative."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pcctlearn.figures.arrays import read_arrays
+from pcctlearn.figures.style import COLOURS, new_figure
+
+_AXES = {"counts": ("counts, bin {} (%)", 1), "thresholds": ("threshold {} (keV)", 0)}
+
+
+def tangent_planes(folder: Path) -> Figure:
+    """Decomposed thickness against two perturbations: solved again, and linear."""
+    figure = new_figure(13, 3.9)
+    panels = [(kind, material) for kind in _AXES for material in ("water", "calcium")]
+    for i, (kind, material) in enumerate(panels):
+        names = (f"{kind}/{what}_{material}_cm" for what in ("surface", "plane"))
+        axis, surface, plane = read_arrays(folder, f"{kind}/axis", *names)
+        first, second = np.meshgrid(axis, axis, indexing="ij")
+        ax = figure.add_subplot(1, 4, i + 1, projection="3d")
+        ax.plot_surface(first, second, plane, color=COLOURS["plane"], alpha=0.45, linewidth=0)  # type: ignore[attr-defined]
+        ax.plot_wireframe(  # type: ignore[attr-defined]
+            first, second, surface, color=COLOURS["after"], linewidth=0.6, rstride=2, cstride=2
+        )
+        label, start = _AXES[kind]
+        ax.set_xlabel(label.format(start))
+        ax.set_ylabel(label.format(start + 1))
+        ax.set_title(f"{material} (cm), {kind} perturbed")
+        ax.view_init(elev=22, azim=-55)  # type: ignore[attr-defined]
+    return figure

@@ -1,0 +1,46 @@
+"""One look for all figures: colours mean the same material or state everywhere."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "reference": "#1f4e79",
+    "before": "#c0392b",
+    "after": "#1d1d1f",
+    "plane": "#2e86c1",
+    "unobservable": "#d5d8dc",
+}
+# g/cm³ and HU, lower and upper grey level
+WINDOWS = {"water": (0.8, 1.2), "calcium": (0.0, 0.3), "HU": (-160.0, 240.0), "error": (-50, 50)}
+WORDS = {"water": "water (g/cm³)", "calcium": "calcium (g/cm³)"}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure without a screen, with room between the axes."""
+    mpl.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 9,
+            "figure.dpi": 130,
+        }
+    )
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def show_image(
+    ax: Axes, image: np.ndarray, window: Sequence[float], title: str, cmap: str = "gray"
+) -> None:
+    """An image with its colour bar, row 0 on top."""
+    low, high = window
+    shown = ax.imshow(image, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+    ax.set_title(title)
+    ax.set_axis_off()
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    figure.colorbar(shown, ax=ax, shrink=0.72, pad=0.015, aspect=24)

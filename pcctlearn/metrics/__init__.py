@@ -1,1 +1,0 @@
-"""What is quoted in results: errors of maps, images and thresholds."""

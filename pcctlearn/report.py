@@ -1,0 +1,45 @@
+"""report.html from a run's folder: figures, numbers, configuration; nothing is fetched."""
+
+import base64
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+
+from pcctlearn.figures.arrays import read_numbers
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_PACKAGES = ("torch", "pytorch-lightning", "numba", "xraylib", "numpy")
+
+
+def render_report(
+    folder: Path, name: str, summary: str, captions: Mapping[str, str], config: str, seconds: float
+) -> str:
+    """One self-contained page for the run in ``folder``, from its numbers and figures."""
+    figures = [
+        {
+            "name": figure,
+            "caption": caption,
+            "png": base64.b64encode((folder / "figures" / f"{figure}.png").read_bytes()).decode(),
+        }
+        for figure, caption in captions.items()
+    ]
+    provenance = {
+        "run time": f"{seconds:.1f} s",
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{package: version(package) for package in _PACKAGES},
+    }
+    environment = jinja2.Environment(autoescape=True)
+    return environment.from_string(_TEMPLATE.read_text()).render(
+        name=name,
+        summary=summary,
+        figures=figures,
+        numbers={key: f"{value:.6g}" for key, value in read_numbers(folder).items()},
+        provenance=provenance,
+        config=config,
+        command=" ".join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(sys.argv))]),
+    )

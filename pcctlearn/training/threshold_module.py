@@ -1,0 +1,191 @@
+"""Thresholds learned through the decomposition layer."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pcctlearn.calibration.gauss_newton import Curvature, GaussNewton
+from pcctlearn.calibration.information import (
+    count_information,
+    decomposed_information,
+    observable,
+    threshold_jacobian,
+)
+from pcctlearn.chain import Chain
+from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
+from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.scan import Scan
+
+
+class ThresholdModule(LightningModule):
+    """Move the thresholds of every pixel until a scan of something known comes out right.
+
+    The loss may sit in line integrals or in images. Its gradient reaches the thresholds through
+    the decomposition layer, for any optimiser of torch; ``GaussNewton`` adds the curvature.
+    Pixels whose thresholds the scan does not determine are found from their information matrix,
+    keep what they have, and their line integrals are taken as known.
+
+    Args:
+        chain: with per-pixel thresholds in its model, float64.
+        loss: on stages of the chain.
+        optimizer: ``GaussNewton``, or a torch optimizer's constructor awaiting parameters.
+        within_keV: standard deviation that a threshold must be known to, at the scan's exposure,
+            to be learned at all. The default is the width of the spectrum.
+        step_tolerance_keV: the fit stops when no threshold moves by more.
+        true_edges_keV: for the log, where they are known.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        loss: TotalLoss,
+        optimizer: GaussNewton | Callable[[Iterable[nn.Parameter]], Optimizer],
+        within_keV: float = 100.0,
+        step_tolerance_keV: float = 1e-4,
+        true_edges_keV: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.chain, self.loss, self.optimizer = chain, loss, optimizer
+        self.within_keV, self.step_tolerance_keV = within_keV, step_tolerance_keV
+        self.register_buffer("true_edges_keV", true_edges_keV, persistent=False)
+        self.observable: Tensor | None = None
+        self.history: list[dict[str, float]] = []
+        self.edges_history: list[Tensor] = []
+        self._best: tuple[float, Tensor] | None = None
+        self._damping = optimizer.damping if isinstance(optimizer, GaussNewton) else 0.0
+
+    @property
+    def thresholds(self) -> Any:
+        """The thresholds that are learned, owned by the spectral model."""
+        return self.chain.decompose.model.thresholds
+
+    def training_step(self, target: Scan, index: int) -> None:
+        """One step of the optimiser on the whole scan."""
+        if self.observable is None:
+            self._find_observable(target)
+        edges = self.thresholds.edges_keV
+        if isinstance(self.optimizer, GaussNewton):
+            predicted, total = self._evaluate(target)
+            self._record(total)
+            change = self._gauss_newton(predicted, target, total)
+        else:
+            optimizer = self.optimizers()
+            before = edges.detach().clone()
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                _, value = self._evaluate(target)
+                self.manual_backward(value)
+                edges.grad *= self.observable[:, None]
+                return value
+
+            self._record(optimizer.step(closure=closure))
+            change = edges.detach() - before
+        if change is not None and change.abs().max() < self.step_tolerance_keV:
+            self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> Optimizer | None:
+        """None for Gauss–Newton, which keeps its own state."""
+        if isinstance(self.optimizer, GaussNewton):
+            return None
+        return self.optimizer([self.thresholds.edges_keV])
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the best thresholds seen: the last step was not looked at."""
+        if self._best is not None:
+            self.thresholds.assign(self._best[1])
+
+    def _evaluate(self, target: Scan) -> tuple[Scan, Tensor]:
+        assert self.observable is not None
+        predicted = self.chain(target.counts, until="line_integrals")
+        taken = torch.where(self.observable, predicted.line_integrals, target.line_integrals)
+        predicted = self.chain.onward(
+            replace(predicted, line_integrals=taken), until=self.loss.deepest
+        )
+        return predicted, torch.stack(list(self.loss(predicted, target).values())).sum()
+
+    def _gauss_newton(self, predicted: Scan, target: Scan, total: Tensor) -> Tensor | None:
+        value, edges = float(total.detach()), self.thresholds.edges_keV
+        if self._best is not None and not value < self._best[0]:
+            self.thresholds.assign(self._best[1])
+            self._damping *= 10
+            value, edges = self._best[0], self.thresholds.edges_keV
+            predicted, total = self._evaluate(target)
+        elif self._best is not None:
+            self._damping /= 10
+        self._best = value, edges.detach().clone()
+        (gradient,) = torch.autograd.grad(total, edges)
+        rays = _rays(predicted.line_integrals)
+        jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.counts))
+        learned = self.observable[:, None] & self.thresholds.learn
+        jacobian = jacobian * learned[:, None, :]
+        step = self.optimizer.step(
+            jacobian, gradient * learned, self._curvature(rays, jacobian, target), self._damping
+        )
+        self.thresholds.assign(edges.detach() + step * learned)
+        return step * learned
+
+    def _curvature(self, rays: Tensor, jacobian: Tensor, target: Scan) -> Curvature:
+        """Of the sum of the loss's terms, which must be squares or likelihoods."""
+        of_rays = torch.zeros(*rays.shape, rays.shape[-1]).to(rays)
+        of_edges, couplings = None, []
+        one = torch.eye(rays.shape[-1]).to(rays)
+        model = self.chain.decompose.model
+        for term in self.loss.terms.values():
+            if isinstance(term, MisfitLoss):
+                of_rays = of_rays + target.precision[0]
+            elif isinstance(term, DevianceLoss):
+                # what the counts tell of the edges beyond what their line integrals do
+                taken = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, target.precision[0], jacobian)
+                learned = self.thresholds.learn.to(taken)
+                all_of_it = count_information(model, rays) * learned * learned[:, None]
+                of_edges = all_of_it - taken
+            elif isinstance(term, StageLoss) and isinstance(term.distance, nn.MSELoss):
+                scale = 2 * term.weight / getattr(target, term.stage).numel()
+                of_rays = of_rays + scale * one
+                if term.stage == "maps":
+                    couplings.append((scale, self.chain.reconstruct))
+            else:
+                raise ValueError(
+                    f"Gauss–Newton needs squares or likelihoods, not {type(term).__name__}: "
+                    "use torch.nn.MSELoss, or another optimiser (training=adam)"
+                )
+        if not couplings:
+            return Curvature(of_rays, of_edges)
+
+        def coupling(sinogram: Tensor) -> Tensor:
+            return sum(scale * (F.T @ (F @ sinogram)) for scale, F in couplings)  # type: ignore[return-value]
+
+        return Curvature(of_rays, of_edges, coupling)
+
+    @torch.no_grad()
+    def _find_observable(self, target: Scan) -> None:
+        model = self.chain.decompose.model
+        rays = _rays(self.chain(target.counts, until="line_integrals").line_integrals)
+        jacobian = threshold_jacobian(model, rays, _rays(target.counts))
+        information = decomposed_information(model, rays, jacobian)
+        self.observable = observable(information, self.thresholds.learn, self.within_keV)
+
+    def _record(self, total: Tensor) -> None:
+        numbers = {"loss": float(total.detach())}
+        if self.true_edges_keV is not None:
+            error = (self.thresholds.edges_keV.detach() - self.true_edges_keV)[self.observable]
+            error = error[:, self.thresholds.learn]
+            numbers["threshold_error_rms_keV"] = float(error.square().mean().sqrt())
+            numbers["threshold_error_max_keV"] = float(error.abs().max())
+        self.history.append(numbers)
+        self.edges_history.append(self.thresholds.edges_keV.detach().clone())
+        shown = ("loss", "threshold_error_max_keV")
+        for name, value in numbers.items():
+            self.log(name, value, prog_bar=name in shown, batch_size=1)
+
+
+def _rays(channels: Tensor) -> Tensor:
+    """(1, channel, view, pixel) to (view, pixel, channel)."""
+    return channels.detach()[0].movedim(0, -1)

@@ -1,0 +1,53 @@
+"""Cutting rays into pieces and joining them again is the identity."""
+
+import pytest
+import torch
+
+from pcctlearn.decomposition import pieces
+from pcctlearn.decomposition.pieces import RayLayout
+from pcctlearn.solvers.quadratic import Solution
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("rays", "pixels"),
+    [
+        ((), ()),
+        ((7,), ()),
+        ((7,), (7,)),
+        ((3, 5), (5,)),
+        ((3, 5), (3, 1)),
+        ((2, 3, 5), (3, 5)),
+        ((2, 3, 5), (3, 1)),
+        ((2, 3, 5), (1, 1)),
+    ],
+)
+def test_cut_and_join(rays, pixels, size, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE", size)
+    counts = torch.rand(*rays, 4)
+    spectra = torch.rand(*pixels, 4, 6)
+    start = torch.rand(*rays, 2)
+    layout = RayLayout(torch.Size(rays), torch.Size(pixels))
+    parts = layout.cut(counts, spectra, start, None)
+    assert all(part.counts[..., 0].numel() <= size for part in parts)
+    # Σ_E S_b(E) · n_b of each ray, computed by pieces and at once
+    solutions = []
+    for part in parts:
+        own = part.spectra if part.spectra.ndim == 2 else part.spectra[:, None]
+        solutions.append(
+            Solution(
+                torch.cat([part.start, part.counts * own.sum(-1)], -1), part.counts[..., 0] > 0.5
+            )
+        )
+    x, mask = layout.join(solutions)
+    padded = spectra.sum(-1).expand(*rays, 4)
+    assert torch.equal(x, torch.cat([start, counts * padded], -1))
+    assert torch.equal(mask, counts[..., 0] > 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rays", "pixels"), [((5,), (4,)), ((5, 3), (5,)), ((5,), (5, 1)), ((), (2,))]
+)
+def test_axes_that_are_not_the_last_of_the_rays(rays, pixels):
+    with pytest.raises(ValueError, match="their axes must be the last ones of the rays"):
+        RayLayout(torch.Size(rays), torch.Size(pixels))

@@ -1,0 +1,102 @@
+"""How far counts move the answer, and how far noise must."""
+
+import pytest
+import torch
+from scanners import FOUR_BINS, SIX_BINS, scanner
+
+from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.sensitivity import (
+    count_jacobian,
+    cramer_rao_bound,
+    fisher_information,
+    spectra_tangent,
+)
+from pcctlearn.physics.noise import draw_counts
+
+SCANNERS = {
+    1: (["water"], [15.0, 50.0, 120.0], [8.0]),
+    2: (["water", "calcium"], FOUR_BINS, [8.0, 0.5]),
+    3: (["water", "iodine", "gadolinium"], SIX_BINS, [8.0, 0.03, 0.04]),
+}
+EVERY_KIND = pytest.mark.parametrize(
+    ("n_materials", "n_pixels"), [(1, None), (2, None), (3, None), (2, 4)]
+)
+
+
+def problem(n_materials, n_pixels, photons=1e6):
+    materials, edges_keV, centre = SCANNERS[n_materials]
+    model = scanner(materials, edges_keV, photons, every=4, n_pixels=n_pixels)
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.tensor(centre) * (0.5 + torch.rand(3, 4, n_materials, generator=generator))
+    counts = draw_counts(model(truth).detach(), generator)
+    return model, counts, model.spectra().detach(), model.attenuation, truth
+
+
+@EVERY_KIND
+def test_count_jacobian_is_the_central_difference(n_materials, n_pixels):
+    _, counts, spectra, attenuation, truth = problem(n_materials, n_pixels)
+
+    def solve(counts):
+        return decompose(counts, spectra, attenuation, start=truth)
+
+    x, converged = solve(counts)
+    assert converged.all()
+    jacobian = count_jacobian(x, counts, spectra, attenuation)
+    for b in range(counts.shape[-1]):
+        h = 1e-4 * counts[..., b]
+        side = torch.zeros_like(counts)
+        side[..., b] = h
+        difference = (solve(counts + side).x - solve(counts - side).x) / (2 * h[..., None])
+        torch.testing.assert_close(
+            jacobian[..., b], difference, rtol=1e-4, atol=1e-6 * difference.abs().max().item()
+        )
+
+
+@EVERY_KIND
+def test_spectra_tangent_is_the_central_difference(n_materials, n_pixels):
+    _, counts, spectra, attenuation, truth = problem(n_materials, n_pixels)
+    direction = spectra * torch.rand(spectra.shape, generator=torch.Generator().manual_seed(2))
+    x = decompose(counts, spectra, attenuation, start=truth).x
+    h = 1e-4
+    ahead, behind = (
+        decompose(counts, spectra + side * direction, attenuation, start=truth).x
+        for side in (h, -h)
+    )
+    difference = (ahead - behind) / (2 * h)
+    assert difference.abs().max() > 1e-2
+    tangent = spectra_tangent(x, counts, spectra, attenuation, direction)
+    torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-5)
+
+
+@EVERY_KIND
+def test_fisher_information_is_the_slopes_over_the_mean(n_materials, n_pixels):
+    model, _, spectra, attenuation, truth = problem(n_materials, n_pixels)
+    h = 1e-5
+    slopes = torch.stack(
+        [
+            (model(truth + d) - model(truth - d)).detach() / (2 * h)
+            for d in h * torch.eye(n_materials)
+        ],
+        -1,
+    )
+    expected = slopes.mT @ (slopes / model(truth).detach()[..., None])
+    torch.testing.assert_close(
+        fisher_information(truth, spectra, attenuation), expected, rtol=1e-6, atol=1e-6
+    )
+
+
+@EVERY_KIND
+def test_cramer_rao_bound_is_its_inverse(n_materials, n_pixels):
+    _, _, spectra, attenuation, truth = problem(n_materials, n_pixels)
+    product = fisher_information(truth, spectra, attenuation) @ cramer_rao_bound(
+        truth, spectra, attenuation
+    )
+    torch.testing.assert_close(product, torch.eye(n_materials).expand_as(product))
+
+
+def test_four_times_the_photons_are_half_the_noise():
+    bounds = []
+    for photons in (1e5, 4e5):
+        _, _, spectra, attenuation, truth = problem(2, None, photons)
+        bounds.append(cramer_rao_bound(truth, spectra, attenuation))
+    torch.testing.assert_close(bounds[0], 4 * bounds[1])

@@ -1,0 +1,127 @@
+"""The tube gives the photons, the hardness and the filtration that its numbers say."""
+
+import pytest
+import torch
+from scanners import SPECTRA
+
+from pcctlearn.physics.attenuation import mass_attenuation
+from pcctlearn.physics.spectrum import (
+    Spectrum,
+    half_value_layer_cm,
+    mean_energy_keV,
+    read_spectrum,
+    transmission,
+)
+
+TUBE = SPECTRA / "tungsten_120kV_12deg.csv"
+TWO_MM_AL = {"aluminium": 0.2}
+HEADER = "energy_keV,fluence_per_cm2_mAs_keV_at_100cm"
+
+
+@pytest.mark.parametrize(
+    ("voltage_kV", "photons_per_cm2_mAs", "mean_keV", "layer_cm"),
+    # 2 mm Al at 1 m: spekpy 2.5.4, G. Poludniowski et al., Med. Phys. 48 (2021) 3630
+    [(120, 3.90e8, 53.3, 0.377), (80, 1.70e8, 41.8, 0.241)],
+)
+def test_output_and_hardness_of_the_tubes(voltage_kV, photons_per_cm2_mAs, mean_keV, layer_cm):
+    table = SPECTRA / f"tungsten_{voltage_kV}kV_12deg.csv"
+    tube = Spectrum(table, TWO_MM_AL, pixel_area_cm2=1.0, lowest_keV=1.0)
+    assert tube.fluence.sum().item() == pytest.approx(photons_per_cm2_mAs, rel=3e-3)
+    assert mean_energy_keV(tube.energies_keV, tube.fluence).item() == pytest.approx(
+        mean_keV, abs=0.1
+    )
+    assert half_value_layer_cm(tube.energies_keV, tube.fluence) == pytest.approx(layer_cm, rel=4e-3)
+
+
+def test_hard_tube_has_the_mean_of_the_catsim_file():
+    tube = Spectrum(SPECTRA / "tungsten_120kV_7deg.csv", {"aluminium": 0.55})
+    mean = mean_energy_keV(tube.energies_keV, tube.fluence).item()
+    assert mean == pytest.approx(60.05, abs=0.3)  # CatSim's 120 kV file, gecatsim 1.6.9
+
+
+def test_half_value_layer_halves_the_kerma_of_a_single_line():
+    fluence = torch.tensor([0.0, 1.0, 0.0])
+    layer = half_value_layer_cm(torch.tensor([59.0, 60.0, 61.0]), fluence)
+    assert transmission("aluminium", layer, torch.tensor([60.0])).item() == pytest.approx(0.5)
+
+
+def test_exposure_area_and_distance_scale_the_fluence():
+    near = Spectrum(TUBE, TWO_MM_AL)
+    far = Spectrum(
+        TUBE, TWO_MM_AL, exposure_mAs=3.0, pixel_area_cm2=0.02, source_to_detector_cm=200.0
+    )
+    torch.testing.assert_close(far.fluence, near.fluence * 3 * 2 / 4)
+
+
+@pytest.mark.parametrize("lowest_keV", [1.0, 12.0, 40.0])
+def test_photons_per_pixel_fixes_the_sum_over_the_kept_energies(lowest_keV):
+    tube = Spectrum(TUBE, TWO_MM_AL, photons_per_pixel=5e4, lowest_keV=lowest_keV)
+    assert tube.fluence.sum().item() == pytest.approx(5e4)
+    assert tube.energies_keV.min() >= lowest_keV
+
+
+@pytest.mark.parametrize(("added", "density"), [("copper", 8.96), ("tin", 7.31), ("water", 1.0)])
+def test_filtration_is_beer_lambert(added, density):
+    bare = Spectrum(TUBE, TWO_MM_AL)
+    filtered = Spectrum(TUBE, TWO_MM_AL, {added: 0.05})
+    mu = mass_attenuation(added, bare.energies_keV)
+    torch.testing.assert_close(filtered.fluence, bare.fluence * torch.exp(-mu * density * 0.05))
+
+
+def test_inherent_and_added_filtration_are_one_law():
+    two_steps = Spectrum(TUBE, {"aluminium": 0.1}, {"aluminium": 0.4})
+    torch.testing.assert_close(two_steps.fluence, Spectrum(TUBE, {"aluminium": 0.5}).fluence)
+
+
+def test_every_shipped_table_has_a_passport_and_ends_at_its_voltage():
+    tables = sorted(SPECTRA.glob("*.csv"))
+    assert len(tables) >= 5
+    for table in tables:
+        assert "source:" in table.read_text()
+        assert "licence:" in table.read_text()
+        energies, _ = read_spectrum(table)
+        voltage = float(table.stem.split("_")[1].removesuffix("kV"))
+        assert voltage - 1 <= energies[-1] <= voltage
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "columns .* got 'nothing'"),
+        ("energy,photons\n1.5,2\n2.5,3\n", "columns .* got 'energy,photons'"),
+        (f"{HEADER}\n", "two numbers in every row"),
+        (f"{HEADER}\n1.5,1,7\n2.5,2,7\n", "two numbers in every row"),
+        (f"{HEADER}\n1.5,many\n2.5,2\n", "two numbers in every row"),
+        (f"{HEADER}\n1.5,1\n2.5\n", "two numbers in every row"),
+        (f"{HEADER}\n1.5,1\n", "increase in equal steps"),
+        (f"{HEADER}\n2.5,1\n1.5,2\n", "increase in equal steps"),
+        (f"{HEADER}\n1.5,1\n2.5,2\n4.5,2\n", "increase in equal steps"),
+        (f"{HEADER}\nnan,1\n2.5,2\n", "increase in equal steps"),
+        (f"{HEADER}\n1.5,1\n2.5,-2\n", "finite and not negative"),
+        (f"{HEADER}\n1.5,1\n2.5,inf\n", "finite and not negative"),
+    ],
+)
+def test_a_bad_table_is_told_so(tmp_path, text, message):
+    table = tmp_path / "tube.csv"
+    table.write_text("# a passport\n" + text)
+    with pytest.raises(ValueError, match=message):
+        read_spectrum(table)
+
+
+def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"make_spectra\.py"):
+        Spectrum(tmp_path / "none.csv", TWO_MM_AL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inherent_filtration_cm": {"lead": 0.1}}, "no density is known for the filter 'lead'"),
+        ({"inherent_filtration_cm": {"tin": 1e4}}, "no photons left: lower the filtration"),
+        ({"exposure_mAs": 0.0}, "no photons left"),
+        ({"lowest_keV": 119.4}, "leaves nothing of the spectrum"),
+    ],
+)
+def test_a_tube_without_photons_is_told_so(options, message):
+    with pytest.raises(ValueError, match=message):
+        Spectrum(TUBE, **{"inherent_filtration_cm": TWO_MM_AL, **options})

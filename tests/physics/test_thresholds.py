@@ -1,0 +1,82 @@
+"""Edges divide what is registered, and move only where they may."""
+
+import pytest
+import torch
+from scanners import FOUR_BINS, scanner
+
+from pcctlearn.physics.thresholds import Thresholds
+
+
+def test_bins_sum_to_everything_above_the_lowest_threshold():
+    model = scanner(edges_keV=[*FOUR_BINS[:-1], 200.0])
+    lowest = torch.tensor([FOUR_BINS[0]])
+    everything = model.response.above(lowest, model.energies_keV)[0] * model.fluence
+    torch.testing.assert_close(model.spectra().sum(0), everything)
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3])
+def test_moving_an_inner_edge_moves_two_bins_oppositely(edge):
+    model = scanner()
+    before = model.air()
+    moved = torch.tensor(FOUR_BINS)
+    moved[edge] += 0.5
+    model.thresholds.assign(moved)
+    change = (model.air() - before).detach()
+    assert change[edge - 1] > 0
+    assert change[edge].item() == pytest.approx(-change[edge - 1].item())
+    others = [b for b in range(4) if b not in (edge - 1, edge)]
+    assert (change[others] == 0).all()
+
+
+@pytest.mark.parametrize("n_pixels", [None, 3])
+def test_only_edges_that_may_be_learned_pass_a_gradient(n_pixels):
+    thresholds = Thresholds(FOUR_BINS, n_pixels, learn=[False, True, True, False, False])
+    thresholds().square().sum().backward()
+    expected = 2 * thresholds.edges_keV.detach() * torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0])
+    assert torch.equal(thresholds.edges_keV.grad, expected)
+
+
+def test_the_top_edge_is_fixed_unless_told_otherwise():
+    assert Thresholds(FOUR_BINS).learn.tolist() == [True, True, True, True, False]
+
+
+def test_pixels_have_copies_of_their_own():
+    thresholds = Thresholds(FOUR_BINS, n_pixels=3)
+    with torch.no_grad():
+        thresholds.edges_keV[1, 2] += 1
+    assert thresholds.n_bins == 4
+    assert thresholds().shape == (3, 5)
+    assert torch.equal(thresholds()[0], torch.tensor(FOUR_BINS))
+    assert thresholds()[1, 2] == FOUR_BINS[2] + 1
+
+
+def test_the_callers_tensor_stays_the_callers():
+    edges = torch.tensor(FOUR_BINS)
+    Thresholds(edges).assign(edges + 1)
+    assert edges.tolist() == FOUR_BINS
+
+
+@pytest.mark.parametrize(
+    ("edges_keV", "message"),
+    [
+        ([15.0], r"two edges at least, got \[15.0\]"),
+        ([15.0, 50.0, 33.0], r"increase, got \[15.0, 50.0, 33.0\]"),
+        ([15.0, 15.0, 33.0], r"increase, got \[15.0, 15.0, 33.0\]"),
+        ([15.0, float("nan"), 33.0], "must be finite and increase"),
+        ([15.0, 33.0, float("inf")], "must be finite and increase"),
+        (torch.tensor([[15.0, 33.0], [20.0, 10.0]]), r"increase, got \[20.0, 10.0\]"),
+    ],
+)
+def test_edges_that_are_none(edges_keV, message):
+    with pytest.raises(ValueError, match=message):
+        Thresholds(edges_keV)
+
+
+def test_learn_has_an_entry_for_each_edge():
+    with pytest.raises(ValueError, match="one entry for each of 5 edges"):
+        Thresholds(FOUR_BINS, learn=[True])
+
+
+def test_the_repr_shows_the_edges():
+    assert "[15.0, 33.0, 45.0, 59.0, 120.0]" in repr(Thresholds(FOUR_BINS))
+    assert "(7, 5)" in repr(Thresholds(FOUR_BINS, n_pixels=7))

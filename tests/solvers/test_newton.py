@@ -1,0 +1,160 @@
+"""Newton's method: one step for a quadratic, a box kept exactly, each ray by itself."""
+
+import pytest
+import torch
+from objectives import bowl, random_bowls, valley
+from scanners import scanner
+from scipy.optimize import lsq_linear, minimize
+
+from pcctlearn.physics.likelihood import poisson_likelihood
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.solvers.newton import DampedNewton
+from pcctlearn.solvers.quadratic import Bounds, Quadratic
+
+BOX = Bounds(torch.tensor([-1.0, 0.0, -0.5]), torch.tensor([1.0, 2.0, 0.5]))
+
+
+def likelihood(n_rays=40, photons=1e4):
+    """Noisy counts behind water and calcium: the objective, and the true line integrals."""
+    model, generator = scanner(photons=photons, every=4), torch.Generator().manual_seed(1)
+    spectra, attenuation = model.spectra().detach(), model.attenuation
+    truth = torch.rand(n_rays, 2, generator=generator) * torch.tensor([20.0, 2.0])
+    counts = draw_counts(model(truth).detach(), generator)
+
+    def objective(x, *, exact=True):
+        return poisson_likelihood(x, counts[: len(x)], spectra, attenuation, exact=exact)
+
+    return objective, truth
+
+
+@pytest.mark.parametrize("n_unknowns", [1, 2, 3])
+def test_a_quadratic_takes_one_step(n_unknowns):
+    matrix, centre = random_bowls(30, n_unknowns)
+    start = torch.zeros(30, n_unknowns)
+    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), start)
+    torch.testing.assert_close(x, centre)
+    assert DampedNewton(max_steps=2)(bowl(matrix, centre), start).converged.all()
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_a_quadratic_in_a_box_is_solved_exactly(start):
+    matrix, centre = random_bowls(60, 3)
+    x, converged = DampedNewton()(bowl(matrix, centre), torch.full((60, 3), start), BOX)
+    assert converged.all()
+    assert ((x >= BOX.lower) & (x <= BOX.upper)).all()
+    for ray in range(60):  # ½ |Lᵀ (x − c)|² with M = L Lᵀ
+        root = torch.linalg.cholesky(matrix[ray]).mT
+        exact = lsq_linear(root, root @ centre[ray], BOX, method="bvls", tol=1e-14).x
+        torch.testing.assert_close(x[ray], torch.from_numpy(exact), rtol=0, atol=1e-8)
+    at_side = (x == BOX.lower) | (x == BOX.upper)
+    n_at_side = at_side.sum(-1)
+    assert all((n_at_side == n).any() for n in range(4))  # none, an edge, a face and a corner
+
+
+def test_a_box_around_the_minimum_changes_nothing():
+    matrix, centre = random_bowls(30, 3)
+    wide = Bounds(torch.full((3,), -torch.inf), torch.full((3,), torch.inf))
+    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), torch.zeros(30, 3), wide)
+    torch.testing.assert_close(x, centre)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_likelihood_in_a_box_agrees_with_scipy(exact):
+    objective, truth = likelihood()
+    box = Bounds(torch.tensor([2.0, 0.5]), torch.tensor([15.0, 1.2]))
+    x, converged = DampedNewton(exact=exact)(objective, torch.full_like(truth, 3.0), box)
+    assert converged.all()
+
+    def value(flat):  # one problem for scipy: the rays do not mix
+        q = objective(torch.from_numpy(flat).reshape(truth.shape))
+        return q.value.sum().item(), q.gradient.flatten().numpy()
+
+    sides = list(zip(box.lower.tolist(), box.upper.tolist(), strict=True)) * len(truth)
+    found = minimize(
+        value,
+        truth.clamp(*box).flatten().numpy(),
+        jac=True,
+        bounds=sides,
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-8, "maxiter": 2000, "maxfun": 4000},
+    )
+    reference = torch.from_numpy(found.x).reshape(truth.shape)
+    torch.testing.assert_close(x, reference, rtol=0, atol=1e-4)
+    at_side = (x == box.lower) | (x == box.upper)
+    assert at_side.any(0).all()
+    assert not at_side.all(0).any()
+
+
+@pytest.mark.parametrize("start", [[-1.2, 1.0], [0.0, 3.0], [2.0, -2.0]])
+def test_a_curved_valley(start):
+    x, converged = DampedNewton(max_steps=200)(valley, torch.tensor([start]))
+    assert converged.all()
+    torch.testing.assert_close(x, torch.ones(1, 2))
+
+
+def test_what_it_did_not_solve_is_marked():
+    start = torch.tensor([[-1.2, 1.0], [1.0, 1.0]])
+    x, converged = DampedNewton(max_steps=3)(valley, start)
+    assert converged.tolist() == [False, True]
+    assert (valley(x).value <= valley(start).value).all()
+
+
+def test_an_endless_slope_is_not_solved():
+    def slope(x, *, exact=True):
+        return Quadratic(
+            x.sum(-1), torch.ones_like(x), torch.zeros(*x.shape, x.shape[-1]), 0 * x[..., 0]
+        )
+
+    x, converged = DampedNewton()(slope, torch.zeros(4, 2))
+    assert not converged.any()
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_ray_of_no_numbers_keeps_its_start(bad):
+    matrix, centre = random_bowls(3, 2)
+    centre[1] = bad
+    start = torch.ones(3, 2)
+    x, converged = DampedNewton()(bowl(matrix, centre), start)
+    assert converged.tolist() == [True, False, True]
+    assert torch.equal(x[1], start[1])
+
+
+@pytest.mark.parametrize("bounds", [None, Bounds(torch.zeros(2), torch.full((2,), 100.0))])
+def test_one_hopeless_ray_leaves_its_batch_undisturbed(bounds):
+    model = scanner(every=4)
+    spectra, attenuation = model.spectra().detach(), model.attenuation
+    truth = torch.tensor([[5.0, 0.5], [20.0, 1.0], [10.0, 0.2]])
+    counts = draw_counts(model(truth).detach(), torch.Generator().manual_seed(1))
+    start = torch.full((3, 2), 2.0)
+
+    def solve(counts):
+        return DampedNewton()(
+            lambda x, exact=True: poisson_likelihood(x, counts, spectra, attenuation, exact=exact),
+            start,
+            bounds,
+        )
+
+    calm = solve(counts)
+    assert calm.converged.all()
+    for hopeless in (0.0, torch.nan, 1e30):
+        disturbed = counts.clone()
+        disturbed[1] = hopeless
+        x, converged = solve(disturbed)
+        assert torch.equal(x[[0, 2]], calm.x[[0, 2]])
+        assert converged[[0, 2]].all()
+        assert x[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_is_kept(dtype):
+    matrix, centre = (t.to(dtype) for t in random_bowls(30, 2))
+    x, converged = DampedNewton()(bowl(matrix, centre), torch.zeros(30, 2, dtype=dtype))
+    assert x.dtype == dtype
+    assert converged.all()
+
+
+@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_steps": 0}])
+def test_a_solver_that_cannot_be(options):
+    with pytest.raises(ValueError, match="tolerance and max_steps must be positive"):
+        DampedNewton(**options)

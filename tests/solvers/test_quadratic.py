@@ -1,0 +1,24 @@
+"""Which unknowns may move at the sides of a box."""
+
+import torch
+
+from pcctlearn.solvers.quadratic import Bounds, free_unknowns
+
+BOX = Bounds(torch.zeros(1), torch.ones(1))
+
+
+def test_without_a_box_nothing_is_held():
+    assert free_unknowns(torch.ones(2, 1), torch.ones(2, 1), None) is None
+
+
+def test_a_side_holds_what_the_descent_pushes_against_it():
+    x = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])[:, None]
+    gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[:, None]
+    free = free_unknowns(x, gradient, BOX)
+    assert free[:, 0].tolist() == [False, True, True, True, True, False]
+
+
+def test_an_open_side_holds_nothing():
+    x, gradient = torch.tensor([[-1e9], [1e9]]), torch.tensor([[1.0], [-1.0]])
+    open_box = Bounds(torch.tensor([-torch.inf]), torch.tensor([torch.inf]))
+    assert free_unknowns(x, gradient, open_box).all()
