@@ -35,8 +35,7 @@ class GaussNewton:
     with it, conjugate gradients, preconditioned by these systems, need no matrix.
 
     Args:
-        damping: δ at the start; a step that lowers the loss divides it by ten, one that does not
-            is taken back and multiplies it.
+        damping: δ at the start; a step that lowers the loss divides it by ten.
         tolerance: conjugate gradients end when the residual has fallen by this factor,
         max_iterations: or after so many.
     """

@@ -106,7 +106,8 @@ class Perturbation:
         )
 
     def _solve(self, counts: Tensor, edges: Tensor) -> Tensor:
-        counts = counts.expand(*edges.shape[:-1], -1)
+        rays = torch.broadcast_shapes(counts.shape[:-1], edges.shape[:-1])
+        counts = counts.expand(*rays, -1)
         spectra = self.model.spectra(edges)
         solution = decompose(
             counts, spectra, self.model.attenuation, solver=self.layer.solver,

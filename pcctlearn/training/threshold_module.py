@@ -1,5 +1,6 @@
 """Thresholds learned through the decomposition layer."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from pcctlearn.chain import Chain
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
+
+_UPHILL_STEPS = 2  # taken before going back to the best (R. M. Chamberlain et al., 1982, "watchdog")
 
 
 class ThresholdModule(LightningModule):
@@ -58,6 +61,7 @@ class ThresholdModule(LightningModule):
         self.history: list[dict[str, float]] = []
         self.edges_history: list[Tensor] = []
         self._best: tuple[float, Tensor] | None = None
+        self._uphill = 0
         self._damping = optimizer.damping if isinstance(optimizer, GaussNewton) else 0.0
 
     @property
@@ -112,14 +116,16 @@ class ThresholdModule(LightningModule):
 
     def _gauss_newton(self, predicted: Scan, target: Scan, total: Tensor) -> Tensor | None:
         value, edges = float(total.detach()), self.thresholds.edges_keV
-        if self._best is not None and not value < self._best[0]:
-            self.thresholds.assign(self._best[1])
-            self._damping *= 10
-            value, edges = self._best[0], self.thresholds.edges_keV
-            predicted, total = self._evaluate(target)
-        elif self._best is not None:
-            self._damping /= 10
-        self._best = value, edges.detach().clone()
+        if self._best is None or value < self._best[0]:
+            if self._best is not None:
+                self._damping /= 10
+            self._best, self._uphill = (value, edges.detach().clone()), 0
+        else:  # along a curved valley the next step from here is often the best one yet
+            self._uphill += 1
+            if self._uphill > _UPHILL_STEPS or not math.isfinite(value):
+                self.thresholds.assign(self._best[1])
+                self._damping, self._uphill = 10 * self._damping, 0
+                predicted, total = self._evaluate(target)
         (gradient,) = torch.autograd.grad(total, edges)
         rays = _rays(predicted.line_integrals)
         jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.counts))
