@@ -111,7 +111,26 @@ def _solve(
     rays = left_over(pieces, found)
     if not any(len(some) for some in rays):
         return found
-    return scatter(found, rays, [minimum(piece, solver) for piece in gather(pieces, found, rays)])
+    solved = [_persist(piece, solver, minimum) for piece in gather(pieces, found, rays)]
+    return scatter(found, rays, solved)
+
+
+def _persist(
+    piece: Piece, solver: Solver, minimum: Callable[[Piece, Solver], Solution]
+) -> Solution:
+    """Go on from where the rays are; those that do not get there begin anew with an empty beam.
+
+    With three materials the polynomial start may lie on the far side of a ridge; from an empty
+    beam the expected counts only fall towards the measured ones.
+    """
+    first = minimum(piece, solver)
+    if bool(first.converged.all()):
+        return first
+    again = minimum(piece._replace(start=torch.zeros_like(first.x)), solver)
+    better = again.converged & ~first.converged
+    return Solution(
+        torch.where(better[..., None], again.x, first.x), first.converged | again.converged
+    )
 
 
 def _counted(solution: Solution, piece: Piece) -> Solution:

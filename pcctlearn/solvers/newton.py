@@ -9,8 +9,8 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
 
-    A step that lowers the value is taken and relaxes δ towards 0; one that does not, or a Hessian
-    that is not positive definite, raises it. A ray has converged when the Newton decrement gᵀH⁻¹g
+    A step that lowers the value is taken; δ relaxes towards 0 while the quadratic model keeps its
+    promise, and rises where it does not, or where the Hessian is not positive definite. A ray has converged when the Newton decrement gᵀH⁻¹g
     (twice the decrease still to be had) is below ``tolerance``, or below what rounding can resolve;
     the step that showed it is still taken. In the box an unknown is held at a side while the
     descent leads out, and Newton's system is solved for the others (D. P. Bertsekas, SIAM J.
@@ -38,11 +38,12 @@ class DampedNewton:
             decrement = ((x - trial) * here.gradient).sum(-1)
             there = objective(trial, exact=self.exact)
             taken = positive & ~converged & (there.value <= here.value + here.rounding)
+            gain = (here.value - there.value) / _promised(here, x - trial)
             x = torch.where(taken[..., None], trial, x)
             here = _choose(taken, there, here)
             # a heavily damped step is short for another reason than nearness
             converged = converged | (taken & (decrement <= resolvable) & (damping < 0.1))
-            damping = torch.where(taken, _relax(damping), (10 * damping).clamp(min=1e-2))
+            damping = _adapt(damping, gain, taken)
             if bool((converged | (damping > 1e12)).all()):
                 break
         return Solution(x, converged)
@@ -77,8 +78,18 @@ def _newton_trial(
     return trial, everywhere
 
 
-def _relax(damping: Tensor) -> Tensor:
-    return torch.where(damping > 1e-2, damping / 10, 0)
+def _promised(here: Quadratic, step: Tensor) -> Tensor:
+    """Decrease of the quadratic model along a step, g·s − ½ sᵀ H s."""
+    bent = (here.hessian @ step[..., None])[..., 0]
+    return (step * (here.gradient - 0.5 * bent)).sum(-1)
+
+
+def _adapt(damping: Tensor, gain: Tensor, taken: Tensor) -> Tensor:
+    """More damping where the model promised too much, less where it kept its word."""
+    less = torch.where(damping > 1e-2, damping / 10, 0)
+    more = (10 * damping).clamp(min=1e-2)
+    kept = torch.where(gain > 0.75, less, torch.where(gain < 0.25, more, damping))
+    return torch.where(taken, kept, more)
 
 
 def _choose(taken: Tensor, there: Quadratic, here: Quadratic) -> Quadratic:
