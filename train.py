@@ -1,5 +1,6 @@
 """Run one experiment: compose its configuration, fit or calibrate, write results and a report.
 
+Commands:
     python train.py                                   the default experiment
     python train.py experiment=thresholds_slabs       another one
     python train.py --help                            what there is to choose
@@ -10,9 +11,9 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
@@ -31,8 +32,19 @@ def explain(error: BaseException) -> str:
     if first.startswith("Could not override"):
         key = first.split("'")[1]
         return f"there is no configuration key {key!r}: `python train.py --cfg job` shows them all"
+    if isinstance(error, MissingConfigException) and "Available options" in first:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        choices = first.partition(f"in '{group}':")[2].partition("Config search path")[0]
+        return f"{group}={choice} is no choice: take one of {', '.join(choices.split())}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: add {error.full_key}=VALUE"
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno is not None:
+        return (
+            f"{error.filename}: {error.strerror}; free some space, or choose another folder with "
+            "hydra.run.dir=FOLDER"
+        )
     return " ".join(str(error).split())
 
 

@@ -50,4 +50,3 @@ class Chain(nn.Module):
             rays = self.decompose.model(scan.line_integrals.movedim(1, -1))
             scan = replace(scan, expected_counts=rays.movedim(-1, 1))
         return scan
-

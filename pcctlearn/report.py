@@ -2,6 +2,7 @@
 
 import base64
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -33,6 +34,7 @@ def render_report(
         "machine": f"{platform.system()} {platform.machine()}",
         **{package: version(package) for package in _PACKAGES},
     }
+    script, *words = sys.argv
     environment = jinja2.Environment(autoescape=True)
     return environment.from_string(_TEMPLATE.read_text()).render(
         name=name,
@@ -41,5 +43,5 @@ def render_report(
         numbers={key: f"{value:.6g}" for key, value in read_numbers(folder).items()},
         provenance=provenance,
         config=config,
-        command=" ".join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(sys.argv))]),
+        command=shlex.join(["python", Path(script).name, *words]),
     )

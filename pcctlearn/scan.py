@@ -23,3 +23,10 @@ class Scan:
     maps: Tensor | None = None
     vmi: Tensor | None = None
     precision: Tensor | None = None
+
+    def at(self, stage: str) -> Tensor:
+        """The array of this name, which the scan must hold."""
+        values = getattr(self, stage)
+        if values is None:
+            raise ValueError(f"the scan holds no {stage}: take the chain on to it, or provide it")
+        return values

@@ -44,6 +44,10 @@ class GaussNewton:
     tolerance: float = 1e-3
     max_iterations: int = 100
 
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ValueError(f"damping must be positive, got {self.damping:g}")
+
     def step(
         self, jacobian: Jacobian, gradient: EdgeVector, curvature: Curvature, damping: float
     ) -> EdgeVector:
@@ -64,7 +68,10 @@ class GaussNewton:
 
         def normal(step: Tensor) -> Tensor:
             moved = torch.einsum("vpkj,pj->kvp", jacobian, step)
-            return torch.einsum("vpkj,kvp->pj", jacobian, coupling(moved)) + lift * step
+            image = torch.einsum("vpkj,kvp->pj", jacobian, coupling(moved)) + lift * step
+            if curvature.of_edges is not None:
+                image = image + torch.einsum("pjl,pl->pj", curvature.of_edges, step)
+            return image
 
         return self._conjugate_gradients(normal, -gradient, precondition)
 

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pcctlearn.decomposition.pieces import Piece, RayLayout, gather, left_over, scatter
+from pcctlearn.decomposition.pieces import (
+    Piece,
+    RayLayout,
+    gather,
+    left_over,
+    rays_contiguous,
+    scatter,
+)
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -74,9 +81,9 @@ def decompose(
 
     def minimum(piece: Piece, solver: Solver) -> Solution:
         assert piece.start is not None
-        n, S = piece.counts, piece.spectra
+        n, x = rays_contiguous(piece.counts), rays_contiguous(piece.start)
         return implicit_minimum(
-            poisson_likelihood, solver, piece.start, n, S, attenuation, bounds=box
+            poisson_likelihood, solver, x, n, piece.spectra, attenuation, bounds=box
         )
 
     if not getattr(solver, "differentiable", False):

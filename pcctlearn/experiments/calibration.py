@@ -36,6 +36,12 @@ def channels_first(rays: Tensor) -> Tensor:
     return rays.movedim(-1, 0)[None]
 
 
+def check_steps(max_steps: int) -> None:
+    """A study without a step has nothing to show."""
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be 1 or more, got {max_steps}")
+
+
 def fit(trainer: Trainer, module: ThresholdModule, target: Scan, max_steps: int) -> None:
     """Take up to ``max_steps`` steps, each on the whole scan."""
     loader: Any = DataLoader([target] * max_steps, batch_size=None, collate_fn=lambda scan: scan)  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
@@ -22,6 +23,15 @@ def check_config(config: DictConfig) -> None:
     """
     for key, kind in (("seed", int), ("n_threads", int | None), ("objective", str | None)):
         _check_type(key, config[key], kind)
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must lie in 0 … {2**32 - 1}, got {config.seed}")
+    if config.n_threads is not None and config.n_threads < 1:
+        raise ValueError(f"n_threads must be 1 or more, or null, got {config.n_threads}")
+    if not isinstance(config.study, DictConfig):
+        raise TypeError(
+            f"study must be built by an experiment, got {config.study!r}: choose one "
+            "with experiment=NAME"
+        )
     _check_node(config, "")
 
 
@@ -34,8 +44,8 @@ def _check_node(node: Any, path: str) -> None:
         return
     if "_target_" in node:
         _check_call(node, path)
-    for key in node:
-        _check_node(node[key], f"{path}.{key}" if path else str(key))
+    for key in map(str, node):
+        _check_node(node[key], f"{path}.{key}" if path else key)
 
 
 def _check_call(node: DictConfig, path: str) -> None:
@@ -45,14 +55,14 @@ def _check_call(node: DictConfig, path: str) -> None:
         raise ValueError(f"{path}._target_ names nothing that can be imported: {error}") from None
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in node:
+    for key in map(str, node):
         if key in _HYDRA_KEYS:
             continue
         where = f"{path}.{key}"
         if key not in parameters:
             if takes_any:
                 continue
-            close = difflib.get_close_matches(str(key), parameters, n=1)
+            close = difflib.get_close_matches(key, parameters, n=1)
             guess = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(
                 f"{where} is no setting of {target.__name__}: {guess}it takes "
@@ -76,13 +86,28 @@ def _check_type(where: str, value: Any, annotation: Any) -> None:
         return
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value, resolve=True)
-    if annotation is float and isinstance(value, bool):
+    if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
         good = False
     else:
         try:
-            good = is_bearable(value, annotation, conf=_NUMBERS)
+            good = all(
+                is_bearable(part, annotation, conf=_NUMBERS) for part in (value, *_parts(value))
+            )
         except Exception:  # annotations that say nothing about plain values
             return
     if not good:
-        wanted = getattr(annotation, "__name__", None) or str(annotation)
-        raise TypeError(f"{where} must be {wanted.split('.')[-1]}, got {value!r}")
+        plain = [kind for kind in get_args(annotation) if "Tensor" not in str(kind)]
+        kinds = plain if "Tensor" in str(annotation) and plain else [annotation]
+        names = [k.__name__ if isinstance(k, type) and not get_args(k) else str(k) for k in kinds]
+        wanted = re.sub(r"\b(\w+\.)+", "", " | ".join(names))
+        raise TypeError(f"{where} must be {wanted}, got {value!r}")
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The same nest with one leaf each: beartype looks at one item of a list only."""
+    if isinstance(value, list):
+        yield from ([part] for item in value for part in _parts(item))
+    elif isinstance(value, dict):
+        yield from ({key: part} for key, item in value.items() for part in _parts(item))
+    else:
+        yield value

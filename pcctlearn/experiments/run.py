@@ -95,5 +95,5 @@ def _print_table(name: str, results: StudyResults, folder: Path, seconds: float)
 def _be_quiet() -> None:
     """Lightning's hints are for other loops than these: one scan, held in memory."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*sparse CSR.*", ".*returned `None`.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    for hint in ("does not have many workers", "sparse CSR", "returned `None`", "LeafSpec"):
+        warnings.filterwarnings("ignore", f".*{hint}.*")

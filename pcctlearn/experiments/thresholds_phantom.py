@@ -13,6 +13,7 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.calibration import (
     biased,
     channels_first,
+    check_steps,
     fit,
     history_arrays,
     with_edges,
@@ -76,6 +77,7 @@ class PhantomCalibration:
         seed: int = 0,
         max_steps: int = 15,
     ) -> None:
+        check_steps(max_steps)
         n_columns = geometry.n_columns
         if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
             raise ValueError(
@@ -107,9 +109,9 @@ class PhantomCalibration:
         target = Scan(self._counts(detector, A), A, maps=reconstruct @ A)
         grid = self.geometry.image
         patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
-        patient = Scan(line_integrals=Projector(self.geometry).double() @ patient_maps)
-        patient.counts = self._counts(detector, patient.line_integrals)
-        reference = chain.onward(Scan(line_integrals=patient.line_integrals))
+        patient_A = Projector(self.geometry).double() @ patient_maps
+        patient = Scan(self._counts(detector, patient_A))
+        reference = chain.onward(Scan(line_integrals=patient_A))
 
         before, patient_before = self._image(chain, target), self._image(chain, patient)
         module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
@@ -121,11 +123,11 @@ class PhantomCalibration:
         error_before = (nominal - true_edges)[judged][:, learn]
         error_after = (edges - true_edges)[judged][:, learn]
         hounsfield = {
-            name: image.hounsfield(maps)[0, 0]
-            for name, maps in (
-                ("reference", reference.maps),
-                ("before", patient_before.maps),
-                ("after", patient_after.maps),
+            name: image.hounsfield(scan.at("maps"))[0, 0]
+            for name, scan in (
+                ("reference", reference),
+                ("before", patient_before),
+                ("after", patient_after),
             )
         }
         spacing = (grid.voxel_cm, grid.voxel_cm)
@@ -153,13 +155,13 @@ class PhantomCalibration:
         return StudyResults(
             numbers,
             {
-                "phantom/reference": target.maps[0],
-                "phantom/before": before.maps[0],
-                "phantom/after": after.maps[0],
+                "phantom/reference": target.at("maps")[0],
+                "phantom/before": before.at("maps")[0],
+                "phantom/after": after.at("maps")[0],
                 "patient/maps": patient_maps[0],
-                "patient/reference": reference.maps[0],
-                "patient/before": patient_before.maps[0],
-                "patient/after": patient_after.maps[0],
+                "patient/reference": reference.at("maps")[0],
+                "patient/before": patient_before.at("maps")[0],
+                "patient/after": patient_after.at("maps")[0],
                 "patient/body": body,
                 **{f"patient/{name}_HU": values for name, values in hounsfield.items()},
                 "edges/true_keV": true_edges,

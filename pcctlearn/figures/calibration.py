@@ -1,6 +1,7 @@
 """Figures of the threshold studies."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,12 +27,10 @@ def calibration_curves(folder: Path) -> Figure:
 
 def slab_decomposition(folder: Path) -> Figure:
     """Decomposed slabs in the plane of water and calcium."""
-    true, before, after = read_arrays(
-        folder, "slabs/true_cm", "slabs/before_cm", "slabs/after_cm"
-    )
+    true, before, after = read_arrays(folder, "slabs/true_cm", "slabs/before_cm", "slabs/after_cm")
     figure = new_figure(6.5, 4.2)
     ax = figure.subplots()
-    marks = {"markersize": 6, "linestyle": "none"}
+    marks: dict[str, Any] = {"markersize": 6, "linestyle": "none"}
     ax.plot(*true.T, "s", color=COLOURS["reference"], fillstyle="none", label="true", **marks)
     ax.plot(*before.T, "x", color=COLOURS["before"], label="nominal thresholds", **marks)
     ax.plot(
@@ -84,9 +83,8 @@ def scan_images(folder: Path) -> Figure:
 
 def threshold_errors(folder: Path) -> Figure:
     """Error of the thresholds of every column, before and after."""
-    true, nominal, found, seen = read_arrays(
-        folder, *(f"edges/{name}_keV" for name in ("true", "nominal", "found")), "columns/observable"
-    )
+    edges_keV = (f"edges/{name}_keV" for name in ("true", "nominal", "found"))
+    true, nominal, found, seen = read_arrays(folder, *edges_keV, "columns/observable")
     figure = new_figure(9, 4.2)
     axes = figure.subplots(2, 1, sharex=True)
     columns = np.arange(len(true))

@@ -18,12 +18,8 @@ class MisfitLoss(nn.Module):
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """Half the squared misfit in units of its own standard deviation."""
-        if predicted.line_integrals is None or target.line_integrals is None:
-            raise ValueError("the misfit needs the line integrals of both scans")
-        if target.precision is None:
-            raise ValueError("the misfit needs target.precision, the information of each ray")
-        r = (predicted.line_integrals - target.line_integrals).movedim(1, -1)
-        return 0.5 * torch.einsum("...k,...km,...m->", r, target.precision, r)
+        r = (predicted.at("line_integrals") - target.at("line_integrals")).movedim(1, -1)
+        return 0.5 * torch.einsum("...k,...km,...m->", r, target.at("precision"), r)
 
 
 class DevianceLoss(nn.Module):
@@ -33,8 +29,6 @@ class DevianceLoss(nn.Module):
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """Half the deviance of the counts at the decomposition's own minimum."""
-        if predicted.expected_counts is None or target.counts is None:
-            raise ValueError("the deviance needs the predicted expected_counts and the counts")
-        mean, n = predicted.expected_counts, target.counts
+        mean, n = predicted.at("expected_counts"), target.at("counts")
         # log ȳ apart: the derivative of xlogy(n, n/ȳ) is 0/0 where nothing was counted
         return (mean - n - torch.xlogy(n, mean) + torch.xlogy(n, n)).sum()

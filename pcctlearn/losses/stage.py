@@ -18,9 +18,7 @@ class StageLoss(nn.Module):
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """Compare one stage of two scans."""
-        return self.weight * self.distance(
-            getattr(predicted, self.stage), getattr(target, self.stage)
-        )
+        return self.weight * self.distance(predicted.at(self.stage), target.at(self.stage))
 
 
 class TotalLoss(nn.Module):

@@ -33,7 +33,7 @@ def poisson_likelihood(
     # a product of two factors above √tiny is no denormal number, on which CPUs are ten times slower
     smallest = torch.finfo(A.dtype).tiny ** 0.5
     spectra = torch.where(spectra > smallest, spectra, 0)
-    transmission = torch.exp((attenuation.mT @ -A.mT).clamp(min=math.log(smallest)))
+    transmission = (attenuation.mT @ -A.mT).clamp(min=math.log(smallest)).exp_()
     once = [spectra * mu for mu in attenuation]
     twice = [once[k] * attenuation[m] for k, m in pairs]
     moments = torch.cat([spectra, *once, *twice], -2) @ transmission
@@ -55,7 +55,7 @@ def poisson_likelihood(
             hessian[k][m] = hessian[m][k] = entry.sum(-2)
     return Quadratic(
         # without a count, n log(n/ȳ) is 0 and so is its derivative, for autograd too
-        value=(mean - n + torch.xlogy(n, torch.where(n > 0, ratio, 1))).sum(-2),
+        value=(mean - n + n * torch.log(ratio.clamp(min=smallest))).sum(-2),
         gradient=torch.stack(gradient).movedim(0, -1),
         hessian=torch.stack([torch.stack(row) for row in hessian]).movedim((0, 1), (-2, -1)),
         rounding=4 * torch.finfo(n.dtype).eps * n.sum(-2),

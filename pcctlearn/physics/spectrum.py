@@ -68,7 +68,8 @@ class Spectrum:
         if not (self.fluence.isfinite().all() and self.fluence.sum() > 0):
             raise ValueError(
                 f"the spectrum {table} has no photons left: lower the filtration "
-                f"(inherent {dict(inherent_filtration_cm)}, added {dict(added_filtration_cm or {})})"
+                f"(inherent {dict(inherent_filtration_cm)}, "
+                f"added {dict(added_filtration_cm or {})})"
                 f" or raise exposure_mAs={exposure_mAs:g}, photons_per_pixel={photons_per_pixel}"
             )
 

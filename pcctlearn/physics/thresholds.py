@@ -20,6 +20,8 @@ class Thresholds(nn.Module):
             ``calibration`` measures this for every edge.
     """
 
+    learn: Tensor
+
     def __init__(
         self,
         edges_keV: Sequence[float] | Edges,

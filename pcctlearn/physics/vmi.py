@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcctlearn.physics.attenuation import Material, attenuation_table, mass_attenuation
 from pcctlearn.shapes import Maps, Vmi
@@ -12,6 +12,9 @@ from pcctlearn.units import hounsfield
 
 class MonoenergeticImages(nn.Module):
     """μ(E) = Σ_m μ_m(E) ρ_m in 1/cm, at each of ``energies_keV``, from density maps in g/cm³."""
+
+    attenuation: Tensor
+    water: Tensor
 
     def __init__(self, materials: Sequence[Material], energies_keV: Sequence[float]) -> None:
         super().__init__()

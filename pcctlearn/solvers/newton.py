@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
-from pcctlearn.solvers.small_systems import solve_positive_definite
+from pcctlearn.solvers.small_systems import quadratic_form, solve_positive_definite
 
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
@@ -32,13 +32,18 @@ class DampedNewton:
         here = objective(x, exact=self.exact)
         damping = torch.zeros_like(here.value)
         converged = torch.zeros_like(here.value, dtype=torch.bool)
-        resolvable = self.tolerance + 16 * torch.finfo(x.dtype).eps * here.rounding
+        eps = torch.finfo(x.dtype).eps
+        resolvable = max(self.tolerance, 8 * eps) + 16 * eps * here.rounding
         for _ in range(self.max_steps):
             trial, positive = _newton_trial(x, here, damping, bounds)
             decrement = ((x - trial) * here.gradient).sum(-1)
             there = objective(trial, exact=self.exact)
             taken = positive & ~converged & (there.value <= here.value + here.rounding)
-            gain = (here.value - there.value) / _promised(here, x - trial)
+            promised = _promised(here, x - trial)
+            # what is below rounding says nothing about the model
+            gain = torch.where(
+                promised > resolvable + here.rounding, (here.value - there.value) / promised, 1
+            )
             x = torch.where(taken[..., None], trial, x)
             here = _choose(taken, there, here)
             # a heavily damped step is short for another reason than nearness
@@ -53,16 +58,17 @@ def _newton_trial(
     x: Tensor, here: Quadratic, damping: Tensor, bounds: Bounds | None
 ) -> tuple[Tensor, Tensor]:
     """Where the damped quadratic model is least within the box, and whether it has a minimum."""
-    lift = damping[..., None] * here.hessian.diagonal(dim1=-2, dim2=-1).abs()
-    matrix = here.hessian + torch.diag_embed(lift)
+    step, positive = solve_positive_definite(here.hessian, here.gradient, lift=damping)
+    trial = x - step
     if bounds is None:
-        step, positive = solve_positive_definite(matrix, here.gradient)
-        return x - step, positive
+        return trial, positive
     free = free_unknowns(x, here.gradient, bounds)
-    if bool(free.all()):  # nearly always, and cheaper
-        step, positive = solve_positive_definite(matrix, here.gradient)
-        if bool(((x - step >= bounds.lower) & (x - step <= bounds.upper)).all()):
-            return x - step, positive
+    inside = (trial >= bounds.lower) & (trial <= bounds.upper)
+    if bool((free & inside).all()):  # nearly always, and cheaper
+        return trial, positive
+    matrix = here.hessian + torch.diag_embed(
+        damping[..., None] * here.hessian.diagonal(dim1=-2, dim2=-1).abs()
+    )
     trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
     for _ in range(x.shape[-1]):  # unknowns that would leave the box are held at its side, in turn
         held = torch.where(free, 0, trial - x)
@@ -80,8 +86,7 @@ def _newton_trial(
 
 def _promised(here: Quadratic, step: Tensor) -> Tensor:
     """Decrease of the quadratic model along a step, g·s − ½ sᵀ H s."""
-    bent = (here.hessian @ step[..., None])[..., 0]
-    return (step * (here.gradient - 0.5 * bent)).sum(-1)
+    return (step * here.gradient).sum(-1) - 0.5 * quadratic_form(here.hessian, step)
 
 
 def _adapt(damping: Tensor, gain: Tensor, taken: Tensor) -> Tensor:

@@ -13,15 +13,19 @@ def solve_positive_definite(
     matrix: Float[Tensor, "*ray unknown unknown"],
     right: Float[Tensor, "*ray unknown"],
     free: Bool[Tensor, "*ray unknown"] | None = None,
+    lift: Float[Tensor, "*ray"] | None = None,
 ) -> tuple[Float[Tensor, "*ray unknown"], Bool[Tensor, "*ray"]]:
     """Solve M x = r by M = L D Lᵀ; also say for which rays M is positive definite.
 
+    With ``lift`` δ the matrix is M + δ diag|M|, and its definiteness is what is told.
     Unknowns that are not ``free`` are taken out of the system: their x is zero and the others
     solve the reduced one. Where M is not positive definite, x is finite but meaningless.
     """
     n = right.shape[-1]
     r = [right[..., i] for i in range(n)]
     m = {(i, j): matrix[..., i, j] for i in range(n) for j in range(i + 1)}
+    if lift is not None:
+        m |= {(i, i): m[i, i] + lift * m[i, i].abs() for i in range(n)}
     if free is not None:
         is_free = [free[..., i] for i in range(n)]
         r = [torch.where(f, value, 0) for f, value in zip(is_free, r, strict=True)]
@@ -51,4 +55,18 @@ def solve_positive_definite(
     for i in reversed(range(n)):
         for k in range(i + 1, n):
             x[i] = x[i] - lower[k, i] * x[k]
-    return torch.stack(x, -1), positive
+    return torch.stack(x).movedim(0, -1), positive  # each unknown contiguous
+
+
+def quadratic_form(
+    matrix: Float[Tensor, "*ray unknown unknown"], vector: Float[Tensor, "*ray unknown"]
+) -> Float[Tensor, "*ray"]:
+    """sᵀ M s of each ray, M symmetric."""
+    n = vector.shape[-1]
+    s = [vector[..., i] for i in range(n)]
+    total = torch.zeros_like(s[0])
+    for i in range(n):
+        total = total + matrix[..., i, i] * s[i] ** 2
+        for j in range(i):
+            total = total + 2 * matrix[..., i, j] * s[i] * s[j]
+    return total

@@ -22,7 +22,8 @@ from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
 
-_UPHILL_STEPS = 2  # taken before going back to the best (R. M. Chamberlain et al., 1982, "watchdog")
+# taken before going back to the best (R. M. Chamberlain et al., 1982, "watchdog")
+_UPHILL_STEPS = 2
 
 
 class ThresholdModule(LightningModule):
@@ -53,6 +54,10 @@ class ThresholdModule(LightningModule):
         true_edges_keV: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if chain.decompose.model.thresholds.edges_keV.ndim != 2:
+            raise ValueError(
+                "thresholds are learned per pixel: give Thresholds(edges_keV, n_pixels=…)"
+            )
         self.automatic_optimization = False
         self.chain, self.loss, self.optimizer = chain, loss, optimizer
         self.within_keV, self.step_tolerance_keV = within_keV, step_tolerance_keV
@@ -72,26 +77,32 @@ class ThresholdModule(LightningModule):
     def training_step(self, target: Scan, index: int) -> None:
         """One step of the optimiser on the whole scan."""
         if self.observable is None:
-            self._find_observable(target)
+            self.observable = self._find_observable(target)
+            if not bool(self.observable.any()):
+                raise ValueError(
+                    "the scan determines the thresholds of no pixel: scan something thicker or of "
+                    f"more parts, take more photons, or raise within_keV={self.within_keV:g}"
+                )
+        seen = self.observable[:, None]
         edges = self.thresholds.edges_keV
         if isinstance(self.optimizer, GaussNewton):
             predicted, total = self._evaluate(target)
             self._record(total)
             change = self._gauss_newton(predicted, target, total)
         else:
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             before = edges.detach().clone()
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
                 _, value = self._evaluate(target)
                 self.manual_backward(value)
-                edges.grad *= self.observable[:, None]
+                edges.grad *= seen
                 return value
 
             self._record(optimizer.step(closure=closure))
             change = edges.detach() - before
-        if change is not None and change.abs().max() < self.step_tolerance_keV:
+        if change.abs().max() < self.step_tolerance_keV:
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Optimizer | None:
@@ -108,13 +119,16 @@ class ThresholdModule(LightningModule):
     def _evaluate(self, target: Scan) -> tuple[Scan, Tensor]:
         assert self.observable is not None
         predicted = self.chain(target.counts, until="line_integrals")
-        taken = torch.where(self.observable, predicted.line_integrals, target.line_integrals)
+        known = target.at("line_integrals")
+        taken = torch.where(self.observable, predicted.line_integrals, known)
         predicted = self.chain.onward(
             replace(predicted, line_integrals=taken), until=self.loss.deepest
         )
         return predicted, torch.stack(list(self.loss(predicted, target).values())).sum()
 
-    def _gauss_newton(self, predicted: Scan, target: Scan, total: Tensor) -> Tensor | None:
+    def _gauss_newton(self, predicted: Scan, target: Scan, total: Tensor) -> Tensor:
+        assert isinstance(self.optimizer, GaussNewton)
+        assert self.observable is not None
         value, edges = float(total.detach()), self.thresholds.edges_keV
         if self._best is None or value < self._best[0]:
             if self._best is not None:
@@ -127,8 +141,8 @@ class ThresholdModule(LightningModule):
                 self._damping, self._uphill = 10 * self._damping, 0
                 predicted, total = self._evaluate(target)
         (gradient,) = torch.autograd.grad(total, edges)
-        rays = _rays(predicted.line_integrals)
-        jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.counts))
+        rays = _rays(predicted.at("line_integrals"))
+        jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.at("counts")))
         learned = self.observable[:, None] & self.thresholds.learn
         jacobian = jacobian * learned[:, None, :]
         step = self.optimizer.step(
@@ -140,23 +154,27 @@ class ThresholdModule(LightningModule):
     def _curvature(self, rays: Tensor, jacobian: Tensor, target: Scan) -> Curvature:
         """Of the sum of the loss's terms, which must be squares or likelihoods."""
         of_rays = torch.zeros(*rays.shape, rays.shape[-1]).to(rays)
-        of_edges, couplings = None, []
+        of_edges, couplings, uncoupled = None, [], of_rays
         one = torch.eye(rays.shape[-1]).to(rays)
         model = self.chain.decompose.model
         for term in self.loss.terms.values():
             if isinstance(term, MisfitLoss):
-                of_rays = of_rays + target.precision[0]
+                of_rays = of_rays + target.at("precision")[0]
+                uncoupled = uncoupled + target.at("precision")[0]
             elif isinstance(term, DevianceLoss):
                 # what the counts tell of the edges beyond what their line integrals do
-                taken = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, target.precision[0], jacobian)
+                precision = target.at("precision")[0]
+                taken = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, precision, jacobian)
                 learned = self.thresholds.learn.to(taken)
                 all_of_it = count_information(model, rays) * learned * learned[:, None]
                 of_edges = all_of_it - taken
             elif isinstance(term, StageLoss) and isinstance(term.distance, nn.MSELoss):
-                scale = 2 * term.weight / getattr(target, term.stage).numel()
+                scale = 2 * term.weight / target.at(term.stage).numel()
                 of_rays = of_rays + scale * one
-                if term.stage == "maps":
+                if term.stage == "maps" and self.chain.reconstruct is not None:
                     couplings.append((scale, self.chain.reconstruct))
+                else:
+                    uncoupled = uncoupled + scale * one
             else:
                 raise ValueError(
                     f"Gauss–Newton needs squares or likelihoods, not {type(term).__name__}: "
@@ -166,17 +184,18 @@ class ThresholdModule(LightningModule):
             return Curvature(of_rays, of_edges)
 
         def coupling(sinogram: Tensor) -> Tensor:
-            return sum(scale * (F.T @ (F @ sinogram)) for scale, F in couplings)  # type: ignore[return-value]
+            image = torch.einsum("vpkm,mvp->kvp", uncoupled, sinogram)
+            return image + sum(scale * (F.T @ (F @ sinogram)) for scale, F in couplings)
 
         return Curvature(of_rays, of_edges, coupling)
 
     @torch.no_grad()
-    def _find_observable(self, target: Scan) -> None:
+    def _find_observable(self, target: Scan) -> Tensor:
         model = self.chain.decompose.model
         rays = _rays(self.chain(target.counts, until="line_integrals").line_integrals)
-        jacobian = threshold_jacobian(model, rays, _rays(target.counts))
+        jacobian = threshold_jacobian(model, rays, _rays(target.at("counts")))
         information = decomposed_information(model, rays, jacobian)
-        self.observable = observable(information, self.thresholds.learn, self.within_keV)
+        return observable(information, self.thresholds.learn, self.within_keV)
 
     def _record(self, total: Tensor) -> None:
         numbers = {"loss": float(total.detach())}

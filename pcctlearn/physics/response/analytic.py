@@ -1,4 +1,4 @@
-"""A semiconductor sensor in closed form: photopeak, Compton plateau, fluorescence, charge sharing."""
+"""A semiconductor in closed form: photopeak, Compton plateau, fluorescence, charge sharing."""
 
 import torch
 import xraylib
@@ -40,6 +40,13 @@ class Analytic(Response):
     and what they reproduce are in conf/physics/response and tests/physics/test_response.py.
     """
 
+    thickness_cm: Tensor
+    noise_keV: Tensor
+    sharing_keV: Tensor
+    sharing_exponent: Tensor
+    fluorescence_escape: Tensor
+    fluorescence_capture: Tensor
+
     def __init__(
         self,
         sensor: str,
@@ -79,7 +86,8 @@ class Analytic(Response):
         density = DENSITY_G_CM3[self.sensor]
         mu = mass_attenuation(self.sensor, energies.detach()).to(energies)
         interacting = -torch.expm1(-mu * density * self.thickness_cm.to(energies))
-        photo, compton = (interacting * share for share in interaction_shares(self.sensor, energies))
+        shares = interaction_shares(self.sensor, energies)
+        photo, compton = (interacting * share for share in shares)
 
         edge_energy = 2 * energies**2 / (ELECTRON_REST_keV + 2 * energies)
         total = compton * plateau_above(edge, edge_energy, sigma)

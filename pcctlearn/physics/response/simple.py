@@ -22,7 +22,7 @@ class Ideal(Response):
 
 
 class Gaussian(Response):
-    """Every photon registered once, with a Gaussian resolution: h = N(E; E', σ), σ² = σ₀² + (rE')²."""
+    """Every photon registered once, Gaussian resolution: h = N(E; E', σ), σ² = σ₀² + (rE')²."""
 
     def __init__(
         self, noise_keV: float = 1.6, relative_resolution: float = 0.0, learn: bool = False

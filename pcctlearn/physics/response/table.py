@@ -30,6 +30,10 @@ class Table(Response):
         response_per_keV: events per keV and photon.
     """
 
+    energies_keV: Tensor
+    deposited_keV: Tensor
+    response_per_keV: Tensor
+
     def __init__(
         self,
         energies_keV: Energies,

@@ -1,0 +1,234 @@
+"""Maximum-likelihood decomposition: rays per second, forward and with the gradient.
+
+4 bins × 2 materials × 108 energies, float32, deep silicon at 120 kV, 1e6 photons a ray, Poisson
+noise on; water 0-30 g/cm², calcium 0-3 g/cm², drawn at random. Methods take turns in one run and
+times are medians. The peer is RTK's simplex where it is installed, and Nelder-Mead of this project.
+"""
+
+import argparse
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
+from pcctlearn.physics.spectrum import Spectrum
+from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.solvers.nelder_mead import NelderMead
+
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDS = [[-5.0, -7.75], [60.0, 15.5]]
+NELDER_MEAD_RAYS = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    parser.add_argument("--rays", type=int, default=400_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-rays", type=int, default=10_000_000, help="0 leaves it out")
+    arguments = parser.parse_args()
+
+    spectra, attenuation = scanner(arguments.device)
+    A, counts = rays(arguments.rays, spectra, attenuation)
+    solution = decompose(counts, spectra, attenuation, bounds=BOUNDS)
+    results = {
+        "energies": float(spectra.shape[-1]),
+        "converged_share": float(solution.converged.double().mean()),
+        "rms_error_over_crlb": error_over_crlb(solution.x, A, spectra, attenuation),
+        "threads": float(torch.get_num_threads()),
+    }
+    results |= measure(counts, spectra, attenuation, arguments.repeats, arguments.device)
+    if arguments.memory_rays and arguments.device == "cpu":
+        results |= memory(arguments.memory_rays, spectra, attenuation)
+    Console(width=100).print(table(results))
+    print(
+        f"{100 * results['converged_share']:.2f} % of the rays converged, RMS error "
+        f"{results['rms_error_over_crlb']:.3f} of the Cramér–Rao bound"
+    )
+    if "peak_growth_mb" in results:
+        print(
+            f"{arguments.memory_rays / 1e6:g} million rays, forward and backward: "
+            f"{results['peak_growth_mb']:.0f} MB beyond their counts"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def scanner(device: str) -> tuple[Tensor, Tensor]:
+    """Spectra (4, 108) and attenuation (2, 108), float32."""
+    spectrum = Spectrum(
+        ROOT / "data/physics/spectra/tungsten_120kV_12deg.csv",
+        {"aluminium": 0.25},
+        photons_per_pixel=1e6,
+    )
+    silicon = Analytic("silicon", 6.0, sharing_keV=217.0, sharing_exponent=3.2)
+    thresholds = Thresholds([15.0, 33.0, 45.0, 59.0, 120.0])
+    model = SpectralModel.from_parts(spectrum, silicon, thresholds, ["water", "calcium"])
+    return model.spectra().detach().float().to(device), model.attenuation.float().to(device)
+
+
+def rays(n: int, spectra: Tensor, attenuation: Tensor) -> tuple[Tensor, Tensor]:
+    """Line integrals and noisy counts, made in pieces so that they are all that is left."""
+    generator = torch.Generator().manual_seed(0)
+    A = torch.rand(n, 2, generator=generator) * torch.tensor([30.0, 3.0])
+    counts = torch.empty(n, spectra.shape[0])
+    S, mu = spectra.cpu(), attenuation.cpu()
+    for some, target in zip(A.split(65536), counts.split(65536), strict=True):
+        target.copy_(draw_counts(expected_counts(some, S, mu), generator))
+    return A.to(spectra.device), counts.to(spectra.device)
+
+
+def measure(
+    counts: Tensor, spectra: Tensor, attenuation: Tensor, repeats: int, device: str
+) -> dict[str, float]:
+    few = counts[:NELDER_MEAD_RAYS]
+
+    def forward() -> None:
+        with torch.no_grad():
+            decompose(counts, spectra, attenuation, bounds=BOUNDS)
+
+    def both() -> None:
+        n = counts.requires_grad_()
+        decompose(n, spectra, attenuation, bounds=BOUNDS).x.sum().backward()
+        n.grad = None
+
+    def both_in_all() -> None:
+        leaves = [t.clone().requires_grad_() for t in (counts.detach(), spectra, attenuation)]
+        decompose(*leaves, bounds=BOUNDS).x.sum().backward()
+
+    def nelder_mead() -> None:
+        with torch.no_grad():
+            decompose(few, spectra, attenuation, bounds=BOUNDS, solver=NelderMead())
+
+    jobs: dict[str, tuple[Callable[[], None], int, int]] = {
+        "forward": (forward, len(counts), repeats),
+        "forward_backward": (both, len(counts), repeats),
+        "forward_backward_all": (both_in_all, len(counts), repeats),
+        "nelder_mead": (nelder_mead, len(few), 1),
+    }
+    forward()  # caches and threads warm
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats):
+        for name, (job, _, most) in jobs.items():
+            if repeat < most:
+                times[name].append(timed(job, device))
+    results = {
+        f"{name}_rays_per_s": jobs[name][1] / median(seconds) for name, seconds in times.items()
+    }
+    results |= rtk_simplex()
+    for peer in ("nelder_mead", "rtk_simplex"):
+        if f"{peer}_rays_per_s" in results:
+            ratio = results["forward_rays_per_s"] / results[f"{peer}_rays_per_s"]
+            results[f"forward_speedup_over_{peer}"] = ratio
+    return results
+
+
+def timed(job: Callable[[], None], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = perf_counter()
+    job()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def memory(n: int, spectra: Tensor, attenuation: Tensor) -> dict[str, float]:
+    """Growth of the peak resident memory while so many rays are solved and differentiated."""
+    _, counts = rays(n, spectra, attenuation)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    decompose(counts.requires_grad_(), spectra, attenuation, bounds=BOUNDS).x.sum().backward()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_growth_mb": (after - before) / 1e3, "memory_rays": float(n)}
+
+
+def error_over_crlb(x: Tensor, A: Tensor, spectra: Tensor, attenuation: Tensor) -> float:
+    """RMS of (x − A) in units of its bound, over rays with a hundred counts or more in each bin."""
+    from pcctlearn.decomposition.sensitivity import fisher_information
+
+    A, x = A[:50_000].double(), x[:50_000].double()
+    S, mu = spectra.double(), attenuation.double()
+    bright = (expected_counts(A, S, mu) >= 100).all(-1)
+    error = (x - A)[bright]
+    information = fisher_information(A[bright], S, mu)
+    return float(torch.einsum("rk,rkm,rm->r", error, information, error).mean().div(2).sqrt())
+
+
+def rtk_simplex() -> dict[str, float]:
+    """RTK's Nelder–Mead decomposition of as many energies and bins, where itk-rtk is installed."""
+    try:
+        import itk
+        from itk import RTK as rtk
+    except ImportError:
+        print("RTK is not installed: its simplex decomposition is left out")
+        return {}
+    import numpy as np
+
+    spectra, attenuation = (t.numpy() for t in scanner("cpu"))
+    n_bins, n_energies = spectra.shape
+    vector, cube, plane = itk.VectorImage[itk.F, 3], itk.Image[itk.F, 3], itk.Image[itk.F, 2]
+
+    def image(array, kind):  # type: ignore[no-untyped-def]
+        return itk.image_from_array(np.ascontiguousarray(array, np.float32), ttype=kind)
+
+    # each bin gets one pulse height of its own, so that RTK's binning rule does not matter
+    edges = np.arange(1, n_bins + 2)
+    response = np.zeros((n_bins + 1, n_energies), np.float32)
+    total = spectra.sum(0)
+    response[:n_bins] = spectra / np.where(total > 0, total, 1)
+    A, counts = rays(4096, *scanner("cpu"))
+    shape = (1, 64, 64)
+    simplex = rtk.SimplexSpectralProjectionsDecompositionImageFilter[
+        vector, vector, cube, plane, plane
+    ].New()
+    thresholds = itk.VariableLengthVector[itk.D]()
+    thresholds.SetSize(n_bins + 1)
+    for i, edge in enumerate(edges):
+        thresholds[i] = float(edge)
+    simplex.SetInputDecomposedProjections(image(np.full((*shape, 2), [10.0, 1.0]), vector))
+    simplex.SetInputMeasuredProjections(image(counts.numpy().reshape(*shape, n_bins), vector))
+    simplex.SetInputIncidentSpectrum(image(np.broadcast_to(total, (64, 64, n_energies)), cube))
+    simplex.SetDetectorResponse(image(response, plane))
+    simplex.SetMaterialAttenuations(image(attenuation.T, plane))
+    simplex.SetThresholds(thresholds)
+    simplex.SetNumberOfIterations(300)
+    start = perf_counter()
+    simplex.Update()
+    return {"rtk_simplex_rays_per_s": len(A) / (perf_counter() - start)}
+
+
+def table(results: dict[str, float]) -> Table:
+    rows = {
+        "forward": "pcctlearn, forward",
+        "forward_backward": "pcctlearn, forward + gradient in counts",
+        "forward_backward_all": "pcctlearn, forward + gradient in counts, spectra, attenuation",
+        "nelder_mead": "Nelder–Mead (pcctlearn), forward",
+        "rtk_simplex": "RTK simplex, forward",
+    }
+    shown = Table(title=f"decomposition, {results['threads']:.0f} threads", title_justify="left")
+    shown.add_column("method")
+    shown.add_column("million rays/s", justify="right")
+    shown.add_column("pcctlearn forward / it", justify="right")
+    for key, label in rows.items():
+        if f"{key}_rays_per_s" in results:
+            speed = results[f"{key}_rays_per_s"]
+            shown.add_row(
+                label, f"{speed / 1e6:.4f}", f"{results['forward_rays_per_s'] / speed:.1f}"
+            )
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Results are written whole or not at all."""
+
+import errno
+import json
+
+import pytest
+import torch
+from studies import finished
+
+from pcctlearn.experiments.results import StudyResults, write_results, written_whole
+from pcctlearn.figures.arrays import read_arrays, read_numbers
+
+
+def small(value=1.0):
+    return StudyResults({"error_keV": value}, {"edges/true_keV": torch.arange(3.0)}, {})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    results = finished("thresholds_slabs")
+    write_results(results, tmp_path)
+    assert read_numbers(tmp_path) == results.numbers == json.loads((tmp_path / "results.json").read_text())
+    for name, array in results.arrays.items():
+        torch.testing.assert_close(torch.as_tensor(read_arrays(tmp_path, name)[0]), array)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["arrays.h5", "results.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(tmp_path, value):
+    with pytest.raises(FloatingPointError, match="not finite: error_keV"):
+        write_results(small(value), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("writer", ["h5py.File", "pathlib.Path.write_text", "os.replace"])
+def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch, writer):
+    monkeypatch.setattr(writer, no_space)
+    with pytest.raises(OSError, match=r"cannot write .*: No space left.*hydra\.run\.dir=FOLDER"):
+        write_results(small(), tmp_path)
+    monkeypatch.undo()
+    assert {file.name for file in tmp_path.iterdir()} <= {"arrays.h5"}
+
+
+def test_space_that_ends_within_a_file(tmp_path):
+    def half():
+        with written_whole(tmp_path / "report.html") as path:
+            path.write_text("half a rep")
+            no_space()
+
+    with pytest.raises(OSError, match="free some space"):
+        half()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write .*choose another folder"):
+        write_results(small(), tmp_path / "file" / "run")
+
+
+def test_the_old_result_stays_until_the_new_one_is_whole(tmp_path):
+    write_results(small(1.0), tmp_path)
+
+    def fail():
+        with written_whole(tmp_path / "results.json") as path:
+            path.write_text("{")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert read_numbers(tmp_path) == {"error_keV": 1.0}
+    assert not list(tmp_path.glob(".*"))

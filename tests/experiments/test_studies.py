@@ -1,0 +1,92 @@
+"""Every study runs, in its smoke size, from counts to numbers; the numbers keep their promises."""
+
+import pytest
+import torch
+from studies import STUDIES, finished, phantom_study, slab_study
+
+KEYS = {
+    "perturbation": {
+        "tangent_error_order",
+        "gradient_relative_error_counts",
+        "gradient_relative_error_thresholds",
+    },
+    "thresholds_slabs": {
+        "threshold_error_before_max_keV",
+        "threshold_error_after_max_keV",
+        "water_rmse_before_cm",
+        "water_rmse_after_cm",
+        "calcium_rmse_before_cm",
+        "calcium_rmse_after_cm",
+    },
+    "thresholds_slabs_noisy": {"threshold_error_over_crlb_max"},
+    "thresholds_phantom": {
+        "threshold_error_after_max_keV",
+        "scan_vmi60_rmse_before_HU",
+        "scan_vmi60_rmse_after_HU",
+    },
+    "thresholds_phantom_all_pixels": {"threshold_error_after_rms_keV"},
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_numbers_that_are_promised(name):
+    results = finished(name)
+    assert KEYS[name] <= set(results.numbers)
+    assert all(isinstance(value, float) for value in results.numbers.values())
+    assert set(results.captions) == set(results.figures)
+    assert results.summary.endswith((".", "keV"))
+
+
+def test_perturbation():
+    numbers = finished("perturbation").numbers
+    assert 1.9 <= numbers["tangent_error_order"] <= 2.1
+    assert numbers["gradient_relative_error_counts"] <= 1e-4
+    assert numbers["gradient_relative_error_thresholds"] <= 1e-4
+
+
+def test_slabs():
+    numbers = finished("thresholds_slabs").numbers
+    assert numbers["threshold_error_before_max_keV"] == pytest.approx(0.5)
+    assert numbers["threshold_error_after_max_keV"] <= 1e-3
+    assert numbers["water_rmse_after_cm"] <= 1e-3 < numbers["water_rmse_before_cm"]
+    assert numbers["calcium_rmse_after_cm"] <= 1e-3 < numbers["calcium_rmse_before_cm"]
+
+
+@pytest.mark.physics
+def test_noisy_slabs_stay_near_the_cramer_rao_bound():
+    numbers = finished("thresholds_slabs_noisy").numbers
+    assert numbers["threshold_error_over_crlb_max"] < 3.5
+    # 96 errors: their RMS is 1 within 3/√(2 · 96), were they independent
+    assert numbers["threshold_error_over_crlb_rms_over_detectors"] == pytest.approx(1, abs=0.3)
+
+
+def test_phantom():
+    results = finished("thresholds_phantom")
+    numbers = results.numbers
+    assert numbers["threshold_error_after_max_keV"] <= 2e-2
+    assert numbers["scan_vmi60_rmse_after_HU"] <= 0.05 * numbers["scan_vmi60_rmse_before_HU"]
+    unseen = ~results.arrays["columns/observable"]
+    assert numbers["unobservable_columns"] == unseen.sum() > 0
+    found, nominal = results.arrays["edges/found_keV"], results.arrays["edges/nominal_keV"]
+    assert torch.equal(found[unseen], nominal[unseen])
+
+
+def test_all_pixels():
+    numbers = finished("thresholds_phantom_all_pixels").numbers
+    assert numbers["threshold_error_before_rms_keV"] == pytest.approx(0.5, abs=0.1)
+    assert numbers["threshold_error_after_rms_keV"] <= 0.1
+    assert numbers["judged_but_unobservable_columns"] == 0
+
+
+@pytest.mark.parametrize(
+    ("study", "options", "message"),
+    [
+        (slab_study, {"max_steps": 0}, "max_steps must be 1 or more, got 0"),
+        (slab_study, {"n_detectors": 0}, "n_detectors must be 1 or more, got 0"),
+        (slab_study, {"water_cm": (3.0, 1.0, 1.0)}, "first ≤ last and a positive step"),
+        (phantom_study, {"biased_columns": (48,)}, r"biased_columns must lie in 0 … 47, got \[48\]"),
+    ],
+)
+def test_a_wrong_size_is_told(study, options, message):
+    with pytest.raises(ValueError, match=message):
+        study(**options)

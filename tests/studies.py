@@ -1,0 +1,117 @@
+"""Small problems and studies for the tests of the upper floors, each solved once."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+from scanners import scanner
+
+from pcctlearn.calibration.gauss_newton import GaussNewton
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.axial_slice import AxialSlice
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.sensitivity import fisher_information
+from pcctlearn.experiments.calibration import biased, channels_first, with_edges
+from pcctlearn.experiments.perturbation import Perturbation
+from pcctlearn.experiments.results import StudyResults
+from pcctlearn.experiments.thresholds_phantom import PhantomCalibration
+from pcctlearn.experiments.thresholds_slabs import SlabCalibration
+from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
+from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.phantoms.ellipses import water_calcium_phantom
+from pcctlearn.scan import Scan
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry import ImageGrid, ParallelBeam
+from pcctlearn.training.threshold_module import ThresholdModule
+
+REPOSITORY = Path(__file__).parents[1]
+WATER_G_CM2, CALCIUM_G_CM2 = (0.0, 8.0, 16.0, 24.0), (0.0, 0.8, 1.6)
+
+
+def quiet_trainer(**options):
+    silent = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return Trainer(
+        **{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False} | silent | options
+    )
+
+
+def squares(stage):
+    return TotalLoss({stage: StageLoss(stage, torch.nn.MSELoss())})
+
+
+def likelihood():
+    return TotalLoss({"misfit": MisfitLoss(), "deviance": DevianceLoss()})
+
+
+def slabs(n_pixels=1):
+    """(slab, pixel, material) in g/cm², twelve of them."""
+    table = torch.cartesian_prod(torch.tensor(WATER_G_CM2), torch.tensor(CALCIUM_G_CM2))
+    return table[:, None].expand(-1, n_pixels, -1)
+
+
+def slab_problem(n_pixels=1, bias_keV=0.5):
+    """A chain with nominal thresholds, the scan of a detector that is off, and its true edges."""
+    model = scanner(every=4)
+    nominal = model.thresholds.edges_keV.detach().expand(n_pixels, -1)
+    true_edges = biased(nominal, model.thresholds.learn, bias_keV)
+    A = slabs(n_pixels)
+    counts = with_edges(model, true_edges)(A).detach()
+    chain = Chain(MaximumLikelihood(with_edges(model, nominal)))
+    precision = fisher_information(A, chain.decompose.model.spectra().detach(), model.attenuation)
+    return chain, Scan(channels_first(counts), channels_first(A), precision=precision[None]), true_edges
+
+
+def tiny_beam():
+    return ParallelBeam(n_views=20, n_columns=24, pixel_cm=1.2, image=ImageGrid(24, 24, 1.2))
+
+
+def phantom_problem(columns=(7, 15), bias_keV=0.5):
+    """24 columns × 20 views of the calibration phantom; two columns are off."""
+    model, beam = scanner(every=4), tiny_beam()
+    nominal = model.thresholds.edges_keV.detach().expand(beam.n_columns, -1)
+    off = torch.zeros_like(nominal)
+    off[list(columns)] = bias_keV
+    true_edges = biased(nominal, model.thresholds.learn, off)
+    reconstruct = fbp(beam).double()
+    A = water_calcium_phantom().line_integrals(*beam.rays())[None]
+    counts = with_edges(model, true_edges)(A[0].movedim(0, -1)).detach()
+    chain = Chain(MaximumLikelihood(with_edges(model, nominal)), reconstruct)
+    return chain, Scan(channels_first(counts), A, maps=reconstruct @ A), true_edges
+
+
+def module_builder(chain, loss, true_edges_keV):
+    return ThresholdModule(chain, loss, GaussNewton(), true_edges_keV=true_edges_keV)
+
+
+def slab_study(**options):
+    sizes = {"water_cm": (0.0, 24.0, 8.0), "calcium_cm": (0.0, 1.0, 0.5)}
+    loss = likelihood() if options.get("noisy") else squares("line_integrals")
+    model = scanner(every=4)
+    return SlabCalibration(model, MaximumLikelihood, loss, module_builder, **sizes | options)
+
+
+def phantom_study(**options):
+    beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8, image=ImageGrid(48, 48, 0.8))
+    parts = (squares("maps"), module_builder, beam, water_calcium_phantom(), AxialSlice())
+    sizes = {"biased_columns": (14, 31), "max_steps": 6}
+    return PhantomCalibration(scanner(every=4), MaximumLikelihood, *parts, **sizes | options)
+
+
+def perturbation_study():
+    model = scanner(edges_keV=[15.0, 50.0, 120.0])
+    return Perturbation(model, MaximumLikelihood, n_noisy=2)
+
+
+STUDIES = {
+    "perturbation": perturbation_study,
+    "thresholds_slabs": slab_study,
+    "thresholds_slabs_noisy": lambda: slab_study(noisy=True, n_detectors=24),
+    "thresholds_phantom": phantom_study,
+    "thresholds_phantom_all_pixels": lambda: phantom_study(biased_columns=None, max_steps=12),
+}
+
+
+@cache
+def finished(name) -> StudyResults:
+    return STUDIES[name]().run(quiet_trainer())

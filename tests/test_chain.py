@@ -1,0 +1,103 @@
+"""The chain goes as far as asked, goes on from where it was, and is differentiable all the way."""
+
+import pytest
+import torch
+from scanners import scanner
+from studies import slab_problem, tiny_beam
+
+from pcctlearn.chain import Chain
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scan import STAGES, Scan
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry import ImageGrid, ParallelBeam
+
+
+def chain_and_counts(beam=None):
+    beam = beam or tiny_beam()
+    model = scanner(every=4, n_pixels=beam.n_columns)
+    image = MonoenergeticImages(model.materials, [60.0, 70.0])
+    chain = Chain(MaximumLikelihood(model), fbp(beam).double(), image)
+    A = torch.tensor([6.0, 0.4]).expand(beam.n_views, beam.n_columns, 2)
+    return chain, model(A).detach().movedim(-1, 0)[None]
+
+
+@pytest.mark.parametrize(
+    ("until", "reached"),
+    [
+        ("counts", {"counts"}),
+        ("line_integrals", {"counts", "line_integrals"}),
+        ("expected_counts", {"counts", "line_integrals", "expected_counts"}),
+        ("maps", {"counts", "line_integrals", "maps"}),
+        ("vmi", {"counts", "line_integrals", "maps", "vmi"}),
+    ],
+)
+def test_until(until, reached):
+    chain, counts = chain_and_counts()
+    scan = chain(counts, until=until)
+    assert {stage for stage in STAGES if getattr(scan, stage) is not None} == reached
+
+
+def test_shapes_and_values():
+    chain, counts = chain_and_counts()
+    scan = chain(counts)
+    assert scan.at("line_integrals").shape == (1, 2, 20, 24)
+    assert scan.at("maps").shape == (1, 2, 24, 24)
+    assert scan.at("vmi").shape == (1, 2, 24, 24)
+    A = scan.at("line_integrals")
+    torch.testing.assert_close(A[0, :, 3, 5], torch.tensor([6.0, 0.4]), rtol=1e-6, atol=1e-6)
+    expected = chain(counts, until="expected_counts").at("expected_counts")
+    torch.testing.assert_close(expected, counts, rtol=1e-6, atol=1e-3)
+
+
+def test_onward_goes_on_from_what_is_there():
+    chain, counts = chain_and_counts()
+    A = torch.rand(1, 2, 20, 24)
+    scan = chain.onward(Scan(line_integrals=A), until="maps")
+    assert scan.line_integrals is A
+    assert scan.counts is None
+    torch.testing.assert_close(scan.at("maps"), chain.reconstruct @ A)
+    partly = chain(counts, until="line_integrals")
+    torch.testing.assert_close(chain.onward(partly).at("vmi"), chain(counts).at("vmi"))
+
+
+def test_a_short_chain_ends_where_its_steps_do():
+    chain, target, _ = slab_problem()
+    scan = chain(target.counts)
+    assert scan.maps is None
+    with pytest.raises(ValueError, match="the scan holds no maps"):
+        scan.at("maps")
+
+
+def test_wrong_words_are_told():
+    chain, counts = chain_and_counts()
+    with pytest.raises(ValueError, match="until must be one of .*'images'"):
+        chain(counts, until="images")
+    with pytest.raises(ValueError, match="needs a reconstruct step"):
+        Chain(chain.decompose, None, chain.image)
+
+
+def test_images_differentiate_to_counts_and_thresholds():
+    beam = ParallelBeam(n_views=3, n_columns=4, pixel_cm=1.0, image=ImageGrid(4, 4, 1.0))
+    chain, counts = chain_and_counts(beam)
+    thresholds = chain.decompose.model.thresholds
+    edges = thresholds.edges_keV.detach().clone().requires_grad_()
+
+    def images(counts, edges):
+        with torch.nn.utils.stateless._reparametrize_module(thresholds, {"edges_keV": edges}):
+            return chain(counts).at("vmi")
+
+    counts = (counts * (1 + 0.01 * torch.rand_like(counts))).requires_grad_()
+    # a step in the counts is a small one, a step in keV a large one
+    assert torch.autograd.gradcheck(
+        lambda n: images(n, edges.detach()), counts, eps=1.0, rtol=1e-4, atol=1e-12, fast_mode=True
+    )
+    learned = torch.autograd.gradcheck(
+        lambda D: images(counts.detach(), torch.cat([D, edges.detach()[:, 4:]], 1)),
+        edges.detach()[:, :4].clone().requires_grad_(),
+        eps=1e-4,
+        rtol=1e-4,
+        atol=1e-7,
+        fast_mode=True,
+    )
+    assert learned
