@@ -17,6 +17,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
+# what a wrong word, a wrong file or a full disk raises; anything else is ours, with its traceback
+EXPECTED = (
+    ValueError,
+    TypeError,
+    OSError,
+    ArithmeticError,
+    HydraException,
+    OmegaConfBaseException,
+)
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
@@ -38,7 +48,7 @@ def explain(error: BaseException) -> str:
         return f"{group}={choice} is no choice: take one of {', '.join(choices.split())}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} needs a value: add {error.full_key}=VALUE"
-    while error.__cause__ is not None:
+    while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.errno is not None:
         return (
@@ -53,14 +63,7 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
     try:
         main()
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        ArithmeticError,
-        HydraException,
-        OmegaConfBaseException,
-    ) as error:
+    except EXPECTED as error:
         if wants_traceback:
             raise
         print(f"pcctlearn: {explain(error)}", file=sys.stderr)

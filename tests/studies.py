@@ -59,7 +59,11 @@ def slab_problem(n_pixels=1, bias_keV=0.5):
     counts = with_edges(model, true_edges)(A).detach()
     chain = Chain(MaximumLikelihood(with_edges(model, nominal)))
     precision = fisher_information(A, chain.decompose.model.spectra().detach(), model.attenuation)
-    return chain, Scan(channels_first(counts), channels_first(A), precision=precision[None]), true_edges
+    return (
+        chain,
+        Scan(channels_first(counts), channels_first(A), precision=precision[None]),
+        true_edges,
+    )
 
 
 def tiny_beam():

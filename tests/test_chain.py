@@ -71,7 +71,7 @@ def test_a_short_chain_ends_where_its_steps_do():
 
 def test_wrong_words_are_told():
     chain, counts = chain_and_counts()
-    with pytest.raises(ValueError, match="until must be one of .*'images'"):
+    with pytest.raises(ValueError, match=r"until must be one of .*'images'"):
         chain(counts, until="images")
     with pytest.raises(ValueError, match="needs a reconstruct step"):
         Chain(chain.decompose, None, chain.image)

@@ -36,7 +36,9 @@ def imported_rooms(source):
 
 
 def climbs(room, source):
-    return {other for other in imported_rooms(source) if other != room and FLOOR[other] >= FLOOR[room]}
+    return {
+        other for other in imported_rooms(source) if other != room and FLOOR[other] >= FLOOR[room]
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=Path.as_posix)

@@ -45,12 +45,16 @@ def run(config: DictConfig) -> float:
                 + ", ".join(results.numbers)
             )
         write_results(results, folder)
-        _draw(results, folder)
-        seconds = time.perf_counter() - began
-        text = OmegaConf.to_yaml(config, resolve=True)
-        page = render_report(folder, name, results.summary, results.captions, text, seconds)
-        with written_whole(folder / "report.html") as path:
-            path.write_text(page)
+        try:
+            _draw(results, folder)
+            seconds = time.perf_counter() - began
+            text = OmegaConf.to_yaml(config, resolve=True)
+            page = render_report(folder, name, results.summary, results.captions, text, seconds)
+            with written_whole(folder / "report.html") as path:
+                path.write_text(page)
+        except BaseException:
+            (folder / "results.json").unlink()  # where it stands, the run is whole
+            raise
         _log_to(trainer, results, folder)
     finally:
         _finish(trainer)

@@ -14,7 +14,7 @@ def calibration_curves(folder: Path) -> Figure:
     """Loss and threshold error after each step of the optimiser."""
     names = ("loss", "threshold_error_max_keV", "threshold_error_rms_keV")
     loss, largest, rms = read_arrays(folder, *(f"history/{name}" for name in names))
-    figure = new_figure(7, 2.8)
+    figure = new_figure(7.0, 2.8)
     left, right = figure.subplots(1, 2)
     left.semilogy(loss, "o-", color=COLOURS["after"], markersize=3)
     left.set(xlabel="step", ylabel="loss")
@@ -46,7 +46,7 @@ def phantom_images(folder: Path) -> Figure:
     titles = {"reference": "known", "before": "nominal thresholds", "after": "calibrated"}
     maps = read_arrays(folder, *(f"phantom/{name}" for name in titles))
     rows = _rows_with_something(maps[0][0])
-    figure = new_figure(11, 4.4)
+    figure = new_figure(11.0, 4.4)
     axes = figure.subplots(2, 3)
     windows = [(0.5, 1.1), (-0.05, 0.7)]
     for column, (title, image) in enumerate(zip(titles.values(), maps, strict=True)):
@@ -66,7 +66,7 @@ def scan_images(folder: Path) -> Figure:
     key = next(name for name in numbers if name.startswith("scan_vmi") and "before_HU" in name)
     energy = key.removeprefix("scan_vmi").split("_")[0]
     rms = {when: numbers[key.replace("before", when)] for when in ("before", "after")}
-    figure = new_figure(14, 6.2)
+    figure = new_figure(14.0, 6.2)
     axes = figure.subplots(2, 4)
     for row, (when, maps, image) in enumerate(
         (("before", before, hu_before), ("after", after, hu_after))
@@ -85,7 +85,7 @@ def threshold_errors(folder: Path) -> Figure:
     """Error of the thresholds of every column, before and after."""
     edges_keV = (f"edges/{name}_keV" for name in ("true", "nominal", "found"))
     true, nominal, found, seen = read_arrays(folder, *edges_keV, "columns/observable")
-    figure = new_figure(9, 4.2)
+    figure = new_figure(9.0, 4.2)
     axes = figure.subplots(2, 1, sharex=True)
     columns = np.arange(len(true))
     for ax, edges, title in zip(axes, (nominal, found), ("nominal", "calibrated"), strict=True):

@@ -13,7 +13,7 @@ _AXES = {"counts": ("counts, bin {} (%)", 1), "thresholds": ("threshold {} (keV)
 
 def tangent_planes(folder: Path) -> Figure:
     """Decomposed thickness against two perturbations: solved again, and linear."""
-    figure = new_figure(13, 3.9)
+    figure = new_figure(13.0, 3.9)
     panels = [(kind, material) for kind in _AXES for material in ("water", "calcium")]
     for i, (kind, material) in enumerate(panels):
         names = (f"{kind}/{what}_{material}_cm" for what in ("surface", "plane"))

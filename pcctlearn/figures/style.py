@@ -15,7 +15,12 @@ COLOURS = {
     "unobservable": "#d5d8dc",
 }
 # g/cm³ and HU, lower and upper grey level
-WINDOWS = {"water": (0.8, 1.2), "calcium": (0.0, 0.3), "HU": (-160.0, 240.0), "error": (-50, 50)}
+WINDOWS = {
+    "water": (0.8, 1.2),
+    "calcium": (0.0, 0.3),
+    "HU": (-160.0, 240.0),
+    "error": (-50.0, 50.0),
+}
 WORDS = {"water": "water (g/cm³)", "calcium": "calcium (g/cm³)"}
 
 

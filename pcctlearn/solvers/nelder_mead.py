@@ -39,8 +39,9 @@ class NelderMead:
         for _ in range(self.max_steps):
             f, order = f.sort(0)
             x = x.gather(0, order[..., None].expand_as(x))
+            narrow = (16 * torch.finfo(x.dtype).eps * x[0].abs().amax(-1)).clamp(min=self.spread)
             wide = (x - x[:1]).abs().amax((0, -1))
-            converged = (f[-1] - f[0] <= resolvable) & (wide <= self.spread)
+            converged = (f[-1] - f[0] <= resolvable) & (wide <= narrow)
             if bool(converged.all()):
                 break
             x, f = _move_worst(x, f, boxed, value, converged)

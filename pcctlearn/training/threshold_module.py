@@ -44,13 +44,15 @@ class ThresholdModule(LightningModule):
         true_edges_keV: for the log, where they are known.
     """
 
+    true_edges_keV: Tensor | None
+
     def __init__(
         self,
         chain: Chain,
         loss: TotalLoss,
         optimizer: GaussNewton | Callable[[Iterable[nn.Parameter]], Optimizer],
         within_keV: float = 100.0,
-        step_tolerance_keV: float = 1e-4,
+        step_tolerance_keV: float = 1e-3,
         true_edges_keV: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class ThresholdModule(LightningModule):
         edges = self.thresholds.edges_keV
         if isinstance(self.optimizer, GaussNewton):
             predicted, total = self._evaluate(target)
-            self._record(total)
+            self._record(total, edges)
             change = self._gauss_newton(predicted, target, total)
         else:
             optimizer: Any = self.optimizers()
@@ -100,9 +102,10 @@ class ThresholdModule(LightningModule):
                 edges.grad *= seen
                 return value
 
-            self._record(optimizer.step(closure=closure))
+            self._record(optimizer.step(closure=closure), before)
             change = edges.detach() - before
         if change.abs().max() < self.step_tolerance_keV:
+            self._best = self._best and (self._best[0], edges.detach().clone())
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Optimizer | None:
@@ -112,7 +115,7 @@ class ThresholdModule(LightningModule):
         return self.optimizer([self.thresholds.edges_keV])
 
     def on_train_epoch_end(self) -> None:
-        """Keep the best thresholds seen: the last step was not looked at."""
+        """Keep the best thresholds seen: a last step that was not small was not looked at."""
         if self._best is not None:
             self.thresholds.assign(self._best[1])
 
@@ -197,15 +200,16 @@ class ThresholdModule(LightningModule):
         information = decomposed_information(model, rays, jacobian)
         return observable(information, self.thresholds.learn, self.within_keV)
 
-    def _record(self, total: Tensor) -> None:
+    def _record(self, total: Tensor, edges: Tensor) -> None:
+        """The loss of a step and the edges that it was found with."""
         numbers = {"loss": float(total.detach())}
         if self.true_edges_keV is not None:
-            error = (self.thresholds.edges_keV.detach() - self.true_edges_keV)[self.observable]
+            error = (edges.detach() - self.true_edges_keV)[self.observable]
             error = error[:, self.thresholds.learn]
             numbers["threshold_error_rms_keV"] = float(error.square().mean().sqrt())
             numbers["threshold_error_max_keV"] = float(error.abs().max())
         self.history.append(numbers)
-        self.edges_history.append(self.thresholds.edges_keV.detach().clone())
+        self.edges_history.append(edges.detach().clone())
         shown = ("loss", "threshold_error_max_keV")
         for name, value in numbers.items():
             self.log(name, value, prog_bar=name in shown, batch_size=1)

@@ -46,7 +46,7 @@ def test_a_bad_file_fails_when_it_is_named_not_when_it_is_used(tmp_path):
 
 def test_a_body_too_wide_is_refused_or_shrunk(tmp_path):
     file = ct_file(tmp_path / "ct.nii")
-    with pytest.raises(ValueError, match="the body is 15.5 cm wide"):
+    with pytest.raises(ValueError, match=r"the body is 15\.5 cm wide"):
         AxialSlice(file).maps(32, 32, 0.5)
     maps = AxialSlice(file, fit=True).maps(32, 32, 0.5)
     assert maps[0, 0, 0].max() < 0.1  # air at the border

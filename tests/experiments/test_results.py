@@ -18,7 +18,11 @@ def small(value=1.0):
 def test_what_is_written_is_read_back(tmp_path):
     results = finished("thresholds_slabs")
     write_results(results, tmp_path)
-    assert read_numbers(tmp_path) == results.numbers == json.loads((tmp_path / "results.json").read_text())
+    assert (
+        read_numbers(tmp_path)
+        == results.numbers
+        == json.loads((tmp_path / "results.json").read_text())
+    )
     for name, array in results.arrays.items():
         torch.testing.assert_close(torch.as_tensor(read_arrays(tmp_path, name)[0]), array)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["arrays.h5", "results.json"]
@@ -57,7 +61,7 @@ def test_space_that_ends_within_a_file(tmp_path):
 
 def test_a_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot write .*choose another folder"):
+    with pytest.raises(OSError, match=r"cannot write .*choose another folder"):
         write_results(small(), tmp_path / "file" / "run")
 
 

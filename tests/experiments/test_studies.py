@@ -73,8 +73,9 @@ def test_phantom():
 
 def test_all_pixels():
     numbers = finished("thresholds_phantom_all_pixels").numbers
-    assert numbers["threshold_error_before_rms_keV"] == pytest.approx(0.5, abs=0.1)
-    assert numbers["threshold_error_after_rms_keV"] <= 0.1
+    # 56 draws of N(0, 0.5): their RMS is 0.5 within 3 · 0.5/√112
+    assert numbers["threshold_error_before_rms_keV"] == pytest.approx(0.5, abs=0.14)
+    assert numbers["threshold_error_after_rms_keV"] <= 1e-3
     assert numbers["judged_but_unobservable_columns"] == 0
 
 
@@ -84,7 +85,11 @@ def test_all_pixels():
         (slab_study, {"max_steps": 0}, "max_steps must be 1 or more, got 0"),
         (slab_study, {"n_detectors": 0}, "n_detectors must be 1 or more, got 0"),
         (slab_study, {"water_cm": (3.0, 1.0, 1.0)}, "first ≤ last and a positive step"),
-        (phantom_study, {"biased_columns": (48,)}, r"biased_columns must lie in 0 … 47, got \[48\]"),
+        (
+            phantom_study,
+            {"biased_columns": (48,)},
+            r"biased_columns must lie in 0 … 47, got \[48\]",
+        ),
     ],
 )
 def test_a_wrong_size_is_told(study, options, message):

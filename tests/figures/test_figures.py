@@ -16,11 +16,17 @@ def figures(name):
     return finished(name).figures
 
 
-CASES = [(name, figure) for name in STUDIES for figure in (
-    ["tangent_planes"] if name == "perturbation"
-    else ["calibration_curves", "slab_decomposition"] if "slabs" in name
-    else ["scan_images", "phantom_images", "calibration_curves", "threshold_errors"]
-)]
+CASES = [
+    (name, figure)
+    for name in STUDIES
+    for figure in (
+        ["tangent_planes"]
+        if name == "perturbation"
+        else ["calibration_curves", "slab_decomposition"]
+        if "slabs" in name
+        else ["scan_images", "phantom_images", "calibration_curves", "threshold_errors"]
+    )
+]
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -23,7 +23,9 @@ def test_they_are_the_deviance_to_second_order():
     """L grows as the square of the bias, the difference as its cube."""
     biases = [0.04, 0.02, 0.01]
     split, exact = torch.tensor([split_and_exact(bias) for bias in biases]).T
-    torch.testing.assert_close(torch.log2(exact[:-1] / exact[1:]), torch.full((2,), 2.0), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        torch.log2(exact[:-1] / exact[1:]), torch.full((2,), 2.0), rtol=0.02, atol=0
+    )
     gap = (split - exact).abs()
     assert (torch.log2(gap[:-1] / gap[1:]) > 2.8).all()
     assert gap[-1] < 0.02 * exact[-1]

@@ -20,7 +20,7 @@ def test_a_stage_that_is_not_there_is_named():
     loss = StageLoss("maps", torch.nn.MSELoss())
     with pytest.raises(ValueError, match="the scan holds no maps"):
         loss(Scan(maps=torch.rand(1)), Scan())
-    with pytest.raises(ValueError, match="stage must be one of .*'images'"):
+    with pytest.raises(ValueError, match=r"stage must be one of .*'images'"):
         StageLoss("images", torch.nn.MSELoss())
     with pytest.raises(ValueError, match="one term at least"):
         TotalLoss({})

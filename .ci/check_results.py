@@ -1,0 +1,37 @@
+"""Check that a finished run met its numbers and left everything it should."""
+
+import json
+import sys
+from pathlib import Path
+
+AT_MOST = {
+    "thresholds_slabs": {
+        "threshold_error_after_max_keV": 1e-3,
+        "water_rmse_after_cm": 1e-3,
+        "calcium_rmse_after_cm": 1e-3,
+    },
+    "thresholds_phantom": {
+        "threshold_error_after_max_keV": 5e-3,
+        "scan_vmi60_rmse_after_over_before": 0.03,
+    },
+}
+
+
+def main() -> None:
+    """Exit with the list of what is missing or too large."""
+    folder = Path(sys.argv[1])
+    numbers = json.loads((folder / "results.json").read_text())
+    faults = [
+        f"{name} is {numbers[name]:g}, at most {limit:g} is wanted"
+        for name, limit in AT_MOST[folder.name].items()
+        if not numbers[name] <= limit
+    ]
+    wanted = ("arrays.h5", "report.html", "figures", "checkpoints", "wandb", ".hydra")
+    faults += [f"{name} is missing" for name in wanted if not (folder / name).exists()]
+    if faults:
+        sys.exit("\n".join(faults))
+    print(f"{folder.name}: results as they should be")
+
+
+if __name__ == "__main__":
+    main()

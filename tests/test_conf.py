@@ -1,0 +1,103 @@
+"""Every file under conf/ is a constructor call of what its folder names."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf, open_dict
+from studies import REPOSITORY
+
+from pcctlearn.experiments.config import check_config
+
+CONF = REPOSITORY / "conf"
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "train.yaml")
+EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
+CHOICES = [file for file in FILES if file.parent.name != "experiment"]
+FOREIGN = {"logger", "trainer"}  # build other libraries' classes
+NEEDS = {"physics/response/file.yaml": ["physics.response.path=response.csv"]}
+
+
+def composed(folder, *overrides):
+    """The configuration of a run, as train.main gets it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        where = f"hydra.runtime.output_dir={folder}"
+        config = compose("train", [where, *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+
+
+def choice(file):
+    return f"{file.parent.as_posix()}={file.stem}"
+
+
+def targets(node):
+    """Every node of a plain configuration that builds something."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from targets(item)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_builds(experiment, tmp_path):
+    config = composed(tmp_path, f"experiment={experiment}", "logger=none")
+    check_config(config)
+    assert config.study._target_.startswith("pcctlearn.experiments.")
+    assert callable(instantiate(config.study, _convert_="all").run)
+
+
+@pytest.mark.parametrize("file", CHOICES, ids=Path.as_posix)
+def test_every_choice_composes_and_its_keys_are_parameters(file, tmp_path):
+    needs = NEEDS.get(file.as_posix(), [])
+    logger = [] if file.parts[0] == "logger" else ["logger=none"]
+    check_config(composed(tmp_path, choice(file), *logger, *needs))
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in CHOICES if file.parts[0] not in FOREIGN], ids=Path.as_posix
+)
+def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
+    node = OmegaConf.select(
+        composed(tmp_path, choice(file), "logger=none"), ".".join(file.parent.parts)
+    )
+    room = ".".join(file.parent.parts)
+    # a room made of folders is named by each: physics/response/ideal is physics.response.simple
+    assert node._target_.startswith(f"pcctlearn.{room}.")
+    if file.as_posix() not in NEEDS:
+        instantiate(node, _convert_="all")
+
+
+@pytest.mark.parametrize("file", CHOICES, ids=Path.as_posix)
+def test_each_written_key_is_a_parameter(file):
+    for node in targets(OmegaConf.to_container(OmegaConf.load(CONF / file))):
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        assert {key for key in node if key[0] != "_"} <= set(parameters), node["_target_"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_global_and_has_a_name_of_its_own(name):
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+
+
+def test_a_trainer_and_a_logger_are_built(tmp_path):
+    config = composed(tmp_path, "logger=csv")
+    trainer = instantiate(config.trainer, _convert_="all")
+    assert type(trainer).__name__ == "Trainer"
+    assert type(trainer.logger).__name__ == "CSVLogger"
+    assert composed(tmp_path, "logger=none").logger is False

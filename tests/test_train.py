@@ -1,0 +1,170 @@
+"""The command: what a run leaves behind, and what it says to those who mistype."""
+
+import errno
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from studies import REPOSITORY
+from test_conf import composed
+
+from pcctlearn.experiments import results, run
+
+FEW_SLABS = [
+    "experiment=thresholds_slabs",
+    "study.water_cm=[0.0,24.0,8.0]",
+    "study.calcium_cm=[0.0,1.0,0.5]",
+]
+FEW_SLABS += ["study.max_steps=8", "logger=none", "n_threads=1"]
+
+
+def load_train():
+    spec = importlib.util.spec_from_file_location("train", REPOSITORY / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train = load_train()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+
+
+def command(*arguments, cwd=REPOSITORY, python=()):
+    environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)}
+    return subprocess.run(
+        [sys.executable, *python, str(REPOSITORY / "train.py"), *arguments],
+        cwd=cwd,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_help_names_the_choices_without_loading_torch():
+    done = command("--help", python=("-X", "importtime"))
+    assert done.returncode == 0
+    for word in ("thresholds_phantom", "physics/response", "damped_newton", "datasets.path"):
+        assert word in done.stdout
+    assert not re.search(r"\|\s+(torch|pytorch_lightning|matplotlib)$", done.stderr, re.MULTILINE)
+
+
+def test_a_run_leaves_a_whole_folder_behind(tmp_path):
+    folder = tmp_path / "run"
+    done = command(*FEW_SLABS, f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wanted = {"results.json", "arrays.h5", "report.html", "checkpoints/last.ckpt"}
+    wanted |= {"figures/calibration_curves.png", "figures/slab_decomposition.png"}
+    wanted |= {f".hydra/{name}.yaml" for name in ("config", "overrides", "hydra")}
+    assert wanted <= set(files(folder))
+    assert not any(".part" in name for name in files(folder))
+    html = (folder / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert "study.max_steps=8" in html
+    assert str(folder / "report.html") in done.stdout.splitlines()[-1]
+    assert "threshold_error_after_max_keV" in done.stdout
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    with h5py.File(folder / "arrays.h5") as arrays:
+        found = torch.from_numpy(arrays["edges/found_keV"][()])
+    torch.testing.assert_close(state["chain.decompose.model.thresholds.edges_keV"], found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study.bias_kev=1"], ["'study.bias_kev'", "--cfg job"]),
+        (["hydra.run.dir=file/run"], ["file/run", "ot a directory", "hydra.run.dir=FOLDER"]),
+    ],
+    ids=["unknown_key", "folder_below_a_file"],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, arguments, words):
+    (tmp_path / "file").write_text("")
+    done = command(*FEW_SLABS, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pcctlearn: ")
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def said(folder, *overrides):
+    """What train.py says of a run that fails, in process."""
+    with pytest.raises(train.EXPECTED) as caught:
+        run.run(composed(folder, *overrides))
+    sentence = train.explain(caught.value)
+    assert sentence
+    assert "\n" not in sentence
+    assert set(files(folder)) <= {"arrays.h5"}  # whole, where the disk filled up after it
+    return sentence
+
+
+EDGES = "physics.thresholds.edges_keV"
+BAD = [
+    (["foo=1"], ["'foo'", "--cfg job"]),
+    (["solvers=bisection"], ["solvers=bisection", "damped_newton", "nelder_mead"]),
+    (["physics/response=germanium"], ["physics/response=germanium", "cdte", "silicon"]),
+    ([f"{EDGES}=foo"], [EDGES, "Sequence[float]", "'foo'"]),
+    ([f"{EDGES}=[15.0,33.0,foo,59.0,120.0]"], [EDGES, "'foo'"]),
+    ([f"{EDGES}=[15.0,33.0,20.0,59.0,120.0]"], ["edges_keV must", "increase", "20.0"]),
+    ([f"{EDGES}=[2.0,33.0,45.0,59.0,120.0]"], ["do not cover", "lowest_keV"]),
+    (["seed=abc"], ["seed must be int", "'abc'"]),
+    (["seed=true"], ["seed must be int", "True"]),
+    (["seed=-1"], ["seed must lie in", "-1"]),
+    (["n_threads=0"], ["n_threads must be 1 or more", "0"]),
+    (["study.bias_keV=true"], ["study.bias_keV must be float", "True"]),
+    (["study.max_steps=0"], ["max_steps", "0"]),
+    (["study=slabs"], ["study", "'slabs'", "experiment=NAME"]),
+    (["+physics.spectrum.photons=3"], ["physics.spectrum.photons", "photons_per_pixel"]),
+    (["physics.materials=[water,unobtainium]"], ["'unobtainium'", "formula"]),
+    (["physics/response=file"], ["physics.response.path=VALUE"]),
+    (["solvers._target_=pcctlearn.solvers.Nothing"], ["solvers._target_", "Nothing"]),
+    (["training.optimizer.damping=-1.0"], ["damping must be positive", "-1"]),
+    (["objective=loss"], ["objective='loss'", "threshold_error_after_max_keV"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_input_is_named_with_its_remedy(tmp_path, overrides, words):
+    sentence = said(tmp_path, *FEW_SLABS, "trainer.callbacks=null", *overrides)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_a_missing_and_a_truncated_volume(tmp_path):
+    volume, folder = tmp_path / "ct.nii", tmp_path / "run"
+    assert "ct.nii does not exist; give" in said(folder, f"datasets.path={volume}", "logger=none")
+    nib.save(nib.Nifti1Image(np.full((9, 9, 9), -1000, np.int16), np.eye(4)), volume)
+    volume.write_bytes(volume.read_bytes()[:-99])
+    assert "copy it again" in said(folder, f"datasets.path={volume}", "logger=none")
+
+
+@pytest.mark.parametrize("writer", ["h5py.File", "matplotlib.figure.Figure.savefig"])
+def test_no_space_left(tmp_path, monkeypatch, writer):
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, no_space)
+    sentence = said(tmp_path, *FEW_SLABS, "trainer.callbacks=null")
+    assert "No space left on device; free some space" in sentence
+
+
+def test_a_result_that_is_no_number_is_refused(tmp_path, monkeypatch):
+    broken = results.StudyResults({"error_keV": float("nan")}, {}, {})
+    study = "pcctlearn.experiments.thresholds_slabs.SlabCalibration.run"
+    monkeypatch.setattr(study, lambda self, trainer: broken)
+    assert "error_keV" in said(tmp_path, *FEW_SLABS)
