@@ -170,7 +170,7 @@ def rtk_simplex() -> dict[str, float]:
     """RTK's Nelder–Mead decomposition of as many energies and bins, where itk-rtk is installed."""
     try:
         import itk
-        from itk import RTK as rtk
+        from itk import RTK
     except ImportError:
         print("RTK is not installed: its simplex decomposition is left out")
         return {}
@@ -190,7 +190,7 @@ def rtk_simplex() -> dict[str, float]:
     response[:n_bins] = spectra / np.where(total > 0, total, 1)
     A, counts = rays(4096, *scanner("cpu"))
     shape = (1, 64, 64)
-    simplex = rtk.SimplexSpectralProjectionsDecompositionImageFilter[
+    simplex = RTK.SimplexSpectralProjectionsDecompositionImageFilter[
         vector, vector, cube, plane, plane
     ].New()
     thresholds = itk.VariableLengthVector[itk.D]()

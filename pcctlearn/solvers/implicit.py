@@ -38,9 +38,7 @@ def implicit_tangent(
     """Directional derivative of the minimum, dx = −H⁻¹ (∂g/∂θ) dθ, at a free minimum x."""
     # exact Hessian, computed once; the directional derivative of the gradient needs none
     hessian = objective(x, *theta).hessian
-    _, moved = torch.func.jvp(
-        lambda *t: objective(x, *t, exact=False).gradient, theta, tangents
-    )
+    _, moved = torch.func.jvp(lambda *t: objective(x, *t, exact=False).gradient, theta, tangents)
     return -solve_positive_definite(hessian, moved)[0]
 
 
@@ -69,7 +67,7 @@ class _ImplicitMinimum(torch.autograd.Function):
         hessian = ctx.objective(x, *(t.detach() for t in theta)).hessian
         with torch.enable_grad():
             gradient = ctx.objective(x, *theta, exact=False).gradient
-        free = free_unknowns(x, gradient.detach(), ctx.bounds)
+        free = ctx.bounds and free_unknowns(x, gradient.detach(), ctx.bounds)
         adjoint, positive = solve_positive_definite(hessian, cotangent, free)
         # masked after the solve: zeroing the cotangent alone would let 0 · NaN reach θ
         adjoint = torch.where((converged & positive)[..., None], adjoint, 0)

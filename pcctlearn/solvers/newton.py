@@ -6,15 +6,16 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
 from pcctlearn.solvers.small_systems import quadratic_form, solve_positive_definite
 
+
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
 
     A step that lowers the value is taken; δ relaxes towards 0 while the quadratic model keeps its
-    promise, and rises where it does not, or where the Hessian is not positive definite. A ray has converged when the Newton decrement gᵀH⁻¹g
-    (twice the decrease still to be had) is below ``tolerance``, or below what rounding can resolve;
-    the step that showed it is still taken. In the box an unknown is held at a side while the
-    descent leads out, and Newton's system is solved for the others (D. P. Bertsekas, SIAM J.
-    Control Optim. 20 (1982) 221).
+    promise, and rises where it does not, or where the Hessian is not positive definite. A ray has
+    converged when the Newton decrement gᵀH⁻¹g (twice the decrease still to be had) is below
+    ``tolerance``, or below what rounding can resolve; the step that showed it is still taken. In
+    the box an unknown is held at a side while the descent leads out, and Newton's system is solved
+    for the others (D. P. Bertsekas, SIAM J. Control Optim. 20 (1982) 221).
 
     ``exact=False`` asks the objective for the expected Hessian: Fisher scoring.
     """

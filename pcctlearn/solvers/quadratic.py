@@ -58,11 +58,9 @@ class Solver(Protocol):
 
 
 def free_unknowns(
-    x: Float[Tensor, "*ray unknown"], gradient: Float[Tensor, "*ray unknown"], bounds: Bounds | None
-) -> Bool[Tensor, "*ray unknown"] | None:
+    x: Float[Tensor, "*ray unknown"], gradient: Float[Tensor, "*ray unknown"], bounds: Bounds
+) -> Bool[Tensor, "*ray unknown"]:
     """True where x may move: inside the box, or on a side that the descent leads away from."""
-    if bounds is None:
-        return None
     held_below = (x <= bounds.lower) & (gradient > 0)
     held_above = (x >= bounds.upper) & (gradient < 0)
     return ~(held_below | held_above)

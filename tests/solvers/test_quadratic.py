@@ -7,10 +7,6 @@ from pcctlearn.solvers.quadratic import Bounds, free_unknowns
 BOX = Bounds(torch.zeros(1), torch.ones(1))
 
 
-def test_without_a_box_nothing_is_held():
-    assert free_unknowns(torch.ones(2, 1), torch.ones(2, 1), None) is None
-
-
 def test_a_side_holds_what_the_descent_pushes_against_it():
     x = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])[:, None]
     gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[:, None]
