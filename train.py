@@ -6,6 +6,7 @@ Commands:
     python train.py --help                            what there is to choose
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ EXPECTED = (
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """Run the experiment; the number returned is what a sweep minimises."""
     from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
 
@@ -51,10 +52,10 @@ def explain(error: BaseException) -> str:
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.errno is not None:
-        return (
-            f"{error.filename}: {error.strerror}; free some space, or choose another folder with "
-            "hydra.run.dir=FOLDER"
-        )
+        remedy = "is it there and open to you? Choose another folder with hydra.run.dir=FOLDER"
+        if error.errno == errno.ENOSPC:
+            remedy = "free some space, or choose another folder with hydra.run.dir=FOLDER"
+        return f"{error.filename}: {error.strerror}; {remedy}"
     return " ".join(str(error).split())
 
 

@@ -14,7 +14,7 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 class Chain(nn.Module):
     """Counts to line integrals to density maps to monoenergetic images, as far as it has steps.
 
-    The expected counts behind the line integrals are a side branch, taken where ``until`` names it.
+    The expected counts behind the line integrals are a side branch, taken where it is asked for.
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class Chain(nn.Module):
         """Every stage up to ``until``."""
         return self.onward(Scan(counts=counts), until)
 
-    def onward(self, scan: Scan, until: str = "vmi") -> Scan:
-        """The stages that the scan still lacks, up to ``until``."""
+    def onward(self, scan: Scan, until: str = "vmi", expect: bool = False) -> Scan:
+        """The stages the scan still lacks, up to ``until``; with ``expect`` the side branch too."""
         if until not in STAGES:
             raise ValueError(f"until must be one of {STAGES}, got {until!r}")
         steps = {
@@ -46,7 +46,7 @@ class Chain(nn.Module):
                 break
             if getattr(scan, stage) is None:
                 scan = replace(scan, **{stage: step(getattr(scan, source))})
-        if until == "expected_counts" and scan.line_integrals is not None:
-            rays = self.decompose.model(scan.line_integrals.movedim(1, -1))
+        if expect or until == "expected_counts":
+            rays = self.decompose.model(scan.at("line_integrals").movedim(1, -1))
             scan = replace(scan, expected_counts=rays.movedim(-1, 1))
         return scan

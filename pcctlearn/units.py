@@ -16,21 +16,6 @@ def hounsfield(mu: Tensor, mu_water: Tensor | float) -> Tensor:
     return 1000 * (mu - mu_water) / mu_water
 
 
-def mu_from_hounsfield(hounsfield: Tensor, mu_water: Tensor | float) -> Tensor:
-    """μ = μ_w (1 + HU / 1000)."""
-    return mu_water * (1 + hounsfield / 1000)
-
-
-def g_cm3_to_mg_ml(density_g_cm3: Tensor) -> Tensor:
-    """1 g/cm³ is 1000 mg/mL."""
-    return 1000 * density_g_cm3
-
-
-def mg_ml_to_g_cm3(density_mg_ml: Tensor) -> Tensor:
-    """1000 mg/mL are 1 g/cm³."""
-    return density_mg_ml / 1000
-
-
 def thickness_cm(area_density_g_cm2: Tensor, material: str) -> Tensor:
     """Length of pure material at its reference density that holds this area density."""
     return area_density_g_cm2 / _reference_density_g_cm3(material)

@@ -98,7 +98,7 @@ def slab_study(**options):
 def phantom_study(**options):
     beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8, image=ImageGrid(48, 48, 0.8))
     parts = (squares("maps"), module_builder, beam, water_calcium_phantom(), AxialSlice())
-    sizes = {"biased_columns": (14, 31), "max_steps": 6}
+    sizes = {"biased_columns": (18, 29), "max_steps": 6}
     return PhantomCalibration(scanner(every=4), MaximumLikelihood, *parts, **sizes | options)
 
 

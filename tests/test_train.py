@@ -135,7 +135,6 @@ BAD = [
     (["physics/response=file"], ["physics.response.path=VALUE"]),
     (["solvers._target_=pcctlearn.solvers.Nothing"], ["solvers._target_", "Nothing"]),
     (["training.optimizer.damping=-1.0"], ["damping must be positive", "-1"]),
-    (["objective=loss"], ["objective='loss'", "threshold_error_after_max_keV"]),
 ]
 
 
@@ -143,6 +142,13 @@ BAD = [
 def test_bad_input_is_named_with_its_remedy(tmp_path, overrides, words):
     sentence = said(tmp_path, *FEW_SLABS, "trainer.callbacks=null", *overrides)
     assert all(word in sentence for word in words), sentence
+
+
+def test_a_misspelt_objective_is_told_and_the_finished_run_is_kept(tmp_path):
+    config = composed(tmp_path, *FEW_SLABS, "trainer.callbacks=null", "objective=loss")
+    with pytest.raises(ValueError, match=r"objective='loss' is no result.*threshold_error_after"):
+        run.run(config)
+    assert "results.json" in files(tmp_path)
 
 
 def test_a_missing_and_a_truncated_volume(tmp_path):

@@ -1,4 +1,4 @@
-"""Every conversion undoes its inverse and knows its fixed points."""
+"""Every conversion knows its fixed points, and undoes its inverse where it has one."""
 
 import pytest
 import torch
@@ -10,14 +10,10 @@ def test_hounsfield_scale_is_fixed_by_air_and_water():
     mu = torch.tensor([0.0, 0.2, 0.3])
     hounsfield = units.hounsfield(mu, 0.2)
     torch.testing.assert_close(hounsfield, torch.tensor([-1000.0, 0.0, 500.0]))
-    torch.testing.assert_close(units.mu_from_hounsfield(hounsfield, 0.2), mu)
 
 
-def test_lengths_and_densities():
-    density = torch.tensor([0.62])
+def test_lengths():
     assert units.mm_to_cm(25.0) == 2.5
-    torch.testing.assert_close(units.g_cm3_to_mg_ml(density), torch.tensor([620.0]))
-    torch.testing.assert_close(units.mg_ml_to_g_cm3(units.g_cm3_to_mg_ml(density)), density)
 
 
 @pytest.mark.parametrize(("material", "area_density"), [("water", 2.0), ("calcium", 3.1)])

@@ -9,7 +9,7 @@ Filtration is left out on purpose: `pcctlearn.physics.spectrum.Spectrum` takes i
 from importlib.metadata import version
 from pathlib import Path
 
-import spekpy
+from pcctlearn.physics.spectrum import SpekpyTube, tube_output
 
 FOLDER = Path(__file__).parent / "spectra"
 TUBES = [(80, 12), (100, 12), (120, 12), (140, 12), (120, 7)]  # kV, anode angle in degrees
@@ -19,8 +19,7 @@ def main() -> None:
     """Write one table per tube."""
     FOLDER.mkdir(exist_ok=True)
     for voltage_kV, anode_degrees in TUBES:
-        tube = spekpy.Spek(kvp=voltage_kV, th=anode_degrees, dk=1.0, z=100, mas=1, targ="W")
-        energies, fluence = tube.get_spectrum()
+        energies, fluence = tube_output(SpekpyTube(voltage_kV, anode_degrees))
         header = (
             f"# quantity: unfiltered output of a tungsten tube, {voltage_kV} kV, "
             f"anode angle {anode_degrees} degrees\n"
@@ -28,9 +27,10 @@ def main() -> None:
             "3630), made by data/physics/make_spectra.py   licence: MIT\n"
             "energy_keV,fluence_per_cm2_mAs_keV_at_100cm\n"
         )
-        rows = "".join(f"{e:.1f},{f:.6e}\n" for e, f in zip(energies, fluence, strict=True))
+        rows = zip(energies.tolist(), fluence.tolist(), strict=True)
+        table = "".join(f"{e:.1f},{f:.6e}\n" for e, f in rows)
         path = FOLDER / f"tungsten_{voltage_kV}kV_{anode_degrees}deg.csv"
-        path.write_text(header + rows)
+        path.write_text(header + table)
         print(path)
 
 

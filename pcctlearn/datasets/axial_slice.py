@@ -28,7 +28,7 @@ class AxialSlice:
         fit: bool = False,
     ) -> None:
         self.path, self.index, self.threshold_HU = path, index, threshold_HU
-        self.seed, self.fit = seed, fit
+        self.seed, self.fit, self.scale = seed, fit, 1.0
         self.hounsfield = None if path is None else read_slice(path, index)  # bad files fail here
 
     @property
@@ -36,9 +36,9 @@ class AxialSlice:
         """What is scanned, for captions."""
         if self.path is None:
             return f"procedural abdomen, seed {self.seed}"
-        return "slice of the CT at datasets.path" + (
-            "" if self.index is None else f", index {self.index}"
-        )
+        index = "" if self.index is None else f", index {self.index}"
+        scale = "" if self.scale == 1 else f", shrunk to {100 * self.scale:.3g} % of its size"
+        return f"slice of the CT at datasets.path{index}{scale}"
 
     def maps(self, n_y: int, n_x: int, voxel_cm: float) -> Maps:
         """The slice on this grid, in the middle of it."""
@@ -46,5 +46,5 @@ class AxialSlice:
             generator = torch.Generator().manual_seed(self.seed)
             return abdomen(generator, n_y, n_x, voxel_cm)[None]
         hounsfield, spacing_cm = self.hounsfield
-        body, _ = centered_body(hounsfield, spacing_cm, n_y, n_x, voxel_cm, self.fit)
+        body, self.scale = centered_body(hounsfield, spacing_cm, n_y, n_x, voxel_cm, self.fit)
         return water_and_calcium(body, self.threshold_HU)[None]

@@ -17,7 +17,7 @@ from pcctlearn.decomposition.pieces import (
 )
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
 from pcctlearn.physics.likelihood import poisson_likelihood
-from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
     Counts,
@@ -57,9 +57,12 @@ def decompose(
         spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
             last axes of the rays: one per ray, or one per detector column shared by all views.
         attenuation: (material, energy), cm²/g.
-        solver: ``DampedNewton()`` unless given.
+        solver: ``DampedNewton()`` unless given. It is preceded by five steps of Fisher scoring,
+            whose matrix is positive definite however far the start.
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
-        start: first iterate, (*ray, material); by default a polynomial fitted to these spectra.
+        start: first iterate, (*ray, material); by default the polynomial of these spectra. Rays
+            that do not converge from it begin anew with an empty beam. The likelihood may have
+            more than one minimum: ``compare_starts`` tells for which rays that matters.
 
     Returns:
         ``x`` (*ray, material) in g/cm² and ``converged`` (*ray). A ray without a single count
@@ -68,6 +71,7 @@ def decompose(
     Raises:
         ValueError: counts that are negative or not finite; axes that do not fit.
     """
+    counts = counts if counts.is_floating_point() else counts.to(spectra)
     _check(counts, spectra, attenuation)
     solver = solver or DampedNewton()
     box = _bounds(bounds, attenuation)
@@ -242,12 +246,8 @@ def compare_starts(
     options = {"solver": solver, "bounds": bounds}
     first = decompose(counts, spectra, attenuation, **options)  # type: ignore[arg-type]
     second = decompose(counts, spectra, attenuation, start=second_start, **options)  # type: ignore[arg-type]
-    values = []
-    for x in (first.x, second.x):
-        mean = expected = torch.einsum(
-            "...e,...be->...b", torch.exp(-x.detach() @ attenuation), spectra
-        )
-        values.append((mean - torch.xlogy(counts, expected)).sum(-1))
+    means = [expected_counts(x.detach(), spectra, attenuation) for x in (first.x, second.x)]
+    values = [(mean - torch.xlogy(counts, mean)).sum(-1) for mean in means]
     better = second.converged & (~first.converged | (values[1] < values[0]))
     apart = ((first.x - second.x).abs() > tolerance_g_cm2).any(-1)
     solution = Solution(

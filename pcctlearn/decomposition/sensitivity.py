@@ -15,18 +15,25 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 def fisher_information(
     line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
 ) -> Float[Tensor, "*ray material material"]:
-    """I_kl(A) = Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b."""
+    """I_kl(A) = Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b; a bin without a photon adds nothing."""
     transmission = torch.exp(-line_integrals @ attenuation)
     mean = torch.einsum("...e,...be->...b", transmission, spectra)
     slope = torch.einsum("...e,...be,me->...bm", transmission, spectra, attenuation)
-    return torch.einsum("...bk,...bm,...b->...km", slope, slope, 1 / mean)
+    relative = torch.where(mean[..., None] > 0, slope / mean[..., None], 0)
+    return torch.einsum("...bk,...bm->...km", slope, relative)
 
 
 def cramer_rao_bound(
     line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
 ) -> Float[Tensor, "*ray material material"]:
-    """Least covariance of any unbiased estimate of A, the inverse Fisher matrix, in (g/cm²)²."""
-    return torch.linalg.inv(fisher_information(line_integrals, spectra, attenuation))
+    """Least covariance of any unbiased estimate of A, the inverse Fisher matrix, in (g/cm²)².
+
+    It is infinite where the information is singular: too few bins hold photons.
+    """
+    information = fisher_information(line_integrals, spectra, attenuation)
+    _, definite = solve_positive_definite(information, torch.zeros_like(information[..., 0]))
+    inverse, failed = torch.linalg.inv_ex(information)
+    return torch.where((definite & (failed == 0))[..., None, None], inverse, torch.inf)
 
 
 def count_jacobian(

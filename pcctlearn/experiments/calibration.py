@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,15 @@ def channels_first(rays: Tensor) -> Tensor:
     return rays.movedim(-1, 0)[None]
 
 
+def check_materials(model: SpectralModel, materials: Sequence[str], whose: str) -> None:
+    """The basis materials must be those of the object, in its order."""
+    if list(model.materials) != list(materials):
+        raise ValueError(
+            f"{whose} are made of {', '.join(materials)}, the basis materials are "
+            f"{', '.join(model.materials)}: use physics.materials=[{','.join(materials)}]"
+        )
+
+
 def check_steps(max_steps: int) -> None:
     """A study without a step has nothing to show."""
     if max_steps < 1:
@@ -46,7 +56,14 @@ def fit(trainer: Trainer, module: ThresholdModule, target: Scan, max_steps: int)
     """Take up to ``max_steps`` steps, each on the whole scan."""
     loader: Any = DataLoader([target] * max_steps, batch_size=None, collate_fn=lambda scan: scan)  # type: ignore[arg-type]
     trainer.fit(module, loader)
-    log.info("calibrated in %d steps", len(module.history))
+    if module.converged:
+        log.info("calibrated in %d steps", len(module.history))
+    else:
+        log.warning(
+            "not converged after %d steps: raise study.max_steps, the results are those of the "
+            "best step",
+            len(module.history),
+        )
 
 
 def history_arrays(module: ThresholdModule) -> dict[str, Tensor]:

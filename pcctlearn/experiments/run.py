@@ -22,7 +22,7 @@ from pcctlearn.report import render_report
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> float:
+def run(config: DictConfig) -> float | None:
     """Run the study that ``config.study`` builds; return the number ``config.objective`` names."""
     began = time.perf_counter()
     check_config(config)
@@ -34,16 +34,9 @@ def run(config: DictConfig) -> float:
 
     study = instantiate(config.study, _convert_="all")
     trainer: Trainer = instantiate(config.trainer, _convert_="all")
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(plain)
     try:
+        _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
         results: StudyResults = study.run(trainer)
-        if config.objective is not None and config.objective not in results.numbers:
-            raise ValueError(
-                f"objective={config.objective!r} is no result of {name}, which gives "
-                + ", ".join(results.numbers)
-            )
         write_results(results, folder)
         try:
             _draw(results, folder)
@@ -59,7 +52,27 @@ def run(config: DictConfig) -> float:
     finally:
         _finish(trainer)
     _print_table(name, results, folder, seconds)
-    return results.numbers.get(config.objective, 0.0)
+    if config.objective is None:
+        return None
+    if config.objective not in results.numbers:
+        raise ValueError(
+            f"objective={config.objective!r} is no result of {name}, which gives "
+            + ", ".join(results.numbers)
+        )
+    return results.numbers[config.objective]
+
+
+def _start_loggers(trainer: Trainer, config: Any) -> None:
+    try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "wandb":
+            raise
+        raise ConnectionError(
+            f"W&B does not start ({error}): log in with `wandb login`, or leave it offline with "
+            "logger.offline=true"
+        ) from error
 
 
 def _draw(results: StudyResults, folder: Path) -> None:

@@ -10,9 +10,11 @@ from torch import Tensor
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import (
     biased,
     channels_first,
+    check_materials,
     check_steps,
     fit,
     history_arrays,
@@ -78,6 +80,7 @@ class PhantomCalibration:
         max_steps: int = 15,
     ) -> None:
         check_steps(max_steps)
+        check_materials(model, phantom.materials, "the phantom")
         n_columns = geometry.n_columns
         if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
             raise ValueError(
@@ -106,7 +109,12 @@ class PhantomCalibration:
         log.info("scanning the phantom and the patient")
         A = self.phantom.line_integrals(*self.geometry.rays()).double()[None]
         shadowed = (A[0].sum(0) > 0).sum(0)
-        target = Scan(self._counts(detector, A), A, maps=reconstruct @ A)
+        judged = shadowed >= self.least_views
+        self._check_biased(judged)
+        precision = fisher_information(
+            A[0].movedim(0, -1), chain.decompose.model.spectra().detach(), self.model.attenuation
+        )
+        target = Scan(self._counts(detector, A), A, maps=reconstruct @ A, precision=precision[None])
         grid = self.geometry.image
         patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
         patient_A = Projector(self.geometry).double() @ patient_maps
@@ -119,7 +127,6 @@ class PhantomCalibration:
         after, patient_after = self._image(chain, target), self._image(chain, patient)
 
         edges = chain.decompose.model.thresholds.edges_keV.detach()
-        judged = shadowed >= self.least_views
         error_before = (nominal - true_edges)[judged][:, learn]
         error_after = (edges - true_edges)[judged][:, learn]
         hounsfield = {
@@ -150,6 +157,7 @@ class PhantomCalibration:
             "unobservable_columns": float((~module.observable).sum()),
             "judged_but_unobservable_columns": float((judged & ~module.observable).sum()),
             "steps": float(len(module.history)),
+            "fit_converged": float(module.converged),
         }
         unseen = (~module.observable).nonzero()[:, 0].tolist()
         return StudyResults(
@@ -204,6 +212,16 @@ class PhantomCalibration:
         bias = torch.zeros(shape, dtype=torch.float64)
         bias[list(self.biased_columns)] = self.bias_keV
         return bias
+
+    def _check_biased(self, judged: Tensor) -> None:
+        unseen = [c for c in self.biased_columns or () if not judged[c]]
+        if unseen:
+            seen = judged.nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"the phantom shadows biased column {unseen[0]} in fewer than {self.least_views} "
+                f"views, so it cannot be calibrated: choose among {_ranges(seen)}, or take a "
+                "larger phantom"
+            )
 
     def _counts(self, detector: SpectralModel, line_integrals: Tensor) -> Tensor:
         return channels_first(detector(line_integrals[0].movedim(0, -1)).detach())

@@ -13,6 +13,7 @@ from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import (
     biased,
     channels_first,
+    check_materials,
     check_steps,
     fit,
     history_arrays,
@@ -42,7 +43,8 @@ class SlabCalibration:
         training: builds the Lightning module from chain, loss and true edges.
         water_cm, calcium_cm: first, last and step of the thicknesses at reference density.
         bias_keV: by how much the detector's edges lie above their nominal values.
-        noisy, n_detectors, seed: photon noise.
+        noisy, n_detectors, seed: photon noise, Poisson and independent from bin to bin: true of
+            detectors that register a photon once, optimistic for CdTe with its charge sharing.
         max_steps: of the optimiser.
     """
 
@@ -61,6 +63,7 @@ class SlabCalibration:
         max_steps: int = 12,
     ) -> None:
         check_steps(max_steps)
+        check_materials(model, ["water", "calcium"], "the slabs")
         if n_detectors < 1:
             raise ValueError(f"n_detectors must be 1 or more, got {n_detectors}")
         self.model, self.decomposition, self.loss = model, decomposition, loss
@@ -107,6 +110,7 @@ class SlabCalibration:
             **_rmse("before", before, truth),
             **_rmse("after", after, truth),
             "steps": float(len(module.history)),
+            "fit_converged": float(module.converged),
         }
         arrays: dict[str, Tensor] = {
             "slabs/true_cm": truth,

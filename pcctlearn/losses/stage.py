@@ -29,7 +29,8 @@ class TotalLoss(nn.Module):
         if not terms:
             raise ValueError("a loss needs one term at least")
         self.terms = nn.ModuleDict(dict(terms))
-        self.deepest: str = max((str(term.stage) for term in terms.values()), key=STAGES.index)
+        self.stages = {str(term.stage) for term in terms.values()}
+        self.deepest = max(self.stages, key=STAGES.index)
 
     def forward(self, predicted: Scan, target: Scan) -> dict[str, Tensor]:
         """The value of each term."""

@@ -71,7 +71,7 @@ def centered_body(
         raise ValueError(
             f"the body is {width_cm:.1f} cm wide and needs a field of {2 * radius_cm:.1f} cm, the "
             f"grid's is {field_cm:.1f} cm: take {ceil(2 * radius_cm / voxel_cm)} voxels a side, or "
-            "fit=True to shrink the patient"
+            "datasets.fit=true to shrink the patient"
         )
     scale = min(1.0, field_cm / (2 * radius_cm))
     step = voxel_cm / (spacing * scale)  # pixels from one voxel to the next

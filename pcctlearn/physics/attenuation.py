@@ -64,7 +64,7 @@ def mass_attenuation(material: Material, energies_keV: Energies | Sequence[float
         values = [xraylib.CS_Total_CP(compound, energy) for energy in energies.tolist()]
     except ValueError as error:
         raise ValueError(_explain(material, energies, str(error))) from None
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device=energies.device)
 
 
 def attenuation_table(

@@ -1,5 +1,6 @@
 """Expected photon counts behind basis materials."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,8 @@ from pcctlearn.shapes import (
     RayLineIntegrals,
     Spectra,
 )
+
+log = logging.getLogger(__name__)
 
 
 def expected_counts(
@@ -93,6 +96,14 @@ class SpectralModel(nn.Module):
     ) -> "SpectralModel":
         """Put a tube, a detector and named basis materials together."""
         attenuation = attenuation_table(materials, spectrum.energies_keV)
+        top, last = thresholds.edges_keV.detach()[..., -1].min(), spectrum.energies_keV[-1]
+        if top < last - 1:
+            log.warning(
+                "photons from %g to %g keV are not counted: the last threshold lies below them; "
+                "raise physics.thresholds.edges_keV to the tube voltage",
+                top,
+                last,
+            )
         names = [m if isinstance(m, str) else "+".join(m) for m in materials]
         return cls(
             spectrum.energies_keV, spectrum.fluence, response, thresholds, attenuation, names
@@ -123,5 +134,8 @@ class SpectralModel(nn.Module):
         return self.spectra().sum(-1)
 
     def forward(self, line_integrals: RayLineIntegrals) -> RayCounts:
-        """Expected counts behind line integrals in g/cm²."""
-        return expected_counts(line_integrals, self.spectra(), self.attenuation)
+        """Expected counts behind line integrals in g/cm², in their precision."""
+        spectra, attenuation = self.spectra(), self.attenuation
+        return expected_counts(
+            line_integrals, spectra.to(line_integrals), attenuation.to(line_integrals)
+        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,13 @@ _AIR_ENERGY_ABSORPTION = [
 ]
 
 
+class SpekpyTube(NamedTuple):
+    """A tungsten tube that spekpy computes when it is asked for, in place of a table."""
+
+    tube_voltage_kV: float
+    anode_degrees: float
+
+
 class Spectrum:
     """Photons per energy sample that reach a pixel with nothing in the beam.
 
@@ -28,7 +36,8 @@ class Spectrum:
     the kept energies instead.
 
     Args:
-        table: text table of the unfiltered tube output, one row per energy (see SOURCES.md).
+        table: text table of the unfiltered tube output, one row per energy (see SOURCES.md), or a
+            ``SpekpyTube``.
         inherent_filtration_cm, added_filtration_cm: {material: thickness in cm}.
         exposure_mAs: tube current times time of one view.
         pixel_area_cm2, source_to_detector_cm: size and place of the pixel.
@@ -42,7 +51,7 @@ class Spectrum:
 
     def __init__(
         self,
-        table: str | Path,
+        table: str | Path | SpekpyTube,
         inherent_filtration_cm: Mapping[str, float],
         added_filtration_cm: Mapping[str, float] | None = None,
         exposure_mAs: float = 1.0,
@@ -51,7 +60,7 @@ class Spectrum:
         photons_per_pixel: float | None = None,
         lowest_keV: float = 12.0,
     ) -> None:
-        energies, fluence = read_spectrum(table)
+        energies, fluence = tube_output(table)
         kept = energies >= lowest_keV
         if kept.sum() < 2:
             raise ValueError(f"lowest_keV={lowest_keV:g} leaves nothing of the spectrum {table}")
@@ -74,6 +83,55 @@ class Spectrum:
             )
 
 
+    @classmethod
+    def from_spekpy(
+        cls,
+        tube_voltage_kV: float,
+        anode_degrees: float,
+        inherent_filtration_cm: Mapping[str, float],
+        added_filtration_cm: Mapping[str, float] | None = None,
+        exposure_mAs: float = 1.0,
+        pixel_area_cm2: float = 0.01,
+        source_to_detector_cm: float = 100.0,
+        photons_per_pixel: float | None = None,
+        lowest_keV: float = 12.0,
+    ) -> "Spectrum":
+        """The same of a tungsten tube of any voltage and anode angle, computed by spekpy."""
+        return cls(
+            SpekpyTube(tube_voltage_kV, anode_degrees),
+            inherent_filtration_cm,
+            added_filtration_cm,
+            exposure_mAs,
+            pixel_area_cm2,
+            source_to_detector_cm,
+            photons_per_pixel,
+            lowest_keV,
+        )
+
+
+def tube_output(source: str | Path | SpekpyTube) -> tuple[Tensor, Tensor]:
+    """Energies in keV and photons/(cm² mAs keV) at 100 cm, unfiltered: a table's or spekpy's."""
+    if not isinstance(source, SpekpyTube):
+        return read_spectrum(source)
+    if not (20 <= source.tube_voltage_kV <= 300 and 0 < source.anode_degrees < 90):
+        raise ValueError(
+            "tube_voltage_kV must lie in 20 … 300 and anode_degrees between 0 and 90, got "
+            f"{source.tube_voltage_kV:g} and {source.anode_degrees:g}"
+        )
+    try:
+        import spekpy
+    except ImportError:
+        raise ImportError(
+            "spekpy computes this tube: `pip install -r requirements-spectra.txt`, or take one of "
+            "the tables in data/physics/spectra"
+        ) from None
+    voltage_kV, anode_degrees = source
+    # 1 keV steps at 1 m for 1 mAs, as in the tables
+    tube = spekpy.Spek(kvp=voltage_kV, th=anode_degrees, dk=1.0, z=100, mas=1, targ="W")
+    energies, fluence = (torch.from_numpy(np.array(a, np.float64)) for a in tube.get_spectrum())
+    return energies, fluence
+
+
 def transmission(material: str, thickness_cm: float, energies_keV: Energies) -> Fluence:
     """exp(−(μ/ρ)(E) ρ t) of a filter of thickness t in cm."""
     if material not in DENSITY_G_CM3:
@@ -94,7 +152,8 @@ def half_value_layer_cm(
     """Thickness of the filter that halves the air kerma Σ S E (μ_en/ρ)_air, by bisection, in cm."""
     # xraylib's energy absorption of air is a third too low near 20 keV: NIST's table instead.
     energy, absorption = np.log(_AIR_ENERGY_ABSORPTION).T
-    air = torch.from_numpy(np.exp(np.interp(np.log(energies_keV.numpy()), energy, absorption)))
+    log_energies = np.log(energies_keV.cpu().numpy())
+    air = torch.from_numpy(np.exp(np.interp(log_energies, energy, absorption))).to(fluence.device)
     kerma = fluence * energies_keV * air
     low, high = 0.0, 100.0
     for _ in range(60):

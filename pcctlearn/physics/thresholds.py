@@ -43,7 +43,7 @@ class Thresholds(nn.Module):
         if len(learn) != edges.shape[-1]:
             raise ValueError(f"learn needs one entry for each of {edges.shape[-1]} edges: {learn}")
         self.edges_keV = nn.Parameter(edges)
-        self.register_buffer("learn", torch.tensor(list(learn)))
+        self.register_buffer("learn", torch.tensor(list(learn), device=edges.device))
 
     @property
     def n_bins(self) -> int:

@@ -33,8 +33,7 @@ class DampedNewton:
         here = objective(x, exact=self.exact)
         damping = torch.zeros_like(here.value)
         converged = torch.zeros_like(here.value, dtype=torch.bool)
-        eps = torch.finfo(x.dtype).eps
-        resolvable = max(self.tolerance, 8 * eps) + 16 * eps * here.rounding
+        resolvable = resolvable_decrease(self.tolerance, here)
         for _ in range(self.max_steps):
             trial, positive = _newton_trial(x, here, damping, bounds)
             decrement = ((x - trial) * here.gradient).sum(-1)
@@ -53,6 +52,12 @@ class DampedNewton:
             if bool((converged | (damping > 1e12)).all()):
                 break
         return Solution(x, converged)
+
+
+def resolvable_decrease(tolerance: float, here: Quadratic) -> Tensor:
+    """Newton decrement below which a ray is done: the tolerance, or what rounding can resolve."""
+    eps = torch.finfo(here.value.dtype).eps
+    return max(tolerance, 8 * eps) + 16 * eps * here.rounding
 
 
 def _newton_trial(

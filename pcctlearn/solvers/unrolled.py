@@ -6,26 +6,47 @@ Memory grows with every step, and the derivative is that of the iteration, not o
 import torch
 from torch import Tensor
 
-from pcctlearn.solvers.quadratic import Bounds, Objective, Solution
+from pcctlearn.solvers.newton import resolvable_decrease
+from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
+from pcctlearn.solvers.small_systems import solve_positive_definite
 
 
 class UnrolledNewton:
-    """A fixed number of undamped Newton steps, differentiated through by autograd."""
+    """A fixed number of undamped Newton steps, differentiated through by autograd.
+
+    On an active side of the box the step is that of the free unknowns. A ray whose Hessian is not
+    positive definite, or whose step led to no finite value, stays where it is; a ray that did not
+    converge passes no gradient.
+    """
 
     differentiable = True
 
     def __init__(self, steps: int = 8, tolerance: float = 1e-10) -> None:
+        if tolerance <= 0 or steps < 1:
+            raise ValueError(f"tolerance and steps must be positive: {tolerance}, {steps}")
         self.steps, self.tolerance = steps, tolerance
 
     def __call__(
         self, objective: Objective, start: Tensor, bounds: Bounds | None = None
     ) -> Solution:
         """Step from ``start``; the box is kept by projection, whose gradient is zero outside."""
-        x = start
-        decrement = torch.full_like(start[..., 0], torch.inf)
+        x = last = start if bounds is None else start.clamp(*bounds)
+        converged = torch.zeros_like(start[..., 0], dtype=torch.bool)
         for _ in range(self.steps):
-            _, gradient, hessian, _ = objective(x)
-            step = torch.linalg.solve(hessian, gradient)
-            x = x - step if bounds is None else (x - step).clamp(*bounds)
-            decrement = (step * gradient).sum(-1).detach()
-        return Solution(x, decrement.abs() <= self.tolerance)
+            here = objective(x)
+            finite = _finite(here)
+            if not bool(finite.all()):  # evaluated anew: 0 · NaN would reach θ in the backward pass
+                x = torch.where(finite[..., None], x, last)
+                here = objective(x)
+            free = bounds and free_unknowns(x.detach(), here.gradient.detach(), bounds)
+            step, positive = solve_positive_definite(here.hessian, here.gradient, free)
+            trial = x - step if bounds is None else (x - step).clamp(*bounds)
+            last, x = x, torch.where(positive[..., None], trial, x)
+            decrement = ((last - trial) * here.gradient).sum(-1).abs()
+            converged = finite & positive & (decrement <= resolvable_decrease(self.tolerance, here))
+        return Solution(torch.where(converged[..., None], x, x.detach()), converged)
+
+
+def _finite(here: Quadratic) -> Tensor:
+    hessian = here.hessian.flatten(-2)
+    return here.value.isfinite() & here.gradient.isfinite().all(-1) & hessian.isfinite().all(-1)

@@ -20,10 +20,13 @@ from pcctlearn.calibration.information import (
 from pcctlearn.chain import Chain
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
-from pcctlearn.scan import Scan
+from pcctlearn.scan import STAGES, Scan
 
 # taken before going back to the best (R. M. Chamberlain et al., 1982, "watchdog")
 _UPHILL_STEPS = 2
+
+_LEAST_BIN_keV = 1.0
+_HALVINGS = 10
 
 
 class ThresholdModule(LightningModule):
@@ -45,6 +48,7 @@ class ThresholdModule(LightningModule):
     """
 
     true_edges_keV: Tensor | None
+    observable: Tensor | None
 
     def __init__(
         self,
@@ -60,13 +64,18 @@ class ThresholdModule(LightningModule):
             raise ValueError(
                 "thresholds are learned per pixel: give Thresholds(edges_keV, n_pixels=…)"
             )
+        if STAGES.index(loss.deepest) >= STAGES.index("maps") and chain.reconstruct is None:
+            raise ValueError(
+                f"the loss looks at {loss.deepest}, the chain ends at the line integrals: use "
+                "losses=line_integrals"
+            )
         self.automatic_optimization = False
         self.chain, self.loss, self.optimizer = chain, loss, optimizer
         self.within_keV, self.step_tolerance_keV = within_keV, step_tolerance_keV
         self.register_buffer("true_edges_keV", true_edges_keV, persistent=False)
-        self.observable: Tensor | None = None
+        self.register_buffer("observable", None, persistent=False)
+        self.converged = False
         self.history: list[dict[str, float]] = []
-        self.edges_history: list[Tensor] = []
         self._best: tuple[float, Tensor] | None = None
         self._uphill = 0
         self._damping = optimizer.damping if isinstance(optimizer, GaussNewton) else 0.0
@@ -104,9 +113,10 @@ class ThresholdModule(LightningModule):
 
             self._record(optimizer.step(closure=closure), before)
             change = edges.detach() - before
-        if change.abs().max() < self.step_tolerance_keV:
+        # a short step from an uphill point, or under a raised damping, is no sign of nearness
+        if change.abs().max() < self.step_tolerance_keV and self._uphill == 0:
             self._best = self._best and (self._best[0], edges.detach().clone())
-            self.trainer.should_stop = True
+            self.converged = self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Optimizer | None:
         """None for Gauss–Newton, which keeps its own state."""
@@ -125,7 +135,9 @@ class ThresholdModule(LightningModule):
         known = target.at("line_integrals")
         taken = torch.where(self.observable, predicted.line_integrals, known)
         predicted = self.chain.onward(
-            replace(predicted, line_integrals=taken), until=self.loss.deepest
+            replace(predicted, line_integrals=taken),
+            until=self.loss.deepest,
+            expect="expected_counts" in self.loss.stages,
         )
         return predicted, torch.stack(list(self.loss(predicted, target).values())).sum()
 
@@ -133,7 +145,12 @@ class ThresholdModule(LightningModule):
         assert isinstance(self.optimizer, GaussNewton)
         assert self.observable is not None
         value, edges = float(total.detach()), self.thresholds.edges_keV
-        if self._best is None or value < self._best[0]:
+        if self._best is None and not math.isfinite(value):
+            raise ValueError(
+                "the loss is not finite with the thresholds to start from: check the counts, and "
+                "that the thresholds lie within the spectrum"
+            )
+        if self._best is None or value < self._best[0] * (1 + 1e-9):
             if self._best is not None:
                 self._damping /= 10
             self._best, self._uphill = (value, edges.detach().clone()), 0
@@ -141,18 +158,28 @@ class ThresholdModule(LightningModule):
             self._uphill += 1
             if self._uphill > _UPHILL_STEPS or not math.isfinite(value):
                 self.thresholds.assign(self._best[1])
-                self._damping, self._uphill = 10 * self._damping, 0
+                self._damping = 10 * self._damping
                 predicted, total = self._evaluate(target)
         (gradient,) = torch.autograd.grad(total, edges)
         rays = _rays(predicted.at("line_integrals"))
         jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.at("counts")))
         learned = self.observable[:, None] & self.thresholds.learn
-        jacobian = jacobian * learned[:, None, :]
+        jacobian = jacobian * learned[:, None, :] * self._moves(rays)
         step = self.optimizer.step(
             jacobian, gradient * learned, self._curvature(rays, jacobian, target), self._damping
         )
-        self.thresholds.assign(edges.detach() + step * learned)
-        return step * learned
+        step = _in_order(edges.detach(), step * learned)
+        self.thresholds.assign(edges.detach() + step)
+        return step
+
+    def _moves(self, rays: Tensor) -> Tensor:
+        """1 for rays that follow the thresholds; 0 for those unsolved or at the side of the box."""
+        assert self.chain.decompose.converged is not None
+        moves = self.chain.decompose.converged[0]
+        if box := self.chain.decompose.bounds():
+            lower, upper = rays.new_tensor(box)
+            moves = moves & ((rays > lower) & (rays < upper)).all(-1)
+        return moves[..., None, None]
 
     def _curvature(self, rays: Tensor, jacobian: Tensor, target: Scan) -> Curvature:
         """Of the sum of the loss's terms, which must be squares or likelihoods."""
@@ -209,7 +236,6 @@ class ThresholdModule(LightningModule):
             numbers["threshold_error_rms_keV"] = float(error.square().mean().sqrt())
             numbers["threshold_error_max_keV"] = float(error.abs().max())
         self.history.append(numbers)
-        self.edges_history.append(edges.detach().clone())
         shown = ("loss", "threshold_error_max_keV")
         for name, value in numbers.items():
             self.log(name, value, prog_bar=name in shown, batch_size=1)
@@ -217,4 +243,14 @@ class ThresholdModule(LightningModule):
 
 def _rays(channels: Tensor) -> Tensor:
     """(1, channel, view, pixel) to (view, pixel, channel)."""
+    if len(channels) != 1:
+        raise ValueError(f"thresholds are learned from one scan at a time, got {len(channels)}")
     return channels.detach()[0].movedim(0, -1)
+
+
+def _in_order(edges: Tensor, step: Tensor) -> Tensor:
+    """The step, halved for pixels whose edges it would bring closer than ``_LEAST_BIN_keV``."""
+    for _ in range(_HALVINGS):
+        tight = ((edges + step).diff(dim=-1) < _LEAST_BIN_keV).any(-1, keepdim=True)
+        step = torch.where(tight, step / 2, step)
+    return torch.where(((edges + step).diff(dim=-1) > 0).all(-1, keepdim=True), step, 0)

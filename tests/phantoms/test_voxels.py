@@ -71,7 +71,9 @@ def test_mask_keeps_the_lung_and_drops_the_table():
 
 def test_a_body_wider_than_the_field_is_refused_or_shrunk():
     hounsfield = patient_on_a_table()
-    with pytest.raises(ValueError, match=r"19\.\d cm wide.*16\.0 cm: take 10\d voxels.*fit=True"):
+    with pytest.raises(
+        ValueError, match=r"19\.\d cm wide.*16\.0 cm: take 10\d voxels.*datasets.fit=true"
+    ):
         centered_body(hounsfield, (0.08, 0.1), 80, 80, 0.2)
     placed, scale = centered_body(hounsfield, (0.08, 0.1), 80, 80, 0.2, fit=True)
     inside = voxel_centers(80, 80, 0.2).norm(dim=-1) < 8.0

@@ -75,6 +75,8 @@ class Analytic(Response):
         for name, value in parameters.items():
             if value < 0 or (value == 0 and not name.startswith("fluorescence")):
                 raise ValueError(f"{name} of the response must be positive, got {value:g}")
+            if name.startswith("fluorescence") and value > 1:
+                raise ValueError(f"{name} of the response is a probability, got {value:g}")
             value_tensor = torch.tensor(value, dtype=torch.float64)
             self.register_parameter(name, nn.Parameter(value_tensor, requires_grad=learn))
         self.sensor = sensor
@@ -116,7 +118,7 @@ def interaction_shares(sensor: str, energies_keV: Energies) -> tuple[Energies, E
         [section(formula, e) / xraylib.CS_Total_CP(formula, e) for e in energies_keV.tolist()]
         for section in (xraylib.CS_Photo_CP, xraylib.CS_Compt_CP)
     ]
-    photo, compton = torch.tensor(shares, dtype=energies_keV.dtype)
+    photo, compton = torch.tensor(shares, dtype=torch.float64).to(energies_keV)
     return photo, compton
 
 
@@ -143,7 +145,7 @@ def k_fluorescence(sensor: str, energies_keV: Energies) -> list[tuple[float, Ene
             else 0.0
             for e in energies
         ]
-        lines.append((line_keV, torch.tensor(emitted).to(energies_keV)))
+        lines.append((line_keV, torch.tensor(emitted, dtype=torch.float64).to(energies_keV)))
     return lines
 
 

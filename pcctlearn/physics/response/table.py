@@ -57,11 +57,14 @@ class Table(Response):
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Table":
-        """Read a response from CSV, NPZ or MAT, units checked."""
+        """Read a response from CSV, which states its unit, or from NPZ or MAT.
+
+        In those the names of the arrays state the units: keV and events per keV and photon.
+        """
         return cls(*read_response(Path(path)))
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
-        """Cubic Hermite interpolant of the cumulated table."""
+        """Cubic Hermite interpolant of the cumulated table; ValueError for edges below it."""
         chosen = self._columns(energies_keV)
         density = self.response_per_keV[:, chosen].to(edges_keV)
         step = (self.deposited_keV[1] - self.deposited_keV[0]).to(edges_keV)
@@ -73,7 +76,13 @@ class Table(Response):
         product, total = falls[1:] * falls[:-1], falls[1:] + falls[:-1]
         slope = -2 * product / torch.where(total > 0, total, 1)
 
-        z = ((edges_keV - lowest) / step).clamp(0, len(density))
+        z = (edges_keV - lowest) / step
+        if bool((z < -1e-3).any()):
+            raise ValueError(
+                f"a threshold of {edges_keV.min().item():g} keV lies below the response's registered "
+                f"energies, which begin at {lowest.item():g} keV: raise it or extend the table"
+            )
+        z = z.clamp(0, len(density))
         cell = z.detach().long().clamp(max=len(density) - 1)
         t = (z - cell)[..., None]
         rise, stay = t**2 * (3 - 2 * t), t * (1 - t)
