@@ -7,7 +7,10 @@ times are medians. The peer is RTK's simplex where it is installed, and Nelder-M
 
 import argparse
 import json
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -38,7 +41,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-rays", type=int, default=10_000_000, help="0 leaves it out")
+    parser.add_argument("--memory-only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_only:
+        print(json.dumps(memory(arguments.memory_only)))
+        return
 
     spectra, attenuation = scanner(arguments.device)
     A, counts = rays(arguments.rays, spectra, attenuation)
@@ -51,7 +58,7 @@ def main() -> None:
     }
     results |= measure(counts, spectra, attenuation, arguments.repeats, arguments.device)
     if arguments.memory_rays and arguments.device == "cpu":
-        results |= memory(arguments.memory_rays, spectra, attenuation)
+        results |= memory_of_its_own(arguments.memory_rays)
     Console(width=100).print(table(results))
     print(
         f"{100 * results['converged_share']:.2f} % of the rays converged, RMS error "
@@ -60,7 +67,8 @@ def main() -> None:
     if "peak_growth_mb" in results:
         print(
             f"{arguments.memory_rays / 1e6:g} million rays, forward and backward: "
-            f"{results['peak_growth_mb']:.0f} MB beyond their counts"
+            f"{results['peak_growth_mb']:.0f} MB beyond what was there before, counts included; "
+            f"{results['peak_mb']:.0f} MB at the peak"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -145,13 +153,32 @@ def timed(job: Callable[[], None], device: str) -> float:
     return perf_counter() - start
 
 
-def memory(n: int, spectra: Tensor, attenuation: Tensor) -> dict[str, float]:
-    """Growth of the peak resident memory while so many rays are solved and differentiated."""
-    _, counts = rays(n, spectra, attenuation)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    decompose(counts.requires_grad_(), spectra, attenuation, bounds=BOUNDS).x.sum().backward()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_growth_mb": (after - before) / 1e3, "memory_rays": float(n)}
+def memory_of_its_own(n: int) -> dict[str, float]:
+    """``memory`` in a fresh process: the peak of this one may be that of an earlier method."""
+    command = [sys.executable, __file__, "--memory-only", str(n)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def memory(n: int) -> dict[str, float]:
+    """Peak resident memory while so many rays are solved and differentiated, and its growth."""
+    spectra, attenuation = scanner("cpu")
+    counts = rays(n, spectra, attenuation)[1].requires_grad_()
+    before = resident_mb()
+    decompose(counts, spectra, attenuation, bounds=BOUNDS).x.sum().backward()
+    peak = resident_mb("VmHWM")
+    return {"peak_growth_mb": peak - before, "peak_mb": peak, "memory_rays": float(n)}
+
+
+def resident_mb(field: str = "VmRSS") -> float:
+    """Resident memory now, or its peak as ``VmHWM``; where /proc is missing, the peak so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would be that of the parent, which Linux hands on through exec
+        (line,) = (row for row in status.read_text().splitlines() if row.startswith(f"{field}:"))
+        return float(line.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def error_over_crlb(x: Tensor, A: Tensor, spectra: Tensor, attenuation: Tensor) -> float:

@@ -82,7 +82,6 @@ class Spectrum:
                 f" or raise exposure_mAs={exposure_mAs:g}, photons_per_pixel={photons_per_pixel}"
             )
 
-
     @classmethod
     def from_spekpy(
         cls,

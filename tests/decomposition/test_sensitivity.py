@@ -100,3 +100,21 @@ def test_four_times_the_photons_are_half_the_noise():
         _, _, spectra, attenuation, truth = problem(2, None, photons)
         bounds.append(cramer_rao_bound(truth, spectra, attenuation))
     torch.testing.assert_close(bounds[0], 4 * bounds[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ray_without_photons_has_no_information_and_no_bound(dtype):
+    model = scanner(every=4)
+    spectra, attenuation = model.spectra().detach().to(dtype), model.attenuation.to(dtype)
+    rays = torch.tensor([[10.0, 0.5], [1e5, 0.0]], dtype=dtype)
+    information = fisher_information(rays, spectra, attenuation)
+    assert (information[1] == 0).all()
+    bound = cramer_rao_bound(rays, spectra, attenuation)
+    assert (bound[1] == torch.inf).all()
+    torch.testing.assert_close(bound[0], cramer_rao_bound(rays[:1], spectra, attenuation)[0])
+
+
+def test_one_bin_cannot_bound_two_materials():
+    _, _, spectra, attenuation, truth = problem(2, None)
+    one_bin = spectra * torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None]
+    assert (cramer_rao_bound(truth, one_bin, attenuation) == torch.inf).all()

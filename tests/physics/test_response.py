@@ -221,3 +221,15 @@ def test_a_detector_that_cannot_be(make, message):
 def test_a_response_must_say_what_it_registers():
     with pytest.raises(NotImplementedError, match="Response must say"):
         Response().above(torch.tensor([15.0]), ENERGIES)
+
+
+@pytest.mark.parametrize("name", ["fluorescence_escape", "fluorescence_capture"])
+def test_fluorescence_is_a_probability(name):
+    with pytest.raises(ValueError, match=f"{name} of the response is a probability, got 1.2"):
+        Analytic("CdTe", 0.075, **{name: 1.2})
+
+
+def test_shares_have_the_type_of_the_energies():
+    for dtype in (torch.float32, torch.float64):
+        shares = interaction_shares("CdTe", ENERGIES.to(dtype))
+        assert [share.dtype for share in shares] == [dtype, dtype]

@@ -27,7 +27,7 @@ def test_round_trip(tmp_path, suffix):
     table = Table.from_file(path)
     for name, values in ARRAYS.items():
         assert torch.equal(getattr(table, name), torch.from_numpy(values)), name
-    everything = table.above(torch.tensor([0.0]), table.energies_keV)[0]
+    everything = table.above(torch.tensor([5.0]), table.energies_keV)[0]
     torch.testing.assert_close(everything, torch.from_numpy(10 * DENSITY.sum(0)))
 
 
@@ -113,6 +113,13 @@ def test_another_grid_than_the_spectrum():
     assert table.above(edges, torch.tensor([60.0])).shape == (2, 1)
     with pytest.raises(ValueError, match=r"no column for 61 keV \(it runs from 30 to 60 keV"):
         table.above(edges, torch.tensor([30.0, 61.0]))
+
+
+def test_an_edge_below_the_registered_energies():
+    table = Table(*(torch.from_numpy(values) for values in ARRAYS.values()))
+    assert table.above(torch.tensor([5.0, 45.0, 90.0]), table.energies_keV)[1:].abs().max() == 0
+    with pytest.raises(ValueError, match=r"threshold of 4 keV lies below .* begin at 5 keV"):
+        table.above(torch.tensor([4.0, 20.0]), table.energies_keV)
 
 
 @pytest.mark.parametrize("deposited", [[10.0, 20.0], [10.0, 20.0, 35.0], [30.0, 20.0, 10.0]])

@@ -1,5 +1,7 @@
 """The tube gives the photons, the hardness and the filtration that its numbers say."""
 
+import sys
+
 import pytest
 import torch
 from scanners import SPECTRA
@@ -82,6 +84,30 @@ def test_every_shipped_table_has_a_passport_and_ends_at_its_voltage():
         energies, _ = read_spectrum(table)
         voltage = float(table.stem.split("_")[1].removesuffix("kV"))
         assert voltage - 1 <= energies[-1] <= voltage
+
+
+@pytest.mark.parametrize("photons", [None, 5e4])
+def test_live_spekpy_equals_the_shipped_table(photons):
+    pytest.importorskip("spekpy")
+    filtration = TWO_MM_AL, {"copper": 0.02}
+    live = Spectrum.from_spekpy(120.0, 12.0, *filtration, photons_per_pixel=photons)
+    table = Spectrum(TUBE, *filtration, photons_per_pixel=photons)
+    torch.testing.assert_close(live.energies_keV, table.energies_keV)
+    torch.testing.assert_close(live.fluence, table.fluence, rtol=1e-6, atol=0)
+
+
+def test_without_spekpy_the_message_tells_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spekpy", None)
+    with pytest.raises(ImportError, match=r"pip install -r requirements-spectra\.txt"):
+        Spectrum.from_spekpy(120.0, 12.0, TWO_MM_AL)
+
+
+@pytest.mark.parametrize(
+    ("voltage_kV", "anode_degrees"), [(5.0, 12.0), (500.0, 12.0), (120.0, 0.0), (120.0, 95.0)]
+)
+def test_a_tube_that_spekpy_cannot_compute(voltage_kV, anode_degrees):
+    with pytest.raises(ValueError, match="tube_voltage_kV must lie in 20 … 300"):
+        Spectrum.from_spekpy(voltage_kV, anode_degrees, TWO_MM_AL)
 
 
 @pytest.mark.parametrize(

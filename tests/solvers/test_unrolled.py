@@ -7,7 +7,8 @@ from scanners import scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.physics.noise import draw_counts
-from pcctlearn.solvers.quadratic import Bounds
+from pcctlearn.solvers.newton import DampedNewton
+from pcctlearn.solvers.quadratic import Bounds, Quadratic
 from pcctlearn.solvers.unrolled import UnrolledNewton
 
 
@@ -54,3 +55,68 @@ def test_too_few_steps_are_marked():
         counts, spectra, attenuation, solver=UnrolledNewton(steps=1), start=torch.zeros(1, 2)
     )
     assert not converged.any()
+
+
+def test_single_precision_converges():
+    model, generator = scanner(every=4), torch.Generator().manual_seed(1)
+    truth = torch.tensor([10.0, 0.7]) * (0.5 + torch.rand(50, 2, generator=generator))
+    counts = draw_counts(model(truth).detach(), generator).float()
+    theta = counts, model.spectra().detach().float(), model.attenuation.float()
+    start = truth.float()
+    x, converged = decompose(*theta, solver=UnrolledNewton(), start=start)
+    assert converged.all()
+    torch.testing.assert_close(x, decompose(*theta, start=start).x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("n_unknowns", [2, 3])
+def test_active_bounds_converge_like_newton(n_unknowns):
+    matrix, centre = random_bowls(200, n_unknowns)
+    problem, start = bowl(matrix, centre), torch.zeros(200, n_unknowns)
+    box = Bounds(torch.full((n_unknowns,), -1.0), torch.full((n_unknowns,), 1.0))
+    expected, reached = DampedNewton()(problem, start, box)
+    x, converged = UnrolledNewton(steps=12)(problem, start, box)
+    assert reached.all()
+    assert ((expected.abs() == 1).any(-1)).sum() > 100
+    assert converged.double().mean() > 0.9
+    torch.testing.assert_close(x[converged], expected[converged])
+
+
+def test_active_bounds_have_the_gradient_of_the_minimum():
+    model = scanner(every=4)
+    counts = model(torch.tensor([[10.0, 0.0]])).detach() * torch.tensor([0.97, 1, 1, 1])
+    gradients = []
+    for solver in (UnrolledNewton(steps=12), None):
+        n = counts.clone().requires_grad_()
+        box = [[-5.0, 0.2], [60.0, 15.0]]
+        x, converged = decompose(
+            n, model.spectra().detach(), model.attenuation, solver=solver, bounds=box
+        )
+        assert converged.all()
+        assert x[0, 1] == 0.2
+        gradients.append(torch.autograd.grad(x.sum(), n)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def saddle_for_the_first(theta):
+    """Ray 0 has an indefinite Hessian and ray 1 overflows after one step; the others are bowls."""
+
+    def evaluate(x, *, exact=True):
+        curvature = torch.ones_like(x)
+        curvature[0] = torch.tensor([1.0, -1.0])
+        gradient = curvature * (x - theta)
+        far = (x[..., 0].abs() > 0) & (torch.arange(len(x)) == 1)
+        steep = torch.exp(1e3 * torch.where(far[:, None], x.abs() + theta, 0))
+        gradient = torch.where(far[:, None], steep, gradient)
+        value = 0.5 * ((x - theta) * gradient).sum(-1)
+        return Quadratic(value, gradient, torch.diag_embed(curvature), 1e-15 * value.abs())
+
+    return evaluate
+
+
+def test_one_hard_ray_leaves_its_batch_undisturbed():
+    theta = torch.tensor([2.0, 3.0], requires_grad=True)
+    x, converged = UnrolledNewton()(saddle_for_the_first(theta), torch.zeros(4, 2))
+    assert converged.tolist() == [False, False, True, True]
+    assert x.isfinite().all()
+    (gradient,) = torch.autograd.grad(x.sum(), theta)
+    assert gradient.tolist() == [2.0, 2.0]

@@ -79,8 +79,8 @@ class Table(Response):
         z = (edges_keV - lowest) / step
         if bool((z < -1e-3).any()):
             raise ValueError(
-                f"a threshold of {edges_keV.min().item():g} keV lies below the response's registered "
-                f"energies, which begin at {lowest.item():g} keV: raise it or extend the table"
+                f"a threshold of {edges_keV.min().item():g} keV lies below the registered energies "
+                f"of the response, which begin at {lowest.item():g} keV"
             )
         z = z.clamp(0, len(density))
         cell = z.detach().long().clamp(max=len(density) - 1)

@@ -1,0 +1,20 @@
+"""The benchmark's memory figure is that of the decomposition alone."""
+
+import importlib.util
+import resource
+from pathlib import Path
+
+import torch
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/decomposition.py"
+
+
+def test_an_earlier_peak_of_this_process_does_not_count():
+    spec = importlib.util.spec_from_file_location("benchmark_decomposition", BENCHMARK)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    torch.ones(2**26).sum()  # half a gigabyte, given back at once
+    here_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    found = benchmark.memory_of_its_own(20_000)
+    assert found["memory_rays"] == 20_000
+    assert 0 < found["peak_growth_mb"] < found["peak_mb"] < here_mb
