@@ -37,12 +37,13 @@ def channels_first(rays: Tensor) -> Tensor:
     return rays.movedim(-1, 0)[None]
 
 
-def check_materials(model: SpectralModel, materials: Sequence[str], whose: str) -> None:
-    """The basis materials must be those of the object, in its order."""
+def check_materials(model: SpectralModel, materials: Sequence[str]) -> None:
+    """The basis materials must be those that the study's object is made of, in its order."""
     if list(model.materials) != list(materials):
+        wanted = ",".join(materials)
         raise ValueError(
-            f"{whose} are made of {', '.join(materials)}, the basis materials are "
-            f"{', '.join(model.materials)}: use physics.materials=[{','.join(materials)}]"
+            f"this study needs the basis materials {wanted}, got {','.join(model.materials)}: use "
+            f"physics.materials=[{wanted}]"
         )
 
 

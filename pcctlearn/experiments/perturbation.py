@@ -55,7 +55,7 @@ class Perturbation:
                 f"the surfaces need two bins, got {model.thresholds.n_bins}: use "
                 "physics/thresholds=two_bins"
             )
-        check_materials(model, ["water", "calcium"], "the slabs")
+        check_materials(model, ["water", "calcium"])
         self.model, self.layer = model, decomposition(model)
         self.centre = torch.stack(
             [

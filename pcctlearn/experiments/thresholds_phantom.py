@@ -80,7 +80,7 @@ class PhantomCalibration:
         max_steps: int = 15,
     ) -> None:
         check_steps(max_steps)
-        check_materials(model, phantom.materials, "the phantom")
+        check_materials(model, phantom.materials)
         n_columns = geometry.n_columns
         if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
             raise ValueError(

@@ -63,7 +63,7 @@ class SlabCalibration:
         max_steps: int = 12,
     ) -> None:
         check_steps(max_steps)
-        check_materials(model, ["water", "calcium"], "the slabs")
+        check_materials(model, ["water", "calcium"])
         if n_detectors < 1:
             raise ValueError(f"n_detectors must be 1 or more, got {n_detectors}")
         self.model, self.decomposition, self.loss = model, decomposition, loss
