@@ -37,7 +37,7 @@ class LinearOperator(nn.Module):
 
     def apply(self, x: Tensor) -> Tensor:
         """A x, for any number of leading axes."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it does to x")
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Aᵀ y."""
