@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pcctlearn.phantoms.ellipses import Ellipse, EllipsePhantom
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ImageGrid, ParallelBeam
+from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.sparse_projector import Projector
 

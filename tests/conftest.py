@@ -1,5 +1,6 @@
 """Every test runs with the shape annotations switched on and in float64."""
 
+import numba
 import pytest
 import torch
 from jaxtyping import config, install_import_hook
@@ -7,6 +8,7 @@ from jaxtyping import config, install_import_hook
 install_import_hook("pcctlearn", "beartype.beartype")
 # small tensors: a second thread that waits for a busy core costs more than it brings
 torch.set_num_threads(1)
+numba.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

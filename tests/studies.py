@@ -22,7 +22,8 @@ from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.phantoms.ellipses import water_calcium_phantom
 from pcctlearn.scan import Scan
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ImageGrid, ParallelBeam
+from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.training.threshold_module import ThresholdModule
 
 REPOSITORY = Path(__file__).parents[1]

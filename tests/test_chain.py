@@ -10,7 +10,8 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ImageGrid, ParallelBeam
+from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid
 
 
 def chain_and_counts(beam=None):

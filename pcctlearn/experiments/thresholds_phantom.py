@@ -34,7 +34,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.geometry import FlatBeam
 from pcctlearn.tomography.sparse_projector import Projector
 from pcctlearn.training.threshold_module import ThresholdModule
 
@@ -68,7 +68,7 @@ class PhantomCalibration:
         decomposition: Callable[[SpectralModel], MaximumLikelihood],
         loss: TotalLoss,
         training: Callable[..., ThresholdModule],
-        geometry: Beam,
+        geometry: FlatBeam,
         phantom: EllipsePhantom,
         patient: AxialSlice,
         window: str = "ramp",

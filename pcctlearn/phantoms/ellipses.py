@@ -1,4 +1,7 @@
-"""Phantoms made of ellipses, with exact line integrals: the truth that projectors are held to."""
+"""Phantoms made of ellipses, with exact line integrals: the truth that projectors are held to.
+
+Positions have two components (x, y), or three for ellipsoids (x, y, z).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from pcctlearn.units import REFERENCE_DENSITIES_G_CM3
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Densities, one per material, that are added inside an ellipse; tilt is counter-clockwise."""
+    """Densities, one per material, added inside an ellipse or an ellipsoid; tilt is about z."""
 
     center_cm: Sequence[float]
     semi_axes_cm: Sequence[float]
@@ -25,15 +28,21 @@ class Ellipse:
     def __post_init__(self) -> None:
         if not min(self.semi_axes_cm) > 0:
             raise ValueError(f"semi_axes_cm must be positive, got {list(self.semi_axes_cm)}")
+        if len(self.semi_axes_cm) != len(self.center_cm):
+            raise ValueError(
+                f"center_cm and semi_axes_cm must have as many components, got "
+                f"{list(self.center_cm)} and {list(self.semi_axes_cm)}"
+            )
 
-    def to_unit_disc(self, vectors: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
-        """Turn and scale vectors (x, y) so that the ellipse, once centred, is the unit disc."""
+    def to_unit_disc(self, vectors: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
+        """Turn and scale vectors so that the ellipse, once centred, is the unit disc (or ball)."""
         c, s = cos(self.tilt_rad), sin(self.tilt_rad)
-        turned_back = vectors @ vectors.new_tensor([[c, -s], [s, c]])
-        return turned_back / vectors.new_tensor(self.semi_axes_cm)
+        turn_back = torch.eye(len(self.center_cm), dtype=vectors.dtype)
+        turn_back[:2, :2] = vectors.new_tensor([[c, -s], [s, c]])
+        return vectors @ turn_back / vectors.new_tensor(self.semi_axes_cm)
 
     def chords_cm(
-        self, points: Float[Tensor, "*ray 2"], directions: Float[Tensor, "*ray 2"]
+        self, points: Float[Tensor, "*ray d"], directions: Float[Tensor, "*ray d"]
     ) -> Float[Tensor, "*ray"]:
         """Length of the line p + t v inside: |q + t u|² = 1 has two roots t, and this is their gap.
 
@@ -44,7 +53,7 @@ class Ellipse:
         uu, qu, qq = (u * u).sum(-1), (q * u).sum(-1), (q * q).sum(-1)
         return 2 * (qu**2 - uu * (qq - 1)).clamp(min=0).sqrt() / uu
 
-    def contains(self, points: Float[Tensor, "*point 2"]) -> Float[Tensor, "*point"]:
+    def contains(self, points: Float[Tensor, "*point d"]) -> Float[Tensor, "*point"]:
         """One inside, zero outside."""
         q = self.to_unit_disc(points - points.new_tensor(self.center_cm))
         return ((q * q).sum(-1) <= 1).to(points.dtype)
@@ -69,12 +78,14 @@ class EllipsePhantom:
         )
 
     def line_integrals(
-        self, points: Float[np.ndarray, "*ray 2"], directions: Float[np.ndarray, "*ray 2"]
+        self, points: Float[np.ndarray, "*ray d"], directions: Float[np.ndarray, "*ray d"]
     ) -> Float[Tensor, "material *ray"]:
         """Area densities, exact, along the whole lines through ``points`` along unit vectors."""
         p, v = (torch.as_tensor(a, dtype=torch.float64) for a in (points, directions))
-        chords = torch.stack([ellipse.chords_cm(p, v) for ellipse in self.ellipses])
-        return torch.tensordot(self.densities.mT, chords, dims=1)
+        total = p.new_zeros(len(self.materials), *p.shape[:-1])
+        for ellipse, densities in zip(self.ellipses, self.densities, strict=True):
+            total += densities.view(-1, *(1,) * (p.ndim - 1)) * ellipse.chords_cm(p, v)
+        return total
 
     def maps(
         self, n_y: int, n_x: int, voxel_cm: float, oversampling: int = 8

@@ -3,13 +3,14 @@
 import torch
 
 from pcctlearn.tomography.filters import RampFilter
-from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.geometry import Beam, FlatBeam
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.sparse_projector import Backprojector
+from pcctlearn.tomography.truncation import Crop, EdgeExtension
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 
 
-def fbp(geometry: Beam, window: str = "ramp", max_matrix_bytes: float = 2e9) -> LinearOperator:
+def fbp(geometry: FlatBeam, window: str = "ramp", max_matrix_bytes: float = 2e9) -> LinearOperator:
     """Sinogram (view, column) in operand · cm to image (y, x) in operand.
 
     f(p) = ∫ (q ∗ h)(θ, u(p)) / depth(p)² dθ, with q = w cos γ · line integrals, h the ramp on the
@@ -19,8 +20,23 @@ def fbp(geometry: Beam, window: str = "ramp", max_matrix_bytes: float = 2e9) -> 
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
     sections 3.3 and 3.4.2. doi:10.1137/1.9780898719277
     """
-    weights = torch.from_numpy(redundancy_weights(geometry) * cosine_weights(geometry))
-    pixel_at_axis_cm = geometry.pixel_cm / geometry.magnification
-    ramp = RampFilter(geometry.n_views, geometry.n_columns, pixel_at_axis_cm, window)
-    backprojector = Backprojector(geometry, max_matrix_bytes)
-    return backprojector @ ramp @ Diagonal(weights.to(torch.get_default_dtype()))
+    return Backprojector(geometry, max_matrix_bytes) @ filtering(geometry, window)
+
+
+def filtering(geometry: Beam, window: str) -> LinearOperator:
+    """Sinogram to what is back-projected: weights, then the ramp along every detector row.
+
+    Where both edges of the detector cut through the image, rows are extended beyond them first.
+    """
+    dtype, shape = torch.get_default_dtype(), geometry.shape
+    redundancy = torch.from_numpy(redundancy_weights(geometry)).to(dtype)
+    redundancy = redundancy.reshape(geometry.n_views, *(1,) * (len(shape) - 2), -1)
+    cosine = torch.from_numpy(cosine_weights(geometry)).to(dtype)
+    weights = Diagonal(cosine, shape) @ Diagonal(redundancy, shape)
+    pixel_at_axis_cm = geometry.column_cm / geometry.magnification
+    if not all(geometry.is_truncated):
+        return RampFilter(shape, pixel_at_axis_cm, window) @ weights
+    n_added = geometry.n_columns // 4
+    extend = EdgeExtension(shape, n_added)
+    ramp = RampFilter(extend.out_shape, pixel_at_axis_cm, window)
+    return Crop(extend.out_shape, n_added) @ ramp @ extend @ weights

@@ -6,11 +6,13 @@ from math import pi
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pcctlearn.tomography.geometry import FloatArray
 from pcctlearn.tomography.linear_operator import LinearOperator
 
+_ROWS_AT_ONCE = 512
 # of the frequency in cycles per column, from −1/2 to 1/2
 WINDOWS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "ramp": np.ones_like,
@@ -22,7 +24,7 @@ WINDOWS: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 
 class RampFilter(LinearOperator):
-    """Convolution of every view with the band-limited ramp; symmetric, so its own adjoint.
+    """Convolution of every detector row with the band-limited ramp; symmetric, so its own adjoint.
 
     h(0) = 1 / 4d², h(k d) = −1 / (π k d)² for odd k and 0 for even k, for columns d apart.
 
@@ -32,13 +34,13 @@ class RampFilter(LinearOperator):
 
     response: Tensor
 
-    def __init__(self, n_views: int, n_columns: int, pixel_cm: float, window: str = "ramp") -> None:
+    def __init__(self, shape: tuple[int, ...], pixel_cm: float, window: str = "ramp") -> None:
         if window not in WINDOWS:
             raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
         if not pixel_cm > 0:
             raise ValueError(f"pixel_cm must be positive, got {pixel_cm}")
-        super().__init__((n_views, n_columns), (n_views, n_columns))
-        n_padded = 2 << (n_columns - 1).bit_length()  # at least twice: the ramp is not periodic
+        super().__init__(shape, shape)
+        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice: the ramp is not periodic
         k = np.arange(n_padded)
         k = np.minimum(k, n_padded - k)
         ramp = np.where(k % 2 == 1, -1 / (pi * np.maximum(k, 1)) ** 2, 0.0)
@@ -49,8 +51,15 @@ class RampFilter(LinearOperator):
         self.n_padded = n_padded
 
     def apply(self, x: Tensor) -> Tensor:  # noqa: D102
-        spectrum = torch.fft.rfft(x, n=self.n_padded)
-        return torch.fft.irfft(spectrum * self.response, n=self.n_padded)[..., : x.shape[-1]]
+        rows = x.reshape(-1, x.shape[-1])
+        filtered = torch.empty_like(rows)
+        # in pieces: padded spectra of a whole sinogram fall out of the processor's cache
+        for piece, result in zip(
+            rows.split(_ROWS_AT_ONCE), filtered.split(_ROWS_AT_ONCE), strict=True
+        ):
+            spectrum = torch.fft.rfft(piece, n=self.n_padded) * self.response
+            result.copy_(torch.fft.irfft(spectrum, n=self.n_padded)[:, : x.shape[-1]])
+        return filtered.reshape(x.shape)
 
     def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
         return self.apply(y)

@@ -1,59 +1,22 @@
-"""Where source, rotation axis, image and detector are, in two dimensions; cm and rad.
+"""Where source, rotation axis, image and detector are; cm and rad.
 
-x points right and y up. View k turns the detector line by θ = k · arc / n_views: it runs along
-(cos θ, sin θ), and the rays of its centre run along (−sin θ, cos θ). The source of a fan is at
-source_to_axis · (sin θ, −cos θ); as it recedes to infinity the fan becomes the parallel beam.
+x points right, y up and z out of the slice, along the rotation axis. View k turns the scanner by
+θ: detector columns run along (cos θ, sin θ, 0) and rows along z, and the central ray, which meets
+the detector at right angles, runs along (−sin θ, cos θ, 0). The source of a fan or a cone is at
+source_to_axis · (sin θ, −cos θ, 0); as it recedes to infinity the fan becomes the parallel beam.
+A cone is a fan for each detector row, and shares its formulas in x and y.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot, inf, pi, sqrt
+from math import asin, atan, cos, inf, pi, tan
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
-_ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
+from pcctlearn.tomography.grids import FloatArray, ImageGrid, SliceGrid, require_positive
 
-
-def _require_positive(**numbers: int | float) -> None:
-    for name, number in numbers.items():
-        if not 0 < number < inf:
-            raise ValueError(f"{name} must be positive and finite, got {number}")
-
-
-@dataclass(frozen=True)
-class ImageGrid:
-    """Square voxels centred on the rotation axis; row 0 has the largest y, column 0 the least x."""
-
-    n_y: int
-    n_x: int
-    voxel_cm: float
-
-    def __post_init__(self) -> None:
-        _require_positive(n_y=self.n_y, n_x=self.n_x, voxel_cm=self.voxel_cm)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n_y, n_x)."""
-        return self.n_y, self.n_x
-
-    @property
-    def inscribed_radius_cm(self) -> float:
-        """Radius of the largest circle inside the image."""
-        return min(self.shape) / 2 * self.voxel_cm
-
-    @property
-    def corner_radius_cm(self) -> float:
-        """Distance from the axis to a corner."""
-        return hypot(*self.shape) / 2 * self.voxel_cm
-
-    @property
-    def index_to_cm(self) -> FloatArray:
-        """The matrix that takes (column, row, 1) to (x, y, 1)."""
-        v = self.voxel_cm
-        left, top = -(self.n_x - 1) / 2 * v, (self.n_y - 1) / 2 * v
-        return np.array([[v, 0, left], [0, -v, top], [0, 0, 1]])
+ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
 
 
 class Beam:
@@ -61,10 +24,18 @@ class Beam:
 
     n_views: int
     n_columns: int
-    pixel_cm: float
-    image: ImageGrid
     arc_rad: float
     offset_cm: float
+
+    @property
+    def grid(self) -> SliceGrid:
+        """The image, or the slices of the volume."""
+        raise NotImplementedError
+
+    @property
+    def column_cm(self) -> float:
+        """Distance from column to column."""
+        raise NotImplementedError
 
     @property
     def source_curvature(self) -> float:
@@ -77,30 +48,69 @@ class Beam:
         return 1.0
 
     @property
+    def axis_shift_cm(self) -> float:
+        """How far along the columns the rotation axis lies from the central ray."""
+        return 0.0
+
+    @property
     def is_short_scan(self) -> bool:
         """Whether the arc measures some rays once and others twice."""
         return False
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(n_views, n_columns)."""
+    def shape(self) -> tuple[int, ...]:
+        """(n_views, n_columns), with n_rows between them for a cone."""
         return self.n_views, self.n_columns
 
     @property
     def angles_rad(self) -> FloatArray:
-        """θ of every view, half-open: the arc's end is not measured."""
+        """θ of every view; half-open where they are equally spaced: the end is not measured."""
         return np.arange(self.n_views) * (self.arc_rad / self.n_views)
 
     @property
+    def steps_rad(self) -> FloatArray:
+        """The share of the arc that each view stands for."""
+        return np.full(self.n_views, self.arc_rad / self.n_views)
+
+    @property
     def columns_cm(self) -> FloatArray:
-        """Position of every detector column along the detector line."""
+        """Position of every detector column, from where the central ray meets the detector."""
         center = (self.n_columns - 1) / 2
-        return (np.arange(self.n_columns) - center) * self.pixel_cm + self.offset_cm
+        return (np.arange(self.n_columns) - center) * self.column_cm + self.offset_cm
 
     @property
     def gammas_rad(self) -> FloatArray:
         """γ of every column, from the central ray; the ray also belongs to parallel view θ − γ."""
         return np.arctan(self.columns_cm * self.source_curvature / self.magnification)
+
+    @property
+    def axis_gamma_rad(self) -> float:
+        """γ of the ray through the rotation axis."""
+        return atan(self.axis_shift_cm * self.source_curvature)
+
+    @property
+    def reaches_cm(self) -> tuple[float, float]:
+        """How far the detector goes from the shadow of the axis, towards column 0 and the other."""
+        half, middle = self.n_columns * self.column_cm / 2, self.magnification * self.axis_shift_cm
+        return half - self.offset_cm + middle, half + self.offset_cm - middle
+
+    @property
+    def needed_reaches_cm(self) -> tuple[float, float]:
+        """How far the shadow of the circle inscribed in the image goes, likewise."""
+        radius, curvature = self.grid.field_radius_cm, self.source_curvature
+        if curvature == 0:
+            return radius, radius
+        axis = self.axis_gamma_rad
+        tangent = asin(radius * curvature * cos(axis))  # γ of the tangents, from the axis
+        scale = self.magnification / curvature
+        return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
+
+    @property
+    def is_truncated(self) -> tuple[bool, bool]:
+        """Whether the detector ends before that shadow, towards column 0 and towards the other."""
+        pairs = zip(self.reaches_cm, self.needed_reaches_cm, strict=True)
+        left, right = (reach < needed * (1 - 1e-9) for reach, needed in pairs)
+        return left, right
 
     def projections(self) -> FloatArray:
         """Per view P (2 × 3): the point p = (x, y, 1) falls on detector column P₀·p / P₁·p.
@@ -108,16 +118,42 @@ class Beam:
         P₁·p is the depth of the point in units of source_to_axis_cm; one for a parallel beam.
         """
         c, s = np.cos(self.angles_rad), np.sin(self.angles_rad)
-        zero, one = np.zeros_like(c), np.ones_like(c)
+        one = np.ones_like(c)
         depth = np.stack([-self.source_curvature * s, self.source_curvature * c, one], -1)
-        along = self.magnification / self.pixel_cm * np.stack([c, s, zero], -1)
-        center = (self.n_columns - 1) / 2 - self.offset_cm / self.pixel_cm
+        along = self.magnification / self.column_cm * np.stack([c, s, self.axis_shift_cm * one], -1)
+        center = (self.n_columns - 1) / 2 - self.offset_cm / self.column_cm
         return np.stack([along + center * depth, depth], 1)
 
     def lines(self) -> FloatArray:
         """Per view and column (a, b, c): its ray is where a x + b y + c = 0."""
         numerator, depth = self.projections()[:, :, None].swapaxes(0, 1)
         return numerator - np.arange(self.n_columns)[:, None] * depth
+
+    def _check_detector(self, n_callers: int) -> None:
+        require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)
+        if any(self.is_truncated):
+            reach, needed = min(zip(self.reaches_cm, self.needed_reaches_cm, strict=True))
+            warnings.warn(
+                f"truncated: the detector reaches {reach:.4g} cm to one side of the axis, and the "
+                f"circle inscribed in the image needs {needed:.4g} cm; add columns, enlarge "
+                "pixel_cm or shrink the image",
+                stacklevel=3 + n_callers,  # where the beam is constructed
+            )
+
+
+class FlatBeam(Beam):
+    """A beam whose image is a plane: parallel or fan."""
+
+    pixel_cm: float
+    image: ImageGrid
+
+    @property
+    def grid(self) -> ImageGrid:  # noqa: D102
+        return self.image
+
+    @property
+    def column_cm(self) -> float:  # noqa: D102
+        return self.pixel_cm
 
     def rays(self) -> tuple[FloatArray, FloatArray]:
         """Points on the rays, nearest to the axis, and unit vectors along them: view, column, 2."""
@@ -127,22 +163,9 @@ class Beam:
         directions = np.stack([-b, a], -1) / norm[..., None]
         return -(c / norm)[..., None] * normals, directions
 
-    def _check_detector(self) -> None:
-        _require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.pixel_cm)
-        radius = self.image.inscribed_radius_cm
-        needed = self.magnification * radius / sqrt(1 - (radius * self.source_curvature) ** 2)
-        reach = self.n_columns * self.pixel_cm / 2 - abs(self.offset_cm)
-        if reach < needed * (1 - 1e-9):
-            warnings.warn(
-                f"truncated: the detector reaches {reach:.4g} cm to one side of the axis, and the "
-                f"circle inscribed in the image needs {needed:.4g} cm; add columns, enlarge "
-                "pixel_cm or shrink the image",
-                stacklevel=4,  # where the beam is constructed
-            )
-
 
 @dataclass(frozen=True)
-class ParallelBeam(Beam):
+class ParallelBeam(FlatBeam):
     """Parallel rays; column k measures x cos θ + y sin θ = (k − (n − 1)/2) · pixel + offset."""
 
     n_views: int
@@ -153,48 +176,29 @@ class ParallelBeam(Beam):
     offset_cm: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_detector()
-        _require_positive(arc_rad=self.arc_rad)
+        self._check_detector(n_callers=1)
+        require_positive(arc_rad=self.arc_rad)
         half_turns = max(1, round(self.arc_rad / pi))
-        if abs(self.arc_rad - half_turns * pi) > _ARC_TOLERANCE_RAD:
+        if abs(self.arc_rad - half_turns * pi) > ARC_TOLERANCE_RAD:
             raise ValueError(
                 f"arc_rad of a parallel beam must be a multiple of π, got {self.arc_rad}; "
                 f"the nearest is {half_turns * pi}"
             )
 
 
-@dataclass(frozen=True)
-class FanBeam(Beam):
-    """A fan onto a flat detector line, on which pixel_cm and offset_cm are measured."""
+class DivergentBeam(Beam):
+    """What fan and cone share: a source on a circle.
 
-    n_views: int
-    n_columns: int
-    pixel_cm: float
-    image: ImageGrid
+    arc_rad is what n_views equally spaced views cover, from start_rad on. Views that are spaced
+    in another way are listed, in any order, as measured_angles_rad; arc_rad then follows.
+    axis_offset_cm is how far along the columns the axis lies from the central ray.
+    """
+
     source_to_axis_cm: float
     source_to_detector_cm: float
-    arc_rad: float = 2 * pi
-    offset_cm: float = 0.0
-
-    def __post_init__(self) -> None:
-        corner = self.image.corner_radius_cm
-        if not corner < self.source_to_axis_cm < inf:
-            raise ValueError(
-                f"source_to_axis_cm must exceed {corner:.4g} cm, where the corners of the image "
-                f"are, got {self.source_to_axis_cm}"
-            )
-        if not self.source_to_axis_cm <= self.source_to_detector_cm < inf:
-            raise ValueError(
-                "source_to_detector_cm must be at least source_to_axis_cm = "
-                f"{self.source_to_axis_cm}, got {self.source_to_detector_cm}"
-            )
-        self._check_detector()
-        shortest = pi + 2 * float(np.abs(self.gammas_rad).max())
-        if not shortest - _ARC_TOLERANCE_RAD <= self.arc_rad <= 2 * pi + _ARC_TOLERANCE_RAD:
-            raise ValueError(
-                f"arc_rad must lie between π + fan angle = {shortest:.6g} (short scan) and "
-                f"2π (full scan), got {self.arc_rad}"
-            )
+    start_rad: float
+    axis_offset_cm: float
+    measured_angles_rad: Sequence[float] | FloatArray | None
 
     @property
     def source_curvature(self) -> float:  # noqa: D102
@@ -205,5 +209,89 @@ class FanBeam(Beam):
         return self.source_to_detector_cm / self.source_to_axis_cm
 
     @property
+    def axis_shift_cm(self) -> float:  # noqa: D102
+        return self.axis_offset_cm
+
+    @property
     def is_short_scan(self) -> bool:  # noqa: D102
-        return self.arc_rad < 2 * pi - _ARC_TOLERANCE_RAD
+        return self.arc_rad < 2 * pi - ARC_TOLERANCE_RAD
+
+    @property
+    def angles_rad(self) -> FloatArray:  # noqa: D102
+        if self.measured_angles_rad is not None:
+            return np.asarray(self.measured_angles_rad, dtype=np.float64)
+        return self.start_rad + super().angles_rad
+
+    @property
+    def steps_rad(self) -> FloatArray:
+        """The share of the arc that each view stands for: half the way to either neighbour."""
+        if self.measured_angles_rad is None:
+            return super().steps_rad
+        order = np.argsort(self.angles_rad)
+        gaps = np.diff(self.angles_rad[order])
+        # beyond the ends: the gap that closes the circle, or as much as the mean
+        end = 2 * pi - gaps.sum() if not self.is_short_scan else gaps.mean()
+        steps = np.empty(self.n_views)
+        steps[order] = (np.append(end, gaps) + np.append(gaps, end)) / 2
+        return steps
+
+    def _check_orbit(self) -> None:
+        corner = self.grid.corner_radius_cm
+        if not corner < self.source_to_axis_cm < inf:
+            raise ValueError(
+                f"source_to_axis_cm must exceed {corner:.4g} cm, where the corners of the image "
+                f"are, got {self.source_to_axis_cm}"
+            )
+        if not self.source_to_axis_cm <= self.source_to_detector_cm < inf:
+            raise ValueError(
+                "source_to_detector_cm must be at least source_to_axis_cm = "
+                f"{self.source_to_axis_cm}, got {self.source_to_detector_cm}"
+            )
+        if not abs(self.axis_offset_cm) < self.source_to_axis_cm:
+            raise ValueError(
+                f"axis_offset_cm must be less than source_to_axis_cm = {self.source_to_axis_cm}, "
+                f"got {self.axis_offset_cm}"
+            )
+        self._check_detector(n_callers=2)
+        if self.measured_angles_rad is not None:
+            object.__setattr__(self, "measured_angles_rad", tuple(self.measured_angles_rad))
+            object.__setattr__(self, "arc_rad", self._measured_arc_rad())
+        if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
+            raise ValueError(
+                f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}"
+            )
+
+    def _measured_arc_rad(self) -> float:
+        """What the listed views cover: their span, and one mean step for the half-open end."""
+        angles = np.sort(self.angles_rad)
+        if len(angles) != self.n_views or len(angles) < 2 or not np.isfinite(angles).all():
+            raise ValueError(
+                f"measured_angles_rad must list n_views = {self.n_views} finite angles, two or "
+                f"more, got {len(angles)}"
+            )
+        if not (np.diff(angles) > 0).all():
+            raise ValueError("measured_angles_rad must differ from view to view; drop the repeats")
+        span = angles[-1] - angles[0]
+        closed = span * len(angles) / (len(angles) - 1)
+        # a turn with jittered views is still a turn
+        return 2 * pi if abs(closed - 2 * pi) < np.diff(angles).max() / 2 else float(closed)
+
+
+@dataclass(frozen=True)
+class FanBeam(DivergentBeam, FlatBeam):
+    """A fan onto a flat detector line, on which pixel_cm and offset_cm are measured."""
+
+    n_views: int
+    n_columns: int
+    pixel_cm: float
+    image: ImageGrid
+    source_to_axis_cm: float
+    source_to_detector_cm: float
+    arc_rad: float = 2 * pi
+    offset_cm: float = 0.0
+    start_rad: float = 0.0
+    axis_offset_cm: float = 0.0
+    measured_angles_rad: Sequence[float] | FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        self._check_orbit()

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit, prange
 
-from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.geometry import Beam, FlatBeam
+from pcctlearn.tomography.grids import FloatArray
 
 
 class Interpolation(NamedTuple):
@@ -33,26 +34,37 @@ class Interpolation(NamedTuple):
     adjoint: Callable
 
 
-def joseph(beam: Beam) -> Interpolation:
+def joseph_lines(beam: Beam) -> tuple[FloatArray, np.ndarray]:
+    """Per view and column (intercept, slope, length), and whether the ray is steep.
+
+    A steep ray crosses every row of the slice, a shallow one every column. At step k it passes
+    slot intercept + slope · k, and its path from step to step is length, in cm.
+    """
+    a, b, c = np.moveaxis(beam.lines() @ beam.grid.index_to_cm, -1, 0)
+    is_steep = np.abs(a) >= np.abs(b)
+    p, q = np.where(is_steep, (a, b), (b, a))
+    dy, dx = beam.grid.slice_spacing_cm
+    step_cm, slot_cm = np.where(is_steep, dy, dx), np.where(is_steep, dx, dy)
+    return np.stack([-c / p, -q / p, np.hypot(step_cm, slot_cm * q / p)], -1), is_steep
+
+
+def joseph(beam: FlatBeam) -> Interpolation:
     """Line integrals, in operand · cm: one row per ray, one column per voxel.
 
     P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images",
     IEEE Trans. Med. Imaging 1 (1982). doi:10.1109/TMI.1982.4307572
     """
-    a, b, c = np.moveaxis(beam.lines().reshape(-1, 3) @ beam.image.index_to_cm, -1, 0)
-    is_steep = np.abs(a) >= np.abs(b)  # crosses every image row, a shallow ray every column
-    p, q = np.where(is_steep, (a, b), (b, a))
-    lines = np.stack([-c / p, -q / p, beam.image.voxel_cm * np.hypot(1, q / p)], -1)
+    lines, is_steep = joseph_lines(beam)
     return Interpolation(
         shape=(beam.n_views * beam.n_columns, beam.image.n_y * beam.image.n_x),
-        arguments=(lines, is_steep, *beam.image.shape),
+        arguments=(lines.reshape(-1, 3), is_steep.ravel(), *beam.image.shape),
         rows=_joseph_rows,
         forward=_joseph_forward,
         adjoint=_joseph_adjoint,
     )
 
 
-def pixel_driven(beam: Beam) -> Interpolation:
+def pixel_driven(beam: FlatBeam) -> Interpolation:
     """Back-projection ∫ q(θ, u) / depth² dθ: one row per voxel, one column per ray.
 
     Depth is that of the voxel in units of source_to_axis_cm, and u where its shadow falls.
@@ -63,7 +75,7 @@ def pixel_driven(beam: Beam) -> Interpolation:
             beam.projections() @ beam.image.index_to_cm,
             beam.n_columns,
             *beam.image.shape,
-            beam.arc_rad / beam.n_views,
+            beam.steps_rad,
         ),
         rows=_pixel_driven_rows,
         forward=_pixel_driven_forward,
@@ -150,11 +162,11 @@ def _shadow(projection, step_rad, voxel, n_x):
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_rows(projections, n_columns, n_y, n_x, step_rad, starts, indices, weights):
+def _pixel_driven_rows(projections, n_columns, n_y, n_x, steps_rad, starts, indices, weights):
     lengths = np.zeros(n_y * n_x, np.int64)
     for voxel in prange(n_y * n_x):
         for view in range(len(projections)):
-            position, scale = _shadow(projections[view], step_rad, voxel, n_x)
+            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 if len(indices) > 0:
                     entry = starts[voxel] + lengths[voxel]
@@ -166,11 +178,11 @@ def _pixel_driven_rows(projections, n_columns, n_y, n_x, step_rad, starts, indic
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_forward(projections, n_columns, n_y, n_x, step_rad, x, y):
+def _pixel_driven_forward(projections, n_columns, n_y, n_x, steps_rad, x, y):
     for voxel in prange(n_y * n_x):
         total = np.zeros(x.shape[1])
         for view in range(len(projections)):
-            position, scale = _shadow(projections[view], step_rad, voxel, n_x)
+            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 weight = scale * (1 - abs(position - column))
                 for image in range(len(total)):
@@ -180,10 +192,10 @@ def _pixel_driven_forward(projections, n_columns, n_y, n_x, step_rad, x, y):
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_adjoint(projections, n_columns, n_y, n_x, step_rad, y, x):
+def _pixel_driven_adjoint(projections, n_columns, n_y, n_x, steps_rad, y, x):
     for view in prange(len(projections)):  # a thread owns a view
         for voxel in range(n_y * n_x):
-            position, scale = _shadow(projections[view], step_rad, voxel, n_x)
+            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 weight = scale * (1 - abs(position - column))
                 for image in range(y.shape[1]):

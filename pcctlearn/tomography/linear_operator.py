@@ -1,10 +1,13 @@
 """Linear maps as objects that compose: ``A @ x``, ``A.T @ y``, ``A @ B``, ``A + B``."""
 # mypy: disable-error-code=override
 
+from math import prod
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+
+from pcctlearn.tomography.memory import require_memory
 
 
 class _Apply(torch.autograd.Function):
@@ -49,12 +52,28 @@ class LinearOperator(nn.Module):
         """The adjoint as an operator."""
         return Adjoint(self)
 
+    def peak_bytes(self, n_images: int, itemsize: int) -> int:
+        """What A x allocates at its peak, its result included."""
+        return n_images * itemsize * prod(self.out_shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """A x, differentiable any number of times."""
         if tuple(x.shape[-len(self.in_shape) :]) != self.in_shape:
             raise ValueError(f"{self!r} cannot take an array of shape {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise TypeError(f"{self!r} needs floating-point numbers, got {x.dtype}")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{self!r} needs float32 or float64, floating-point numbers with enough digits for "
+                f"sums over rays, got {x.dtype}; convert it with .float()"
+            )
+        # one pass: a sum is finite only if every number is, unless it overflows
+        if not x.sum().isfinite() and not x.isfinite().all():
+            n_bad = int((~x.isfinite()).sum())
+            raise ValueError(
+                f"{self!r} was given {n_bad} of {x.numel()} numbers that are NaN or infinite; "
+                "repair them first, with torch.nan_to_num or a mask"
+            )
+        n_images = prod(x.shape[: x.ndim - len(self.in_shape)])
+        require_memory(repr(self), self.peak_bytes, n_images, x)
         return _Apply.apply(x, self)
 
     @overload
@@ -84,6 +103,11 @@ class Adjoint(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
         return self.operator.apply(y)
 
+    def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
+        own = self.operator.peak_bytes(n_images, itemsize)
+        swap = prod(self.out_shape) - prod(self.in_shape)
+        return own + n_images * itemsize * swap
+
     @property
     def T(self) -> LinearOperator:  # noqa: D102
         return self.operator
@@ -106,6 +130,11 @@ class Composition(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
         return self.inner.adjoint(self.outer.adjoint(y))
+
+    def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
+        between = n_images * itemsize * prod(self.inner.out_shape)
+        outer = self.outer.peak_bytes(n_images, itemsize)
+        return max(self.inner.peak_bytes(n_images, itemsize), between + outer)
 
     def _get_name(self) -> str:
         return f"({self.outer._get_name()} @ {self.inner._get_name()})"
@@ -131,12 +160,13 @@ class Sum(LinearOperator):
 
 
 class Diagonal(LinearOperator):
-    """Multiplication by weights, element by element; its own adjoint."""
+    """Multiplication by weights that broadcast to shape, element by element; its own adjoint."""
 
     weights: Tensor
 
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__(tuple(weights.shape), tuple(weights.shape))
+    def __init__(self, weights: Tensor, shape: tuple[int, ...] | None = None) -> None:
+        shape = tuple(weights.shape) if shape is None else shape
+        super().__init__(shape, shape)
         self.register_buffer("weights", weights, persistent=False)
 
     def apply(self, x: Tensor) -> Tensor:  # noqa: D102

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.tomography.csr import csr_pair
-from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.geometry import FlatBeam
 from pcctlearn.tomography.interpolation_kernels import Interpolation, joseph, pixel_driven
 from pcctlearn.tomography.linear_operator import LinearOperator
 
@@ -87,7 +87,7 @@ class InterpolationOperator(LinearOperator):
 class Projector(InterpolationOperator):
     """Line integrals of an image (y, x) along every ray (view, column), in operand · cm."""
 
-    def __init__(self, geometry: Beam, max_matrix_bytes: float = 2e9) -> None:
+    def __init__(self, geometry: FlatBeam, max_matrix_bytes: float = 2e9) -> None:
         super().__init__(geometry.image.shape, geometry.shape, joseph(geometry), max_matrix_bytes)
 
 
@@ -98,7 +98,7 @@ class Backprojector(InterpolationOperator):
     This is the back-projection of filtered data; the adjoint of a projector is ``Projector.T``.
     """
 
-    def __init__(self, geometry: Beam, max_matrix_bytes: float = 2e9) -> None:
+    def __init__(self, geometry: FlatBeam, max_matrix_bytes: float = 2e9) -> None:
         super().__init__(
             geometry.shape, geometry.image.shape, pixel_driven(geometry), max_matrix_bytes
         )

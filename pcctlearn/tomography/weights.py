@@ -1,15 +1,30 @@
 """What every ray counts for in filtered back-projection: obliquity and redundancy."""
 
-from math import pi
+from math import atan, pi
 
 import numpy as np
 
-from pcctlearn.tomography.geometry import Beam, FloatArray
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, Beam
+from pcctlearn.tomography.grids import FloatArray
 
 
 def cosine_weights(beam: Beam) -> FloatArray:
-    """cos γ: what a flat detector sees of a ray that meets it aslant; one for a parallel beam."""
-    return np.cos(beam.gammas_rad)
+    """([row,] column): what a flat detector sees of a ray that meets it aslant.
+
+    w = D / √(D² + u² + v²) · (1 + δ/R · u/D), for a detector at D from the source, (u, v) from
+    where the central ray meets it, and an axis at R that lies δ beside the central ray; one for a
+    parallel beam. In the plane of the source this is cos γ + δ/R sin γ, which makes a fan's
+    (θ, γ) into parallel lines.
+
+    L. A. Feldkamp, L. C. Davis and J. W. Kress, "Practical cone-beam algorithm",
+    J. Opt. Soc. Am. A 1 (1984). doi:10.1364/JOSAA.1.000612
+    G. T. Gullberg, C. R. Crawford and B. M. W. Tsui, "Reconstruction algorithm for fan beam with a
+    displaced center-of-rotation", IEEE Trans. Med. Imaging 5 (1986). doi:10.1109/TMI.1986.4307737
+    """
+    gamma = beam.gammas_rad
+    weights = np.cos(gamma) + np.tan(beam.axis_gamma_rad) * np.sin(gamma)
+    return weights / beam.obliquity() if isinstance(beam, ConeBeam) else weights
 
 
 def short_scan_weights(beta: FloatArray, gamma: FloatArray, arc_rad: float) -> FloatArray:
@@ -31,11 +46,46 @@ def short_scan_weights(beta: FloatArray, gamma: FloatArray, arc_rad: float) -> F
     return rise * fall
 
 
+def displaced_detector_weights(gamma: FloatArray, overlap_rad: float) -> FloatArray:
+    """Redundancy weights of a full scan whose detector reaches past the axis on one side only.
+
+    Rays within ±overlap are met twice, the others once: w = (1 + sin(π/2 · γ / overlap)) / 2, and
+    one beyond, for a detector whose long side has γ > 0.
+
+    G. Wang, "X-ray micro-CT with a displaced detector array", Med. Phys. 29 (2002).
+    doi:10.1118/1.1489043
+    """
+    return (1 + np.sin(pi / 2 * np.clip(gamma / overlap_rad, -1, 1))) / 2
+
+
 def redundancy_weights(beam: Beam) -> FloatArray:
     """(view, column): how much of each ray to take, so that every line is taken once."""
-    if not beam.is_short_scan:
-        return np.full(beam.shape, pi / beam.arc_rad)
-    return short_scan_weights(beam.angles_rad[:, None], beam.gammas_rad, beam.arc_rad)
+    shape = beam.n_views, beam.n_columns
+    gamma = beam.gammas_rad - beam.axis_gamma_rad  # from the ray through the axis
+    if beam.is_short_scan:
+        shortest = pi + 2 * float(np.abs(gamma).max())
+        if beam.arc_rad < shortest - ARC_TOLERANCE_RAD:
+            raise ValueError(
+                f"the views cover an arc of {beam.arc_rad:.6g} rad, and filtered back-projection "
+                f"needs π + fan angle = {shortest:.6g} or more: add views, use fewer columns, or "
+                "reconstruct iteratively"
+            )
+        beta = beam.angles_rad - beam.angles_rad.min()
+        return short_scan_weights(beta[:, None], gamma, beam.arc_rad)
+    truncated_left, truncated_right = beam.is_truncated
+    if truncated_left == truncated_right or beam.source_curvature == 0:
+        return np.full(shape, pi / beam.arc_rad)
+    overlap_cm = min(beam.reaches_cm)
+    if overlap_cm <= 0:
+        raise ValueError(
+            f"the detector ends {-overlap_cm:.4g} cm before the axis, so that the middle of the "
+            "image is never seen: move it with offset_cm"
+        )
+    side = 1 if truncated_left else -1
+    edge_cm = beam.magnification * beam.axis_shift_cm - side * overlap_cm
+    edge_gamma = atan(edge_cm * beam.source_curvature / beam.magnification)
+    overlap_rad = abs(edge_gamma - beam.axis_gamma_rad)
+    return np.ones(shape) * displaced_detector_weights(side * gamma, overlap_rad)
 
 
 def _smooth_step(position: FloatArray, half_width: FloatArray) -> FloatArray:

@@ -9,7 +9,8 @@ from truth import image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.filters import WINDOWS
-from pcctlearn.tomography.geometry import FanBeam, ImageGrid, ParallelBeam
+from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid
 
 GRID = ImageGrid(120, 128, 0.1)
 DISC = (1.2, -0.9, 3.0, 3.0, 0.0, 0.8)

@@ -15,21 +15,21 @@ def test_impulse_gives_kak_and_slaney_kernel():
     k = torch.arange(-4, 5)
     kernel = torch.where(k % 2 == 1, -1 / (pi * k * d) ** 2, 0) * d  # d: the integral's step
     kernel[4] = 1 / (4 * d**2) * d
-    torch.testing.assert_close(RampFilter(1, 9, d) @ impulse, kernel[None])
+    torch.testing.assert_close(RampFilter((1, 9), d) @ impulse, kernel[None])
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_a_slow_wave_is_scaled_by_its_frequency(window):
     n, cycles, d = 4096, 16, 0.1
     wave = torch.cos(2 * pi * cycles * torch.arange(n) / n)[None]
-    filtered = RampFilter(1, n, d, window) @ wave
+    filtered = RampFilter((1, n), d, window) @ wave
     middle = slice(n // 4, 3 * n // 4)
     expected = cycles / (n * d) * wave
     torch.testing.assert_close(filtered[:, middle], expected[:, middle], rtol=0, atol=6e-4)
 
 
 def test_windows_only_soften():
-    ramp, *others = (RampFilter(1, 64, 1.0, window).response for window in WINDOWS)
+    ramp, *others = (RampFilter((1, 64), 1.0, window).response for window in WINDOWS)
     for response in others:
         assert (response <= ramp + 1e-15).all()
         assert response[-1] < 0.7 * ramp[-1]
@@ -37,6 +37,6 @@ def test_windows_only_soften():
 
 def test_a_wrong_filter_is_refused():
     with pytest.raises(ValueError, match=r"one of ramp, .* got 'ram-lak'"):
-        RampFilter(1, 8, 1.0, "ram-lak")
+        RampFilter((1, 8), 1.0, "ram-lak")
     with pytest.raises(ValueError, match="pixel_cm must be positive"):
-        RampFilter(1, 8, 0.0)
+        RampFilter((1, 8), 0.0)

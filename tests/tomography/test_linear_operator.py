@@ -2,16 +2,21 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from checks import check_adjoint, check_gradient, check_linear
+from cones import FINE_ROWS, SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE
 from truth import SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
+from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.filters import WINDOWS, RampFilter
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.sparse_projector import Backprojector, Projector
+from pcctlearn.tomography.truncation import Crop, EdgeExtension
 
 
 class Subsample(LinearOperator):
@@ -32,7 +37,18 @@ OPERATORS = {
     "backprojector, parallel": lambda: Backprojector(SMALL_PARALLEL),
     "backprojector, fan": lambda: Backprojector(SMALL_FAN),
     "backprojector, no matrix": lambda: Backprojector(SMALL_FAN, max_matrix_bytes=0.0),
-    **{f"ramp, {window}": lambda w=window: RampFilter(5, 11, 0.45, w) for window in WINDOWS},
+    **{f"ramp, {window}": lambda w=window: RampFilter((5, 11), 0.45, w) for window in WINDOWS},
+    **{f"cone projector, {n}": lambda b=b: ConeProjector(b) for n, b in SMALL_CONES.items()},
+    **{
+        f"cone backprojector, {n}": lambda b=b: ConeBackprojector(b) for n, b in SMALL_CONES.items()
+    },
+    "ramp, rows": lambda: RampFilter((3, 4, 11), 0.45),
+    "extension": lambda: EdgeExtension((3, 4, 5), 3),
+    "crop": lambda: Crop((3, 4, 9), 3),
+    "diagonal, broadcast": lambda: Diagonal(torch.rand(4, 1), (3, 4, 5)),
+    "fdk": lambda: fdk(SMALL_CONE),
+    "fdk, short scan": lambda: fdk(SMALL_SHORT_CONE, "hann"),
+    "fdk, truncated": lambda: fdk(replace(FINE_ROWS, n_columns=4)),
     "diagonal": lambda: Diagonal(torch.rand(5, 11)),
     "fbp, parallel": lambda: fbp(SMALL_PARALLEL),
     "fbp, fan": lambda: fbp(SMALL_FAN, "hann"),
@@ -76,7 +92,8 @@ def test_two_calls_before_one_backward(A):
 
 
 def test_input_of_any_strides(A):
-    strided = torch.randn(*reversed(A.in_shape), 3).permute(2, 1, 0)
+    reverse = torch.arange(len(A.in_shape), -1, -1).tolist()
+    strided = torch.randn(*reversed(A.in_shape), 3).permute(reverse)
     torch.testing.assert_close(A @ strided, A @ strided.contiguous())
 
 
@@ -100,12 +117,28 @@ def test_wrong_input_is_told_so():
         A @ torch.zeros(7, 6)
     with pytest.raises(TypeError, match="floating-point"):
         A @ torch.zeros(6, 7, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"needs float32 or float64.* got torch\.float16"):
+        A @ torch.zeros(6, 7, dtype=torch.float16)
     with pytest.raises(TypeError, match="float64 weights and was given"):
         A @ torch.zeros(6, 7, dtype=torch.float32)
     with pytest.raises(ValueError, match="cannot apply"):
         A @ A
     with pytest.raises(ValueError, match="cannot add"):
         A + A.T
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_counted(A, bad):
+    x = torch.ones(2, *A.in_shape)
+    x.view(-1)[[0, -1]] = bad
+    with pytest.raises(ValueError, match=rf"given 2 of {x.numel()} numbers that are NaN or inf"):
+        A @ x
+
+
+def test_large_finite_numbers_are_taken():
+    A = Diagonal(torch.ones(3, dtype=torch.float32) / 2)
+    x = torch.full((3,), 3e38, dtype=torch.float32)
+    torch.testing.assert_close(A @ x, x / 2)
 
 
 def test_repr_shows_the_algebra_and_the_shapes():
@@ -116,10 +149,12 @@ def test_repr_shows_the_algebra_and_the_shapes():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", [name for name in OPERATORS if "no matrix" not in name])
-def test_on_a_gpu_as_on_the_cpu(name):
-    A = OPERATORS[name]()
-    x, y = torch.randn(2, 3, *A.in_shape), torch.randn(2, 3, *A.out_shape)
+def test_on_a_gpu_as_on_the_cpu(name, dtype):
+    A = OPERATORS[name]().to(dtype)
+    x = torch.randn(2, 3, *A.in_shape, dtype=dtype)
+    y = torch.randn(2, 3, *A.out_shape, dtype=dtype)
     forward, back = A @ x, A.T @ y
     A = A.cuda()
     torch.testing.assert_close((A @ x.cuda()).cpu(), forward)

@@ -6,7 +6,8 @@ from math import cos, pi, sin
 import numpy as np
 import torch
 
-from pcctlearn.tomography.geometry import FanBeam, ImageGrid, ParallelBeam
+from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid
 
 SMALL = ImageGrid(6, 7, 0.5)
 SMALL_PARALLEL = ParallelBeam(5, 11, 0.45, SMALL, offset_cm=0.1)

@@ -1,0 +1,98 @@
+"""RTK's cone-beam operators on our arrays: a peer for benchmarks and an oracle for tests.
+
+RTK's rotation axis is y and its first view looks along −z: with RTK's (x, y, z) = our (x, z, −y)
+its angles, rows and columns are ours. Needs itk-rtk (requirements-bench.txt).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import itk
+import numpy as np
+import torch
+from itk import RTK
+from torch import Tensor
+
+from pcctlearn.tomography.cone_geometry import ConeBeam
+
+IMAGE = itk.Image[itk.F, 3]
+
+
+class RtkCone:
+    """Joseph projection, its adjoint, voxel-driven back-projection and FDK for one scanner."""
+
+    def __init__(self, beam: ConeBeam) -> None:
+        if beam.axis_offset_cm or any(beam.volume.center_cm):
+            raise ValueError("a centred volume and no axis offset are expected of RTK here")
+        self.beam = beam
+        self.geometry = RTK.ThreeDCircularProjectionGeometry.New()
+        for angle in np.degrees(beam.angles_rad):
+            self.geometry.AddProjection(
+                beam.source_to_axis_cm, beam.source_to_detector_cm, float(angle)
+            )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """(z, y, x) to (view, row, column)."""
+        into = self._sinogram(torch.zeros(self.beam.shape))
+        image = self._run(RTK.JosephForwardProjectionImageFilter, into, self._volume(volume))
+        return torch.from_numpy(itk.array_from_image(image))
+
+    def adjoint(self, sinogram: Tensor) -> Tensor:
+        """The transpose of forward."""
+        return self._back(RTK.JosephBackProjectionImageFilter, sinogram)
+
+    def back(self, sinogram: Tensor) -> Tensor:
+        """The voxel-driven back-projector, which is not the transpose of forward."""
+        return self._back(RTK.BackProjectionImageFilter, sinogram)
+
+    def fdk(self, sinogram: Tensor) -> Tensor:
+        """Feldkamp's reconstruction with the plain ramp, and Parker's weights in a short scan."""
+        projections = self._sinogram(sinogram)
+        if self.beam.is_short_scan:
+            parker = RTK.ParkerShortScanImageFilter[IMAGE].New()
+            parker.SetGeometry(self.geometry)
+            parker.SetInput(projections)
+            parker.InPlaceOff()
+            parker.Update()
+            projections = parker.GetOutput()
+        filter_ = RTK.FDKConeBeamReconstructionFilter[IMAGE].New()
+        filter_.SetGeometry(self.geometry)
+        filter_.SetInput(0, self._volume(torch.zeros(self.beam.volume.shape)))
+        filter_.SetInput(1, projections)
+        filter_.GetRampFilter().SetTruncationCorrection(0.0)
+        filter_.GetRampFilter().SetHannCutFrequency(0.0)
+        filter_.Update()
+        return _to_volume(filter_.GetOutput())
+
+    def _back(self, kind: Any, sinogram: Tensor) -> Tensor:
+        into = self._volume(torch.zeros(self.beam.volume.shape))
+        return _to_volume(self._run(kind, into, self._sinogram(sinogram)))
+
+    def _run(self, kind: Any, into: Any, operand: Any) -> Any:
+        pipeline = kind[IMAGE, IMAGE].New()
+        pipeline.SetGeometry(self.geometry)
+        pipeline.SetInput(0, into)
+        pipeline.SetInput(1, operand)
+        pipeline.Update()
+        return pipeline.GetOutput()
+
+    def _volume(self, volume: Tensor) -> Any:
+        dz, dy, dx = self.beam.volume.spacing_cm
+        return _to_itk(volume.movedim(0, 1), (dx, dz, dy), (0.0, 0.0, 0.0))
+
+    def _sinogram(self, sinogram: Tensor) -> Any:
+        beam = self.beam
+        middle = (beam.offset_cm, beam.row_offset_cm, 0.0)
+        return _to_itk(sinogram, (beam.column_cm, beam.row_cm, 1.0), middle)
+
+
+def _to_itk(array: Tensor, spacing: Sequence[float], middle: Sequence[float]) -> Any:
+    image = itk.image_from_array(array.contiguous().float().numpy(), ttype=IMAGE)
+    image.SetSpacing(spacing)
+    sizes = reversed(array.shape)
+    image.SetOrigin([m - (n - 1) / 2 * s for n, s, m in zip(sizes, spacing, middle, strict=True)])
+    return image
+
+
+def _to_volume(image: Any) -> Tensor:
+    return torch.from_numpy(itk.array_from_image(image)).movedim(1, 0)

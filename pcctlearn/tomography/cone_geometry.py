@@ -1,0 +1,160 @@
+"""Where source, rotation axis, volume and panel of a cone-beam scanner are; cm and rad.
+
+In x and y a cone beam is the fan beam of geometry.py, for each row of its panel. Rows run along z,
+and row 0 is the lowest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import degrees, pi
+from numbers import Real
+
+import numpy as np
+
+from pcctlearn.tomography.geometry import DivergentBeam
+from pcctlearn.tomography.grids import FloatArray, VolumeGrid, require_positive
+
+
+@dataclass(frozen=True)
+class ConeBeam(DivergentBeam):
+    """A cone onto a flat panel; row 0 is its lowest, with the least z.
+
+    pixel_cm is a number, or one for rows and one for columns. Where the central ray meets the
+    panel is offset_cm along the columns and row_offset_cm along the rows before its middle.
+    """
+
+    n_views: int
+    n_rows: int
+    n_columns: int
+    pixel_cm: float | Sequence[float]
+    volume: VolumeGrid
+    source_to_axis_cm: float
+    source_to_detector_cm: float
+    arc_rad: float = 2 * pi
+    offset_cm: float = 0.0
+    row_offset_cm: float = 0.0
+    start_rad: float = 0.0
+    axis_offset_cm: float = 0.0
+    measured_angles_rad: Sequence[float] | FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pixel_cm, Real):
+            sizes = tuple(self.pixel_cm)  # type: ignore[arg-type]
+            if len(sizes) != 2:
+                raise ValueError(f"pixel_cm must be a number or (row, column), got {sizes}")
+            object.__setattr__(self, "pixel_cm", sizes)
+        require_positive(n_rows=self.n_rows, pixel_cm=self.row_cm)
+        self._check_orbit()
+        nearest = self.source_to_axis_cm - self.volume.corner_radius_cm
+        if nearest <= max(self.volume.slice_spacing_cm):
+            raise ValueError(
+                f"the source is within a voxel of the volume's corners, {nearest:.4g} cm; enlarge "
+                "source_to_axis_cm or shrink the volume"
+            )
+        if not self._sees(self.volume):
+            low, high = self.axial_range_cm
+            raise ValueError(
+                f"the panel sees nothing of the volume: at the axis it sees z from {low:.4g} to "
+                f"{high:.4g} cm, the volume lies from {self.volume.slices_cm[0]:.4g} to "
+                f"{self.volume.slices_cm[-1]:.4g} cm; move one of them with center_cm, "
+                "offset_cm or row_offset_cm"
+            )
+
+    @property
+    def grid(self) -> VolumeGrid:  # noqa: D102
+        return self.volume
+
+    @property
+    def row_cm(self) -> float:
+        """Distance from row to row."""
+        pixel = self.pixel_cm
+        return pixel if isinstance(pixel, Real) else pixel[0]  # type: ignore
+
+    @property
+    def column_cm(self) -> float:  # noqa: D102
+        pixel = self.pixel_cm
+        return pixel if isinstance(pixel, Real) else pixel[1]  # type: ignore
+
+    @property
+    def shape(self) -> tuple[int, int, int]:  # noqa: D102
+        return self.n_views, self.n_rows, self.n_columns
+
+    @property
+    def rows_cm(self) -> FloatArray:
+        """z of every detector row."""
+        return (np.arange(self.n_rows) - (self.n_rows - 1) / 2) * self.row_cm + self.row_offset_cm
+
+    @property
+    def axial_range_cm(self) -> tuple[float, float]:
+        """The z that every view sees on the axis."""
+        edge = self.row_cm / 2
+        low, high = self.rows_cm[0] - edge, self.rows_cm[-1] + edge
+        return low / self.magnification, high / self.magnification
+
+    def sources_cm(self) -> FloatArray:
+        """Position (x, y, z) of the source in every view."""
+        along, toward, _ = self._frames()
+        return -self.axis_offset_cm * along - self.source_to_axis_cm * toward
+
+    def pixels_cm(self) -> FloatArray:
+        """Position (x, y, z) of the centre of every pixel: view, row, column, 3."""
+        along, toward, up = self._frames()
+        center = self.sources_cm() + self.source_to_detector_cm * toward
+        rows, columns = self.rows_cm[:, None, None], self.columns_cm[:, None]
+        return center[:, None, None] + rows * up + columns * along[:, None, None]
+
+    def rays(self) -> tuple[FloatArray, FloatArray]:
+        """Points on the rays, their sources, and unit vectors along them: view, row, column, 3."""
+        pixels = self.pixels_cm()
+        sources = np.broadcast_to(self.sources_cm()[:, None, None], pixels.shape)
+        directions = pixels - sources
+        return sources, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+
+    def obliquity(self) -> FloatArray:
+        """(row, column): length of a ray over that of its shadow in the plane of the orbit."""
+        slope = np.cos(self.gammas_rad) * self.rows_cm[:, None] / self.source_to_detector_cm
+        return np.hypot(1, slope)
+
+    def __str__(self) -> str:
+        """The scanner in numbers that can be checked against its drawing."""
+        turn = f"{self.n_views} views over {degrees(self.arc_rad):.4g}°"
+        if self.measured_angles_rad is None:
+            turn += f" from {degrees(self.start_rad):.4g}°"
+        sizes = " × ".join(
+            f"{n * s:.4g}" for n, s in zip(self.grid.shape, self.grid.spacing_cm, strict=True)
+        )
+        low, high = self.axial_range_cm
+        half_fan, half_cone = (
+            degrees(float(np.arctan(np.abs(a).max() / self.source_to_detector_cm)))
+            for a in (self.columns_cm, self.rows_cm)
+        )
+        reach = min(self.reaches_cm) / self.magnification
+        return (
+            f"ConeBeam: {turn}\n"
+            f"  source to axis {self.source_to_axis_cm:.4g} cm, to panel "
+            f"{self.source_to_detector_cm:.4g} cm, magnification {self.magnification:.4g}\n"
+            f"  panel {self.n_rows} rows × {self.n_columns} columns of {self.row_cm:.4g} × "
+            f"{self.column_cm:.4g} cm; half fan {half_fan:.3g}°, half cone {half_cone:.3g}°\n"
+            f"  offsets (cm): columns {self.offset_cm:.4g}, rows {self.row_offset_cm:.4g}, axis "
+            f"{self.axis_offset_cm:.4g}\n"
+            f"  volume {' × '.join(map(str, self.grid.shape))} voxels (z, y, x), {sizes} cm\n"
+            f"  seen by every view: {reach:.4g} cm around the axis, z from {low:.4g} to "
+            f"{high:.4g} cm on it"
+        )
+
+    def _frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Unit vectors along the columns, along the central ray, and along the rows."""
+        c, s = np.cos(self.angles_rad), np.sin(self.angles_rad)
+        zero = np.zeros_like(c)
+        return np.stack([c, s, zero], -1), np.stack([-s, c, zero], -1), np.array([0.0, 0.0, 1.0])
+
+    def _sees(self, volume: VolumeGrid) -> bool:
+        """Whether the shadow of some voxel may fall on the panel: the nearest z, the widest fan."""
+        z, magnification = volume.slices_cm, self.magnification
+        radius = volume.corner_radius_cm * self.source_curvature
+        shadows = np.outer([magnification / (1 - radius), magnification / (1 + radius)], z)
+        edge = self.row_cm
+        sees_z = (shadows.max() > self.rows_cm[0] - edge) and (
+            shadows.min() < self.rows_cm[-1] + edge
+        )
+        return bool(sees_z and min(self.reaches_cm) > -max(self.needed_reaches_cm))

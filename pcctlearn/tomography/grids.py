@@ -1,0 +1,127 @@
+"""Where the voxels of an image or a volume are; cm.
+
+x points right, y up and z out of the slice. Column 0 has the least x, row 0 the largest y, and
+slice 0 the least z.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import hypot, inf
+from numbers import Real
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+def require_positive(**numbers: int | float) -> None:
+    """Refuse by name what is not a positive finite number."""
+    for name, number in numbers.items():
+        if not 0 < number < inf:
+            raise ValueError(f"{name} must be positive and finite, got {number}")
+
+
+class SliceGrid:
+    """What an image and each slice of a volume share."""
+
+    n_y: int
+    n_x: int
+
+    @property
+    def slice_spacing_cm(self) -> tuple[float, float]:
+        """(y, x) distance from voxel to voxel."""
+        raise NotImplementedError
+
+    @property
+    def slice_center_cm(self) -> tuple[float, float]:
+        """(y, x) of the middle."""
+        return 0.0, 0.0
+
+    @property
+    def field_radius_cm(self) -> float:
+        """How far from the axis the largest circle inside a slice reaches."""
+        dy, dx = self.slice_spacing_cm
+        return hypot(*self.slice_center_cm) + min(self.n_y * dy, self.n_x * dx) / 2
+
+    @property
+    def corner_radius_cm(self) -> float:
+        """Distance from the axis to the farthest corner."""
+        (dy, dx), (y, x) = self.slice_spacing_cm, self.slice_center_cm
+        return hypot(abs(y) + self.n_y / 2 * dy, abs(x) + self.n_x / 2 * dx)
+
+    @property
+    def index_to_cm(self) -> FloatArray:
+        """The matrix that takes (column, row, 1) to (x, y, 1)."""
+        (dy, dx), (y, x) = self.slice_spacing_cm, self.slice_center_cm
+        left, top = x - (self.n_x - 1) / 2 * dx, y + (self.n_y - 1) / 2 * dy
+        return np.array([[dx, 0, left], [0, -dy, top], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class ImageGrid(SliceGrid):
+    """Square voxels centred on the rotation axis."""
+
+    n_y: int
+    n_x: int
+    voxel_cm: float
+
+    def __post_init__(self) -> None:
+        require_positive(n_y=self.n_y, n_x=self.n_x, voxel_cm=self.voxel_cm)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_y, n_x)."""
+        return self.n_y, self.n_x
+
+    @property
+    def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102
+        return self.voxel_cm, self.voxel_cm
+
+
+@dataclass(frozen=True)
+class VolumeGrid(SliceGrid):
+    """Voxels of one size: voxel_cm is a number, or one for each of z, y and x, as is center_cm."""
+
+    n_z: int
+    n_y: int
+    n_x: int
+    voxel_cm: float | Sequence[float]
+    center_cm: Sequence[float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        voxel = self.voxel_cm
+        sizes = (voxel,) * 3 if isinstance(voxel, Real) else tuple(voxel)  # type: ignore[arg-type]
+        for name, numbers in (("voxel_cm", sizes), ("center_cm", self.center_cm)):
+            if len(numbers) != 3:
+                raise ValueError(f"{name} must have one number for each of z, y, x, got {numbers}")
+        require_positive(n_z=self.n_z, n_y=self.n_y, n_x=self.n_x)
+        for size in sizes:
+            require_positive(voxel_cm=size)
+        object.__setattr__(self, "voxel_cm", sizes[0] if len(set(sizes)) == 1 else sizes)
+        object.__setattr__(self, "center_cm", tuple(self.center_cm))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n_z, n_y, n_x)."""
+        return self.n_z, self.n_y, self.n_x
+
+    @property
+    def spacing_cm(self) -> tuple[float, float, float]:
+        """(z, y, x) distance from voxel to voxel."""
+        voxel = self.voxel_cm
+        return (voxel,) * 3 if isinstance(voxel, Real) else tuple(voxel)  # type: ignore
+
+    @property
+    def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102
+        return self.spacing_cm[1], self.spacing_cm[2]
+
+    @property
+    def slice_center_cm(self) -> tuple[float, float]:  # noqa: D102
+        return self.center_cm[1], self.center_cm[2]
+
+    @property
+    def slices_cm(self) -> FloatArray:
+        """z of every slice."""
+        dz = self.spacing_cm[0]
+        return self.center_cm[0] + (np.arange(self.n_z) - (self.n_z - 1) / 2) * dz

@@ -1,0 +1,1 @@
+"""Images from sinograms by iteration, for any linear operator."""

@@ -1,0 +1,136 @@
+"""What the iterative solvers share: what they give back, when they stop, and a progress bar."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from pcctlearn.tomography.linear_operator import LinearOperator
+
+
+class Reconstruction(NamedTuple):
+    """The images, and how they came to explain their data.
+
+    ``residuals`` holds the relative residual ‖A x − y‖ / ‖y‖ of the worst image after each
+    iteration. ``converged`` says of each image whether it met ``tolerance`` or ``noise_level``; the
+    others were stopped by ``max_iterations``.
+    """
+
+    x: Tensor
+    residuals: list[float]
+    converged: Bool[Tensor, "*image"]
+
+    @property
+    def n_iterations(self) -> int:
+        """Iterations until the last image stopped."""
+        return len(self.residuals)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Follows a solver until every image has stopped, each by itself, at the first of three rules.
+
+    ``tolerance``: ‖x − x_before‖ ≤ tolerance · ‖x‖; 0 turns it off.
+    ``noise_level``: ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle; None turns it off.
+    ``max_iterations``: so many iterations were made.
+
+    V. A. Morozov, "On the solution of functional equations by the method of regularization",
+    Soviet Math. Dokl. 7 (1966) 414.
+    """
+
+    solver: str
+    max_iterations: int
+    tolerance: float
+    noise_level: float | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
+        if not 0 <= self.tolerance < inf:
+            raise ValueError(f"tolerance must be 0 or positive, got {self.tolerance}")
+        if self.noise_level is not None and not 0 < self.noise_level < inf:
+            raise ValueError(f"noise_level must be positive or None, got {self.noise_level}")
+
+    def follow(
+        self, iterates: Iterator[tuple[Tensor, Tensor]], start: Tensor, y_norm: Tensor
+    ) -> Reconstruction:
+        """Take x and ‖A x − y‖ from the solver; an image that has stopped keeps its iterate."""
+        x, stopped = start, torch.zeros_like(y_norm, dtype=torch.bool)
+        residual, residuals = torch.full_like(y_norm, inf), []
+        with self._bar() as bar:
+            for x_next, residual_norm in islice(iterates, self.max_iterations):
+                relative = torch.where(residual_norm == 0, 0, residual_norm / y_norm)  # y may be 0
+                met = self._met(x, x_next, relative)
+                x = torch.where(per_image(stopped, x), x, x_next)
+                residual = torch.where(stopped, residual, relative)
+                stopped = stopped | met
+                residuals.append(residual.amax())
+                if bar:
+                    bar.update(bar.task_ids[0], advance=1, residual=residuals[-1].item())
+                if bool(stopped.all()):
+                    break
+        return Reconstruction(x, torch.stack(residuals).tolist(), stopped)
+
+    def _met(self, x: Tensor, x_next: Tensor, relative_residual: Tensor) -> Tensor:
+        met = torch.zeros_like(relative_residual, dtype=torch.bool)
+        if self.tolerance > 0:
+            image_shape = x.shape[met.ndim :]
+            change = norm(x_next - x, image_shape)
+            met |= change <= self.tolerance * norm(x_next, image_shape)
+        if self.noise_level is not None:
+            met |= relative_residual <= self.noise_level
+        return met
+
+    def _bar(self) -> AbstractContextManager[Progress | None]:
+        if not self.progress:
+            return nullcontext()
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("relative residual {task.fields[residual]:.2e}"),
+        )
+        bar.add_task(self.solver, total=self.max_iterations, residual=1.0)
+        return bar
+
+
+def check_sinogram(A: LinearOperator, y: Tensor, name: str = "y") -> None:
+    """Tell what is wrong with y before it spreads over the image."""
+    if tuple(y.shape[-len(A.out_shape) :]) != A.out_shape:
+        raise ValueError(f"{name} must end in the axes of {A!r}, got shape {tuple(y.shape)}")
+    if n_wrong := int((~y.isfinite()).sum()):
+        raise ValueError(f"{name} must be finite, {n_wrong} of {y.numel()} values are not")
+
+
+def first_iterate(A: LinearOperator, y: Tensor, start: Tensor | None) -> Tensor:
+    """``start``, or zero, one image for each sinogram."""
+    shape = (*y.shape[: y.ndim - len(A.out_shape)], *A.in_shape)
+    if start is None:
+        return y.new_zeros(shape)
+    if start.shape != shape:
+        raise ValueError(f"start must have shape {shape}, got {tuple(start.shape)}")
+    return start
+
+
+def dot(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """⟨a, b⟩ of each image or sinogram of this shape."""
+    return (a * b).sum(tuple(range(-len(shape), 0)))
+
+
+def norm(a: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """‖a‖ of each image or sinogram of this shape, detached: for rules, not for results."""
+    return torch.linalg.vector_norm(a.detach(), dim=tuple(range(-len(shape), 0)))
+
+
+def per_image(numbers: Tensor, x: Tensor) -> Tensor:
+    """One number for each image, shaped so that it meets its image in a product."""
+    return numbers.reshape(numbers.shape + (1,) * (x.ndim - numbers.ndim))

@@ -1,0 +1,44 @@
+"""Whether an operation fits into memory, asked before anything is allocated."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor
+
+_TOO_SMALL_TO_ASK = 1e8  # bytes; asking the system takes as long as a small operator
+
+
+def require_memory(
+    name: str, peak_bytes: Callable[[int, int], int], n_images: int, operand: Tensor
+) -> None:
+    """Refuse, and say what fits, where peak_bytes(n_images, itemsize) are not to be had."""
+    needed = peak_bytes(n_images, operand.itemsize)
+    if needed < _TOO_SMALL_TO_ASK:
+        return
+    available = available_bytes(operand.device)
+    if needed <= available:
+        return
+    fitting = bisect_right(
+        range(1, n_images), available, key=lambda n: peak_bytes(n, operand.itemsize)
+    )
+    one = peak_bytes(1, operand.itemsize)
+    remedy = (
+        f"at most {fitting} fit at once: split the batch"
+        if fitting
+        else f"one alone needs {one / 1e9:.3g} GB: take larger voxels or pixels, fewer slices or "
+        "fewer views"
+    )
+    raise MemoryError(
+        f"{name} needs {needed / 1e9:.3g} GB for {n_images} images in {operand.dtype}, and "
+        f"{available / 1e9:.3g} GB are free on {operand.device}; {remedy}"
+    )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return psutil.virtual_memory().available

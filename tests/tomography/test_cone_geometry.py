@@ -1,0 +1,132 @@
+"""Where the rays of a cone go, and which cones are refused."""
+
+import warnings
+from dataclasses import replace
+from math import inf, pi
+
+import numpy as np
+import pytest
+from cones import SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE, SMALL_VOLUME
+
+from pcctlearn.tomography.cone_coefficients import cone_coefficients
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry import FanBeam
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+
+WIDE = VolumeGrid(8, 8, 8, 0.5)
+
+
+def test_source_and_panel_follow_the_convention():
+    beam = ConeBeam(4, 3, 5, (0.4, 0.6), WIDE, 10.0, 16.0, offset_cm=0.1, row_offset_cm=-0.2)
+    sources, pixels = beam.sources_cm(), beam.pixels_cm()
+    np.testing.assert_allclose(sources[0], [0, -10, 0], atol=1e-12)
+    np.testing.assert_allclose(sources[1], [10, 0, 0], atol=1e-12)  # counter-clockwise
+    np.testing.assert_allclose(pixels[0, 0, 0], [-2 * 0.6 + 0.1, 6, -0.4 - 0.2], atol=1e-12)
+    np.testing.assert_allclose(pixels[0, 2, 4], [2 * 0.6 + 0.1, 6, 0.4 - 0.2], atol=1e-12)
+    np.testing.assert_allclose(pixels[1, 0, 0], [-6, -2 * 0.6 + 0.1, -0.4 - 0.2], atol=1e-12)
+
+
+def test_an_axis_offset_moves_source_and_panel_the_other_way():
+    beam = ConeBeam(4, 3, 9, 0.8, WIDE, 10.0, 16.0, axis_offset_cm=0.3)
+    np.testing.assert_allclose(beam.sources_cm()[0], [-0.3, -10, 0], atol=1e-12)
+    np.testing.assert_allclose(beam.pixels_cm()[0, 1, 4], [-0.3, 6, 0], atol=1e-12)
+    assert sum(beam.reaches_cm) == pytest.approx(9 * 0.8)
+    assert beam.reaches_cm[1] - beam.reaches_cm[0] == pytest.approx(-2 * 1.6 * 0.3)
+
+
+@pytest.mark.parametrize("beam", SMALL_CONES.values(), ids=SMALL_CONES)
+def test_points_on_a_ray_fall_on_its_pixel(beam):
+    """The kernels' coefficients describe the rays of the geometry."""
+    sources, directions = beam.rays()
+    c = cone_coefficients(beam)
+    points = sources + (beam.source_to_axis_cm + 0.7) * directions
+    to_index = np.linalg.inv(beam.volume.index_to_cm)
+    flat = np.concatenate([points[..., :2], np.ones((*beam.shape, 1))], -1) @ to_index.T
+    along, depth = np.einsum("vij,vrcj->ivrc", c.projections, flat)
+    np.testing.assert_allclose(
+        along / depth, np.broadcast_to(np.arange(beam.n_columns), beam.shape), atol=1e-9
+    )
+    row = np.arange(beam.n_rows)[:, None]
+    z = depth * (c.row_scale * row + c.row_start) + c.slice_start
+    slices = (points[..., 2] - beam.volume.slices_cm[0]) / beam.volume.spacing_cm[0]
+    np.testing.assert_allclose(z, slices, atol=1e-9)
+
+
+def test_steps_along_a_ray_have_its_depths_and_lengths():
+    c, (_, directions) = cone_coefficients(SMALL_CONE), SMALL_CONE.rays()
+    in_plane = np.linalg.norm(directions[..., :2], axis=-1)
+    np.testing.assert_allclose(1 / in_plane[0], c.obliquity.T, rtol=1e-12)
+    for view, column in ((0, 3), (2, 8), (4, 0)):
+        steep = c.is_steep[view, column]
+        intercept, slope, _ = c.lines[view, column]
+        for step in (0, 3):
+            slot = intercept + slope * step
+            point = np.array([slot, step, 1.0] if steep else [step, slot, 1.0])
+            depth = c.projections[view, 1] @ point
+            assert c.depths[view, column] @ [1, step] == pytest.approx(depth)
+
+
+def test_the_plane_of_the_orbit_is_a_fan():
+    scanner = {"source_to_axis_cm": 9.0, "source_to_detector_cm": 13.0, "offset_cm": 0.2}
+    turn = {"arc_rad": 4.5, "start_rad": 0.4, "axis_offset_cm": -0.1}
+    fan = FanBeam(6, 12, 0.7, ImageGrid(8, 8, 0.5), **scanner, **turn)
+    cone = ConeBeam(6, 3, 12, 0.7, WIDE, **scanner, **turn)
+    np.testing.assert_allclose(cone.rays()[1][:, 1, :, :2], fan.rays()[1], atol=1e-12)
+    np.testing.assert_array_equal(cone.projections(), fan.projections())
+
+
+def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
+    regular = replace(SMALL_SHORT_CONE, start_rad=0.0)
+    shuffled = np.random.default_rng(0).permutation(regular.angles_rad)
+    listed = replace(regular, measured_angles_rad=shuffled.tolist())
+    assert listed.arc_rad == pytest.approx(regular.arc_rad)
+    np.testing.assert_allclose(listed.steps_rad, regular.steps_rad)
+    assert listed.is_short_scan
+
+    turn = np.arange(12) * pi / 6 + 0.1 * np.sin(np.arange(12))
+    full = replace(SMALL_CONE, n_views=12, measured_angles_rad=turn)
+    assert not full.is_short_scan
+    assert full.steps_rad.sum() == pytest.approx(2 * pi)
+    assert full.steps_rad[3] == pytest.approx((turn[4] - turn[2]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_rows": 0}, "n_rows must be positive and finite, got 0"),
+        ({"pixel_cm": (0.5, -0.5)}, r"pixel_cm must be positive and finite, got -0\.5"),
+        ({"pixel_cm": (0.5, 0.5, 0.5)}, r"pixel_cm must be a number or \(row, column\)"),
+        ({"source_to_axis_cm": 1.5}, r"source_to_axis_cm must exceed 1\.947 cm.* got 1\.5"),
+        ({"source_to_axis_cm": 2.2}, r"source is within a voxel of the volume's corners, 0\.2526"),
+        ({"source_to_detector_cm": inf}, "source_to_detector_cm must be at least"),
+        ({"axis_offset_cm": 5.0}, r"axis_offset_cm must be less than source_to_axis_cm = 5\.0"),
+        ({"arc_rad": 7.0}, r"at most 2π \(full scan\), got 7"),
+        ({"arc_rad": 0.0}, "arc_rad must be positive"),
+        ({"measured_angles_rad": [0.0, 1.0]}, "must list n_views = 5 finite angles.* got 2"),
+        ({"measured_angles_rad": [0.0, 1.0, 2.0, 1.0, 3.0]}, "drop the repeats"),
+        ({"row_offset_cm": 30.0}, r"sees nothing of the volume: at the axis it sees z from 17\.5"),
+        ({"offset_cm": 30.0}, "sees nothing of the volume"),
+        ({"volume": replace(SMALL_VOLUME, center_cm=(20.0, 0.0, 0.0))}, "sees nothing.*center_cm"),
+    ],
+)
+def test_an_impossible_cone_is_refused(change, message):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=message):
+        warnings.simplefilter("ignore")  # moved panels are truncated as well
+        replace(SMALL_CONE, **change)
+
+
+def test_truncation_is_warned_about_once_where_the_beam_is_made():
+    with pytest.warns(UserWarning, match=r"reaches 2\.4 cm.* needs 3\.\d+ cm") as caught:
+        ConeBeam(5, 7, 6, 0.8, WIDE, 10.0, 16.0)
+    assert len(caught) == 1
+
+
+def test_a_printed_scanner_can_be_checked():
+    text = str(SMALL_SHORT_CONE)
+    assert "7 views over 288° from 40.11°" in text
+    assert "source to axis 5 cm, to panel 8 cm, magnification 1.6" in text
+    assert "panel 7 rows × 12 columns of 0.55 × 0.6 cm" in text
+    assert "offsets (cm): columns -0.2, rows 0.3, axis 0.15" in text
+    assert "volume 6 × 4 × 5 voxels (z, y, x), 2.7 × 2.4 × 2.5 cm" in text
+    low, high = SMALL_SHORT_CONE.axial_range_cm
+    assert f"z from {low:.4g} to {high:.4g} cm" in text

@@ -1,0 +1,147 @@
+"""The cone projector against exact line integrals, the fan beam, and across threads."""
+
+from dataclasses import replace
+from math import pi
+
+import numba
+import pytest
+import torch
+from cones import ELLIPSOIDS, SMALL_CONE, SMALL_CONES, SMALL_VOLUME, sinogram
+
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
+from pcctlearn.tomography.geometry import FanBeam
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.sparse_projector import Projector
+
+BOTH = pytest.mark.parametrize("operator", [ConeProjector, ConeBackprojector])
+CONES = pytest.mark.parametrize("beam", SMALL_CONES.values(), ids=SMALL_CONES)
+
+
+@pytest.mark.parametrize(
+    "beam",
+    [
+        ConeBeam(4, 128, 192, 0.207, VolumeGrid(200, 200, 220, 0.08), 62.5, 109.7, arc_rad=4.2),
+        ConeBeam(
+            4, 100, 290, (0.2, 0.12), VolumeGrid(180, 220, 200, (0.08, 0.07, 0.09), (0.1, 0.2, -0.3)),
+            40.0, 70.0, offset_cm=0.5, row_offset_cm=1.0, axis_offset_cm=0.2, start_rad=0.3,
+        ),
+    ],
+    ids=["cubes", "anisotropic, off centre"],
+)  # fmt: skip
+def test_agrees_with_exact_line_integrals(beam):
+    torch.set_default_dtype(torch.float32)
+    exact = sinogram(beam, ELLIPSOIDS).float()
+    error = ConeProjector(beam) @ ELLIPSOIDS.volumes(beam.volume)[0] - exact
+    assert error.square().mean().sqrt() <= 0.004 * exact.square().mean().sqrt()
+
+
+def test_the_plane_of_the_orbit_is_a_fan():
+    scanner = {"source_to_axis_cm": 9.0, "source_to_detector_cm": 13.0, "arc_rad": 4.5}
+    fan = FanBeam(6, 12, 0.7, ImageGrid(8, 8, 0.5), **scanner)
+    cone = ConeBeam(6, 3, 12, 0.7, VolumeGrid(5, 8, 8, 0.5), **scanner)
+    image = torch.randn(8, 8)
+    volume = image.expand(5, -1, -1)
+    expected = Projector(fan) @ image
+    torch.testing.assert_close((ConeProjector(cone) @ volume)[:, 1], expected)
+
+
+def test_a_tilted_ray_is_longer_by_its_obliquity():
+    beam = ConeBeam(4, 9, 7, 0.5, VolumeGrid(40, 8, 8, 0.5), 9.0, 13.0)
+    y = ConeProjector(beam) @ torch.ones(beam.volume.shape)
+    expected = y[:, 4:5] * torch.from_numpy(beam.obliquity() / beam.obliquity()[4])
+    torch.testing.assert_close(y, expected)
+
+
+@CONES
+def test_mirrored_in_the_plane_of_the_orbit(beam):
+    """Rows and slices grow the same way."""
+    flipped_volume = replace(
+        beam.volume, center_cm=(-beam.volume.center_cm[0], *beam.volume.center_cm[1:])
+    )
+    flipped = replace(beam, volume=flipped_volume, row_offset_cm=-beam.row_offset_cm)
+    x = torch.randn(beam.volume.shape)
+    torch.testing.assert_close(
+        ConeProjector(flipped) @ x.flip(0), (ConeProjector(beam) @ x).flip(1)
+    )
+
+
+def test_a_turned_scanner_sees_a_turned_volume():
+    beam = ConeBeam(8, 5, 9, 0.6, VolumeGrid(4, 6, 6, 0.5), 8.0, 12.0, axis_offset_cm=0.1)
+    x = torch.randn(beam.volume.shape)
+    y = ConeProjector(beam) @ x
+    turned = ConeProjector(beam) @ x.rot90(1, (1, 2))  # counter-clockwise, rows going down
+    torch.testing.assert_close(turned, y.roll(2, 0))
+
+
+@CONES
+@BOTH
+def test_same_bits_on_any_number_of_threads(operator, beam):
+    A = operator(beam)
+    x, y = torch.randn(A.in_shape), torch.randn(A.out_shape)
+    threads, results = numba.get_num_threads(), []
+    for n in (1, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(n)
+        results.append((A @ x, A.T @ y))
+    numba.set_num_threads(threads)
+    assert all(torch.equal(one, many) for one, many in zip(*results, strict=True))
+
+
+@BOTH
+def test_batches_and_materials(operator):
+    A = operator(SMALL_CONE)
+    x = torch.randn(2, 3, *A.in_shape)
+    y = A @ x
+    assert y.shape == (2, 3, *A.out_shape)
+    assert torch.equal(y[1, 2], A @ x[1, 2])
+    assert (A @ x[:0]).shape == (0, 3, *A.out_shape)
+
+
+@BOTH
+def test_any_precision_of_the_operand(operator):
+    A = operator(SMALL_CONE)
+    x = torch.randn(A.in_shape)
+    torch.testing.assert_close((A @ x.float()).double(), A @ x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_that_measures_nothing_new_changes_nothing_else():
+    """Measured angles are the angles of a regular scan, in another order."""
+    order = [3, 0, 4, 1, 2]
+    listed = replace(SMALL_CONE, measured_angles_rad=SMALL_CONE.angles_rad[order])
+    x = torch.randn(SMALL_VOLUME.shape)
+    torch.testing.assert_close(ConeProjector(listed) @ x, (ConeProjector(SMALL_CONE) @ x)[order])
+    y = torch.randn(SMALL_CONE.shape)
+    torch.testing.assert_close(
+        ConeBackprojector(listed) @ y[order], ConeBackprojector(SMALL_CONE) @ y
+    )
+
+
+@BOTH
+def test_kernels_for_another_device_are_refused(operator):
+    with pytest.raises(ValueError, match="kernels must be one of auto, numba, triton, got 'cuda'"):
+        operator(SMALL_CONE, kernels="cuda")
+    A = operator(SMALL_CONE, kernels="numba")
+    meta = torch.empty(A.in_shape, device="meta")
+    with pytest.raises(ValueError, match="kernels=numba run on the CPU and were given .* meta"):
+        A.apply(meta)
+
+
+def rtk_forward(beam, volume):
+    """RTK's Joseph projector; its rotation axis is y, its first gantry angle looks along z."""
+    itk = pytest.importorskip("itk", reason="RTK is an option, requirements-bench.txt")
+    rtk = pytest.importorskip("itk.RTK", reason="RTK is an option, requirements-bench.txt")
+    del itk, rtk
+    from rtk_peer import RtkCone
+
+    return RtkCone(beam).forward(volume)
+
+
+@pytest.mark.parametrize("arc_rad", [2 * pi, 4.3])
+def test_agrees_with_rtk(arc_rad):
+    beam = ConeBeam(5, 48, 72, 0.35, VolumeGrid(40, 48, 48, 0.4), 62.5, 109.7, arc_rad=arc_rad)
+    volume = ELLIPSOIDS.volumes(beam.volume)[0].float()
+    expected = rtk_forward(beam, volume)
+    ours = ConeProjector(beam) @ volume
+    inner = (slice(None), slice(6, -6), slice(6, -6))
+    error = (ours - expected)[inner].norm() / expected[inner].norm()
+    assert error <= 1e-3

@@ -1,0 +1,38 @@
+"""Where voxels are, and which grids are refused."""
+
+import numpy as np
+import pytest
+
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+
+
+def test_a_volume_of_anisotropic_voxels_off_the_axis():
+    grid = VolumeGrid(3, 4, 5, (0.5, 0.2, 0.3), center_cm=(1.0, 2.0, -3.0))
+    np.testing.assert_allclose(grid.slices_cm, [0.5, 1.0, 1.5])
+    np.testing.assert_allclose(grid.index_to_cm @ [0, 0, 1], [-3 - 2 * 0.3, 2 + 1.5 * 0.2, 1])
+    np.testing.assert_allclose(grid.index_to_cm @ [4, 3, 1], [-3 + 2 * 0.3, 2 - 1.5 * 0.2, 1])
+    assert grid.corner_radius_cm == pytest.approx(np.hypot(3 + 0.75, 2 + 0.4))
+    assert grid.field_radius_cm == pytest.approx(np.hypot(3, 2) + 0.4)
+    assert grid.shape == (3, 4, 5)
+
+
+def test_a_slice_of_a_centred_volume_is_an_image():
+    volume, image = VolumeGrid(3, 4, 5, 0.2), ImageGrid(4, 5, 0.2)
+    np.testing.assert_array_equal(volume.index_to_cm, image.index_to_cm)
+    assert volume.spacing_cm == (0.2, 0.2, 0.2)
+    assert volume == VolumeGrid(3, 4, 5, [0.2, 0.2, 0.2], center_cm=[0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 4, 4, 0.1), "n_z must be positive and finite, got 0"),
+        ((4, 4, 4, -0.1), r"voxel_cm must be positive and finite, got -0\.1"),
+        ((4, 4, 4, (0.1, 0.1)), "voxel_cm must have one number for each of z, y, x"),
+        ((4, 4, 4, (0.1, 0.0, 0.1)), "voxel_cm must be positive"),
+        ((4, 4, 4, 0.1, (0.0, 0.0)), "center_cm must have one number for each of z, y, x"),
+    ],
+)
+def test_an_impossible_volume_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VolumeGrid(*arguments)

@@ -1,0 +1,44 @@
+"""What does not fit is refused before it is allocated."""
+
+import pytest
+import torch
+from cones import SMALL_CONE
+
+from pcctlearn.tomography import memory
+from pcctlearn.tomography.cone_projector import ConeProjector
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.linear_operator import LinearOperator
+
+
+class Grow(LinearOperator):
+    """One number to a great many, which would take 4 TB."""
+
+    def __init__(self) -> None:
+        super().__init__((1,), (10**12,))
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("was run")
+
+
+def test_an_impossible_result_is_not_tried():
+    with pytest.raises(MemoryError, match=r"Grow .* needs 8e\+03 GB for 1 images.*one alone needs"):
+        Grow() @ torch.ones(1)
+
+
+def test_a_batch_that_does_not_fit_is_told_what_fits(monkeypatch):
+    A = fdk(SMALL_CONE)
+    free = A.peak_bytes(7, 8) + 1
+    monkeypatch.setattr(memory, "_TOO_SMALL_TO_ASK", 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+    assert (A @ torch.zeros(7, *A.in_shape)).shape == (7, *A.out_shape)
+    with pytest.raises(MemoryError, match="for 8 images in torch.float64.* at most 7 fit at once"):
+        A @ torch.zeros(8, *A.in_shape)
+
+
+@pytest.mark.parametrize("make", [ConeProjector, fdk, lambda beam: ConeProjector(beam).T])
+def test_estimates_cover_results_and_copies(make):
+    A = make(SMALL_CONE)
+    one, two = A.peak_bytes(1, 4), A.peak_bytes(2, 4)
+    size_in, size_out = torch.empty(A.in_shape).numel(), torch.empty(A.out_shape).numel()
+    assert one >= 4 * (size_in + 2 * size_out)
+    assert two - one >= 4 * size_out
