@@ -25,11 +25,10 @@ class RtkCone:
         if beam.axis_offset_cm or any(beam.volume.center_cm):
             raise ValueError("a centred volume and no axis offset are expected of RTK here")
         self.beam = beam
-        self.geometry = RTK.ThreeDCircularProjectionGeometry.New()
-        for angle in np.degrees(beam.angles_rad):
-            self.geometry.AddProjection(
-                beam.source_to_axis_cm, beam.source_to_detector_cm, float(angle)
-            )
+        self.geometry = self._geometry(beam.angles_rad)
+        self.closed_geometry = self._geometry(
+            np.append(beam.angles_rad, beam.angles_rad.min() + beam.arc_rad)
+        )
 
     def forward(self, volume: Tensor) -> Tensor:
         """(z, y, x) to (view, row, column)."""
@@ -46,23 +45,39 @@ class RtkCone:
         return self._back(RTK.BackProjectionImageFilter, sinogram)
 
     def fdk(self, sinogram: Tensor) -> Tensor:
-        """Feldkamp's reconstruction with the plain ramp, and Parker's weights in a short scan."""
+        """Feldkamp's reconstruction with the plain ramp, and Parker's weights in a short scan.
+
+        To RTK an arc ends at its last view, to us a step later: a short scan is given the view at
+        that end too, which weighs nothing in Parker's weights.
+        """
+        is_short = self.beam.is_short_scan
+        geometry = self.closed_geometry if is_short else self.geometry
+        if is_short:
+            sinogram = torch.nn.functional.pad(sinogram, (0, 0, 0, 0, 0, 1))
         projections = self._sinogram(sinogram)
-        if self.beam.is_short_scan:
+        if is_short:
             parker = RTK.ParkerShortScanImageFilter[IMAGE].New()
-            parker.SetGeometry(self.geometry)
+            parker.SetGeometry(geometry)
             parker.SetInput(projections)
             parker.InPlaceOff()
             parker.Update()
             projections = parker.GetOutput()
         filter_ = RTK.FDKConeBeamReconstructionFilter[IMAGE].New()
-        filter_.SetGeometry(self.geometry)
+        filter_.SetGeometry(geometry)
         filter_.SetInput(0, self._volume(torch.zeros(self.beam.volume.shape)))
         filter_.SetInput(1, projections)
         filter_.GetRampFilter().SetTruncationCorrection(0.0)
         filter_.GetRampFilter().SetHannCutFrequency(0.0)
         filter_.Update()
         return _to_volume(filter_.GetOutput())
+
+    def _geometry(self, angles_rad: np.ndarray) -> Any:
+        geometry = RTK.ThreeDCircularProjectionGeometry.New()
+        for angle in np.degrees(angles_rad).tolist():
+            geometry.AddProjection(
+                self.beam.source_to_axis_cm, self.beam.source_to_detector_cm, angle
+            )
+        return geometry
 
     def _back(self, kind: Any, sinogram: Tensor) -> Tensor:
         into = self._volume(torch.zeros(self.beam.volume.shape))

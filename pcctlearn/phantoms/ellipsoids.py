@@ -30,8 +30,8 @@ class EllipsoidPhantom(EllipsePhantom):
                 if abs(z - center[2]) > ellipse.semi_axes_cm[2] + dz:
                     continue
                 heights = (z + parts * dz).tolist()
-                inside = sum(_slice_of(ellipse, x[columns], y[rows], at) for at in heights) / k
-                mean = avg_pool2d(inside[None], k)[0]
+                inside = [_slice_of(ellipse, x[columns], y[rows], at) for at in heights]
+                mean = avg_pool2d(torch.stack(inside).mean(0)[None], k)[0]
                 box = tuple(slice(s.start // k, s.stop // k) for s in (rows, columns))
                 volumes[:, index][:, *box] += densities[:, None, None] * mean
         return volumes

@@ -7,7 +7,6 @@ and row 0 is the lowest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees, pi
-from numbers import Real
 
 import numpy as np
 
@@ -38,11 +37,10 @@ class ConeBeam(DivergentBeam):
     measured_angles_rad: Sequence[float] | FloatArray | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pixel_cm, Real):
-            sizes = tuple(self.pixel_cm)  # type: ignore[arg-type]
-            if len(sizes) != 2:
-                raise ValueError(f"pixel_cm must be a number or (row, column), got {sizes}")
-            object.__setattr__(self, "pixel_cm", sizes)
+        if isinstance(self.pixel_cm, Sequence):
+            object.__setattr__(self, "pixel_cm", tuple(self.pixel_cm))
+            if len(self._pixel_cm) != 2:
+                raise ValueError(f"pixel_cm must be a number or (row, column), got {self.pixel_cm}")
         require_positive(n_rows=self.n_rows, pixel_cm=self.row_cm)
         self._check_orbit()
         nearest = self.source_to_axis_cm - self.volume.corner_radius_cm
@@ -67,13 +65,11 @@ class ConeBeam(DivergentBeam):
     @property
     def row_cm(self) -> float:
         """Distance from row to row."""
-        pixel = self.pixel_cm
-        return pixel if isinstance(pixel, Real) else pixel[0]  # type: ignore
+        return self._pixel_cm[0]
 
     @property
     def column_cm(self) -> float:  # noqa: D102
-        pixel = self.pixel_cm
-        return pixel if isinstance(pixel, Real) else pixel[1]  # type: ignore
+        return self._pixel_cm[1]
 
     @property
     def shape(self) -> tuple[int, int, int]:  # noqa: D102
@@ -106,7 +102,7 @@ class ConeBeam(DivergentBeam):
     def rays(self) -> tuple[FloatArray, FloatArray]:
         """Points on the rays, their sources, and unit vectors along them: view, row, column, 3."""
         pixels = self.pixels_cm()
-        sources = np.broadcast_to(self.sources_cm()[:, None, None], pixels.shape)
+        sources = self.sources_cm()[:, None, None] + np.zeros_like(pixels)
         directions = pixels - sources
         return sources, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
@@ -141,6 +137,11 @@ class ConeBeam(DivergentBeam):
             f"  seen by every view: {reach:.4g} cm around the axis, z from {low:.4g} to "
             f"{high:.4g} cm on it"
         )
+
+    @property
+    def _pixel_cm(self) -> tuple[float, ...]:
+        """(row, column)."""
+        return tuple(self.pixel_cm) if isinstance(self.pixel_cm, Sequence) else (self.pixel_cm,) * 2
 
     def _frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Unit vectors along the columns, along the central ray, and along the rows."""

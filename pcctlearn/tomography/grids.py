@@ -7,7 +7,6 @@ slice 0 the least z.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, inf
-from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,15 +89,15 @@ class VolumeGrid(SliceGrid):
     center_cm: Sequence[float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        voxel = self.voxel_cm
-        sizes = (voxel,) * 3 if isinstance(voxel, Real) else tuple(voxel)  # type: ignore[arg-type]
-        for name, numbers in (("voxel_cm", sizes), ("center_cm", self.center_cm)):
+        for name, numbers in (("voxel_cm", self.spacing_cm), ("center_cm", self.center_cm)):
             if len(numbers) != 3:
                 raise ValueError(f"{name} must have one number for each of z, y, x, got {numbers}")
         require_positive(n_z=self.n_z, n_y=self.n_y, n_x=self.n_x)
-        for size in sizes:
+        for size in self.spacing_cm:
             require_positive(voxel_cm=size)
-        object.__setattr__(self, "voxel_cm", sizes[0] if len(set(sizes)) == 1 else sizes)
+        # one way to write each, so that equal grids are equal
+        same = len(set(self.spacing_cm)) == 1
+        object.__setattr__(self, "voxel_cm", self.spacing_cm[0] if same else self.spacing_cm)
         object.__setattr__(self, "center_cm", tuple(self.center_cm))
 
     @property
@@ -107,10 +106,9 @@ class VolumeGrid(SliceGrid):
         return self.n_z, self.n_y, self.n_x
 
     @property
-    def spacing_cm(self) -> tuple[float, float, float]:
+    def spacing_cm(self) -> tuple[float, ...]:
         """(z, y, x) distance from voxel to voxel."""
-        voxel = self.voxel_cm
-        return (voxel,) * 3 if isinstance(voxel, Real) else tuple(voxel)  # type: ignore
+        return tuple(self.voxel_cm) if isinstance(self.voxel_cm, Sequence) else (self.voxel_cm,) * 3
 
     @property
     def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102

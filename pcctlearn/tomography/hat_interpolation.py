@@ -27,7 +27,7 @@ _FLAGS = ("contract", "reassoc")  # NaN stays NaN
 @no_type_check
 def n_taps(slope_out, slope_in):
     """Samples that the hats of a block can reach, at each of its lanes."""
-    return int(math.ceil((abs(slope_out - slope_in) * (LANES - 1) + 2) / slope_in))
+    return math.ceil((abs(slope_out - slope_in) * (LANES - 1) + 2) / slope_in)
 
 
 def margin(slope_range: tuple[float, float]) -> int:
@@ -41,14 +41,14 @@ def margin(slope_range: tuple[float, float]) -> int:
 @no_type_check
 def add_interpolated(line, n_in, margin, result, n_out, slope_out, slope_in, offset):
     """Add to result, which has LANES places to spare; line has its margin of zeros at both ends."""
-    first = max(0, int(math.floor((-1 - offset) / slope_out)) + 1)
-    last = min(n_out, int(math.ceil((slope_in * (n_in - 1) + 1 - offset) / slope_out)))
+    first = max(0, math.floor((-1 - offset) / slope_out) + 1)
+    last = min(n_out, math.ceil((slope_in * (n_in - 1) + 1 - offset) / slope_out))
     drift = slope_out - slope_in  # of the hats from lane to lane
     lowest = min(0.0, drift * (LANES - 1)) - 1
     taps = n_taps(slope_out, slope_in)
     for k in range(first, last, LANES):
         position = slope_out * k + offset
-        j = int(math.floor((position + lowest) / slope_in)) + 1
+        j = math.floor((position + lowest) / slope_in) + 1
         _add_block(result, k, line, margin + j, taps, position - slope_in * j, drift, slope_in)
 
 

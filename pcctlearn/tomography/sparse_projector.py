@@ -29,8 +29,8 @@ class InterpolationOperator(LinearOperator):
 
     def __init__(
         self,
-        in_shape: tuple[int, int],
-        out_shape: tuple[int, int],
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
         interpolation: Interpolation,
         max_matrix_bytes: float,
     ) -> None:

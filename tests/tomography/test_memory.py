@@ -31,7 +31,9 @@ def test_a_batch_that_does_not_fit_is_told_what_fits(monkeypatch):
     monkeypatch.setattr(memory, "_TOO_SMALL_TO_ASK", 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: free)
     assert (A @ torch.zeros(7, *A.in_shape)).shape == (7, *A.out_shape)
-    with pytest.raises(MemoryError, match="for 8 images in torch.float64.* at most 7 fit at once"):
+    with pytest.raises(
+        MemoryError, match=r"for 8 images in torch\.float64.* at most 7 fit at once"
+    ):
         A @ torch.zeros(8, *A.in_shape)
 
 

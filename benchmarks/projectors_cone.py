@@ -1,0 +1,346 @@
+"""Cone-beam projection, its adjoint and FDK: time, accuracy and memory beside RTK.
+
+256³ voxels of 0.08 cm, a panel of 256 rows × 384 columns of 0.1035 cm, 48 views over 240°. All
+methods take turns in one run, and times are medians. Errors are against exact line integrals
+averaged over a pixel.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from math import radians
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from pcctlearn.phantoms.ellipses import Ellipse
+from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.cone_projector import ConeProjector
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.grids import VolumeGrid
+
+SIZE, VIEWS = 256, 48
+PHANTOM = EllipsoidPhantom(  # nothing is symmetric
+    [
+        Ellipse((0.3, -0.4, 0.2), (8.0, 6.5, 6.0), (0.2,), tilt_rad=0.3),
+        Ellipse((2.5, 1.5, 1.0), (1.5, 1.0, 2.0), (0.15,), tilt_rad=0.8),
+        Ellipse((-3.0, 1.0, -1.0), (0.8, 1.8, 1.2), (-0.1,), tilt_rad=-0.4),
+        Ellipse((1.0, -3.0, -2.0), (1.2, 0.6, 0.9), (0.3,), tilt_rad=1.2),
+        Ellipse((-2.0, -2.0, 2.0), (0.5, 0.5, 0.5), (0.5,)),
+    ],
+    materials=["water"],
+)
+Map = Callable[[Tensor], Tensor]
+JOBS = ("forward", "back", "fdk")
+
+
+@dataclass
+class Method:
+    """(z, y, x) to (view, row, column), the transpose, and the reconstruction."""
+
+    name: str
+    label: str
+    forward: Map
+    back: Map
+    fdk: Map
+    most_repeats: int = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=SIZE, help="voxels a side, in the same space")
+    parser.add_argument("--views", type=int, default=VIEWS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--baseline", type=Path, help="kernels to compare with: a Python file")
+    parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    parser.add_argument("--memory-only", action="store_true", help="one pass, and its peak memory")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    beam = scanner(arguments.size, arguments.views)
+    if arguments.memory_only:
+        print(peak_memory_mb(beam))
+        return
+    print(beam)
+    peak_MB = fresh_process_peak_memory_mb(arguments.size, arguments.views)
+    device = torch.device(arguments.device)
+    methods = [ours(beam)]
+    if device.type == "cpu":
+        methods += [*rtk(beam), *baseline(beam, arguments.baseline)]
+    results = measure(beam, methods, arguments.repeats, device) | work(beam, device)
+    console = Console(width=110)
+    console.print(table(beam, methods, results))
+    results["peak_memory_MB"] = peak_MB
+    print(f"peak memory of a fresh process on the CPU {peak_MB:.0f} MB")
+    if (arguments.size, arguments.views) != (SIZE, VIEWS):
+        reference = scanner(SIZE, VIEWS)
+        results |= growth(beam, reference, results, arguments.repeats, device, console)
+    for line in remarks(results):
+        print(line)
+    if arguments.json:
+        renamed = {key.removeprefix("ours_"): value for key, value in results.items()}
+        arguments.json.write_text(json.dumps(renamed, indent=2) + "\n")
+
+
+def scanner(size: int, views: int) -> ConeBeam:
+    """The benchmark's scanner with its voxels, and its pixels with them, made larger or smaller."""
+    scale = SIZE / size
+    volume = VolumeGrid(size, size, size, 0.08 * scale)
+    rows, columns = round(256 / scale), round(384 / scale)
+    return ConeBeam(views, rows, columns, 0.1035 * scale, volume, 62.5, 109.7, arc_rad=radians(240))
+
+
+def measure(
+    beam: ConeBeam, methods: list[Method], repeats: int, device: torch.device
+) -> dict[str, float]:
+    volume = PHANTOM.volumes(beam.volume)[0].to(device)
+    x = torch.randn(beam.volume.shape, device=device)
+    sinogram = methods[0].forward(volume)
+    few = np.linspace(0, beam.n_views - 1, 4).astype(int)
+    exact = line_integrals(replace(beam, n_views=4, measured_angles_rad=beam.angles_rad[few]))
+    ours_fdk = methods[0].fdk(sinogram)
+    results: dict[str, float] = {}
+    for method in methods:
+        projected = method.forward(volume)
+        error = projected[few.tolist()].cpu() - exact
+        results[f"{method.name}_relative_error"] = float(error.norm() / exact.norm())
+        results[f"{method.name}_adjoint_error"] = adjoint_error(method, x)
+        if method.name == "rtk":
+            inner = (slice(beam.volume.n_z // 8, -beam.volume.n_z // 8),) * 3
+            gap = (method.fdk(sinogram) - ours_fdk)[inner].norm() / ours_fdk[inner].norm()
+            results["fdk_difference_from_rtk"] = float(gap)
+            gap = (projected - sinogram)[:, 4:-4, 4:-4].norm() / sinogram.norm()
+            results["forward_difference_from_rtk"] = float(gap)
+    times = take_turns(methods, volume, sinogram, repeats, device)
+    for name, seconds in times.items():
+        results[f"{name}_s"] = median(seconds)
+    for peer in methods[1:]:
+        for job in JOBS:
+            ratio = results[f"{peer.name}_{job}_s"] / results[f"ours_{job}_s"]
+            results[f"{job}_speedup_over_{peer.name}"] = ratio
+    return results
+
+
+def take_turns(
+    methods: list[Method], volume: Tensor, sinogram: Tensor, repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {f"{m.name}_{job}": [] for m in methods for job in JOBS}
+    for repeat in range(repeats):
+        for method in methods:
+            if repeat >= method.most_repeats:
+                continue
+            for job, operand in zip(JOBS, (volume, sinogram, sinogram), strict=True):
+                seconds = timed(partial(getattr(method, job), operand), device)
+                times[f"{method.name}_{job}"].append(seconds)
+    return times
+
+
+def timed(job: Callable[[], Tensor], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = perf_counter()
+    job()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - start
+
+
+def adjoint_error(method: Method, x: Tensor) -> float:
+    """|⟨A x, y⟩ − ⟨x, Aᵀ y⟩| / (‖A x‖ ‖y‖), the larger of y = A x and any y."""
+    Ax = method.forward(x)
+    errors = []
+    for y in (Ax, torch.randn_like(Ax)):
+        gap = (Ax.double() * y.double()).sum() - (x.double() * method.back(y).double()).sum()
+        errors.append(float(gap.abs() / (Ax.double().norm() * y.double().norm())))
+    return max(errors)
+
+
+def work(beam: ConeBeam, device: torch.device) -> dict[str, float]:
+    """Samples taken, and what they would cost at the speed of nothing but their arithmetic.
+
+    A sample of the projector is a ray in one plane: two multiply-adds along x or y, and one and a
+    difference along z. FDK takes as many for each voxel in each view.
+    """
+    rays = beam.n_views * beam.n_rows * beam.n_columns
+    samples = {"forward": rays * beam.volume.n_x, "fdk": beam.n_views * beam.volume.n_x**3}
+    samples["back"] = samples["forward"]
+    flops, bandwidth = arithmetic_flops(device), bandwidth_bytes(device)
+    n_bytes = 4 * (rays + beam.volume.n_x**3)
+    results = {f"{job}_samples": float(n) for job, n in samples.items()}
+    for job, n in samples.items():
+        results[f"{job}_floor_s"] = max(8 * n / flops, n_bytes / bandwidth)
+    return results | {"flops": flops, "bandwidth_bytes": bandwidth}
+
+
+def arithmetic_flops(device: torch.device) -> float:
+    """Multiply-adds of a large float32 matrix product, counted as two operations."""
+    n = 2048 if device.type == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    return 2 * n**3 / median(timed(lambda: a @ a, device) for _ in range(7))
+
+
+def bandwidth_bytes(device: torch.device) -> float:
+    """Bytes read and written a second by a copy."""
+    a = torch.randn(1 << 26, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / median(timed(lambda: b.copy_(a), device) for _ in range(7))
+
+
+def growth(
+    beam: ConeBeam,
+    reference: ConeBeam,
+    results: dict[str, float],
+    repeats: int,
+    device: torch.device,
+    console: Console,
+) -> dict[str, float]:
+    """Time against work, beside the benchmark's own size in the same run."""
+    volume = torch.rand(reference.volume.shape, device=device)
+    method = ours(reference)
+    sinogram = method.forward(volume)
+    method.back(sinogram), method.fdk(sinogram)
+    times = take_turns([method], volume, sinogram, repeats, device)
+    before, now = work(reference, device), {}
+    table = Table(title="time grows with rays × planes, or voxels × views")
+    for heading in ("", "work", "time", "time / work"):
+        table.add_column(heading, justify="right")
+    for job in JOBS:
+        more_work = results[f"{job}_samples"] / before[f"{job}_samples"]
+        more_time = results[f"ours_{job}_s"] / median(times[f"ours_{job}"])
+        now[f"{job}_time_over_work"] = more_time / more_work
+        table.add_row(
+            job, f"× {more_work:.3g}", f"× {more_time:.3g}", f"{more_time / more_work:.2f}"
+        )
+    console.print(table)
+    return now
+
+
+def fresh_process_peak_memory_mb(size: int, views: int) -> float:
+    """Asked before this process grows: a child counts its parent's memory as its own."""
+    options = ["--memory-only", "--size", str(size), "--views", str(views)]
+    return float(subprocess.check_output([sys.executable, __file__, *options]))
+
+
+def peak_memory_mb(beam: ConeBeam) -> float:
+    """Of this whole process, after projection, adjoint and FDK."""
+    A, reconstruct = ConeProjector(beam), fdk(beam)
+    y = A @ torch.rand(beam.volume.shape)
+    for operator in (A.T, reconstruct):
+        operator @ y
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def ours(beam: ConeBeam) -> Method:
+    A = ConeProjector(beam)
+    return Method("ours", "pcctlearn", A, A.T, fdk(beam))
+
+
+def rtk(beam: ConeBeam) -> list[Method]:
+    try:
+        from benchmarks.rtk_cone import RtkCone
+    except ImportError:
+        print("RTK (itk-rtk) is not installed: skipped")
+        return []
+    peer = RtkCone(beam)
+    return [Method("rtk", "RTK Joseph, FDK", peer.forward, peer.adjoint, peer.fdk, 3)]
+
+
+def baseline(beam: ConeBeam, path: Path | None) -> list[Method]:
+    """Other kernels (fwd, adj, vd_bp) that want volumes (y, x, z) and sinograms (view, u, v).
+
+    Only their loops are timed, on arrays already in their order; FDK is left without its filter.
+    """
+    if path is None:
+        return []
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is not a Python file")
+    kernels = sys.modules[path.stem] = module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    beta = beam.angles_rad - np.pi / 2
+    numbers = (beam.source_to_axis_cm, beam.source_to_detector_cm, beam.column_cm, beam.row_cm,
+               beam.volume.spacing_cm[0])  # fmt: skip
+    n, (views, rows, columns) = beam.volume.n_x, beam.shape
+    by_y, by_x = (np.ones((n, n, n), np.float32) for _ in range(2))
+    lines = np.ones((views, columns, rows), np.float32)
+
+    def forward(x: Tensor) -> Tensor:
+        kernels.fwd(by_x, by_y, lines, beta, *numbers)
+        return x.new_zeros(beam.shape)
+
+    def back(y: Tensor) -> Tensor:
+        kernels.adj(lines, by_x, by_y, beta, *numbers)
+        return y.new_zeros(beam.volume.shape)
+
+    def gather(y: Tensor) -> Tensor:
+        kernels.vd_bp(lines, by_y, beta, np.ones(views), *numbers)
+        return y.new_zeros(beam.volume.shape)
+
+    return [Method("baseline", f"{path.stem}, loops only", forward, back, gather)]
+
+
+def line_integrals(beam: ConeBeam, oversampling: int = 3) -> Tensor:
+    """Exact, averaged over each pixel."""
+    k = oversampling
+    pixel_cm = (beam.row_cm / k, beam.column_cm / k)
+    fine = replace(beam, n_rows=beam.n_rows * k, n_columns=beam.n_columns * k, pixel_cm=pixel_cm)
+    return avg_pool2d(PHANTOM.line_integrals(*fine.rays())[0], k).float()
+
+
+def table(beam: ConeBeam, methods: list[Method], results: dict[str, float]) -> Table:
+    views, rows, columns = beam.shape
+    title = f"cone beam, {beam.volume.n_x}³, {columns} × {rows} panel, {views} views over 240°"
+    table = Table(title=title)
+    headings = ("forward s", "back s", "FDK s", "it / pcctlearn", "relative error", "adjoint error")
+    for heading in ("method", *headings):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for method in methods:
+        seconds = [results[f"{method.name}_{job}_s"] for job in JOBS]
+        ratios = [s / results[f"ours_{job}_s"] for s, job in zip(seconds, JOBS, strict=True)]
+        accuracy = [results[f"{method.name}_{key}_error"] for key in ("relative", "adjoint")]
+        known = method.name != "baseline"
+        table.add_row(
+            method.label,
+            *(f"{s:.3f}" for s in seconds),
+            " / ".join(f"{ratio:.2f}" for ratio in ratios),
+            f"{accuracy[0]:.5f}" if known else "",
+            f"{accuracy[1]:.1e}" if known else "",
+        )
+    return table
+
+
+def remarks(results: dict[str, float]) -> list[str]:
+    lines = [
+        f"{job}: {results[f'{job}_samples'] / 1e9:.2f} G samples, "
+        f"{results[f'ours_{job}_s'] / results[f'{job}_samples'] * 1e9:.3f} ns each; floor "
+        f"{results[f'{job}_floor_s']:.4f} s, {results[f'{job}_floor_s'] / results[f'ours_{job}_s']:.0%}"
+        for job in JOBS
+    ]
+    lines.append(
+        f"floors from {results['flops'] / 1e9:.0f} GFLOP/s and "
+        f"{results['bandwidth_bytes'] / 1e9:.1f} GB/s, measured in this run"
+    )
+    if "forward_difference_from_rtk" in results:
+        lines.append(
+            f"relative difference from RTK: forward {results['forward_difference_from_rtk']:.1e}, "
+            f"FDK {results['fdk_difference_from_rtk']:.1e}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
