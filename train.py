@@ -18,12 +18,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
-# what a wrong word, a wrong file or a full disk raises; anything else is ours, with its traceback
+# what a wrong word, a wrong file, a full disk or memory, a missing option raise; anything else is ours, with its traceback
 EXPECTED = (
     ValueError,
     TypeError,
     OSError,
     ArithmeticError,
+    MemoryError,
+    ImportError,
     HydraException,
     OmegaConfBaseException,
 )

@@ -78,7 +78,7 @@ def main() -> None:
     print(beam)
     peak_MB = fresh_process_peak_memory_mb(arguments.size, arguments.views)
     device = torch.device(arguments.device)
-    methods = [ours(beam)]
+    methods = [ours(beam, device)]
     if device.type == "cpu":
         methods += [*rtk(beam), *baseline(beam, arguments.baseline)]
     results = measure(beam, methods, arguments.repeats, device) | work(beam, device)
@@ -210,7 +210,7 @@ def growth(
 ) -> dict[str, float]:
     """Time against work, beside the benchmark's own size in the same run."""
     volume = torch.rand(reference.volume.shape, device=device)
-    method = ours(reference)
+    method = ours(reference, device)
     sinogram = method.forward(volume)
     method.back(sinogram), method.fdk(sinogram)
     times = take_turns([method], volume, sinogram, repeats, device)
@@ -244,9 +244,9 @@ def peak_memory_mb(beam: ConeBeam) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def ours(beam: ConeBeam) -> Method:
+def ours(beam: ConeBeam, device: torch.device) -> Method:
     A = ConeProjector(beam)
-    return Method("ours", "pcctlearn", A, A.T, fdk(beam))
+    return Method("ours", f"pcctlearn, {device}", A, A.T, fdk(beam).to(device))
 
 
 def rtk(beam: ConeBeam) -> list[Method]:
@@ -324,12 +324,15 @@ def table(beam: ConeBeam, methods: list[Method], results: dict[str, float]) -> T
 
 
 def remarks(results: dict[str, float]) -> list[str]:
-    lines = [
-        f"{job}: {results[f'{job}_samples'] / 1e9:.2f} G samples, "
-        f"{results[f'ours_{job}_s'] / results[f'{job}_samples'] * 1e9:.3f} ns each; floor "
-        f"{results[f'{job}_floor_s']:.4f} s, {results[f'{job}_floor_s'] / results[f'ours_{job}_s']:.0%}"
-        for job in JOBS
-    ]
+    lines = []
+    for job in JOBS:
+        samples, seconds, floor = (
+            results[name] for name in (f"{job}_samples", f"ours_{job}_s", f"{job}_floor_s")
+        )
+        lines.append(
+            f"{job}: {samples / 1e9:.2f} G samples, {seconds / samples * 1e9:.3f} ns each; "
+            f"floor {floor:.4f} s, {floor / seconds:.0%} of the speed it allows"
+        )
     lines.append(
         f"floors from {results['flops'] / 1e9:.0f} GFLOP/s and "
         f"{results['bandwidth_bytes'] / 1e9:.1f} GB/s, measured in this run"

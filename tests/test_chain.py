@@ -9,9 +9,11 @@ from pcctlearn.chain import Chain
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
+from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.geometry import ParallelBeam
-from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 
 def chain_and_counts(beam=None):
@@ -60,6 +62,24 @@ def test_onward_goes_on_from_what_is_there():
     torch.testing.assert_close(scan.at("maps"), chain.reconstruct @ A)
     partly = chain(counts, until="line_integrals")
     torch.testing.assert_close(chain.onward(partly).at("vmi"), chain(counts).at("vmi"))
+
+
+def test_a_cone_beam_chain_ends_in_volumes():
+    beam = ConeBeam(6, 3, 5, 1.2, VolumeGrid(2, 4, 4, 0.6), 8.0, 12.0)
+    model = scanner(every=4)
+    image = MonoenergeticImages(model.materials, [60.0])
+    chain = Chain(MaximumLikelihood(model), fdk(beam), image)
+    A = torch.tensor([6.0, 0.4]) * (0.9 + 0.2 * torch.rand(2, *beam.shape, 1))
+    counts = model(A).detach().movedim(-1, 1).requires_grad_()
+    scan = chain(counts)
+    assert scan.at("maps").shape == (2, 2, 2, 4, 4)
+    assert scan.at("vmi").shape == (2, 1, 2, 4, 4)
+    torch.testing.assert_close(scan.at("maps"), chain.reconstruct @ A.movedim(-1, 1))
+    scan.at("vmi").square().sum().backward()
+    assert counts.grad.isfinite().all()
+    assert (counts.grad.abs().sum((0, 1)) > 0).any()
+    with pytest.raises(ValueError, match=r"maps must have one channel for each of 2 materials"):
+        chain.image(scan.at("maps")[:, :1])
 
 
 def test_a_short_chain_ends_where_its_steps_do():

@@ -24,6 +24,12 @@ class MonoenergeticImages(nn.Module):
 
     def forward(self, maps: Maps) -> Vmi:
         """Density maps to attenuation, one channel per energy."""
+        n_materials = len(self.attenuation)
+        if maps.shape[1] != n_materials:
+            raise ValueError(
+                f"maps must have one channel for each of {n_materials} materials on axis 1, got "
+                f"shape {tuple(maps.shape)}"
+            )
         return torch.einsum("mk,bm...->bk...", self.attenuation.to(maps), maps)
 
     def hounsfield(self, maps: Maps) -> Vmi:

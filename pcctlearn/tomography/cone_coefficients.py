@@ -6,20 +6,25 @@ voxels parallel to the axis has one depth, and the shadow of slice z falls on ro
     z = depth · (row_scale · w + row_start) + slice_start.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.interpolation_kernels import joseph_lines
 
 
-class ConeCoefficients(NamedTuple):
+@dataclass(frozen=True)
+class ConeCoefficients:
     """Depths are in units of source_to_axis_cm, positions in voxels, rows and columns.
 
     lines (view, column, 3): intercept, slope and length of joseph_lines; is_steep (view, column);
     depths (view, column, 2): depth at step k is depths₀ + depths₁ k; obliquity (column, row);
-    projections (view, 2, 3): of (x, y, 1) to column · depth and depth; steps_rad (view).
+    projections (view, 2, 3): of (x, y, 1) to column · depth and depth; steps_rad (view);
+    axial: row_scale, row_start and slice_start; slope_range: least and most slices from one row to
+    the next, anywhere in the volume.
     """
 
     lines: np.ndarray
@@ -28,9 +33,17 @@ class ConeCoefficients(NamedTuple):
     obliquity: np.ndarray
     projections: np.ndarray
     steps_rad: np.ndarray
-    row_scale: float
-    row_start: float
-    slice_start: float
+    axial: np.ndarray
+    slope_range: tuple[float, float]
+    _copies: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def copy_of(self, name: str, like: Tensor) -> Tensor:
+        """An array as a tensor of this device and precision, kept for the next call."""
+        key = name, like.device, like.dtype
+        if key not in self._copies:
+            array = torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
+            self._copies[key] = array.to(like.device, like.dtype)
+        return self._copies[key]
 
 
 def cone_coefficients(beam: ConeBeam) -> ConeCoefficients:
@@ -42,6 +55,10 @@ def cone_coefficients(beam: ConeBeam) -> ConeCoefficients:
     intercept, slope, _ = np.moveaxis(lines, -1, 0)
     row_0_cm, slice_0_cm = beam.rows_cm[0], beam.volume.slices_cm[0]
     slice_cm = beam.volume.spacing_cm[0]
+    row_scale = beam.row_cm / beam.magnification / slice_cm
+    # of depth, over the volume and a voxel beyond
+    reach_cm = beam.volume.corner_radius_cm + max(beam.volume.slice_spacing_cm)
+    change = reach_cm * beam.source_curvature
     return ConeCoefficients(
         lines=lines,
         is_steep=is_steep,
@@ -49,15 +66,6 @@ def cone_coefficients(beam: ConeBeam) -> ConeCoefficients:
         obliquity=np.ascontiguousarray(beam.obliquity().T),
         projections=projections,
         steps_rad=beam.steps_rad,
-        row_scale=beam.row_cm / beam.magnification / slice_cm,
-        row_start=float(row_0_cm / beam.magnification / slice_cm),
-        slice_start=float(-slice_0_cm / slice_cm),
+        axial=np.array([row_scale, row_0_cm * row_scale / beam.row_cm, -slice_0_cm / slice_cm]),
+        slope_range=(row_scale * (1 - change), row_scale * (1 + change)),
     )
-
-
-def slope_range(beam: ConeBeam) -> tuple[float, float]:
-    """Least and largest number of slices from row to row, anywhere in the volume and a voxel on."""
-    reach = beam.volume.corner_radius_cm + max(beam.volume.slice_spacing_cm)
-    scale = beam.row_cm / beam.magnification / beam.volume.spacing_cm[0]
-    change = reach * beam.source_curvature
-    return scale * (1 - change), scale * (1 + change)

@@ -6,48 +6,52 @@ thread as its owner, which adds to it in a fixed order, so results are the same 
 number of threads. ``no_type_check`` keeps the tests' checks away from what numba compiles.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit, prange
 from torch import Tensor
 
 from pcctlearn.tomography.cone_coefficients import ConeCoefficients
-from pcctlearn.tomography.hat_interpolation import LANES, add_interpolated
+from pcctlearn.tomography.hat_interpolation import LANES, add_interpolated, margin_for
 
 _FASTMATH = {"contract", "nsz", "arcp", "reassoc"}  # NaN stays NaN
 _COLUMNS = 16  # columns of one view that walk together, since they cross the same voxels
 _TILE = 16  # voxels a side whose shadows fall on the same few columns
 
 
-def project(c: ConeCoefficients, margin: int, volume: Tensor, sinogram: Tensor) -> None:
+def project(c: ConeCoefficients, volume: Tensor, sinogram: Tensor) -> None:
     """Line integrals, in operand · cm."""
-    _project(*_joseph(c), margin, volume.numpy(), sinogram.numpy())
+    _project(*_joseph(c), volume.numpy(), sinogram.numpy())
 
 
-def project_adjoint(c: ConeCoefficients, margin: int, sinogram: Tensor, volume: Tensor) -> None:
+def project_adjoint(c: ConeCoefficients, sinogram: Tensor, volume: Tensor) -> None:
     """The transpose of project."""
     volume.zero_()
-    _project_adjoint(*_joseph(c), margin, sinogram.numpy(), volume.numpy())
+    _project_adjoint(*_joseph(c), sinogram.numpy(), volume.numpy())
 
 
-def backproject(c: ConeCoefficients, margin: int, sinogram: Tensor, volume: Tensor) -> None:
+def backproject(c: ConeCoefficients, sinogram: Tensor, volume: Tensor) -> None:
     """∫ y(θ, v, u) / depth² dθ at every voxel."""
-    _backproject(*_voxel_driven(c), margin, sinogram.numpy(), volume.numpy())
+    _backproject(*_voxel_driven(c), sinogram.numpy(), volume.numpy())
 
 
-def backproject_adjoint(c: ConeCoefficients, margin: int, volume: Tensor, sinogram: Tensor) -> None:
+def backproject_adjoint(c: ConeCoefficients, volume: Tensor, sinogram: Tensor) -> None:
     """The transpose of backproject."""
     sinogram.zero_()
-    _backproject_adjoint(*_voxel_driven(c), margin, volume.numpy(), sinogram.numpy())
+    _backproject_adjoint(*_voxel_driven(c), volume.numpy(), sinogram.numpy())
 
 
-def _joseph(c):
-    return c.lines, c.is_steep, c.depths, c.obliquity, c.row_scale, c.row_start, c.slice_start
+def _joseph(c: ConeCoefficients) -> tuple[Any, ...]:
+    return c.lines, c.is_steep, c.depths, c.obliquity, *_axial(c)
 
 
-def _voxel_driven(c):
-    return c.projections, c.steps_rad, c.row_scale, c.row_start, c.slice_start
+def _voxel_driven(c: ConeCoefficients) -> tuple[Any, ...]:
+    return c.projections, c.steps_rad, *_axial(c)
+
+
+def _axial(c: ConeCoefficients) -> tuple[Any, ...]:
+    return *c.axial.tolist(), margin_for(c.slope_range)
 
 
 @njit(cache=True)

@@ -1,6 +1,7 @@
 """Cone-beam projection and back-projection, by kernels for the device that holds the operand."""
 # mypy: disable-error-code=override
 
+import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from math import prod
@@ -8,12 +9,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcctlearn.tomography.cone_coefficients import cone_coefficients, slope_range
+from pcctlearn.tomography.cone_coefficients import cone_coefficients
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.hat_interpolation import margin
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 KERNELS = ("auto", "numba", "triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's way to run on the CPU
 
 
 class ConeOperator(LinearOperator):
@@ -34,7 +35,6 @@ class ConeOperator(LinearOperator):
         super().__init__(in_shape, out_shape)
         self.geometry, self.kernels = geometry, kernels
         self.coefficients = cone_coefficients(geometry)
-        self.margin = margin(slope_range(geometry))
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
         """The results, and one image and its result in the order of the kernels."""
@@ -46,7 +46,8 @@ class ConeOperator(LinearOperator):
         sinograms = volumes.new_empty(*volumes.shape[:-3], *beam.shape)
         for volume, sinogram in _pairs(volumes, sinograms):
             lines = volume.new_empty(beam.n_views, beam.n_columns, beam.n_rows)
-            run(self.coefficients, self.margin, volume.movedim(0, -1).contiguous(), lines)
+            with torch.cuda.device_of(lines):
+                run(self.coefficients, volume.movedim(0, -1).contiguous(), lines)
             sinogram.copy_(lines.mT)
         return sinograms
 
@@ -55,7 +56,8 @@ class ConeOperator(LinearOperator):
         volumes = sinograms.new_empty(*sinograms.shape[:-3], n_z, n_y, n_x)
         for sinogram, volume in _pairs(sinograms, volumes):
             lines = sinogram.new_empty(n_y, n_x, n_z)
-            run(self.coefficients, self.margin, sinogram.mT.contiguous(), lines)
+            with torch.cuda.device_of(lines):
+                run(self.coefficients, sinogram.mT.contiguous(), lines)
             volume.copy_(lines.movedim(-1, 0))
         return volumes
 
@@ -68,7 +70,18 @@ class ConeOperator(LinearOperator):
                 f"kernels=numba run on the CPU and were given an array on {device}; take "
                 "kernels=auto, or move the array with .cpu()"
             )
-        module = import_module(f"pcctlearn.tomography.cone_kernels_{kernels}")
+        if kernels == "triton" and device.type != "cuda" and not INTERPRETED:
+            raise ValueError(
+                f"kernels=triton run on a CUDA device and were given an array on {device}; take "
+                "kernels=auto, or move the array with .cuda()"
+            )
+        try:
+            module = import_module(f"pcctlearn.tomography.cone_kernels_{kernels}")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"kernels={kernels} need {error.name}: pip install {error.name}, or move the array "
+                "with .cpu()"
+            ) from error
         return getattr(module, name)
 
 

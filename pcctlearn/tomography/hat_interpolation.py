@@ -30,7 +30,7 @@ def n_taps(slope_out, slope_in):
     return math.ceil((abs(slope_out - slope_in) * (LANES - 1) + 2) / slope_in)
 
 
-def margin(slope_range: tuple[float, float]) -> int:
+def margin_for(slope_range: tuple[float, float]) -> int:
     """Zeros to keep at either end of a line, for slopes in this range and their inverses."""
     slopes = [slope**power for slope in slope_range for power in (1, -1)]
     taps = max(n_taps(*pair) for slope in slopes for pair in ((slope, 1.0), (1.0, slope)))

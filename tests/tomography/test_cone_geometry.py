@@ -47,7 +47,8 @@ def test_points_on_a_ray_fall_on_its_pixel(beam):
         along / depth, np.broadcast_to(np.arange(beam.n_columns), beam.shape), atol=1e-9
     )
     row = np.arange(beam.n_rows)[:, None]
-    z = depth * (c.row_scale * row + c.row_start) + c.slice_start
+    row_scale, row_start, slice_start = c.axial
+    z = depth * (row_scale * row + row_start) + slice_start
     slices = (points[..., 2] - beam.volume.slices_cm[0]) / beam.volume.spacing_cm[0]
     np.testing.assert_allclose(z, slices, atol=1e-9)
 

@@ -1,0 +1,1 @@
+"""What the numbers of the README come from, beside peers timed in the same run."""
