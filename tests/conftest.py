@@ -1,10 +1,15 @@
 """Every test runs with the shape annotations switched on and in float64."""
 
+import os
+
 import numba
 import pytest
 import torch
 from jaxtyping import config, install_import_hook
 
+if not torch.cuda.is_available():
+    # Triton's kernels then run on the CPU, slowly; it reads this once, when it is first imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 install_import_hook("pcctlearn", "beartype.beartype")
 # small tensors: a second thread that waits for a busy core costs more than it brings
 torch.set_num_threads(1)

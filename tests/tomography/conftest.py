@@ -1,12 +1,6 @@
 """Matrices built by these tests stay out of the user's cache."""
 
-import os
-
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels then run on the CPU, slowly
 
 
 @pytest.fixture(scope="session")

@@ -74,11 +74,6 @@ def test_ball_from_jittered_and_shuffled_views():
     jitter = np.random.default_rng(0).uniform(-0.4, 0.4, 180) * 2 * pi / 180
     angles = np.random.default_rng(1).permutation(BEAM.angles_rad + jitter)
     check_ball(replace(BEAM, measured_angles_rad=angles))
-    # one step for all views is worse than each view's own
-    wrong = replace(BEAM, measured_angles_rad=angles)
-    own, _ = ball(wrong)
-    evenly = own - DENSITY
-    assert evenly.isfinite().all()
 
 
 def test_the_same_short_scan_given_as_a_list():
@@ -105,18 +100,18 @@ def test_a_displaced_detector_sees_the_whole_field():
 def test_extension_beyond_a_narrow_detector_removes_the_rim():
     with pytest.warns(UserWarning, match="truncated"):
         narrow = replace(BEAM, n_columns=48)  # 3 cm at the axis
-    volume, distance = ball(narrow, center=(0.0, 0.0, 0.0), radius=4.5)
-    middle = volume[VOLUME.n_z // 2]
-    seen = distance[VOLUME.n_z // 2]
-    rim, core = middle[(seen > 2.5) & (seen < 2.9)].mean(), middle[seen < 1.0].mean()
-    assert abs(rim / core - 1) < 0.1
-    plain = (fdk(BEAM) @ torch.nn.functional.pad(crop_of(narrow, 4.5), (36, 36)))[VOLUME.n_z // 2]
-    assert plain[(seen > 2.5) & (seen < 2.9)].mean() / plain[seen < 1.0].mean() > 1.2
+    distance = distance_cm(VOLUME, (0.0, 0.0, 0.0))[VOLUME.n_z // 2]
+    rim, core = (distance > 2.5) & (distance < 2.9), distance < 1.0
 
+    def brightness_of_the_rim(volume):
+        middle = volume[VOLUME.n_z // 2]
+        return middle[rim].mean() / middle[core].mean()
 
-def crop_of(beam, radius):
-    phantom = EllipsoidPhantom([Ellipse((0.0,) * 3, (radius,) * 3, (DENSITY,))], ["water"])
-    return phantom.line_integrals(*beam.rays())[0]
+    phantom = EllipsoidPhantom([Ellipse((0.0,) * 3, (4.5,) * 3, (DENSITY,))], ["water"])
+    y = phantom.line_integrals(*narrow.rays())[0]
+    air_beyond = torch.nn.functional.pad(y, (36, 36))  # what a plain ramp takes for granted
+    assert brightness_of_the_rim(fdk(narrow) @ y) == pytest.approx(1, abs=0.1)
+    assert brightness_of_the_rim(fdk(BEAM) @ air_beyond) > 1.2
 
 
 def test_the_configured_call_is_the_operator():
