@@ -18,7 +18,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
-# what a wrong word, a wrong file, a full disk or memory, a missing option raise; anything else is ours, with its traceback
+# what a wrong word, a wrong file, a full disk or memory, or a missing package raises; anything else
+# is ours, with its traceback
 EXPECTED = (
     ValueError,
     TypeError,

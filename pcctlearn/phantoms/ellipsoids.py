@@ -26,6 +26,8 @@ class EllipsoidPhantom(EllipsePhantom):
                 _blocks_within(positions, middle, reach, k)
                 for positions, middle in ((x, center[0]), (y, center[1]))
             )
+            if columns.start == columns.stop or rows.start == rows.stop:
+                continue
             for index, z in enumerate(grid.slices_cm.tolist()):
                 if abs(z - center[2]) > ellipse.semi_axes_cm[2] + dz:
                     continue

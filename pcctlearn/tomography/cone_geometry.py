@@ -11,7 +11,13 @@ from math import degrees, pi
 import numpy as np
 
 from pcctlearn.tomography.geometry import DivergentBeam
-from pcctlearn.tomography.grids import FloatArray, VolumeGrid, require_positive
+from pcctlearn.tomography.grids import (
+    FloatArray,
+    VolumeGrid,
+    one_or_each,
+    require_finite,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class ConeBeam(DivergentBeam):
     n_views: int
     n_rows: int
     n_columns: int
-    pixel_cm: float | Sequence[float]
+    pixel_cm: float | Sequence[float] | FloatArray
     volume: VolumeGrid
     source_to_axis_cm: float
     source_to_detector_cm: float
@@ -37,25 +43,25 @@ class ConeBeam(DivergentBeam):
     measured_angles_rad: Sequence[float] | FloatArray | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.pixel_cm, Sequence):
-            object.__setattr__(self, "pixel_cm", tuple(self.pixel_cm))
-            if len(self._pixel_cm) != 2:
-                raise ValueError(f"pixel_cm must be a number or (row, column), got {self.pixel_cm}")
+        if len(self._pixel_cm) != 2:
+            raise ValueError(f"pixel_cm must be a number or (row, column), got {self.pixel_cm}")
+        if np.ndim(self.pixel_cm):
+            object.__setattr__(self, "pixel_cm", self._pixel_cm)
         require_positive(n_rows=self.n_rows, pixel_cm=self.row_cm)
+        require_finite(row_offset_cm=self.row_offset_cm)
         self._check_orbit()
         nearest = self.source_to_axis_cm - self.volume.corner_radius_cm
-        if nearest <= max(self.volume.slice_spacing_cm):
+        if nearest < 2 * max(self.volume.slice_spacing_cm):
             raise ValueError(
-                f"the source is within a voxel of the volume's corners, {nearest:.4g} cm; enlarge "
-                "source_to_axis_cm or shrink the volume"
+                f"the source is within two voxels of the volume's corners, {nearest:.4g} cm; "
+                "enlarge source_to_axis_cm or shrink the volume"
             )
         if not self._sees(self.volume):
-            low, high = self.axial_range_cm
+            (low, high), (bottom, top) = self.axial_range_cm, self.volume.axial_range_cm
             raise ValueError(
                 f"the panel sees nothing of the volume: at the axis it sees z from {low:.4g} to "
-                f"{high:.4g} cm, the volume lies from {self.volume.slices_cm[0]:.4g} to "
-                f"{self.volume.slices_cm[-1]:.4g} cm; move one of them with center_cm, "
-                "offset_cm or row_offset_cm"
+                f"{high:.4g} cm, the volume lies from {bottom:.4g} to {top:.4g} cm; move one of "
+                "them with center_cm, offset_cm or row_offset_cm"
             )
 
     @property
@@ -87,14 +93,20 @@ class ConeBeam(DivergentBeam):
         low, high = self.rows_cm[0] - edge, self.rows_cm[-1] + edge
         return low / self.magnification, high / self.magnification
 
+    def frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Unit vectors along the columns, along the central ray, and along the rows."""
+        c, s = np.cos(self.angles_rad), np.sin(self.angles_rad)
+        zero = np.zeros_like(c)
+        return np.stack([c, s, zero], -1), np.stack([-s, c, zero], -1), np.array([0.0, 0.0, 1.0])
+
     def sources_cm(self) -> FloatArray:
         """Position (x, y, z) of the source in every view."""
-        along, toward, _ = self._frames()
+        along, toward, _ = self.frames()
         return -self.axis_offset_cm * along - self.source_to_axis_cm * toward
 
     def pixels_cm(self) -> FloatArray:
         """Position (x, y, z) of the centre of every pixel: view, row, column, 3."""
-        along, toward, up = self._frames()
+        along, toward, up = self.frames()
         center = self.sources_cm() + self.source_to_detector_cm * toward
         rows, columns = self.rows_cm[:, None, None], self.columns_cm[:, None]
         return center[:, None, None] + rows * up + columns * along[:, None, None]
@@ -141,21 +153,16 @@ class ConeBeam(DivergentBeam):
     @property
     def _pixel_cm(self) -> tuple[float, ...]:
         """(row, column)."""
-        return tuple(self.pixel_cm) if isinstance(self.pixel_cm, Sequence) else (self.pixel_cm,) * 2
-
-    def _frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Unit vectors along the columns, along the central ray, and along the rows."""
-        c, s = np.cos(self.angles_rad), np.sin(self.angles_rad)
-        zero = np.zeros_like(c)
-        return np.stack([c, s, zero], -1), np.stack([-s, c, zero], -1), np.array([0.0, 0.0, 1.0])
+        return one_or_each(self.pixel_cm, 2)
 
     def _sees(self, volume: VolumeGrid) -> bool:
-        """Whether the shadow of some voxel may fall on the panel: the nearest z, the widest fan."""
-        z, magnification = volume.slices_cm, self.magnification
-        radius = volume.corner_radius_cm * self.source_curvature
-        shadows = np.outer([magnification / (1 - radius), magnification / (1 + radius)], z)
-        edge = self.row_cm
-        sees_z = (shadows.max() > self.rows_cm[0] - edge) and (
-            shadows.min() < self.rows_cm[-1] + edge
-        )
-        return bool(sees_z and min(self.reaches_cm) > -max(self.needed_reaches_cm))
+        """Whether the shadow of the cylinder around the volume touches the panel in some view."""
+        radius, magnification = volume.corner_radius_cm * self.source_curvature, self.magnification
+        depths = 1 + np.array([-radius, radius])
+        shadows = magnification * np.divide.outer(volume.axial_range_cm, depths)
+        low, high = (magnification * z for z in self.axial_range_cm)
+        beyond = self._shadow_reaches_cm(volume.corner_radius_cm)
+        sees_z = shadows.max() > low and shadows.min() < high
+        # an edge of the panel before the axis, by more than the shadow goes on that side
+        left, right = self.reaches_cm
+        return bool(sees_z and left > -beyond[1] and right > -beyond[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcctlearn.tomography.cone_coefficients import cone_coefficients
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.hat_interpolation import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 KERNELS = ("auto", "numba", "triton")
@@ -37,9 +38,11 @@ class ConeOperator(LinearOperator):
         self.coefficients = cone_coefficients(geometry)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
-        """The results, and one image and its result in the order of the kernels."""
-        copies = prod(self.in_shape) + prod(self.out_shape)
-        return super().peak_bytes(n_images, itemsize) + 2 * itemsize * copies
+        """The results, and one image and its result in the order of the kernels, with margins."""
+        beam = self.geometry
+        margins = 2 * margin_for(self.coefficients.slope_range) * beam.n_views * beam.n_columns
+        copies = 2 * (prod(self.in_shape) + prod(self.out_shape)) + margins
+        return super().peak_bytes(n_images, itemsize) + itemsize * copies
 
     def _to_sinogram(self, kernel: str, volumes: Tensor) -> Tensor:
         run, beam = self._kernel(kernel, volumes.device), self.geometry

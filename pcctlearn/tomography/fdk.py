@@ -17,4 +17,5 @@ def fdk(geometry: ConeBeam, window: str = "ramp", kernels: str = "auto") -> Line
     L. A. Feldkamp, L. C. Davis and J. W. Kress, "Practical cone-beam algorithm",
     J. Opt. Soc. Am. A 1 (1984). doi:10.1364/JOSAA.1.000612
     """
-    return ConeBackprojector(geometry, kernels) @ filtering(geometry, window)
+    wide, filtered = filtering(geometry, window)
+    return ConeBackprojector(wide, kernels) @ filtered

@@ -11,12 +11,20 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import asin, atan, cos, inf, pi, tan
+from typing import NamedTuple
 
 import numpy as np
 
-from pcctlearn.tomography.grids import FloatArray, ImageGrid, SliceGrid, require_positive
+from pcctlearn.tomography.grids import (
+    FloatArray,
+    ImageGrid,
+    SliceGrid,
+    require_finite,
+    require_positive,
+)
 
 ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
+_GAP = 2.5  # usual steps; more between two views is a gap in the scan
 
 
 class Beam:
@@ -96,12 +104,16 @@ class Beam:
 
     @property
     def needed_reaches_cm(self) -> tuple[float, float]:
-        """How far the shadow of the circle inscribed in the image goes, likewise."""
-        radius, curvature = self.grid.field_radius_cm, self.source_curvature
+        """How far the shadow of the ellipse inscribed in the image may go, likewise."""
+        return self._shadow_reaches_cm(self.grid.field_radius_cm)
+
+    def _shadow_reaches_cm(self, radius_cm: float) -> tuple[float, float]:
+        """How far the shadow of a circle around the axis goes, likewise."""
+        curvature = self.source_curvature
         if curvature == 0:
-            return radius, radius
+            return radius_cm, radius_cm
         axis = self.axis_gamma_rad
-        tangent = asin(radius * curvature * cos(axis))  # γ of the tangents, from the axis
+        tangent = asin(min(radius_cm * curvature * cos(axis), 0.999))  # γ from the axis
         scale = self.magnification / curvature
         return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
 
@@ -131,11 +143,12 @@ class Beam:
 
     def _check_detector(self, n_callers: int) -> None:
         require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)
+        require_finite(offset_cm=self.offset_cm)
         if any(self.is_truncated):
             reach, needed = min(zip(self.reaches_cm, self.needed_reaches_cm, strict=True))
             warnings.warn(
-                f"truncated: the detector reaches {reach:.4g} cm to one side of the axis, and the "
-                f"circle inscribed in the image needs {needed:.4g} cm; add columns, enlarge "
+                f"truncated: the detector reaches {reach:.4g} cm to one side of the axis, and an "
+                f"object that fills the image needs {needed:.4g} cm; add columns, enlarge "
                 "pixel_cm or shrink the image",
                 stacklevel=3 + n_callers,  # where the beam is constructed
             )
@@ -190,7 +203,8 @@ class DivergentBeam(Beam):
     """What fan and cone share: a source on a circle.
 
     arc_rad is what n_views equally spaced views cover, from start_rad on. Views that are spaced
-    in another way are listed, in any order, as measured_angles_rad; arc_rad then follows.
+    in another way are listed, in any order and of any turn, as measured_angles_rad; arc_rad then
+    follows: a turn, or what lies beyond a gap that is clearly the largest.
     axis_offset_cm is how far along the columns the axis lies from the central ray.
     """
 
@@ -223,17 +237,24 @@ class DivergentBeam(Beam):
         return self.start_rad + super().angles_rad
 
     @property
+    def betas_rad(self) -> FloatArray:
+        """How far into the arc each view lies."""
+        if self.measured_angles_rad is None:
+            return super().angles_rad
+        return self._measured().betas_rad
+
+    @property
     def steps_rad(self) -> FloatArray:
         """The share of the arc that each view stands for: half the way to either neighbour."""
-        if self.measured_angles_rad is None:
-            return super().steps_rad
-        order = np.argsort(self.angles_rad)
-        gaps = np.diff(self.angles_rad[order])
-        # beyond the ends: the gap that closes the circle, or as much as the mean
-        end = 2 * pi - gaps.sum() if not self.is_short_scan else gaps.mean()
-        steps = np.empty(self.n_views)
-        steps[order] = (np.append(end, gaps) + np.append(gaps, end)) / 2
-        return steps
+        return super().steps_rad if self.measured_angles_rad is None else self._measured().steps_rad
+
+    @property
+    def largest_hole_rad(self) -> float:
+        """The largest gap between neighbouring views of the arc, beyond what is usual in it."""
+        return 0.0 if self.measured_angles_rad is None else self._measured().largest_hole_rad
+
+    def _measured(self) -> "_MeasuredArc":
+        return _MeasuredArc.of(self.angles_rad)
 
     def _check_orbit(self) -> None:
         corner = self.grid.corner_radius_cm
@@ -255,26 +276,45 @@ class DivergentBeam(Beam):
         self._check_detector(n_callers=2)
         if self.measured_angles_rad is not None:
             object.__setattr__(self, "measured_angles_rad", tuple(self.measured_angles_rad))
-            object.__setattr__(self, "arc_rad", self._measured_arc_rad())
+            n_angles = len(self.measured_angles_rad)
+            if n_angles != self.n_views or n_angles < 2 or not np.isfinite(self.angles_rad).all():
+                raise ValueError(
+                    f"measured_angles_rad must list n_views = {self.n_views} finite angles, two or "
+                    f"more, got {n_angles}"
+                )
+            object.__setattr__(self, "arc_rad", self._measured().arc_rad)
+        require_finite(start_rad=self.start_rad)
         if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
             raise ValueError(
                 f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}"
             )
 
-    def _measured_arc_rad(self) -> float:
-        """What the listed views cover: their span, and one mean step for the half-open end."""
-        angles = np.sort(self.angles_rad)
-        if len(angles) != self.n_views or len(angles) < 2 or not np.isfinite(angles).all():
-            raise ValueError(
-                f"measured_angles_rad must list n_views = {self.n_views} finite angles, two or "
-                f"more, got {len(angles)}"
-            )
-        if not (np.diff(angles) > 0).all():
-            raise ValueError("measured_angles_rad must differ from view to view; drop the repeats")
-        span = angles[-1] - angles[0]
-        closed = span * len(angles) / (len(angles) - 1)
-        # a turn with jittered views is still a turn
-        return 2 * pi if abs(closed - 2 * pi) < np.diff(angles).max() / 2 else float(closed)
+
+class _MeasuredArc(NamedTuple):
+    """What a list of angles says of an orbit; per view in the order of the list."""
+
+    arc_rad: float
+    betas_rad: FloatArray
+    steps_rad: FloatArray
+    largest_hole_rad: float
+
+    @classmethod
+    def of(cls, angles_rad: FloatArray) -> "_MeasuredArc":
+        on_circle = angles_rad % (2 * pi)
+        order = np.argsort(on_circle)
+        gaps = np.diff(on_circle[order], append=on_circle.min() + 2 * pi)
+        if not (gaps > 1e-9).all():
+            raise ValueError("measured_angles_rad names a view twice, maybe a turn apart: drop one")
+        usual = float(np.median(gaps))
+        last = int(gaps.argmax())
+        order, gaps = np.roll(order, -last - 1), np.roll(gaps, -last - 1)  # the gap at the end
+        is_turn = gaps[-1] <= _GAP * usual
+        between = gaps if is_turn else np.append(gaps[:-1], usual)
+        betas, steps = np.empty(len(order)), np.empty(len(order))
+        betas[order] = np.append(0, gaps[:-1].cumsum())
+        steps[order] = (between + np.roll(between, 1)) / 2
+        hole = float(between.max())
+        return cls(float(between.sum()), betas, steps, hole if hole > _GAP * usual else 0.0)
 
 
 @dataclass(frozen=True)

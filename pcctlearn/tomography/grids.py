@@ -6,7 +6,7 @@ slice 0 the least z.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot, inf
+from math import hypot, inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,24 @@ FloatArray = NDArray[np.floating]
 
 
 def require_positive(**numbers: int | float) -> None:
-    """Refuse by name what is not a positive finite number."""
+    """Refuse by name what is not a positive finite number, whole where it counts something."""
     for name, number in numbers.items():
         if not 0 < number < inf:
             raise ValueError(f"{name} must be positive and finite, got {number}")
+        if name.startswith("n_") and number != int(number):
+            raise ValueError(f"{name} must be a whole number, got {number}")
+
+
+def require_finite(**numbers: float) -> None:
+    """Refuse by name what is NaN or infinite."""
+    for name, number in numbers.items():
+        if not isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number}")
+
+
+def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[float, ...]:
+    """One number for all of n axes, or one for each."""
+    return (float(value),) * n if np.ndim(value) == 0 else tuple(map(float, np.asarray(value)))
 
 
 class SliceGrid:
@@ -39,9 +53,9 @@ class SliceGrid:
 
     @property
     def field_radius_cm(self) -> float:
-        """How far from the axis the largest circle inside a slice reaches."""
+        """How far from the axis the ellipse inscribed in a slice may reach."""
         dy, dx = self.slice_spacing_cm
-        return hypot(*self.slice_center_cm) + min(self.n_y * dy, self.n_x * dx) / 2
+        return hypot(*self.slice_center_cm) + max(self.n_y * dy, self.n_x * dx) / 2
 
     @property
     def corner_radius_cm(self) -> float:
@@ -85,8 +99,8 @@ class VolumeGrid(SliceGrid):
     n_z: int
     n_y: int
     n_x: int
-    voxel_cm: float | Sequence[float]
-    center_cm: Sequence[float] = (0.0, 0.0, 0.0)
+    voxel_cm: float | Sequence[float] | FloatArray
+    center_cm: Sequence[float] | FloatArray = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         for name, numbers in (("voxel_cm", self.spacing_cm), ("center_cm", self.center_cm)):
@@ -98,7 +112,9 @@ class VolumeGrid(SliceGrid):
         # one way to write each, so that equal grids are equal
         same = len(set(self.spacing_cm)) == 1
         object.__setattr__(self, "voxel_cm", self.spacing_cm[0] if same else self.spacing_cm)
-        object.__setattr__(self, "center_cm", tuple(self.center_cm))
+        object.__setattr__(self, "center_cm", one_or_each(self.center_cm, 3))
+        for position in self.center_cm:
+            require_finite(center_cm=position)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -108,7 +124,7 @@ class VolumeGrid(SliceGrid):
     @property
     def spacing_cm(self) -> tuple[float, ...]:
         """(z, y, x) distance from voxel to voxel."""
-        return tuple(self.voxel_cm) if isinstance(self.voxel_cm, Sequence) else (self.voxel_cm,) * 3
+        return one_or_each(self.voxel_cm, 3)
 
     @property
     def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102
@@ -123,3 +139,9 @@ class VolumeGrid(SliceGrid):
         """z of every slice."""
         dz = self.spacing_cm[0]
         return self.center_cm[0] + (np.arange(self.n_z) - (self.n_z - 1) / 2) * dz
+
+    @property
+    def axial_range_cm(self) -> tuple[float, float]:
+        """z of the lower and the upper face."""
+        half = self.n_z / 2 * self.spacing_cm[0]
+        return self.center_cm[0] - half, self.center_cm[0] + half

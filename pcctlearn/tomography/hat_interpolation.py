@@ -8,6 +8,8 @@ up samples by index is what makes interpolation slow: eight results share no mem
 eight neighbouring results are weighed at once, from as many neighbouring samples as their hats can
 reach, all at consecutive addresses. numba has no vectors, so that block is written in LLVM's own
 words, which mean the same on every processor.
+
+numba's cache of a kernel does not notice a change in this file: touch the kernels' own file too.
 """
 
 import math

@@ -155,6 +155,11 @@ class Sum(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
         return self.left.adjoint(y) + self.right.adjoint(y)
 
+    def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
+        left = self.left.peak_bytes(n_images, itemsize)
+        right = super().peak_bytes(n_images, itemsize) + self.right.peak_bytes(n_images, itemsize)
+        return max(left, right)
+
     def _get_name(self) -> str:
         return f"({self.left._get_name()} + {self.right._get_name()})"
 
@@ -170,7 +175,7 @@ class Diagonal(LinearOperator):
         self.register_buffer("weights", weights, persistent=False)
 
     def apply(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.weights * x
+        return self.weights.to(x.dtype) * x
 
     def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.weights * y
+        return self.apply(y)

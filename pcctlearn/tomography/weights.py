@@ -5,7 +5,7 @@ from math import atan, pi
 import numpy as np
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, Beam
+from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, Beam, DivergentBeam
 from pcctlearn.tomography.grids import FloatArray
 
 
@@ -59,33 +59,45 @@ def displaced_detector_weights(gamma: FloatArray, overlap_rad: float) -> FloatAr
 
 
 def redundancy_weights(beam: Beam) -> FloatArray:
-    """(view, column): how much of each ray to take, so that every line is taken once."""
-    shape = beam.n_views, beam.n_columns
+    """(view, column): how much of each ray to take, so that every measured line is taken once."""
     gamma = beam.gammas_rad - beam.axis_gamma_rad  # from the ray through the axis
-    if beam.is_short_scan:
-        shortest = pi + 2 * float(np.abs(gamma).max())
-        if beam.arc_rad < shortest - ARC_TOLERANCE_RAD:
+    if isinstance(beam, DivergentBeam):
+        if beam.largest_hole_rad:
             raise ValueError(
-                f"the views cover an arc of {beam.arc_rad:.6g} rad, and filtered back-projection "
-                f"needs π + fan angle = {shortest:.6g} or more: add views, use fewer columns, or "
-                "reconstruct iteratively"
+                f"the views leave a hole of {beam.largest_hole_rad:.4g} rad, and filtered "
+                "back-projection needs an arc without one: add the missing views, or reconstruct "
+                "iteratively"
             )
-        beta = beam.angles_rad - beam.angles_rad.min()
-        return short_scan_weights(beta[:, None], gamma, beam.arc_rad)
-    truncated_left, truncated_right = beam.is_truncated
-    if truncated_left == truncated_right or beam.source_curvature == 0:
-        return np.full(shape, pi / beam.arc_rad)
-    overlap_cm = min(beam.reaches_cm)
+        if beam.is_short_scan:
+            _require_short_scan(beam, gamma)
+            return short_scan_weights(beam.betas_rad[:, None], gamma, beam.arc_rad)
+        overlap_cm = min(beam.reaches_cm)
+        is_displaced = max(beam.reaches_cm) - overlap_cm > 2 * beam.column_cm
+        if any(beam.is_truncated) and is_displaced:
+            return np.ones((beam.n_views, 1)) * _displaced_weights(beam, gamma, overlap_cm)
+    return np.full((beam.n_views, beam.n_columns), pi / beam.arc_rad)
+
+
+def _require_short_scan(beam: DivergentBeam, gamma: FloatArray) -> None:
+    shortest = pi + 2 * float(np.abs(gamma).max())
+    if beam.arc_rad < shortest - ARC_TOLERANCE_RAD:
+        raise ValueError(
+            f"the views cover an arc of {beam.arc_rad:.6g} rad, and filtered back-projection "
+            f"needs π + fan angle = {shortest:.6g} or more: add views, use fewer columns, or "
+            "reconstruct iteratively"
+        )
+
+
+def _displaced_weights(beam: DivergentBeam, gamma: FloatArray, overlap_cm: float) -> FloatArray:
     if overlap_cm <= 0:
         raise ValueError(
             f"the detector ends {-overlap_cm:.4g} cm before the axis, so that the middle of the "
             "image is never seen: move it with offset_cm"
         )
-    side = 1 if truncated_left else -1
+    side = 1 if beam.reaches_cm[1] > overlap_cm else -1  # where the long side is
     edge_cm = beam.magnification * beam.axis_shift_cm - side * overlap_cm
     edge_gamma = atan(edge_cm * beam.source_curvature / beam.magnification)
-    overlap_rad = abs(edge_gamma - beam.axis_gamma_rad)
-    return np.ones(shape) * displaced_detector_weights(side * gamma, overlap_rad)
+    return displaced_detector_weights(side * gamma, abs(edge_gamma - beam.axis_gamma_rad))
 
 
 def _smooth_step(position: FloatArray, half_width: FloatArray) -> FloatArray:

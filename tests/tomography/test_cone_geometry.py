@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import replace
-from math import inf, pi
+from math import inf, nan, pi, radians
 
 import numpy as np
 import pytest
@@ -84,11 +84,43 @@ def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
     np.testing.assert_allclose(listed.steps_rad, regular.steps_rad)
     assert listed.is_short_scan
 
+    np.testing.assert_allclose(listed.betas_rad, shuffled, atol=1e-12)
+
     turn = np.arange(12) * pi / 6 + 0.1 * np.sin(np.arange(12))
     full = replace(SMALL_CONE, n_views=12, measured_angles_rad=turn)
     assert not full.is_short_scan
     assert full.steps_rad.sum() == pytest.approx(2 * pi)
     assert full.steps_rad[3] == pytest.approx((turn[4] - turn[2]) / 2)
+    assert full.steps_rad[0] == pytest.approx((turn[1] - turn[11] + 2 * pi) / 2)
+
+
+@pytest.mark.parametrize("first_deg", [0, 200, -170, 700])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_turn_is_a_circle(first_deg, wrap):
+    """A short scan may pass 360°, be written modulo it, or lie turns away."""
+    angles = radians(first_deg) + np.arange(24) * radians(10)
+    listed = np.mod(angles, 2 * pi) if wrap else angles
+    beam = replace(SMALL_CONE, n_views=24, measured_angles_rad=listed)
+    assert beam.arc_rad == pytest.approx(radians(240))
+    np.testing.assert_allclose(beam.betas_rad, np.arange(24) * radians(10), atol=1e-9)
+    np.testing.assert_allclose(beam.steps_rad, radians(10))
+    assert beam.largest_hole_rad == 0
+
+
+def test_a_hole_in_the_arc_is_seen():
+    angles = np.radians([*range(0, 100, 5), *range(140, 240, 5)])
+    beam = replace(SMALL_CONE, n_views=40, measured_angles_rad=angles)
+    assert beam.largest_hole_rad == pytest.approx(radians(45))
+    few = replace(SMALL_CONE, n_views=2, measured_angles_rad=[0.0, 5.0])
+    assert few.arc_rad == pytest.approx(2 * pi)
+
+
+def test_a_long_volume_seen_at_one_end_only_is_seen():
+    long = VolumeGrid(4, 4, 40, 0.5)
+    with pytest.warns(UserWarning, match="truncated"):
+        ConeBeam(4, 4, 6, 0.8, long, 15.0, 20.0, offset_cm=9.0)
+    thick = VolumeGrid(1, 4, 4, (10.0, 0.5, 0.5), center_cm=(6.0, 0.0, 0.0))
+    ConeBeam(4, 4, 9, 0.8, thick, 15.0, 20.0)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +130,16 @@ def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
         ({"pixel_cm": (0.5, -0.5)}, r"pixel_cm must be positive and finite, got -0\.5"),
         ({"pixel_cm": (0.5, 0.5, 0.5)}, r"pixel_cm must be a number or \(row, column\)"),
         ({"source_to_axis_cm": 1.5}, r"source_to_axis_cm must exceed 1\.947 cm.* got 1\.5"),
-        ({"source_to_axis_cm": 2.2}, r"source is within a voxel of the volume's corners, 0\.2526"),
+        ({"source_to_axis_cm": 2.5}, r"source is within two voxels of the volume's corners, 0\.55"),
         ({"source_to_detector_cm": inf}, "source_to_detector_cm must be at least"),
         ({"axis_offset_cm": 5.0}, r"axis_offset_cm must be less than source_to_axis_cm = 5\.0"),
         ({"arc_rad": 7.0}, r"at most 2π \(full scan\), got 7"),
         ({"arc_rad": 0.0}, "arc_rad must be positive"),
         ({"measured_angles_rad": [0.0, 1.0]}, "must list n_views = 5 finite angles.* got 2"),
-        ({"measured_angles_rad": [0.0, 1.0, 2.0, 1.0, 3.0]}, "drop the repeats"),
+        ({"measured_angles_rad": [0.0, 1.0, 2.0, 1.0, 3.0]}, "names a view twice"),
+        ({"measured_angles_rad": np.linspace(0, 2 * pi, 5)}, "names a view twice, .* a turn apart"),
+        ({"start_rad": nan}, "start_rad must be finite, got nan"),
+        ({"row_offset_cm": nan}, "row_offset_cm must be finite, got nan"),
         ({"row_offset_cm": 30.0}, r"sees nothing of the volume: at the axis it sees z from 17\.5"),
         ({"offset_cm": 30.0}, "sees nothing of the volume"),
         ({"volume": replace(SMALL_VOLUME, center_cm=(20.0, 0.0, 0.0))}, "sees nothing.*center_cm"),

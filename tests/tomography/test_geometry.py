@@ -68,6 +68,8 @@ def test_image_row_zero_is_on_top():
         (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm must exceed"),
         (SMALL_FAN, {"source_to_detector_cm": 4.0}, r"at least source_to_axis_cm = 5\.0, got 4"),
         (SMALL_FAN, {"arc_rad": 7.0}, r"2π \(full scan\), got 7"),
+        (SMALL_FAN, {"offset_cm": nan}, "offset_cm must be finite, got nan"),
+        (SMALL_FAN, {"start_rad": inf}, "start_rad must be finite, got inf"),
         (SMALL_FAN, {"axis_offset_cm": -6.0}, "axis_offset_cm must be less than .* 5"),
     ],
 )
@@ -87,8 +89,14 @@ def test_a_typed_arc_is_close_enough():
 
 
 def test_truncation_is_warned_about_once():
-    with pytest.warns(UserWarning, match=r"reaches 1\.35 cm.* needs 1\.5 cm") as caught:
+    with pytest.warns(UserWarning, match=r"reaches 1\.35 cm.* needs 1\.75 cm") as caught:
         replace(SMALL_PARALLEL, n_columns=6, offset_cm=0.0)
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="truncated"):
         replace(SMALL_FAN, offset_cm=2.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
+def test_an_image_is_as_wide_as_its_longer_side(shape):
+    with pytest.warns(UserWarning, match=r"reaches 6 cm .* needs 10 cm"):
+        ParallelBeam(5, 24, 0.5, ImageGrid(*shape, 0.5))

@@ -12,7 +12,7 @@ def test_a_volume_of_anisotropic_voxels_off_the_axis():
     np.testing.assert_allclose(grid.index_to_cm @ [0, 0, 1], [-3 - 2 * 0.3, 2 + 1.5 * 0.2, 1])
     np.testing.assert_allclose(grid.index_to_cm @ [4, 3, 1], [-3 + 2 * 0.3, 2 - 1.5 * 0.2, 1])
     assert grid.corner_radius_cm == pytest.approx(np.hypot(3 + 0.75, 2 + 0.4))
-    assert grid.field_radius_cm == pytest.approx(np.hypot(3, 2) + 0.4)
+    assert grid.field_radius_cm == pytest.approx(np.hypot(3, 2) + 0.75)
     assert grid.shape == (3, 4, 5)
 
 
@@ -30,9 +30,15 @@ def test_a_slice_of_a_centred_volume_is_an_image():
         ((4, 4, 4, -0.1), r"voxel_cm must be positive and finite, got -0\.1"),
         ((4, 4, 4, (0.1, 0.1)), "voxel_cm must have one number for each of z, y, x"),
         ((4, 4, 4, (0.1, 0.0, 0.1)), "voxel_cm must be positive"),
+        ((4, 2.5, 4, 0.1), r"n_y must be a whole number, got 2\.5"),
+        ((4, 4, 4, 0.1, (0.0, float("nan"), 0.0)), "center_cm must be finite, got nan"),
         ((4, 4, 4, 0.1, (0.0, 0.0)), "center_cm must have one number for each of z, y, x"),
     ],
 )
-def test_an_impossible_volume_is_refused(arguments, message):
+def test_an_impossible_volume_is_refused(arguments, message, annotations_off):
     with pytest.raises(ValueError, match=message):
         VolumeGrid(*arguments)
+
+
+def test_an_array_of_sizes_is_taken():
+    assert VolumeGrid(3, 4, 5, np.array([0.1, 0.2, 0.3])).spacing_cm == (0.1, 0.2, 0.3)

@@ -16,7 +16,7 @@ from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.filters import WINDOWS, RampFilter
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.sparse_projector import Backprojector, Projector
-from pcctlearn.tomography.truncation import Crop, EdgeExtension
+from pcctlearn.tomography.truncation import EdgeExtension
 
 
 class Subsample(LinearOperator):
@@ -43,8 +43,9 @@ OPERATORS = {
         f"cone backprojector, {n}": lambda b=b: ConeBackprojector(b) for n, b in SMALL_CONES.items()
     },
     "ramp, rows": lambda: RampFilter((3, 4, 11), 0.45),
-    "extension": lambda: EdgeExtension((3, 4, 5), 3),
-    "crop": lambda: Crop((3, 4, 9), 3),
+    "extension": lambda: EdgeExtension((3, 4, 5), 3, 0),
+    "extension, both sides": lambda: EdgeExtension((4, 5), 2, 4),
+    "fbp, truncated": lambda: fbp(replace(SMALL_FAN, n_columns=5)),
     "diagonal, broadcast": lambda: Diagonal(torch.rand(4, 1), (3, 4, 5)),
     "fdk": lambda: fdk(SMALL_CONE),
     "fdk, short scan": lambda: fdk(SMALL_SHORT_CONE, "hann"),
@@ -157,5 +158,7 @@ def test_on_a_gpu_as_on_the_cpu(name, dtype):
     y = torch.randn(2, 3, *A.out_shape, dtype=dtype)
     forward, back = A @ x, A.T @ y
     A = A.cuda()
-    torch.testing.assert_close((A @ x.cuda()).cpu(), forward)
-    torch.testing.assert_close((A.T @ y.cuda()).cpu(), back)
+    # positions along a line of a few hundred samples have four digits less than a number
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    for on_gpu, on_cpu in ((A @ x.cuda(), forward), (A.T @ y.cuda(), back)):
+        assert (on_gpu.cpu() - on_cpu).norm() <= tolerance * on_cpu.norm()

@@ -5,8 +5,11 @@ import torch
 from cones import SMALL_CONE
 
 from pcctlearn.tomography import memory
+from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
 from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.hat_interpolation import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 
@@ -44,3 +47,11 @@ def test_estimates_cover_results_and_copies(make):
     size_in, size_out = torch.empty(A.in_shape).numel(), torch.empty(A.out_shape).numel()
     assert one >= 4 * (size_in + 2 * size_out)
     assert two - one >= 4 * size_out
+    assert (A + A).peak_bytes(1, 4) > one
+
+
+def test_margins_count_where_rows_are_much_finer_than_slices():
+    volume = VolumeGrid(4, 5, 5, (5.0, 0.5, 0.5))
+    fine = ConeBeam(3, 24, 9, (0.02, 0.7), volume, 6.0, 9.0)
+    A = ConeProjector(fine)
+    assert A.T.peak_bytes(1, 4) > 3 * 9 * 2 * margin_for(A.coefficients.slope_range) * 4

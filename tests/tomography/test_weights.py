@@ -89,6 +89,9 @@ def test_an_arc_below_a_short_scan_is_refused_where_it_is_filtered():
     gap = replace(SMALL_CONE, measured_angles_rad=np.linspace(0, 2.5, 5))
     with pytest.raises(ValueError, match=r"arc of 3\.125 rad"):
         redundancy_weights(gap)
+    hole = np.radians([*range(0, 100, 5), *range(140, 300, 5)])
+    with pytest.raises(ValueError, match=r"leave a hole of 0\.7854 rad"):
+        redundancy_weights(replace(SMALL_CONE, n_views=52, measured_angles_rad=hole))
 
 
 def test_a_displaced_detector_takes_every_line_once():

@@ -1,6 +1,6 @@
 """diffct's cone-beam projector as a linear operator on the house's axes.
 
-diffct 2.5 (Y. Sun, Apache-2.0, https://pypi.org/project/diffct) has Siddon projectors for any
+diffct 2.5 (Y. Sun, Apache-2.0) has Siddon projectors for any
 trajectory: CUDA kernels for float32 on an NVIDIA GPU, PyTorch elsewhere.
 """
 # mypy: disable-error-code=override
@@ -69,7 +69,7 @@ def trajectory(beam: ConeBeam) -> tuple[Tensor, ...]:
 
     diffct's volume is centred on the origin: the scanner moves the other way.
     """
-    along, toward, up = beam._frames()
+    along, toward, up = beam.frames()
     origin = np.array(beam.volume.center_cm[::-1])
     sources = beam.sources_cm() - origin
     offsets = beam.offset_cm * along + beam.row_offset_cm * up

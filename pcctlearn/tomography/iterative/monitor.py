@@ -118,6 +118,8 @@ def first_iterate(A: LinearOperator, y: Tensor, start: Tensor | None) -> Tensor:
         return y.new_zeros(shape)
     if start.shape != shape:
         raise ValueError(f"start must have shape {shape}, got {tuple(start.shape)}")
+    if start.dtype != y.dtype:
+        raise TypeError(f"start must be of the data's {y.dtype}, got {start.dtype}")
     return start
 
 
