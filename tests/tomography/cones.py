@@ -1,12 +1,8 @@
-"""Small cone beams without symmetry, and ellipsoids to look at through larger ones."""
+"""Small cone beams without symmetry."""
 
 from dataclasses import replace
 from math import pi
 
-import torch
-
-from pcctlearn.phantoms.ellipses import Ellipse
-from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -27,27 +23,3 @@ SMALL_CONES = {
     "coarse rows": COARSE_ROWS,
     "flat": FLAT,
 }
-
-ELLIPSOIDS = EllipsoidPhantom(
-    [
-        Ellipse((0.3, -0.4, 0.2), (8.0, 6.5, 6.0), (0.2,), 0.3),
-        Ellipse((2.5, 1.5, 1.0), (1.5, 1.0, 2.0), (0.15,), 0.8),
-        Ellipse((-3.0, 1.0, -1.0), (0.8, 1.8, 1.2), (-0.1,), -0.4),
-        Ellipse((1.0, -3.0, -2.0), (1.2, 0.6, 0.9), (0.3,), 1.2),
-        Ellipse((-2.0, -2.0, 2.0), (0.5, 0.5, 0.5), (0.5,)),
-    ],
-    materials=["water"],
-)
-
-
-def sinogram(beam: ConeBeam, phantom: EllipsoidPhantom, oversampling: int = 2) -> torch.Tensor:
-    """Exact line integrals averaged over each pixel."""
-    k = oversampling
-    fine = replace(
-        beam,
-        n_rows=beam.n_rows * k,
-        n_columns=beam.n_columns * k,
-        pixel_cm=(beam.row_cm / k, beam.column_cm / k),
-    )
-    exact = phantom.line_integrals(*fine.rays())[0]
-    return torch.nn.functional.avg_pool2d(exact, k)
