@@ -1,6 +1,6 @@
 """Small problems and studies for the tests of the upper floors, each solved once."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import biased, channels_first, with_edges
+from pcctlearn.experiments.cone_reconstruction import ConeReconstruction
 from pcctlearn.experiments.perturbation import Perturbation
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.thresholds_phantom import PhantomCalibration
@@ -20,10 +21,16 @@ from pcctlearn.experiments.thresholds_slabs import SlabCalibration
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.phantoms.ellipses import water_calcium_phantom
+from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.scan import Scan
+from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.geometry import ParallelBeam
-from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.iterative.cgls import cgls
+from pcctlearn.tomography.iterative.fista_tv import fista_tv
+from pcctlearn.tomography.iterative.sirt import os_sart, sirt
 from pcctlearn.training.threshold_module import ThresholdModule
 
 REPOSITORY = Path(__file__).parents[1]
@@ -98,14 +105,39 @@ def slab_study(**options):
 
 def phantom_study(**options):
     beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8, image=ImageGrid(48, 48, 0.8))
-    parts = (squares("maps"), module_builder, beam, water_calcium_phantom(), AxialSlice())
+    parts = {"geometry": beam, "phantom": water_calcium_phantom(), "patient": AxialSlice()}
+    parts |= {"loss": squares("maps"), "training": module_builder}
     sizes = {"biased_columns": (18, 29), "max_steps": 6}
-    return PhantomCalibration(scanner(every=4), MaximumLikelihood, *parts, **sizes | options)
+    return PhantomCalibration(scanner(every=4), MaximumLikelihood, **parts | sizes | options)
 
 
 def perturbation_study():
     model = scanner(edges_keV=[15.0, 50.0, 120.0])
     return Perturbation(model, MaximumLikelihood, n_noisy=2)
+
+
+def tiny_cone():
+    """Voxels and pixels of 1 cm around the head, a short scan."""
+    volume = VolumeGrid(24, 20, 16, 1.0)
+    return ConeBeam(30, 24, 22, 1.755, volume, 62.5, 109.7, arc_rad=4.2)
+
+
+def cone_study(**options):
+    parts = {
+        "geometry": tiny_cone(),
+        "phantom": head_phantom(),
+        "fdk": fdk,
+        "sirt": partial(sirt, max_iterations=16),
+        "os_sart": partial(os_sart, max_iterations=4),
+        "cgls": partial(cgls, max_iterations=8),
+        "fista_tv": partial(fista_tv, strength=0.1, max_iterations=16, inner_iterations=5),
+    }
+    return ConeReconstruction(**parts | {"n_subsets": 5} | options)
+
+
+@cache
+def finished_cone() -> StudyResults:
+    return cone_study().run(quiet_trainer())
 
 
 STUDIES = {

@@ -29,6 +29,7 @@ from pcctlearn.figures.calibration import (
 )
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.phantoms.ellipses import EllipsePhantom
+from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.phantoms.voxels import body_mask
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
@@ -79,6 +80,16 @@ class PhantomCalibration:
         seed: int = 0,
         max_steps: int = 15,
     ) -> None:
+        if not isinstance(geometry, FlatBeam):
+            raise TypeError(
+                f"thresholds_phantom takes a parallel or fan beam, got {type(geometry).__name__}: "
+                "use tomography=parallel or tomography=fan"
+            )
+        if isinstance(phantom, EllipsoidPhantom):
+            raise TypeError(
+                "thresholds_phantom takes a phantom of ellipses, got EllipsoidPhantom: use "
+                "phantoms=water_calcium"
+            )
         check_steps(max_steps)
         check_materials(model, phantom.materials)
         n_columns = geometry.n_columns

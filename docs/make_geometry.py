@@ -1,0 +1,221 @@
+"""Draw docs/geometry.png and write docs/geometry.md: every number and message comes from the code.
+
+python docs/make_geometry.py
+"""
+
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from math import pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
+
+from pcctlearn.figures.scanner import Scanner, draw_scanner
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.weights import redundancy_weights, short_scan_weights
+
+FOLDER = Path(__file__).parent
+BEAM = ConeBeam(
+    n_views=48,
+    n_rows=80,
+    n_columns=140,
+    pixel_cm=(0.4, 0.35),
+    volume=VolumeGrid(n_z=60, n_y=80, n_x=96, voxel_cm=(0.3, 0.25, 0.25)),
+    source_to_axis_cm=40.0,
+    source_to_detector_cm=65.0,
+    arc_rad=4 / 3 * pi,
+    offset_cm=2.0,
+    row_offset_cm=3.0,
+    axis_offset_cm=3.0,
+)
+DRAWN_VIEW = 9
+CHANGES: list[dict[str, Any]] = [
+    {"n_columns": 60},
+    {"source_to_axis_cm": 15.0},
+    {"source_to_detector_cm": 30.0},
+    {"axis_offset_cm": 50.0},
+    {"row_offset_cm": 60.0},
+    {"pixel_cm": (0.4, 0.35, 0.3)},
+    {"arc_rad": 6.5},
+    {"measured_angles_rad": (0.0, 0.1, 0.1)},
+    {"n_views": 3, "measured_angles_rad": (0.0, 0.1, 0.1)},
+    {"n_views": 5, "measured_angles_rad": (0.0, 0.1, 0.2, 0.9, 1.0)},
+    {"arc_rad": 3.0},
+    {"arc_rad": 6.2832, "offset_cm": 40.0},
+]
+
+Axes = list[tuple[str, Any]]  # name and positions
+
+PAGE = """\
+<!-- written by docs/make_geometry.py: change that, not this -->
+# Where everything is
+
+![The scanner from above and from the side, and the indices of a slice](geometry.png)
+
+*View {drawn} of the scanner below, drawn from the positions that `ConeBeam` gives. All lengths are
+in cm, all angles in rad; this page prints angles in degrees.*
+
+A parallel beam, a fan and a cone share one frame: `ParallelBeam` and `FanBeam`
+([geometry.py](../pcctlearn/tomography/geometry.py)) are its plane z = 0, and `ConeBeam`
+([cone_geometry.py](../pcctlearn/tomography/cone_geometry.py)) is a fan for each row of its panel.
+
+## Axes, signs, angles
+
+| | |
+|---|---|
+| x, y, z | right, up, and along the rotation axis towards the reader: right-handed |
+| θ | turns the scanner from x to y, against the clock as seen from +z; `angles_rad` |
+| columns | run along e = (cos θ, sin θ, 0), rows along z; **row 0 is the lowest** |
+| central ray | level, along t = (−sin θ, cos θ, 0); meets the panel at right angles |
+| source | −`axis_offset_cm` · e − `source_to_axis_cm` · t: below the axis at θ = 0 |
+| panel | `source_to_detector_cm` from the source; u along e, v along z, 0 at the central ray |
+| column k | u = (k − (n_columns − 1) / 2) · pixel + `offset_cm` |
+| row j | v = (j − (n_rows − 1) / 2) · pixel + `row_offset_cm` |
+| γ | tan γ = u / `source_to_detector_cm`: grows with the column, with the clock |
+| parallel rays | the ray (θ, γ) of a fan belongs to the parallel view θ − γ |
+| `axis_offset_cm` | how far along e the rotation axis lies from the central ray |
+| a parallel beam | measures x cos θ + y sin θ = u |
+
+View k is at θ = `start_rad` + k · `arc_rad` / `n_views`; the end of the arc is not measured. Views
+that are spaced in another way are listed as `measured_angles_rad`, in any order and of any turn,
+and each stands for half the way to its neighbours on the circle.
+
+## Arrays
+
+| array | shape here | index 0 | last index |
+|---|---|---|---|
+{arrays}
+
+`voxel_cm` and `center_cm` of a `VolumeGrid` are (z, y, x), `pixel_cm` of a `ConeBeam` is (row,
+column); either is one number where all are equal. Axes before these are batch and material.
+
+## A scanner in numbers
+
+The scanner of the picture, as `print(beam)` shows it:
+
+```
+{beam}
+```
+
+Positions (x, y, z) in cm: `beam.sources_cm()[view]` and `beam.pixels_cm()[view, row, column]`.
+
+| view | θ | source | row 0, column 0 | row {last_row}, column {last_column} |
+|---|---|---|---|---|
+{views}
+
+## What the reconstructions make of γ
+
+`fbp` and `fdk` weigh a ray, filter along its detector row, and back-project with 1 / depth²
+([weights.py](../pcctlearn/tomography/weights.py)).
+
+- Obliquity: D / √(D² + u² + v²) · (1 + δ/R · u/D), with D = `source_to_detector_cm`,
+  R = `source_to_axis_cm` and δ = `axis_offset_cm`. In the plane z = 0, with δ = 0, this is cos γ.
+- Redundancy counts γ from the ray through the axis, whose own γ is atan(δ/R); here that is
+  {axis_gamma}, and the columns go from {first_gamma} to {last_gamma} of it.
+- A short scan needs π + twice the larger of these, {shortest} here; it has {arc}. Parker's weights
+  of a line's two rays sum to one: with β = θ − `start_rad`, (β, γ) = (20°, 5°) has {weight} and
+  (β + π − 2γ, −γ) = (190°, −5°) has {conjugate}.
+- A full scan takes every ray by half, unless its panel is displaced and cut: then rays that it
+  meets once count in full, and those within the γ of its shorter side are shared by two views.
+- Where the panel ends before the shadow of the image, its rows are extended, then filtered.
+- The iterative solvers have no weights: they take any arc and any panel.
+
+## What is refused, and what is warned about
+
+Each line changes one thing in the scanner above, and shows what the code then says.
+
+| change | it says |
+|---|---|
+{told}
+"""
+
+
+def page() -> str:
+    """The whole of geometry.md."""
+    gammas = BEAM.gammas_rad - BEAM.axis_gamma_rad
+    betas, rays = np.radians([20, 190]), np.radians([5, -5])
+    once, again = short_scan_weights(betas, rays, BEAM.arc_rad)
+    return PAGE.format(
+        drawn=DRAWN_VIEW,
+        arrays=_table(_arrays()),
+        beam=BEAM,
+        last_row=BEAM.n_rows - 1,
+        last_column=BEAM.n_columns - 1,
+        views=_table(_views((0, DRAWN_VIEW, 18, 36))),
+        axis_gamma=_degrees(BEAM.axis_gamma_rad),
+        first_gamma=_degrees(gammas[0]),
+        last_gamma=_degrees(gammas[-1]),
+        shortest=_degrees(pi + 2 * np.abs(gammas).max()),
+        arc=_degrees(BEAM.arc_rad),
+        weight=f"{once:.4f}",
+        conjugate=f"{again:.4f}",
+        told=_table((_call(change), _said(change)) for change in CHANGES),
+    )
+
+
+def _arrays() -> Iterable[tuple[str, ...]]:
+    grid = BEAM.volume
+    first, last = grid.index_to_cm @ [0, 0, 1], grid.index_to_cm @ [grid.n_x - 1, grid.n_y - 1, 1]
+    volume: Axes = [("z", grid.slices_cm), ("y", (first[1], last[1])), ("x", (first[0], last[0]))]
+    sinogram: Axes = [
+        ("θ", np.degrees(BEAM.angles_rad)),
+        ("v", BEAM.rows_cm),
+        ("u", BEAM.columns_cm),
+    ]
+    for name, shape, axes in (
+        ("volume (z, y, x)", grid.shape, volume),
+        ("sinogram (view, row, column)", BEAM.shape, sinogram),
+    ):
+        ends = (", ".join(f"{axis} = {_number(at[i])}" for axis, at in axes) for i in (0, -1))
+        yield name, " × ".join(map(str, shape)), *ends
+
+
+def _views(views: Iterable[int]) -> Iterable[tuple[str, ...]]:
+    pixels, sources = BEAM.pixels_cm(), BEAM.sources_cm()
+    for view in views:
+        positions = (sources[view], pixels[view, 0, 0], pixels[view, -1, -1])
+        named = (f"({', '.join(map(_number, position))})" for position in positions)
+        yield str(view), _degrees(BEAM.angles_rad[view]), *named
+
+
+def _said(change: dict[str, Any]) -> str:
+    """Warning or error of a beam made like this, or of the weights for reconstructing from it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            redundancy_weights(replace(BEAM, **change))
+        except ValueError as error:
+            return f"error: {error}"
+    return f"warning: {caught[0].message}"
+
+
+def _call(change: dict[str, Any]) -> str:
+    return f"`{', '.join(f'{name}={value}' for name, value in change.items())}`"
+
+
+def _table(rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _number(value: float) -> str:
+    return f"{round(float(value), 3) + 0.0:.3f}"  # no −0.000
+
+
+def _degrees(angle_rad: float) -> str:
+    return f"{np.degrees(angle_rad):.2f}°"
+
+
+def main() -> None:
+    """Write the page and its picture."""
+    (FOLDER / "geometry.md").write_text(page())
+    draw_scanner(Scanner.of(BEAM, DRAWN_VIEW)).savefig(FOLDER / "geometry.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A known head in a cone beam, and what each method of reconstruction makes of its scan."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import degrees
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pytorch_lightning import Trainer
+from rich.progress import track
+from torch import Tensor
+
+from pcctlearn.experiments.results import StudyResults
+from pcctlearn.figures.cone_reconstruction import central_slices, convergence, scanner
+from pcctlearn.figures.scanner import Scanner
+from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
+from pcctlearn.physics.attenuation import attenuation_table, mass_attenuation
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.shapes import Energies
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.cone_projector import ConeProjector
+from pcctlearn.tomography.grids import require_positive
+from pcctlearn.tomography.iterative.monitor import Reconstruction
+from pcctlearn.tomography.iterative.subsets import of_views, ordered_subsets
+from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
+from pcctlearn.units import hounsfield
+
+log = logging.getLogger(__name__)
+
+Sinogram = Float[Tensor, "view row column"]
+Volume = Float[Tensor, "z y x"]
+Solver = Callable[..., Reconstruction]
+
+METHODS = ("fdk", "sirt", "os_sart", "cgls", "fista_tv")
+ERRORS = ("rmse_HU", "rmse_in_soft_tissue_HU")
+_HEAD_HU = (-500.0, torch.inf)  # of the truth
+_SOFT_TISSUE_HU = (-50.0, 100.0)
+
+
+class ConeReconstruction:
+    """Exact monoenergetic projections of a phantom, their photon noise, and volumes made of them.
+
+    What is wrong with a volume is then due to noise, to the number of views, to voxels that are
+    not points, and to the method.
+
+    Args:
+        geometry: the scan, a cone beam.
+        phantom: what is scanned.
+        fdk, sirt, os_sart, cgls, fista_tv: the methods, each with its parameters.
+        methods: which of them are run, in this order.
+        n_subsets: of OS-SART.
+        energy_keV: of the photons.
+        photons: per pixel and view with nothing in the beam; ``None``: no noise.
+        kernels: as in ``ConeProjector``.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        geometry: ConeBeam,
+        phantom: EllipsoidPhantom,
+        fdk: Callable[..., LinearOperator],
+        sirt: Solver,
+        os_sart: Solver,
+        cgls: Solver,
+        fista_tv: Solver,
+        methods: Sequence[str] = METHODS,
+        n_subsets: int = 10,
+        energy_keV: float = 60.0,
+        photons: float | None = 1e5,
+        kernels: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(geometry, ConeBeam):
+            raise TypeError(
+                f"cone_reconstruction takes a cone beam, got {type(geometry).__name__}: use "
+                "tomography=cone"
+            )
+        if not isinstance(phantom, EllipsoidPhantom):
+            raise TypeError(
+                f"cone_reconstruction takes a phantom of ellipsoids, got {type(phantom).__name__}: "
+                "use phantoms=head"
+            )
+        if not methods or not set(methods) <= set(METHODS):
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {list(methods)}")
+        if photons is not None:
+            require_positive(photons=photons)
+        self.geometry, self.phantom, self.n_subsets = geometry, phantom, n_subsets
+        self.energy_keV, self.photons, self.seed = energy_keV, photons, seed
+        self.kernels = kernels
+        self.attenuation = attenuation_table(phantom.materials, [energy_keV])[:, 0]
+        self.water = float(mass_attenuation("water", [energy_keV]))  # 1/cm, at 1 g/cm³
+        given = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
+        self.solvers = {name: self._solver(name, given[name]) for name in methods}
+
+    def run(self, trainer: Trainer) -> StudyResults:
+        """Scan the phantom, reconstruct it in every way, hold the volumes against the truth."""
+        device = trainer.strategy.root_device
+        if self.kernels == "triton" and device.type == "cpu":
+            raise ValueError("kernels=triton run on a CUDA device: add trainer=gpu")
+        log.info("%s", self.geometry)
+        generator = torch.Generator().manual_seed(self.seed)
+        exact = exact_sinogram(self.phantom, self.geometry, self.attenuation)
+        measured, dark = measured_sinogram(exact, self.photons, generator)
+        if dark.any():
+            log.warning("%d rays had no photon: raise study.photons", int(dark.sum()))
+        densities = self.phantom.volumes(self.geometry.volume).double()
+        truth = hounsfield(torch.einsum("m,mzyx->zyx", self.attenuation, densities), self.water)
+
+        y = measured.to(device, torch.get_default_dtype())
+        numbers = {
+            "sinogram_noise_relative": float((measured - exact).norm() / exact.norm()),
+            "rays_without_a_photon": float(dark.sum()),
+        }
+        seen = Scanner.of(self.geometry, max(1, self.geometry.n_views // 6))
+        arrays: dict[str, Tensor | np.ndarray] = {
+            "slices/edges_cm": seen.edges_cm,
+            **{f"scanner/{name}": values for name, values in seen._asdict().items()},
+            **_central(truth, "truth"),
+        }
+        for name, solve in self.solvers.items():
+            more_numbers, more_arrays = self._reconstruct(name, solve, y, truth)
+            numbers |= more_numbers
+            arrays |= more_arrays
+        return self._results(numbers, arrays)
+
+    def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
+        """Sinogram to reconstruction, with any options; wrong ones are told at once."""
+        if name == "fdk":
+            operator = method(self.geometry, kernels=self.kernels)
+            return lambda y, **_: Reconstruction(operator.to(y.device) @ y, [], torch.tensor(True))
+        one_voxel, one_ray = Diagonal(torch.ones(1, 1, 1)), torch.zeros(1, 1, 1)
+        if name == "os_sart":
+            method([one_voxel], [one_ray])
+            n, beams = self.n_subsets, ordered_subsets(self.geometry, self.n_subsets)
+            parts = [ConeProjector(beam, self.kernels) for beam in beams]
+            return lambda y, **options: method(parts, [y[i::n] for i in range(n)], **options)
+        if name == "fista_tv":
+            method = partial(method, spacing_cm=self.geometry.volume.spacing_cm)
+        method(one_voxel, one_ray)
+        return partial(method, ConeProjector(self.geometry, self.kernels))
+
+    def _reconstruct(
+        self, name: str, solve: Solver, y: Sinogram, truth: Volume
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        log.info("%s", name)
+        began = perf_counter()
+        result = solve(y, progress=True)
+        volume = self._hounsfield(result)
+        seconds, errors = perf_counter() - began, rms_errors(volume, truth)
+        numbers = dict(zip((f"{name}_{kind}" for kind in ERRORS), errors, strict=True))
+        numbers[f"{name}_time_s"] = seconds
+        arrays = _central(volume, name)
+        if n := result.n_iterations:
+            numbers[f"{name}_iterations"] = float(n)
+            numbers[f"{name}_relative_residual"] = result.residuals[-1]
+            # solvers keep their last volume only, so each point is a run of its own
+            curve = [
+                (k, *rms_errors(self._hounsfield(solve(y, max_iterations=k)), truth))
+                for k in track(sorted({n // 8, n // 4, n // 2} - {0}), f"{name}, errors on the way")
+            ]
+            arrays[f"residuals/{name}"] = torch.tensor(result.residuals)
+            arrays[f"errors/{name}"] = torch.tensor([*curve, (n, *errors)]).mT
+        return numbers, arrays
+
+    def _hounsfield(self, result: Reconstruction) -> Volume:
+        return hounsfield(result.x.cpu().double(), self.water)
+
+    def _results(
+        self, numbers: dict[str, float], arrays: dict[str, Tensor | np.ndarray]
+    ) -> StudyResults:
+        beam = self.geometry
+        captions = {
+            "scanner": "The scanner, drawn to scale, in one of its views.",
+            "central_slices": "Planes through the middle of the volume, in HU at "
+            f"{self.energy_keV:g} keV. x points right and y up in the axial plane, z up in the "
+            "others. The RMSE is that of the whole head.",
+            "convergence": "What is left of the sinogram, and how far the volume is from the "
+            "truth, against iterations (OS-SART: passes of all subsets). Dashed: FDK. Dotted: "
+            "‖noise‖ / ‖sinogram‖; what is left above it is the edges that voxels cannot show.",
+        }
+        figures = {
+            "scanner": scanner,
+            "central_slices": central_slices,
+            "convergence": convergence,
+        }
+        if not any(name.startswith("residuals/") for name in arrays):
+            del figures["convergence"], captions["convergence"]
+        noise = "no noise" if self.photons is None else f"{self.photons:g} photons per pixel"
+        return StudyResults(
+            numbers,
+            arrays,
+            figures,
+            captions,
+            f"{beam.n_views} views over {degrees(beam.arc_rad):.4g}°, {noise} at "
+            f"{self.energy_keV:g} keV, {' × '.join(map(str, beam.volume.shape))} voxels.",
+        )
+
+
+def exact_sinogram(phantom: EllipsoidPhantom, beam: ConeBeam, attenuation: Energies) -> Sinogram:
+    """l = Σ_m μ_m ∫ ρ_m ds along every ray, without voxels; a few views at a time."""
+    line_integrals = torch.empty(beam.shape, dtype=torch.float64)
+    parts = np.array_split(np.arange(beam.n_views), max(1, beam.n_views // 8))
+    for views in track(parts, "exact line integrals"):
+        area_densities = phantom.line_integrals(*of_views(beam, views.tolist()).rays())
+        line_integrals[views] = torch.einsum("m,m...->...", attenuation, area_densities)
+    return line_integrals
+
+
+def measured_sinogram(
+    line_integrals: Sinogram, photons: float | None, generator: torch.Generator
+) -> tuple[Sinogram, Bool[Tensor, "view row column"]]:
+    """−ln(n / N) of n ~ Poisson(N exp(−l)) photons, and which rays had none: they count as half."""
+    if photons is None:
+        return line_integrals, torch.zeros_like(line_integrals, dtype=torch.bool)
+    counts = draw_counts(photons * torch.exp(-line_integrals), generator)
+    return -torch.log(counts.clamp(min=0.5) / photons), counts == 0
+
+
+def rms_errors(volume_HU: Volume, truth_HU: Volume) -> list[float]:
+    """In the head, and in its soft tissue: the skull's edges are the larger part of the first."""
+    squares = (volume_HU - truth_HU).square()
+    ranges = (_HEAD_HU, _SOFT_TISSUE_HU)
+    return [
+        squares[(low < truth_HU) & (truth_HU < high)].mean().sqrt().item() for low, high in ranges
+    ]
+
+
+def _central(volume_HU: Volume, name: str) -> dict[str, Tensor]:
+    """As they are looked at: the first row on top, and the least x or y on the left."""
+    z, y, x = (n // 2 for n in volume_HU.shape)
+    planes = {
+        "axial": volume_HU[z],
+        "coronal": volume_HU[:, y].flip(0),
+        "sagittal": volume_HU[:, :, x].flip(0, 1),
+    }
+    return {f"{plane}/{name}_HU": image for plane, image in planes.items()}

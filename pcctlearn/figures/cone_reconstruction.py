@@ -1,0 +1,78 @@
+"""Figures of the cone-beam study: the scanner, the volumes beside the truth, and convergence."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pcctlearn.figures.arrays import read_arrays, read_numbers
+from pcctlearn.figures.scanner import Scanner, draw_scanner
+from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
+
+_METHODS = {
+    "fdk": ("FDK", COLOURS["after"]),
+    "sirt": ("SIRT", "#7d3c98"),
+    "os_sart": ("OS-SART", COLOURS["before"]),
+    "cgls": ("CGLS", COLOURS["reference"]),
+    "fista_tv": ("FISTA-TV", "#1e8449"),
+}
+_PLANES = {"axial": ("x", "y"), "coronal": ("x", "z"), "sagittal": ("y", "z")}  # across and up
+
+
+def scanner(folder: Path) -> Figure:
+    """The scan that was made."""
+    names = (f"scanner/{name}" for name in Scanner._fields)
+    return draw_scanner(Scanner(*read_arrays(folder, *names)))
+
+
+def central_slices(folder: Path) -> Figure:
+    """Three planes through the middle of the truth and of each volume, in one grey window."""
+    numbers = read_numbers(folder)
+    titles = {"truth": "truth"}
+    for name, (title, _) in _METHODS.items():
+        if f"{name}_rmse_HU" in numbers:
+            titles[name] = f"{title}, RMSE {numbers[f'{name}_rmse_HU']:.3g} HU"
+    (edges_cm,) = read_arrays(folder, "slices/edges_cm")
+    edges = dict(zip("zyx", edges_cm, strict=True))
+    heights = [np.ptp(edges[up]) / np.ptp(edges[across]) for across, up in _PLANES.values()]
+    figure = new_figure(1 + 2.2 * len(titles), 1 + 2.0 * sum(heights))
+    axes = figure.subplots(3, len(titles), squeeze=False, height_ratios=heights)
+    low, high = WINDOWS["HU"]
+    for row, (plane, (across, up)) in zip(axes, _PLANES.items(), strict=True):
+        for ax, name in zip(row, titles, strict=True):
+            (image,) = read_arrays(folder, f"{plane}/{name}_HU")
+            extent = (*edges[across], *edges[up])
+            shown = ax.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent)
+            ax.set(xlabel=f"{across} (cm)", title=titles[name] if plane == "axial" else "")
+        row[0].set_ylabel(f"{plane}: {up} (cm)")
+    figure.colorbar(shown, ax=axes, label="HU", shrink=0.5, aspect=40, pad=0.01)
+    return figure
+
+
+def convergence(folder: Path) -> Figure:
+    """Relative residual and errors against the iterations made, beside the noise and FDK."""
+    numbers = read_numbers(folder)
+    figure = new_figure(12.0, 3.6)
+    residual, *errors = figure.subplots(1, 3)
+    kinds = ("rmse_HU", "rmse_in_soft_tissue_HU")
+    for name, (title, colour) in _METHODS.items():
+        if f"{name}_iterations" in numbers:
+            residuals, curve = read_arrays(folder, f"residuals/{name}", f"errors/{name}")
+            iterations = np.arange(1, len(residuals) + 1)
+            residual.loglog(iterations, residuals, color=colour, label=title)
+            for ax, values in zip(errors, curve[1:], strict=True):
+                ax.loglog(curve[0], values, "o-", color=colour, markersize=3)
+        elif f"{name}_rmse_HU" in numbers:
+            for ax, kind in zip(errors, kinds, strict=True):
+                ax.axhline(numbers[f"{name}_{kind}"], color=colour, linestyle="--")
+            residual.plot([], [], "--", color=colour, label=title)  # has no residual of its own
+    noise = numbers["sinogram_noise_relative"]
+    if noise > 0:
+        residual.axhline(noise, color=COLOURS["plane"], linestyle=":", label="noise")
+    residual.set(xlabel="iteration or pass", ylabel="relative residual ‖A x − y‖ / ‖y‖")
+    for ax, where in zip(errors, ("in the head", "in soft tissue"), strict=True):
+        ax.set(xlabel="iteration or pass", ylabel=f"RMSE {where} (HU)")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+    figure.legend(loc="outside upper center", ncols=6, frameon=False)
+    return figure

@@ -1,0 +1,25 @@
+"""A cone-beam scan taken apart into scans of fewer views."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pcctlearn.tomography.cone_geometry import ConeBeam
+
+
+def ordered_subsets(beam: ConeBeam, n: int) -> list[ConeBeam]:
+    """Subset i has the views i, i + n, i + 2n …, and ``sinogram[..., i::n, :, :]`` as its data."""
+    if not 1 <= n <= beam.n_views // 2:
+        raise ValueError(
+            f"n_subsets must lie in 1 … {beam.n_views // 2}, which leaves two of {beam.n_views} "
+            f"views to each, got {n}"
+        )
+    return [of_views(beam, range(i, beam.n_views, n)) for i in range(n)]
+
+
+def of_views(beam: ConeBeam, views: Sequence[int]) -> ConeBeam:
+    """The same scanner with these of its views only, two or more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "truncated")  # the whole scan has said so
+        angles = beam.angles_rad[list(views)]
+        return replace(beam, n_views=len(angles), measured_angles_rad=angles)

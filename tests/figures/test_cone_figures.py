@@ -1,0 +1,75 @@
+"""The cone-beam figures stand on the folder alone, and the scanner is drawn where it is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from studies import cone_study, finished_cone, quiet_trainer, tiny_cone
+from test_figures import words
+
+from pcctlearn.experiments.results import write_results
+from pcctlearn.figures.scanner import Scanner, draw_scanner
+
+BEAM = replace(
+    tiny_cone(), n_columns=30, offset_cm=1.2, row_offset_cm=-0.7, axis_offset_cm=0.9, start_rad=0.3
+)
+
+
+@pytest.mark.parametrize(
+    ("figure", "wanted"),
+    [
+        ("scanner", ["x (cm)", "y (cm)", "z (cm)", "from above"]),
+        ("central_slices", ["truth", "FDK, RMSE", "FISTA-TV", "axial: y (cm)", "sagittal", "HU"]),
+        ("convergence", ["iteration or pass", "relative residual", "RMSE in the head (HU)"]),
+    ],
+)
+def test_each_is_drawn_from_the_folder_alone(tmp_path, figure, wanted):
+    write_results(finished_cone(), tmp_path)
+    drawn = finished_cone().figures[figure](tmp_path)
+    drawn.savefig(tmp_path / "figure.png", dpi=50)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    said = words(drawn)
+    assert all(word in said for word in wanted), said
+
+
+def test_slices_are_drawn_in_one_window(tmp_path):
+    write_results(finished_cone(), tmp_path)
+    drawn = finished_cone().figures["central_slices"](tmp_path)
+    images = [image for ax in drawn.axes for image in ax.get_images()]
+    assert len(images) == 3 * 6
+    assert {image.get_clim() for image in images} == {(-160.0, 240.0)}
+
+
+def test_a_run_of_one_method_has_figures_too(tmp_path):
+    results = cone_study(methods=["cgls"], photons=None).run(quiet_trainer())
+    write_results(results, tmp_path)
+    for draw in results.figures.values():
+        draw(tmp_path)
+
+
+def test_the_drawing_finds_distances_and_offsets_in_the_positions():
+    s = Scanner.of(BEAM, 7)
+    np.testing.assert_allclose(s.source, BEAM.sources_cm()[7])
+    assert s.source @ s.toward == pytest.approx(-BEAM.source_to_axis_cm)
+    assert s.source @ s.columns == pytest.approx(-BEAM.axis_offset_cm)
+    assert np.linalg.norm(s.foot - s.source) == pytest.approx(BEAM.source_to_detector_cm)
+    middle = s.corners_cm.mean((0, 1)) - s.foot
+    np.testing.assert_allclose(middle @ s.columns, BEAM.offset_cm)
+    np.testing.assert_allclose(middle[2], BEAM.row_offset_cm)
+
+
+def labels(figure):
+    return {text.get_text() for ax in figure.axes for text in ax.texts}
+
+
+def test_offsets_are_named_where_there_are_some():
+    offsets = {"offset_cm", "row_offset_cm", "axis_offset_cm"}
+    assert offsets <= labels(draw_scanner(Scanner.of(BEAM, 5)))
+    assert not offsets & labels(draw_scanner(Scanner.of(tiny_cone(), 5)))
+
+
+@pytest.mark.parametrize("view", [1, 29])
+def test_corners_and_ends_are_named(view):
+    said = labels(draw_scanner(Scanner.of(BEAM, view)))
+    assert {"column 0", "column 29", "row 0", "row 23", "slice 0", "slice 23"} <= said
+    assert {"[k, 0, 0]", "[k, 19, 15]", "source_to_axis_cm = 62.5"} <= said
