@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--baseline", type=Path, help="kernels to compare with: a Python file")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--memory-only", action="store_true", help="one pass, and its peak memory")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -79,7 +80,7 @@ def main() -> None:
     peak_MB = fresh_process_peak_memory_mb(arguments.size, arguments.views)
     device = torch.device(arguments.device)
     methods = [ours(beam, device)]
-    if device.type == "cpu":
+    if device.type == "cpu" and not arguments.alone:
         methods += [*rtk(beam), *baseline(beam, arguments.baseline)]
     results = measure(beam, methods, arguments.repeats, device) | work(beam, device)
     console = Console(width=110)

@@ -74,5 +74,7 @@ def convergence(folder: Path) -> Figure:
         ax.set(xlabel="iteration or pass", ylabel=f"RMSE {where} (HU)")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
+    for ax in (residual, *errors):
+        ax.xaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside upper center", ncols=6, frameon=False)
     return figure

@@ -32,7 +32,8 @@ def require_finite(**numbers: float) -> None:
 
 def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[float, ...]:
     """One number for all of n axes, or one for each."""
-    return (float(value),) * n if np.ndim(value) == 0 else tuple(map(float, np.asarray(value)))
+    sizes = np.asarray(value, dtype=np.float64)
+    return (sizes.item(),) * n if sizes.ndim == 0 else tuple(sizes.tolist())
 
 
 class SliceGrid:
