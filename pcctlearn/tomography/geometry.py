@@ -38,12 +38,12 @@ class Beam:
     @property
     def grid(self) -> SliceGrid:
         """The image, or the slices of the volume."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say where its voxels are")
 
     @property
     def column_cm(self) -> float:
         """Distance from column to column."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say how far apart its columns are")
 
     @property
     def source_curvature(self) -> float:

@@ -45,7 +45,7 @@ class SliceGrid:
     @property
     def slice_spacing_cm(self) -> tuple[float, float]:
         """(y, x) distance from voxel to voxel."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say how far apart its voxels are")
 
     @property
     def slice_center_cm(self) -> tuple[float, float]:
