@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    {"shapes", "units", "scan"},
+    {"shapes", "units", "scan", "files"},
     {"solvers", "tomography"},
     {"physics"},
-    {"decomposition", "phantoms"},
+    {"decomposition", "phantoms", "montecarlo"},
     {"calibration"},  # what decompositions tell of a detector
     {"chain", "datasets", "losses"},
     {"training"},

@@ -1,4 +1,4 @@
-"""One axial CT slice out of any NIfTI volume in HU, KiTS cases included."""
+"""Any NIfTI volume in HU, or one axial slice of it, KiTS cases included."""
 
 import math
 import zlib
@@ -9,16 +9,24 @@ import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float
-from nibabel.affines import obliquity, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
+from pcctlearn.datasets.ct_volume import (
+    CtVolume,
+    anatomical_axes,
+    check_hounsfield,
+    ct_volume,
+    house_order,
+    in_house_axes,
+)
 from pcctlearn.units import AIR_HU, mm_to_cm
 
-MAX_TILT_DEG = 2.0
+SUFFIXES = (".nii.gz", ".nii")
 DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # what nibabel and gzip raise on bad bytes
 
 
@@ -32,22 +40,49 @@ def read_slice(
     air, −1000 HU.
     """
     file = _find_file(Path(path))
-    image = _open(file)
-    axes = _anatomical_axes(file, image)
-    slice_axis = next(axis for axis, towards in enumerate(axes) if towards in "IS")
-    hounsfield = _read_plane(file, image, slice_axis, index)
-    _check_hounsfield(file, hounsfield)
+    image = open_nifti(file)
+    axes = anatomical_axes(file, image.affine)
+    slice_axis, *plane_axes = house_order(axes)
+    n_slices = image.shape[slice_axis]
+    index = n_slices // 2 if index is None else index
+    if not 0 <= index < n_slices:
+        raise ValueError(f"{file} has slices 0 to {n_slices - 1}, got index {index}")
+    where: list[slice | int] = [slice(None)] * 3
+    where[slice_axis] = index
+    stored = stored_values(file, image, *where)
+    check_hounsfield(file, stored, "this slice")
 
-    sizes_cm = [mm_to_cm(float(size)) for size in voxel_sizes(image.affine)]
-    rows, columns = (axis for axis in range(3) if axis != slice_axis)
-    if axes[rows] in "LR":
-        hounsfield, rows, columns = hounsfield.T, columns, rows
-    if axes[rows] == "A":
-        hounsfield = hounsfield[::-1]
-    if axes[columns] == "R":
-        hounsfield = hounsfield[:, ::-1]
-    picture = torch.from_numpy(hounsfield.clip(min=AIR_HU))
-    return picture, (sizes_cm[rows], sizes_cm[columns])
+    plane = in_house_axes(stored, axes[:slice_axis] + axes[slice_axis + 1 :])
+    rows_cm, columns_cm = (_voxel_cm(image)[axis] for axis in plane_axes)
+    return torch.from_numpy(plane.clip(min=AIR_HU)), (rows_cm, columns_cm)
+
+
+def read_nifti(path: str | Path) -> CtVolume:
+    """The whole volume in HU and house axes; ``path`` as ``read_slice`` takes it.
+
+    Raises FileNotFoundError for what is not there, ValueError for a file that is damaged, tilted,
+    without an orientation, or not in HU.
+    """
+    file = _find_file(Path(path))
+    image = open_nifti(file)
+    stored = stored_values(file, image, slice(None), slice(None), slice(None))
+    return ct_volume(file, stored, image.affine, _voxel_cm(image), without_suffix(file.name))
+
+
+def without_suffix(name: str) -> str:
+    """The name of a file without .nii or .nii.gz."""
+    return name.removesuffix(next((s for s in SUFFIXES if name.endswith(s)), ""))
+
+
+def imaging_files(root: Path) -> list[Path]:
+    """imaging.nii.gz of a KiTS case, or of every case of a KiTS21 or KiTS23 root, in order."""
+    for folder in ("", "case_*/", "*/case_*/", "*/*/case_*/"):
+        if files := sorted(root.glob(f"{folder}imaging.nii.gz")):
+            return files
+    raise FileNotFoundError(
+        f"no imaging.nii.gz in {root} or in its case_* folders; give a .nii or .nii.gz file, "
+        "or fetch the images with the KiTS download command"
+    )
 
 
 def _find_file(path: Path) -> Path:
@@ -55,16 +90,11 @@ def _find_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist; give a .nii or .nii.gz file in HU")
-    for folder in ("", "case_*/", "*/case_*/", "*/*/case_*/"):
-        if cases := sorted(path.glob(f"{folder}imaging.nii.gz")):
-            return cases[0]
-    raise FileNotFoundError(
-        f"no imaging.nii.gz in {path} or in its case_* folders; give a .nii or .nii.gz file, "
-        "or fetch the images with the KiTS download command"
-    )
+    return imaging_files(path)[0]
 
 
-def _open(file: Path) -> nib.Nifti1Image:
+def open_nifti(file: Path) -> nib.Nifti1Image:
+    """The header of a 3-D volume of numbers that says how the patient lies."""
     try:
         image = nib.load(file)
     except (ImageFileError, HeaderDataError, *DAMAGED) as error:
@@ -80,41 +110,28 @@ def _open(file: Path) -> nib.Nifti1Image:
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{file} holds {image.get_data_dtype()}, not HU; give numbers in HU")
-    return image
-
-
-def _anatomical_axes(file: Path, image: nib.Nifti1Image) -> tuple[str, ...]:
-    """Where each array axis points: one of L/R, A/P and I/S each."""
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
         raise ValueError(
             f"{file} does not say how the patient lies (sform_code = qform_code = 0); "
             "convert it again from DICOM with its orientation"
         )
-    tilt_deg = np.degrees(obliquity(image.affine)).max()
-    if not tilt_deg <= MAX_TILT_DEG:  # a singular affine gives NaN
-        raise ValueError(
-            f"{file} is tilted by {tilt_deg:.1f}° against the patient's axes, more than "
-            f"{MAX_TILT_DEG:g}°; resample it to straight axes first"
-        )
-    return nib.aff2axcodes(image.affine)
+    return image
 
 
-def _read_plane(
-    file: Path, image: nib.Nifti1Image, slice_axis: int, index: int | None
-) -> Float[np.ndarray, "row column"]:
-    n_slices = image.shape[slice_axis]
-    index = n_slices // 2 if index is None else index
-    if not 0 <= index < n_slices:
-        raise ValueError(f"{file} has slices 0 to {n_slices - 1}, got index {index}")
-    where: list[int | slice] = [slice(None)] * 3 + [0] * (image.ndim - 3)
-    where[slice_axis] = index
+def stored_values(file: Path, image: nib.Nifti1Image, *where: slice | int) -> np.ndarray:
+    """A part of the volume, its header's slope and intercept applied, in the file's own axes."""
+    frame = (0,) * (image.ndim - 3)
     try:
         _check_whole(file, image)
-        return np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
+        return np.asarray(image.dataobj[where + frame], dtype=np.float32)
     except DAMAGED as error:
         raise ValueError(
             f"{file} is truncated or damaged ({error}); download or copy it again"
         ) from error
+
+
+def _voxel_cm(image: nib.Nifti1Image) -> list[float]:
+    return [mm_to_cm(float(size)) for size in voxel_sizes(image.affine)]
 
 
 def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
@@ -128,16 +145,3 @@ def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
             found = sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 24), b""))
     if found < needed:
         raise EOFError(f"{found} of {needed} bytes")
-
-
-def _check_hounsfield(file: Path, values: Float[np.ndarray, "row column"]) -> None:
-    n_bad = int((~np.isfinite(values)).sum())
-    if n_bad:
-        raise ValueError(
-            f"{file} holds {n_bad} NaN or infinite values in this slice; set them to HU"
-        )
-    if not ((values > -1100) & (values < -900)).any():
-        raise ValueError(
-            f"{file} has no air near {AIR_HU:g} HU, its values run from {values.min():g} to "
-            f"{values.max():g}; give a CT volume in HU (rescale slope and intercept applied)"
-        )

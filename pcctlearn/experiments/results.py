@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import h5py
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from pcctlearn.files import written_whole
 
 Figures = Mapping[str, Callable[[Path], Figure]]
 
@@ -29,23 +29,6 @@ class StudyResults:
     figures: Figures
     captions: dict[str, str] = field(default_factory=dict)
     summary: str = ""
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes ``path`` only when nothing went wrong."""
-    temporary = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free some space, or choose another "
-            "folder with hydra.run.dir=FOLDER"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
 
 
 def write_results(results: StudyResults, folder: Path) -> None:

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pcctlearn.experiments.config import check_config
-from pcctlearn.experiments.results import StudyResults, write_results, written_whole
+from pcctlearn.experiments.results import StudyResults, write_results
+from pcctlearn.files import written_whole
 from pcctlearn.report import render_report
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
 from pcctlearn.phantoms.ellipses import voxel_centers
+from pcctlearn.phantoms.textures import normal, uniform
 from pcctlearn.phantoms.voxels import water_and_calcium
 from pcctlearn.units import AIR_HU
 
@@ -81,7 +82,7 @@ def abdomen(
 
 def _hounsfield(generator: Generator, points: Float[Tensor, "y x 2"]) -> Float[Tensor, "y x"]:
     """One patient: fat around a muscle wall, viscera clipped to the cavity, spine and ribs."""
-    a, b, fat, wall = _uniform(generator, (15.4, 17.4), (11.0, 13.0), (0.8, 2.4), (0.9, 1.4))
+    a, b, fat, wall = uniform(generator, (15.4, 17.4), (11.0, 13.0), (0.8, 2.4), (0.9, 1.4))
     skin = Organ(SKIN, 0, 0, a, b, 0, 2.3)
     flesh = Organ(FAT, 0, 0, a - 0.2, b - 0.2, 0, 2.3)
     muscle = Organ(MUSCLE, 0, 0, a - fat, b - 0.7 * fat, 0, 2.3)
@@ -98,8 +99,8 @@ def _hounsfield(generator: Generator, points: Float[Tensor, "y x 2"]) -> Float[T
     fitted = points.new_tensor(WALL_CM) / points.new_tensor([muscle.a, muscle.b])
     for organs, where, within in viscera + back:
         pivot = points.new_tensor([organs[0].x, organs[0].y])
-        shift = 0.4 * _normal(generator, 2)
-        growth = 1 + 0.09 * _normal(generator, 2).clamp(-2, 2)
+        shift = 0.4 * normal(generator, 2)
+        growth = 1 + 0.09 * normal(generator, 2).clamp(-2, 2)
         local = pivot + (where * fitted - pivot - shift) / growth
         for organ in organs:
             hounsfield[organ.contains(local) & within] = organ.HU
@@ -113,11 +114,11 @@ def _hounsfield(generator: Generator, points: Float[Tensor, "y x 2"]) -> Float[T
 def _bowel(generator: Generator) -> Iterable[list[Organ]]:
     """Vessels of the mesentery, then loops of bowel across the front, about half with gas."""
     for _ in range(16):
-        x, y, radius = _uniform(generator, (-7.0, 9.0), (-1.0, 6.0), (0.12, 0.4))
+        x, y, radius = uniform(generator, (-7.0, 9.0), (-1.0, 6.0), (0.12, 0.4))
         yield [Organ(130, x, y, radius, radius)]
     for middle in range(-9, 10, 2):
-        x, tilt, gas = _uniform(generator, (middle - 1.0, middle + 1.0), (-40.0, 40.0), (-1.0, 1.0))
-        y, a, b = _uniform(generator, (1.5, 7.5), (1.2, 2.2), (0.9, 1.5))
+        x, tilt, gas = uniform(generator, (middle - 1.0, middle + 1.0), (-40.0, 40.0), (-1.0, 1.0))
+        y, a, b = uniform(generator, (1.5, 7.5), (1.2, 2.2), (0.9, 1.5))
         loop = [Organ(BOWEL, x, y, a, b, tilt), Organ(FLUID, x, y, a - 0.3, b - 0.3, tilt)]
         yield [*loop, Organ(GAS, x, y + 0.2, a - 0.5, b - 0.5, tilt / 4)] if gas > 0 else loop
 
@@ -125,20 +126,11 @@ def _bowel(generator: Generator) -> Iterable[list[Organ]]:
 def _ribs(generator: Generator, a: float, b: float) -> Iterable[Organ]:
     """Ribs cut obliquely where they run in the wall."""
     for at_deg in (-52, -28, -8, 12, 128, 168, 188, 208, 232):
-        turn, half_length = _uniform(generator, (-5.0, 5.0), (0.7, 1.5))
+        turn, half_length = uniform(generator, (-5.0, 5.0), (0.7, 1.5))
         c, s = cos(radians(at_deg + turn)), sin(radians(at_deg + turn))
         along_wall = degrees(atan2(b * c, -a * s))
         yield Organ(CORTICAL, a * c, b * s, half_length, 0.38, along_wall)
         yield Organ(SPONGY, a * c, b * s, half_length - 0.2, 0.2, along_wall)
-
-
-def _uniform(generator: Generator, *ranges: tuple[float, float]) -> list[float]:
-    draws = torch.rand(len(ranges), generator=generator, dtype=torch.float32).tolist()
-    return [low + (high - low) * draw for (low, high), draw in zip(ranges, draws, strict=True)]
-
-
-def _normal(generator: Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 def _smooth(
@@ -146,6 +138,6 @@ def _smooth(
 ) -> Float[Tensor, "y x channel"]:
     """Band-limited noise: random knots over the field, the same for any grid, joined by cubics."""
     n_knots = round(FIELD_CM / knots_cm)
-    knots = _normal(generator, 1, channels, n_knots, n_knots)
+    knots = normal(generator, 1, channels, n_knots, n_knots)
     field = grid_sample(knots, points[None] * 2 / FIELD_CM, mode="bicubic", align_corners=False)
     return field[0].movedim(0, -1)

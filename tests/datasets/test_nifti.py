@@ -10,7 +10,7 @@ import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from pcctlearn.datasets.nifti import read_slice
+from pcctlearn.datasets.nifti import read_nifti, read_slice
 
 REAL_CT = Path(__file__).parents[3] / "shared/data/ct/chest_upper_abdomen.nii.gz"
 SPACING_MM = (0.8, 0.9, 3.0)  # right-left, front-back, up-down
@@ -43,6 +43,30 @@ def test_every_storage_order_reads_to_the_same_picture(tmp_path, codes, suffix):
     expected = torch.tensor(anterior_first_right_first.clip(min=-1000))
     torch.testing.assert_close(hounsfield, expected)
     assert spacing_cm == pytest.approx((0.09, 0.08))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "IPL", "SAR", "ALI", "PIR"])
+@pytest.mark.parametrize("kind", [np.int16, np.float64])
+def test_every_storage_order_reads_to_the_same_volume(tmp_path, codes, kind):
+    volume = read_nifti(save(tmp_path / "case.nii.gz", volume_hounsfield().astype(kind), codes))
+    lowest_anterior_right_first = volume_hounsfield()[::-1, ::-1].transpose(2, 1, 0)
+    np.testing.assert_array_equal(volume.hounsfield, lowest_anterior_right_first.clip(min=-1000))
+    assert volume.hounsfield.dtype == torch.float32
+    assert volume.voxel_cm == pytest.approx((0.3, 0.09, 0.08))
+    assert volume.name == "case"
+
+
+def test_a_slice_is_a_slice_of_the_volume(tmp_path):
+    file = save(tmp_path / "ct.nii", codes="LPS")
+    for index in range(5):
+        torch.testing.assert_close(read_slice(file, index)[0], read_nifti(file).hounsfield[index])
+
+
+def test_slope_and_intercept_of_the_file_are_applied(tmp_path):
+    image = nib.Nifti1Image((volume_hounsfield() + 1024).astype(np.uint16), np.eye(4))
+    image.header.set_slope_inter(1, -1024)
+    nib.save(image, tmp_path / "ct.nii")
+    assert read_nifti(tmp_path / "ct.nii").hounsfield.unique().tolist()[-1] == 904
 
 
 def test_index_counts_as_the_file_does(tmp_path):
@@ -114,8 +138,9 @@ def test_truncated(tmp_path, suffix, kept, codes):
     noise = np.random.default_rng(0).integers(0, 99, (60, 50, 5), dtype=np.int16)
     file = save(tmp_path / f"ct{suffix}", noise - 1000, codes)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        read_slice(file)
+    for read in (read_slice, read_nifti):
+        with pytest.raises(ValueError, match=r"truncated or damaged.*copy it again"):
+            read(file)
 
 
 def test_corrupted(tmp_path):
@@ -137,8 +162,9 @@ def test_not_a_volume(tmp_path, shape):
 @pytest.mark.parametrize("lowest", [0, -100])
 def test_not_hounsfield_units(tmp_path, lowest):
     photograph = np.linspace(lowest, 255, 600).reshape(12, 10, 5).astype(np.int16)
-    with pytest.raises(ValueError, match=r"no air near -1000 HU, its values run from .* in HU"):
-        read_slice(save(tmp_path / "ct.nii", photograph))
+    for read in (read_slice, read_nifti):
+        with pytest.raises(ValueError, match=r"no air near -1000 HU, its values run from .* in HU"):
+            read(save(tmp_path / "ct.nii", photograph))
 
 
 def test_colours(tmp_path):
@@ -151,8 +177,9 @@ def test_colours(tmp_path):
 def test_not_a_number(tmp_path):
     volume = volume_hounsfield().astype(np.float32)
     volume[3, 4, 2] = np.nan
-    with pytest.raises(ValueError, match="1 NaN or infinite"):
-        read_slice(save(tmp_path / "ct.nii", volume))
+    for read in (read_slice, read_nifti):
+        with pytest.raises(ValueError, match=r"ct\.nii holds 1 NaN or infinite.*set them to HU"):
+            read(save(tmp_path / "ct.nii", volume))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "IPL"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from studies import finished
 
-from pcctlearn.experiments.results import StudyResults, write_results, written_whole
+from pcctlearn.experiments.results import StudyResults, write_results
 from pcctlearn.figures.arrays import read_arrays, read_numbers
 
 
@@ -42,38 +42,13 @@ def no_space(*args, **kwargs):
 @pytest.mark.parametrize("writer", ["h5py.File", "pathlib.Path.write_text", "os.replace"])
 def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch, writer):
     monkeypatch.setattr(writer, no_space)
-    with pytest.raises(OSError, match=r"cannot write .*: No space left.*hydra\.run\.dir=FOLDER"):
+    with pytest.raises(OSError, match=r"cannot write .*: No space left.*free some space"):
         write_results(small(), tmp_path)
     monkeypatch.undo()
     assert {file.name for file in tmp_path.iterdir()} <= {"arrays.h5"}
-
-
-def test_space_that_ends_within_a_file(tmp_path):
-    def half():
-        with written_whole(tmp_path / "report.html") as path:
-            path.write_text("half a rep")
-            no_space()
-
-    with pytest.raises(OSError, match="free some space"):
-        half()
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*choose another folder"):
         write_results(small(), tmp_path / "file" / "run")
-
-
-def test_the_old_result_stays_until_the_new_one_is_whole(tmp_path):
-    write_results(small(1.0), tmp_path)
-
-    def fail():
-        with written_whole(tmp_path / "results.json") as path:
-            path.write_text("{")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert read_numbers(tmp_path) == {"error_keV": 1.0}
-    assert not list(tmp_path.glob(".*"))

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from pcctlearn.phantoms.ellipses import voxel_centers
-from pcctlearn.phantoms.voxels import body_mask, centered_body, water_and_calcium
+from pcctlearn.phantoms.voxels import (
+    body_mask,
+    centered_body,
+    centered_volume,
+    volume_body_mask,
+    water_and_calcium,
+)
 from pcctlearn.physics.attenuation import mass_attenuation
+from pcctlearn.tomography.grids import VolumeGrid
 
 
 @pytest.mark.parametrize(
@@ -80,3 +87,39 @@ def test_a_body_wider_than_the_field_is_refused_or_shrunk():
     assert 0.75 < scale < 0.82
     assert (placed[~inside] < -990).all()
     assert (placed[40] > -900).sum() * 0.2 == pytest.approx(20 * scale, abs=0.4)
+
+
+def test_a_volume_of_equal_slices_is_placed_as_each_of_them():
+    hounsfield, voxel_cm = patient_on_a_table(), (0.3, 0.08, 0.1)
+    volume = hounsfield.expand(7, -1, -1)
+    mask = volume_body_mask(volume, voxel_cm)
+    assert (mask == body_mask(hounsfield, voxel_cm[1:])).all()
+    slice_, _ = centered_body(hounsfield, voxel_cm[1:], 128, 160, 0.2)
+    placed, scale = centered_volume(volume, voxel_cm, VolumeGrid(5, 128, 160, (0.3, 0.2, 0.2)))
+    assert scale == 1
+    torch.testing.assert_close(placed, slice_.expand(5, -1, -1))
+
+
+def test_the_body_is_one_piece_in_three_dimensions():
+    """A bottle larger than the neck, in the slices of the neck only, is not the patient."""
+    y, x = torch.meshgrid(torch.arange(80) - 40.0, torch.arange(80) - 40.0, indexing="ij")
+    volume = torch.full((6, 80, 80), -1000.0)
+    volume[:4, y**2 + x**2 < 20**2] = 40
+    volume[4:, y**2 + x**2 < 6**2] = 40
+    volume[4:, y**2 + (x - 30) ** 2 < 8**2] = 0
+    mask = volume_body_mask(volume, (0.5, 0.5, 0.5))
+    assert mask[5, 40, 40]
+    assert not mask[volume == 0].any()
+    with pytest.raises(ValueError, match="no body in this volume"):
+        volume_body_mask(torch.full((3, 40, 40), -1000.0), (0.1, 0.1, 0.1))
+
+
+def test_only_the_part_on_the_grid_must_fit():
+    """Shoulders above the field neither refuse the patient nor move it."""
+    y, x = torch.meshgrid(torch.arange(80) - 40.0, torch.arange(80) - 40.0, indexing="ij")
+    volume = torch.full((9, 80, 80), -1000.0)
+    volume[:, y**2 + x**2 < 12**2] = 40
+    volume[[0, 8], 20:60, 28:78] = 40
+    placed, scale = centered_volume(volume, (1.0, 0.5, 0.5), VolumeGrid(5, 30, 30, (1.0, 0.5, 0.5)))
+    assert scale == 1
+    torch.testing.assert_close(placed, placed.flip(2))

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scanners import FOUR_BINS, SIX_BINS, cadmium_telluride, silicon
 from scipy.io import savemat
 
+from pcctlearn.physics.response.simple import Gaussian
 from pcctlearn.physics.response.table import Table
 
 ENERGIES, DEPOSITED = np.array([30.0, 60.0]), np.array([10.0, 20.0, 30.0, 40.0])
@@ -127,3 +129,22 @@ def test_cells_increase_in_equal_steps(deposited):
     density = torch.ones(len(deposited), 1)
     with pytest.raises(ValueError, match="increase in equal steps"):
         Table(torch.tensor([60.0]), torch.tensor(deposited), density)
+
+
+@pytest.mark.parametrize("response", [silicon, cadmium_telluride])
+@pytest.mark.parametrize("edges_keV", [FOUR_BINS, SIX_BINS, [7.13, 28.37, 61.61, 98.9, 140.0]])
+def test_a_sampled_table_has_the_bins_of_its_response(response, edges_keV):
+    energies, edges = torch.arange(12.5, 121.0), torch.tensor(edges_keV)
+    table = Table.sampled(response(), energies)
+    bins, sampled = (r.above(edges, energies).diff(dim=0) for r in (response(), table))
+    torch.testing.assert_close(sampled, bins, rtol=0, atol=1e-3)
+
+
+def test_a_sampled_table_ends_above_all_events():
+    wide, energies = Gaussian(2.0, relative_resolution=0.1), torch.tensor([30.0, 120.0])
+    with pytest.raises(ValueError, match=r"events a photon above 140 keV.*: raise highest_keV"):
+        Table.sampled(wide, energies)
+    everything = Table.sampled(wide, energies, highest_keV=200.0).above(torch.zeros(1), energies)
+    torch.testing.assert_close(everything, torch.ones(1, 2), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="step_keV must be positive, got 0"):
+        Table.sampled(wide, energies, step_keV=0.0)

@@ -10,7 +10,7 @@ from pcctlearn.shapes import Edges, Energies
 
 ELECTRON_REST_keV = 510.99895
 _LOWEST_K_EDGE_keV = 10.0  # below, the fluorescence photon stays where it was made
-_K_LINES = [
+K_LINES = [
     xraylib.KL3_LINE,
     xraylib.KL2_LINE,
     xraylib.KM3_LINE,
@@ -132,9 +132,9 @@ def k_fluorescence(sensor: str, energies_keV: Energies) -> list[tuple[float, Ene
         k_edge = xraylib.EdgeEnergy(Z, xraylib.K_SHELL)
         if k_edge < _LOWEST_K_EDGE_keV:
             continue
-        rates = [xraylib.RadRate(Z, line) for line in _K_LINES]
+        rates = [xraylib.RadRate(Z, line) for line in K_LINES]
         line_keV = sum(
-            rate * xraylib.LineEnergy(Z, line) for rate, line in zip(rates, _K_LINES, strict=True)
+            rate * xraylib.LineEnergy(Z, line) for rate, line in zip(rates, K_LINES, strict=True)
         ) / sum(rates)
         emitted = [
             weight

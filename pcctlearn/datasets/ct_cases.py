@@ -1,0 +1,175 @@
+"""Patients of the user's own as phantoms: any CT on disk becomes maps on any grid."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.datasets.ct_volume import CtVolume
+from pcctlearn.datasets.dicom_files import dicom_folders
+from pcctlearn.datasets.dicom_series import read_dicom_series
+from pcctlearn.datasets.kits import kits_cases, read_case
+from pcctlearn.datasets.nifti import SUFFIXES, read_nifti, without_suffix
+from pcctlearn.datasets.sinoct import read_series, sinoct_series
+from pcctlearn.phantoms.voxels import centered_volume, water_and_calcium
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
+
+CACHE_VERSION = 1  # count up when the maps of the same files change
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How cases lie on disk: what to point at, where they are, and how one is read.
+
+    ``read`` also takes ``resample`` where slices may be unevenly spaced.
+    """
+
+    wanted: str
+    sources: Callable[[Path], list[Path]]
+    read: Callable[..., CtVolume]
+    slices: bool = False
+
+
+def nifti_files(path: Path) -> list[Path]:
+    """The file itself, or the .nii and .nii.gz files of a folder, in order."""
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    if not files:
+        raise FileNotFoundError(f"no .nii or .nii.gz files in {path}; give a folder of CT in HU")
+    return files
+
+
+def series_folders(path: Path) -> list[Path]:
+    """The folder itself where it holds DICOM files, or the folders below that do."""
+    folders = dicom_folders(path)
+    if not folders:
+        raise FileNotFoundError(f"no DICOM files in {path} or below; give a series, unpacked")
+    return folders[:1] if folders[0] == path else folders
+
+
+LAYOUTS = {
+    "nifti": Layout("a .nii or .nii.gz file in HU, or a folder of them", nifti_files, read_nifti),
+    "dicom": Layout(
+        "the folder of a DICOM series, or a folder of such folders",
+        series_folders,
+        read_dicom_series,
+        slices=True,
+    ),
+    "kits": Layout("a KiTS case, or the root of KiTS21 or KiTS23", kits_cases, read_case),
+    "sinoct": Layout(
+        "the folder with batch_*/series_*, unpacked from SinoCT",
+        sinoct_series,
+        read_series,
+        slices=True,
+    ),
+}
+
+
+class CtCases:
+    """CT volumes found at a path, and their maps; a case is read when it is asked for.
+
+    Args:
+        path: what the layout says; ``None`` only until the first case is asked for.
+        layout: nifti, dicom, kits or sinoct.
+        threshold_HU: above it lies bone, made of water and calcium.
+        fit: shrink a body that is wider than the field of view instead of refusing it.
+        limit: use the first cases only; ``None`` for all.
+        resample: interpolate unevenly spaced DICOM slices instead of refusing them.
+        cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
+
+    ``scales`` tells, by name, how much of its size each body kept when it was placed.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        layout: Literal["nifti", "dicom", "kits", "sinoct"] = "nifti",
+        threshold_HU: float = 200.0,
+        fit: bool = False,
+        limit: int | None = None,
+        resample: bool = False,
+        cache: bool = True,
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"datasets.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        if limit is not None and limit < 1:
+            raise ValueError(f"datasets.limit must be 1 or more, or null for all, got {limit}")
+        self.path, self.layout, self.threshold_HU = path, layout, threshold_HU
+        self.fit, self.limit, self.resample, self.cache = fit, limit, resample, cache
+        self.scales: dict[str, float] = {}
+        self._sources = None if path is None else self._find(Path(path))  # bad paths fail here
+
+    @property
+    def sources(self) -> list[Path]:
+        """The file or folder of each case."""
+        if self._sources is None:
+            raise ValueError(f"datasets.path needs a value: {LAYOUTS[self.layout].wanted}")
+        return self._sources
+
+    @property
+    def names(self) -> list[str]:
+        """What each case is called, for captions: where it lies below the path."""
+        root = Path(self.path or "")
+        if self.sources == [root]:
+            return [without_suffix(root.resolve().name)]
+        return [without_suffix(file.relative_to(root).as_posix()) for file in self.sources]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def volume(self, index: int) -> CtVolume:
+        """A case in HU and house axes."""
+        layout = LAYOUTS[self.layout]
+        options = {"resample": self.resample} if layout.slices else {}
+        return layout.read(self._source(index), **options)
+
+    def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
+        """Water and calcium in g/cm³, float32: the body without its table, centred on the axis.
+
+        Outside it is air. Where it is longer than the grid it is cut. Raises ValueError for a body
+        wider than the grid, unless ``fit`` shrinks it.
+        """
+        build = partial(self._placed, index, grid)
+        arrays = kept_on_disk(self._key(index, grid), build) if self.cache else build()
+        self.scales[self.names[index]] = arrays["scale"].item()
+        return torch.from_numpy(arrays["maps"])
+
+    def _find(self, path: Path) -> list[Path]:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"datasets.path {path} does not exist; give {LAYOUTS[self.layout].wanted}"
+            )
+        return LAYOUTS[self.layout].sources(path)[: self.limit]
+
+    def _source(self, index: int) -> Path:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} has cases 0 to {len(self) - 1}, got index {index}")
+        return self.sources[index]
+
+    def _placed(self, index: int, grid: VolumeGrid) -> Arrays:
+        volume = self.volume(index)
+        try:
+            body, scale = centered_volume(volume.hounsfield, volume.voxel_cm, grid, self.fit)
+        except ValueError as error:
+            raise ValueError(f"{self._source(index)}: {error}") from error
+        maps = water_and_calcium(body, self.threshold_HU)
+        return {"maps": maps.numpy(), "scale": np.array(scale)}
+
+    def _key(self, index: int, grid: VolumeGrid) -> str:
+        """Changes with the files and with everything that the maps depend on."""
+        source = self._source(index)
+        files = sorted(source.rglob("*")) if source.is_dir() else [source]
+        stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
+        seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        settings = (self.layout, self.threshold_HU, self.fit, self.resample)
+        depends = (CACHE_VERSION, settings, grid, seen)
+        return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

@@ -1,0 +1,300 @@
+"""What is wrong with a scan file, in sentences that say how to mend it."""
+
+import difflib
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from pcctlearn.datasets.scan_schema import (
+    ARRAYS,
+    GROUPS,
+    MAPS_GRID,
+    MATERIALS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    ScanArray,
+    geometry_of,
+    maps_grid_of,
+    texts,
+)
+from pcctlearn.datasets.scan_values import exposure_faults, model_faults, value_faults
+from pcctlearn.physics.attenuation import mass_attenuation
+from pcctlearn.physics.spectrum import transmission
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+# (wanted, got, in small letters): how to come from one to the other
+_CONVERSIONS = {
+    ("keV", "ev"): "divide by 1000",
+    ("keV", "mev"): "multiply by 1000",
+    ("cm", "mm"): "divide by 10",
+    ("cm", "um"): "divide by 10000",
+    ("rad", "deg"): "multiply by π / 180",
+    ("rad", "degrees"): "multiply by π / 180",
+    ("g/cm3", "mg/ml"): "divide by 1000",
+    ("g/cm3", "mg/cm3"): "divide by 1000",
+    ("g/cm3", "kg/m3"): "divide by 1000",
+    ("g/cm2", "mg/cm2"): "divide by 1000",
+    ("1/keV", "1/ev"): "multiply by 1000",
+}
+_SAME_SCAN = "store both of the same scan, axes in the order of the schema"
+
+
+def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list[str]:
+    """All that is wrong, one sentence each, naming the dataset, what is wrong, and the remedy.
+
+    checked: the arrays whose values are looked at; of the others it is only name, axes and unit.
+    """
+    if newer := list(_version_fault(file.attrs)):
+        return newer
+    faults = list(_passport_faults(file.attrs))
+    for group in GROUPS:
+        if isinstance(_item(file, group), h5py.Dataset):
+            faults.append(f"{group} must be a group, got a dataset: store its members in a group")
+    sound: dict[str, h5py.Dataset] = {}  # what later checks may rely on
+    for name, array in ARRAYS.items():
+        item = _item(file, name)
+        wrong = list(_array_faults(file, name, array, item))
+        faults += wrong
+        if item is not None and not wrong:
+            sound[name] = item
+    faults += _misspelt(file)
+    for find in (_transposed, _size_faults):
+        for name, sentence in list(find(file, sound)):
+            faults.append(sentence)
+            sound.pop(name, None)
+    faults += _material_faults(sound)
+    faults += _geometry_faults(file, sound)
+    if "maps" in sound:
+        faults += _maps_grid_faults(sound["maps"])
+    good: dict[str, h5py.Dataset] = {}
+    for name, item in sound.items():
+        wrong = list(_unit_faults(name, item))
+        if name in checked:
+            wrong += value_faults(name, item)
+        faults += wrong
+        if name in checked and not wrong:
+            good[name] = item
+    if {"counts", "air"} <= good.keys():
+        faults += exposure_faults(good["counts"], good["air"])
+    return faults + list(model_faults(good))
+
+
+def _item(file: h5py.File, name: str) -> Any:
+    try:
+        return file[name]
+    except (KeyError, ValueError, OSError):  # absent, below a dataset, behind a broken link
+        return None
+
+
+def _passport_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
+    if texts(attributes, "schema") != (SCHEMA,):
+        got = " ".join(texts(attributes, "schema")) or "nothing"
+        yield (
+            f"the root attribute schema must be {SCHEMA!r}, got {got!r}: set it, if this HDF5 file "
+            "is meant to be a scan"
+        )
+    if not any(texts(attributes, "name")):
+        yield "the root attribute name is missing: say in a few words what was scanned"
+    for name, whole in (("schema_version", True), ("seed", True), ("scatter_factor", False)):
+        value = np.asarray(attributes.get(name, 1))
+        is_number = value.size == 1 and value.dtype.kind in "iuf" and 0 <= value.item() < math.inf
+        if not is_number or (whole and value.item() != int(value.item())):
+            kind = "whole number" if whole else "number"
+            yield (
+                f"the root attribute {name} must be a {kind}, not negative, got "
+                f"{value.tolist()!r}: write it as one"
+            )
+    if "schema_version" not in attributes:
+        yield f"the root attribute schema_version is missing: write {SCHEMA_VERSION}"
+
+
+def _version_fault(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """A file of another version is looked at no further."""
+    value = np.asarray(attributes.get("schema_version", SCHEMA_VERSION))
+    if value.size == 1 and value.dtype.kind in "iuf" and value.item() != SCHEMA_VERSION:
+        remedy = "update pcctlearn" if value.item() > SCHEMA_VERSION else "write the file again"
+        yield (
+            f"schema_version is {value.item()}, and this pcctlearn reads {SCHEMA_VERSION}: {remedy}"
+        )
+
+
+def _array_faults(file: h5py.File, name: str, array: ScanArray, item: Any) -> Iterator[str]:
+    group = name.partition("/")[0]
+    axes = array.axes.replace(" |", ", or as")
+    if item is None:
+        in_group = group in ("spectrum", "response") and isinstance(_item(file, group), h5py.Group)
+        if array.required or in_group:
+            beside = f" beside the others in {group}" if in_group else ""
+            yield f"{name} is missing{beside}: add it, axes {axes}, in {array.unit}"
+        return
+    if not isinstance(item, h5py.Dataset):
+        yield f"{name} must be a dataset, got a group: store one array, axes {axes}"
+        return
+    if item.dtype.kind not in "iuf":
+        yield f"{name} holds {item.dtype}, not numbers: write it as {array.dtype}"
+    elif not array.axes_of(item.ndim):
+        yield f"{name} has {item.ndim} axes, shape {item.shape}: store it with axes {axes}"
+    elif item.size == 0:
+        yield f"{name} is empty, shape {item.shape}: fill it, or leave it out of the file"
+
+
+def _unit_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+    wanted, got = ARRAYS[name].unit, " ".join(texts(item.attrs, "unit"))
+    if not got:
+        yield f"{name} has no attribute unit: set it to {wanted!r}, if that is its unit"
+    elif got != wanted:
+        change = _CONVERSIONS.get((wanted, got.lower()), "convert the values")
+        yield f"unit of {name} must be {wanted!r}, not {got!r}: {change} and set the attribute unit"
+
+
+def _misspelt(file: h5py.File) -> Iterator[str]:
+    """Only what is near a name that is absent: users may keep other things in their files."""
+    known = {name.partition("/")[0] for name in ARRAYS}
+    for name in file:
+        close = difflib.get_close_matches(name, known - set(file), n=1, cutoff=0.75)
+        if name not in known and close:
+            yield f"{name} is no name of this schema, and {close[0]} is absent: rename it"
+
+
+def _transposed(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iterator[tuple[str, str]]:
+    """Arrays of the sizes that geometry and thresholds have, in another order; and sentences."""
+    known = {axis: n for _, sizes in _geometry_sizes(file) for axis, n in sizes.items()}
+    if "thresholds_keV" in sound:
+        known["bin"] = sound["thresholds_keV"].shape[-1] - 1
+    for name, item in sound.items():
+        axes = ARRAYS[name].axes_of(item.ndim)
+        wanted = tuple(known.get(axis, 0) for axis in axes)
+        if item.shape != wanted and sorted(item.shape) == sorted(wanted):
+            yield (
+                name,
+                f"{name} has shape {item.shape}, where its axes {' '.join(axes)} would be "
+                f"{wanted}: transpose it",
+            )
+
+
+def _size_faults(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iterator[tuple[str, str]]:
+    """Of two that disagree, the name of the later, and the sentence."""
+    known: dict[str, tuple[str, int]] = {}
+    for name, sizes in [*_array_sizes(sound), *_geometry_sizes(file)]:
+        for axis, size in sizes.items():
+            other, expected = known.setdefault(axis, (name, size))
+            if size == expected:
+                continue
+            has, remedy = f"{size} along its axis {axis}, {other} {expected}", _SAME_SCAN
+            if axis == "bin" and "thresholds" in name:
+                has = f"{size + 1} edges for the {expected} bins of {other}"
+                remedy = "list one edge more than there are bins, the last one the upper limit"
+            if axis in ("z", "y", "x"):
+                remedy = "maps on a grid of their own need the attributes voxel_cm and center_cm"
+            yield name, f"{name} has {has}: {remedy}"
+
+
+def _array_sizes(sound: Mapping[str, h5py.Dataset]) -> Iterator[tuple[str, dict[str, int]]]:
+    for name, item in sound.items():
+        sizes = dict(zip(ARRAYS[name].axes_of(item.ndim), item.shape, strict=True))
+        if "edge" in sizes:
+            sizes["bin"] = sizes.pop("edge") - 1
+        if "energy" in sizes:  # spectrum and response need not have the same
+            sizes[name.partition("/")[0] + " energy"] = sizes.pop("energy")
+        if "z" in sizes and MAPS_GRID & set(item.attrs):
+            sizes = {"material": sizes["material"]}
+        yield name, sizes
+
+
+def _geometry_sizes(file: h5py.File) -> Iterator[tuple[str, dict[str, int]]]:
+    for group, axes in (("geometry", ("view", "row", "column")), ("geometry/volume", "zyx")):
+        item = _item(file, group)
+        for axis in axes if isinstance(item, h5py.Group) else ():
+            name = f"n_{axis}" if len(axis) == 1 else f"n_{axis}s"
+            value = np.asarray(item.attrs.get(name, "absent"))
+            if value.size == 1 and value.dtype.kind in "iuf":
+                yield f"{group} ({name})", {axis: value.item()}
+
+
+def _material_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    energies = torch.tensor([60.0], dtype=torch.float64)
+    for name in [name for name in MATERIALS if name in sound]:
+        materials, n_wanted = texts(sound[name].attrs, "materials"), sound[name].shape[0]
+        if len(materials) != n_wanted:
+            yield (
+                f"the attribute materials of {name} must name {n_wanted}, got {list(materials)}: "
+                "list one for each entry of its first axis"
+            )
+        for material in materials:
+            try:
+                if name == "skew_cm":
+                    transmission(material, 0.0, energies)
+                else:
+                    mass_attenuation(material, energies)
+            except ValueError as error:
+                yield f"the attribute materials of {name}: {error}"
+    if {"line_integrals", "maps"} <= sound.keys():
+        both = [texts(sound[name].attrs, "materials") for name in ("line_integrals", "maps")]
+        if both[0] != both[1]:
+            yield (
+                f"line_integrals are of {list(both[0])}, maps of {list(both[1])}: give both the "
+                "same materials in the same order"
+            )
+
+
+def _geometry_faults(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    wrong = False
+    for group, kind in (("geometry", ConeBeam), ("geometry/volume", VolumeGrid)):
+        item = _item(file, group)
+        if item is None:
+            yield f"the group {group} is missing: add it, with attributes that say where all is"
+        elif isinstance(item, h5py.Group):
+            for fault in _parameter_faults(group, item.attrs, kind):
+                wrong = True
+                yield fault
+        wrong |= not isinstance(item, h5py.Group)
+    angles = "geometry/measured_angles_rad"
+    if not wrong and (angles in sound or _item(file, angles) is None):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a cut field of view is no fault of the file
+                geometry_of(file["geometry"])
+        except ValueError as error:
+            yield f"geometry: {error}"
+
+
+def _maps_grid_faults(maps: h5py.Dataset) -> Iterator[str]:
+    if len(MAPS_GRID & set(maps.attrs)) == 1:
+        yield "maps have one of the attributes voxel_cm and center_cm: give both (z, y, x), or none"
+        return
+    try:
+        maps_grid_of(maps)
+    except ValueError as error:
+        yield f"the grid of maps: {error}"
+
+
+def _parameter_faults(group: str, attributes: Mapping[str, Any], kind: type) -> Iterator[str]:
+    """Whether a group's attributes are the numbers that a dataclass takes."""
+    lengths = {"pixel_cm": (1, 2), "voxel_cm": (1, 3), "center_cm": (3,)}
+    members = {"volume", "measured_angles_rad"}
+    parameters = {f.name: f for f in fields(kind) if f.name not in members}
+    for name in attributes:
+        if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
+            close = difflib.get_close_matches(name, parameters, n=1)
+            meant = f"did you mean {close[0]}" if close else f"it knows {', '.join(parameters)}"
+            yield f"{group} knows no attribute {name}: {meant}?"
+    for name, parameter in parameters.items():
+        if name not in attributes:
+            if parameter.default is MISSING:
+                yield f"{group} has no attribute {name}: add it, a number in the unit of its name"
+            continue
+        value, wanted = np.asarray(attributes[name]), lengths.get(name, (1,))
+        if value.dtype.kind not in "iuf" or value.size not in wanted or value.ndim > 1:
+            count = " or ".join(map(str, wanted))
+            yield (
+                f"{name} of {group} must be {count} number(s), got {value.tolist()!r}: write it so"
+            )
+        elif name.startswith("n_") and not float(value.item()).is_integer():
+            yield f"{name} of {group} must be a whole number, got {value.item()}: count again"

@@ -1,0 +1,59 @@
+"""SinoCT (Stanford AIMI): head CTs, their labels, and the folder of their simulated sinograms."""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pcctlearn.datasets.ct_volume import CtVolume
+from pcctlearn.datasets.dicom_series import read_dicom_series
+
+Sinogram = TypeVar("Sinogram")
+
+
+def sinoct_series(root: str | Path) -> list[Path]:
+    """Every batch_<n>/series_<i> folder at or below ``root``, in the order of their numbers."""
+    series = [path for path in Path(root).glob("**/batch_*/series_*") if path.is_dir()]
+    if not series:
+        raise FileNotFoundError(
+            f"no batch_*/series_* folders in {root}; give the folder that SinoCT was unpacked into"
+        )
+    return sorted(series, key=lambda path: [_numbers(part) for part in path.parts])
+
+
+def read_series(series: str | Path, resample: bool = False) -> CtVolume:
+    """The head of one series folder in HU and house axes, from its reconstructed_image/*.dcm."""
+    series = Path(series)
+    volume = read_dicom_series(series / "reconstructed_image", resample=resample)
+    return CtVolume(volume.hounsfield, volume.voxel_cm, f"{series.parent.name}/{series.name}")
+
+
+def read_labels(root: str | Path) -> dict[str, dict[str, str]]:
+    """Rows of labels.csv by their patient_id, series_<i>; empty where no labels.csv is below."""
+    files = sorted(Path(root).glob("**/labels.csv"))
+    if not files:
+        return {}
+    if len(files) > 1:
+        raise ValueError(f"{files[0]} and {files[1]} are both labels of {root}; keep one of them")
+    with files[0].open(newline="", encoding="utf-8-sig") as text:
+        rows = csv.DictReader(text)
+        if "patient_id" not in (rows.fieldnames or ()):
+            raise ValueError(
+                f"{files[0]} has no column patient_id but {rows.fieldnames}; give the labels.csv "
+                "of SinoCT"
+            )
+        return {row["patient_id"]: row for row in rows}
+
+
+def read_sinogram(series: str | Path, reader: Callable[[Path], Sinogram]) -> Sinogram:
+    """What ``reader`` makes of the sinogram/ folder of a series; its format is not documented."""
+    folder = Path(series) / "sinogram"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there; fetch the sinograms of SinoCT as well")
+    return reader(folder)
+
+
+def _numbers(part: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(.*?)(\d+)", part)
+    return (match[1], int(match[2])) if match else (part, -1)

@@ -1,0 +1,273 @@
+"""Photons that are never absorbed, only lighter, and seen from every interaction; compiled."""
+
+import math
+from typing import no_type_check
+
+from numba import njit, prange
+from numba.extending import overload
+
+from pcctlearn.montecarlo.photons import (
+    compton_energy,
+    cosine_at,
+    density_per_sr,
+    draw,
+    rate_at,
+    stream,
+    turned,
+    walk,
+)
+from pcctlearn.montecarlo.tracking import (
+    COMPTON_ONCE,
+    FASTMATH,
+    N_COMPTON,
+    RAYLEIGH_ONCE,
+    LOWEST_TRACKED_keV,
+    add,
+    chosen,
+    emitted,
+    meeting,
+    next_interaction,
+    scattered,
+    score,
+)
+
+_LEAST_WEIGHT = 0.02  # below, half of the histories go on with twice the weight
+_MOST_ORDERS = 50
+_FAR_cm = 1e9
+# steps of the two-dimensional sequence of M. Roberts: the plastic number and its square, inverted
+_STEP_U, _STEP_V = 0.7548776662466927, 0.5698402909980532
+
+
+def scatter_rates(nowhere, tables, energy, m=0):
+    """Compton and Rayleigh scattering of each material together, cm²/g, from m on."""
+    return tuple(
+        rate_at(tables.rates[k, 1], energy) + rate_at(tables.rates[k, 2], energy)
+        for k in range(m, m + len(nowhere))
+    )
+
+
+@overload(scatter_rates)
+def _scatter_rates(nowhere, tables, energy, m=0):
+    if len(nowhere) == 0:
+        return lambda nowhere, tables, energy, m=0: ()
+
+    def rates(nowhere, tables, energy, m=0):
+        here = rate_at(tables.rates[m, 1], energy) + rate_at(tables.rates[m, 2], energy)
+        return (here, *scatter_rates(nowhere[1:], tables, energy, m + 1))
+
+    return rates
+
+
+def scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
+    """(Compton, Rayleigh) share of each material in the scattering at one place, from m on."""
+    return tuple(
+        tuple(d * rate_at(tables.rates[k, p], energy) / scatter for p in (1, 2))
+        for k, d in enumerate(densities[m:], m)
+    )
+
+
+@overload(scatter_chances)
+def _scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
+    if len(nowhere) == 0:
+        return lambda nowhere, tables, densities, energy, scatter, m=0: ()
+
+    def chances(nowhere, tables, densities, energy, scatter, m=0):
+        share = densities[m] / scatter
+        compton = share * rate_at(tables.rates[m, 1], energy)
+        rayleigh = share * rate_at(tables.rates[m, 2], energy)
+        others = scatter_chances(nowhere[1:], tables, densities, energy, scatter, m + 1)
+        return ((compton, rayleigh), *others)
+
+    return chances
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def drawn_rayleigh(tables, chances, total, energy, quantile, state):
+    """cos θ at a cumulative probability, in a material drawn by its share of the scattering."""
+    r, state = draw(state)
+    left, material = r * total, len(chances) - 1
+    for m in range(len(chances)):
+        left -= chances[m][1]
+        if left < 0:
+            material = m
+            break
+    return cosine_at(tables.cosines[material, 1], energy, quantile, state)
+
+
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+@no_type_check
+def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, nowhere, kind, tally):
+    """What Compton scattering at one place sends to one point of the panel.
+
+    weight · Σ_m P_m p_m(θ) · cos α / d² · area · exp(−τ'): ``chances`` holds P_m, p_m is per
+    steradian, τ' is at the energy after.
+    """
+    x, y, z, u, v, w, energy, weight = photon
+    n_rows, n_columns = tally.shape[1], tally.shape[2]
+    a, b = p_u * n_columns, p_v * n_rows
+    column, row = int(a), int(b)
+    a = panel.low[0] + a * panel.pixel[0]
+    b = panel.low[1] + b * panel.pixel[1]
+    to_x = panel.center[0] + a * panel.along[0] + b * panel.up[0] - x
+    to_y = panel.center[1] + a * panel.along[1] + b * panel.up[1] - y
+    to_z = panel.center[2] + a * panel.along[2] + b * panel.up[2] - z
+    length = math.sqrt(to_x * to_x + to_y * to_y + to_z * to_z)
+    to_x, to_y, to_z = to_x / length, to_y / length, to_z / length
+    incidence = to_x * panel.toward[0] + to_y * panel.toward[1] + to_z * panel.toward[2]
+    if incidence <= 0:
+        return
+    cosine = u * to_x + v * to_y + w * to_z
+    path = walk(voxels, x, y, z, to_x, to_y, to_z, length, nowhere)[0]
+    after = compton_energy(energy, cosine)
+    per_sr, tau = 0.0, 0.0
+    for m in range(len(path)):
+        tau += path[m] * rate_at(tables.total[m], after)
+        if chances[m][0] > 0:
+            per_sr += chances[m][0] * density_per_sr(tables.shapes[m, 0], energy, cosine)
+    area = panel.pixel[0] * panel.pixel[1] * n_rows * n_columns
+    value = weight * per_sr * incidence / (length * length) * area * math.exp(-tau)
+    score(tally, kind, row, column, energies, after, value)
+
+
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+@no_type_check
+def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, nowhere, kind, tally):
+    """What Rayleigh scattering sends into one direction, weight · exp(−τ), where the panel is.
+
+    Directions are drawn, not points of the panel: p(θ) is so peaked that most points get nothing
+    and few get nearly all.
+    """
+    x, y, z, u, v, w, energy, weight = photon
+    u, v, w = turned(u, v, w, cosine, azimuth)
+    row, column, length = meeting(panel, x, y, z, u, v, w)
+    if 0 <= column < tally.shape[2] and 0 <= row < tally.shape[1]:
+        path = walk(voxels, x, y, z, u, v, w, length, nowhere)[0]
+        tau = 0.0
+        for m in range(len(path)):
+            tau += path[m] * rate_at(tables.total[m], energy)
+        score(tally, kind, row, column, energies, energy, weight * math.exp(-tau))
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def first_scattering(panel, voxels, tables, energies, state, nowhere):
+    """A photon at its first scattering, and the indices of the voxel; no weight if there is none.
+
+    The place is drawn along the whole ray from the scattering power there, as if nothing were
+    absorbed before, and weighed by what is: forward scatter from any depth passes about the same
+    matter in all, so that it counts about the same.
+    """
+    u, v, w, energy, weight, state = emitted(panel, energies, state)
+    x, y, z = panel.source
+    rates = scatter_rates(nowhere, tables, energy)
+    through = walk(voxels, x, y, z, u, v, w, _FAR_cm, nowhere)[0]
+    power = 0.0
+    for m in range(len(nowhere)):
+        power += rates[m] * through[m]
+    r, state = draw(state)
+    before, way, i, j, k = walk(voxels, x, y, z, u, v, w, _FAR_cm, nowhere, rates, r * power)
+    tau = 0.0
+    for m in range(len(nowhere)):
+        tau += before[m] * rate_at(tables.total[m], energy)
+    weight *= power * math.exp(-tau)
+    photon = (x + u * way, y + v * way, z + w * way, u, v, w, energy, weight)
+    return photon, i, j, k, state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def seen(panel, voxels, tables, energies, photon, chances, n_points, kinds, nowhere, tally, state):
+    """Score one interaction: at n_points for Compton, in n_points directions for Rayleigh."""
+    x, y, z, u, v, w, energy, weight = photon
+    share = (x, y, z, u, v, w, energy, weight / n_points)
+    a, state = draw(state)
+    b, state = draw(state)
+    for _ in range(n_points):
+        send_compton(
+            panel, voxels, tables, energies, share, chances, a, b, nowhere, kinds[0], tally
+        )
+        a, b = a + _STEP_U, b + _STEP_V
+        a, b = a - math.floor(a), b - math.floor(b)
+    rayleigh = 0.0
+    for m in range(len(nowhere)):
+        rayleigh += chances[m][1]
+    share = (x, y, z, u, v, w, energy, weight * rayleigh / n_points)
+    a, state = draw(state)
+    b, state = draw(state)
+    for _ in range(n_points):
+        cosine, state = drawn_rayleigh(tables, chances, rayleigh, energy, a, state)
+        azimuth = 2 * math.pi * b
+        send_rayleigh(
+            panel, voxels, tables, energies, share, cosine, azimuth, nowhere, kinds[1], tally
+        )
+        a, b = a + _STEP_U, b + _STEP_V
+        a -= math.floor(a)
+    return state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def forced_history(panel, voxels, tables, energies, n_points, state, nowhere, tally, ledger):
+    """One photon from its first scattering on, seen from each; absorption takes weight only."""
+    photon, i, j, k, state = first_scattering(panel, voxels, tables, energies, state, nowhere)
+    x, y, z, u, v, w, energy, weight = photon
+    last = tally.shape[0] - 1  # with one kind asked for, all of it goes there
+    kinds = (COMPTON_ONCE, RAYLEIGH_ONCE) if last else (last, last)
+    for _ in range(_MOST_ORDERS):
+        if weight < _LEAST_WEIGHT:
+            r, state = draw(state)
+            if r < 0.5 or weight == 0:
+                return
+            weight *= 2
+        densities = voxels.density[k, j, i]
+        rates = scatter_rates(nowhere, tables, energy)
+        scatter = 0.0
+        for m in range(len(nowhere)):
+            scatter += densities[m] * rates[m]
+        add(ledger, N_COMPTON, 1.0)
+        chances = scatter_chances(nowhere, tables, densities, energy, scatter)
+        photon = (x, y, z, u, v, w, energy, weight)
+        state = seen(
+            panel, voxels, tables, energies, photon, chances, n_points, kinds, nowhere, tally, state
+        )
+        m, process, state = chosen(tables, densities, energy, 1, scatter, state)
+        u, v, w, energy, state = scattered(tables, m, process, u, v, w, energy, state)
+        kinds = (last, last)
+        if energy < LOWEST_TRACKED_keV:
+            return
+        majorant = rate_at(energies.majorant, energy)
+        x, y, z, i, j, k, total, state = next_interaction(
+            voxels, tables, majorant, x, y, z, u, v, w, energy, state
+        )
+        if k < 0:
+            return
+        scatter = 0.0
+        for m in range(len(nowhere)):
+            material_rate = rate_at(tables.rates[m, 1], energy) + rate_at(
+                tables.rates[m, 2], energy
+            )
+            scatter += voxels.density[k, j, i, m] * material_rate
+        weight *= scatter / total
+
+
+@njit(cache=True, error_model="numpy", parallel=True)
+@no_type_check
+def forced(
+    panel, voxels, tables, energies, n_points, seed, first, n_histories, nowhere, tally, ledger
+):
+    """n_histories for each chunk of the tally; the first one has number ``first``."""
+    for chunk in prange(tally.shape[0]):
+        for n in range(n_histories):
+            state = stream(seed, first + chunk * n_histories + n)
+            forced_history(
+                panel,
+                voxels,
+                tables,
+                energies,
+                n_points,
+                state,
+                nowhere,
+                tally[chunk],
+                ledger[chunk],
+            )

@@ -1,0 +1,229 @@
+"""One photon at a time, compiled: its random numbers, its angles, its way through voxels.
+
+Every history draws from a stream of its own, named by seed and number: any number of workers, and
+any processor, follows the same photons. numba's cache of a kernel does not notice a change in this
+file: touch the kernels' own files too.
+"""
+
+import math
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from pcctlearn.montecarlo.interactions import ANGLE_STEP_keV, LOWEST_keV, RATE_STEP_keV
+from pcctlearn.physics.response.analytic import ELECTRON_REST_keV
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_ULP = 2.0**-53
+_FAR_cm = 1e30
+_NUDGE_cm = 1e-7  # into the next voxel
+
+
+class Voxels(NamedTuple):
+    """Densities (z, y, x, material), each axis ascending; cm.
+
+    Whole numbers of a small unit, two bytes each: rays spend their time waiting for densities, and
+    the tables that they meet are per unit.
+    """
+
+    density: NDArray[np.uint16]
+    unit_g_cm3: NDArray[np.float64]  # (material)
+    lower_cm: NDArray[np.float64]  # (x, y, z) of the first corner
+    size_cm: NDArray[np.float64]  # (x, y, z) of a voxel
+
+
+def plus(path, length_cm, densities, m=0):
+    """path + length · densities from material m on: a tuple, one number for each material."""
+    return tuple(p + length_cm * d for p, d in zip(path, densities[m:], strict=True))
+
+
+@overload(plus)
+def _plus(path, length_cm, densities, m=0):
+    """Written out for the length of the tuple: it then stays in registers."""
+    if len(path) == 1:
+        return lambda path, length_cm, densities, m=0: (path[0] + length_cm * densities[m],)
+
+    def plus_each(path, length_cm, densities, m=0):
+        first = path[0] + length_cm * densities[m]
+        return (first, *plus(path[1:], length_cm, densities, m + 1))
+
+    return plus_each
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def mixed(z):
+    """The finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014)."""
+    z = (z ^ (z >> _S30)) * _MIX_1
+    z = (z ^ (z >> _S27)) * _MIX_2
+    return z ^ (z >> _S31)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def stream(seed, history):
+    """The first state of the random numbers of one history."""
+    return mixed(mixed(np.uint64(seed) * _GAMMA + _MIX_1) + np.uint64(history) * _GAMMA)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def draw(state):
+    """A uniform number in [0, 1), and the next state."""
+    state = state + _GAMMA
+    return np.float64(np.int64(mixed(state) >> _S11)) * _ULP, state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def rate_at(table, energy_keV):
+    """Linear interpolation in a table of rates, for energies within it."""
+    position = (energy_keV - LOWEST_keV) / RATE_STEP_keV
+    i = np.uint32(position)
+    return table[i] + (position - i) * (table[i + 1] - table[i])
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def cosine_at(cosines, energy_keV, quantile, state):
+    """cos θ at a cumulative probability; between two tabulated energies one is drawn."""
+    r, state = draw(state)
+    i = np.uint32((energy_keV - LOWEST_keV) / ANGLE_STEP_keV + r)
+    position = quantile * (cosines.shape[1] - 1)
+    j = min(np.uint32(position), np.uint32(cosines.shape[1] - 2))
+    return cosines[i, j] + (position - j) * (cosines[i, j + 1] - cosines[i, j]), state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def drawn_cosine(cosines, energy_keV, state):
+    """cos θ drawn from a table of quantiles."""
+    r, state = draw(state)
+    return cosine_at(cosines, energy_keV, r, state)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def density_per_sr(shapes, energy_keV, cosine):
+    """Probability per steradian of this scattering angle, at the nearest tabulated energy."""
+    i = np.uint32((energy_keV - LOWEST_keV) / ANGLE_STEP_keV + 0.5)
+    position = math.sqrt(max(0.0, 0.5 * (1.0 - cosine))) * (shapes.shape[1] - 1)
+    j = min(np.uint32(position), np.uint32(shapes.shape[1] - 2))
+    return shapes[i, j] + (position - j) * (shapes[i, j + 1] - shapes[i, j])
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def compton_energy(energy_keV, cosine):
+    """E' = E / (1 + E (1 − cos θ) / m c²)."""
+    return energy_keV / (1.0 + energy_keV / ELECTRON_REST_keV * (1.0 - cosine))
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def turned(u, v, w, cosine, azimuth):
+    """A unit vector turned by the polar angle θ and an azimuth."""
+    sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
+    c, s = sine * math.cos(azimuth), sine * math.sin(azimuth)
+    across = math.sqrt(max(0.0, 1.0 - w * w))
+    if across < 1e-6:
+        return c, s, math.copysign(1.0, w) * cosine
+    return (
+        cosine * u + (u * w * c - v * s) / across,
+        cosine * v + (v * w * c + u * s) / across,
+        cosine * w - across * c,
+    )
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def _slab(low, high, position, direction):
+    """Distances to the near and the far face of a slab."""
+    if abs(direction) < 1e-12:
+        inside = low < position < high
+        return (-_FAR_cm, _FAR_cm) if inside else (_FAR_cm, -_FAR_cm)
+    a, b = (low - position) / direction, (high - position) / direction
+    return (a, b) if a < b else (b, a)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def crossing(voxels, x, y, z, u, v, w):
+    """Distances at which a ray enters and leaves the volume; the first is larger if it misses."""
+    n_z, n_y, n_x, _ = voxels.density.shape
+    lower, size = voxels.lower_cm, voxels.size_cm
+    near_x, far_x = _slab(lower[0], lower[0] + n_x * size[0], x, u)
+    near_y, far_y = _slab(lower[1], lower[1] + n_y * size[1], y, v)
+    near_z, far_z = _slab(lower[2], lower[2] + n_z * size[2], z, w)
+    return max(near_x, near_y, near_z, 0.0), min(far_x, far_y, far_z)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def _start(position_cm, direction, size_cm, n):
+    """First voxel along one axis, step, distance from face to face and to the first face."""
+    i = min(max(int(position_cm / size_cm), 0), n - 1)
+    if abs(direction) < 1e-12:
+        return i, 0, _FAR_cm, _FAR_cm
+    per_voxel = size_cm / abs(direction)
+    if direction > 0:
+        return i, 1, per_voxel, (i + 1 - position_cm / size_cm) * per_voxel
+    return i, -1, per_voxel, (position_cm / size_cm - i) * per_voxel
+
+
+@njit(cache=True, fastmath={"contract", "arcp", "nsz", "reassoc"}, error_model="numpy")
+@no_type_check
+def walk(voxels, x, y, z, u, v, w, length_cm, path, rates=None, target=0.0):
+    """Through voxels: the area density of each material on the way, and where the way ends.
+
+    ``path``, a tuple in units · cm, is where the densities begin. With ``rates`` per unit, the way
+    ends where Σ_m rates_m · path_m reaches the target. Returns the path, the distance in cm, and
+    the indices i, j, k of the last voxel.
+
+    J. Amanatides and A. Woo, "A fast voxel traversal algorithm for ray tracing", Eurographics 1987.
+    """
+    start, end = crossing(voxels, x, y, z, u, v, w)
+    end = min(end, length_cm)
+    if end <= start:
+        return path, end, 0, 0, 0
+    density, lower, size = voxels.density, voxels.lower_cm, voxels.size_cm
+    n_z, n_y, n_x, _ = density.shape
+    t = start + _NUDGE_cm
+    i, step_x, across_x, next_x = _start(x + u * t - lower[0], u, size[0], n_x)
+    j, step_y, across_y, next_y = _start(y + v * t - lower[1], v, size[1], n_y)
+    k, step_z, across_z, next_z = _start(z + w * t - lower[2], w, size[2], n_z)
+    next_x, next_y, next_z = next_x + t, next_y + t, next_z + t
+    t, reached = start, 0.0
+    while True:
+        face = min(next_x, next_y, next_z, end)
+        here = density[k, j, i]
+        if rates is not None:
+            per_cm = 0.0
+            for m in range(len(path)):
+                per_cm += rates[m] * here[m]
+            if reached + (face - t) * per_cm >= target:
+                piece = (target - reached) / per_cm if per_cm > 0 else 0.0
+                return plus(path, piece, here), t + piece, i, j, k
+            reached += (face - t) * per_cm
+        path = plus(path, face - t, here)
+        t = face
+        if face >= end:
+            return path, t, i, j, k
+        # the last voxel is kept: a way that ends at the far side ends in it
+        if face == next_x:
+            if not 0 <= i + step_x < n_x:
+                return path, t, i, j, k
+            i, next_x = i + step_x, next_x + across_x
+        elif face == next_y:
+            if not 0 <= j + step_y < n_y:
+                return path, t, i, j, k
+            j, next_y = j + step_y, next_y + across_y
+        else:
+            if not 0 <= k + step_z < n_z:
+                return path, t, i, j, k
+            k, next_z = k + step_z, next_z + across_z

@@ -1,0 +1,61 @@
+"""From tallies of photons to smooth scatter with a known error."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+def smoothing_matrix(at_cm: Array, from_cm: Array, sigma_cm: float) -> Array:
+    """Local linear regression with Gaussian weights: (at, from).
+
+    Its rows sum to one and a straight line passes unchanged, up to the ends, where a plain Gaussian
+    would bend it. (J. Fan, J. Amer. Stat. Assoc. 87 (1992) 998.) A sigma of 0 interpolates.
+    """
+    spacing = abs(from_cm[1] - from_cm[0]) if len(from_cm) > 1 else 1.0
+    offset = from_cm[None, :] - at_cm[:, None]
+    if len(from_cm) == 1:
+        return np.ones((len(at_cm), 1))
+    if sigma_cm < spacing / 3:
+        return _interpolation(at_cm, from_cm)
+    weights = np.exp(-0.5 * (offset / sigma_cm) ** 2)
+    s0, s1, s2 = ((weights * offset**p).sum(1, keepdims=True) for p in range(3))
+    return weights * (s2 - offset * s1) / (s0 * s2 - s1**2)
+
+
+def _interpolation(at_cm: Array, from_cm: Array) -> Array:
+    position = np.clip((at_cm - from_cm[0]) / (from_cm[1] - from_cm[0]), 0, len(from_cm) - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(len(from_cm))))
+
+
+class Accumulator:
+    """Mean over chunks of equal size and its standard error, from sums kept in order."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean: Array = np.zeros(())
+        self._squares: Array = np.zeros(())
+
+    def add(self, value: Array) -> None:
+        """B. P. Welford's update, Technometrics 4 (1962) 419."""
+        self.n += 1
+        away = value - self._mean
+        self._mean = self._mean + away / self.n
+        self._squares = self._squares + away * (value - self._mean)
+
+    @property
+    def mean(self) -> Array:
+        """Mean over chunks."""
+        return self._mean
+
+    @property
+    def standard_error(self) -> Array:
+        """Of the mean: √(Σ (v − v̄)² / (n (n − 1)))."""
+        return np.sqrt(self._squares / (self.n * max(self.n - 1, 1)))
+
+
+def relative_noise(mean: Array, standard_error: Array) -> Array:
+    """Per bin: the mean of error over scatter, where scatter exceeds 0.3 of its largest."""
+    bright = mean > 0.3 * mean.max(axis=(-2, -1), keepdims=True)
+    ratio = np.divide(standard_error, mean, out=np.zeros_like(mean), where=bright)
+    return ratio.sum((-2, -1)) / np.maximum(bright.sum((-2, -1)), 1)

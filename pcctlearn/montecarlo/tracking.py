@@ -1,0 +1,182 @@
+"""The steps of a photon from the source through an object to the panel, compiled.
+
+A tally is (kind, row, column, group), a ledger a row of energies and numbers; each chunk of
+histories has its own of both, so that their sum is the same bit for bit on any number of threads.
+"""
+
+import math
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from pcctlearn.montecarlo.interactions import Interactions
+from pcctlearn.montecarlo.photons import (
+    compton_energy,
+    draw,
+    drawn_cosine,
+    rate_at,
+    turned,
+)
+
+PRIMARY, COMPTON_ONCE, RAYLEIGH_ONCE, MULTIPLE = range(4)  # kinds
+EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH = range(6)  # columns of a ledger
+N_LEDGER = 6
+LOWEST_TRACKED_keV = 5.0  # no bin counts a photon below: it is absorbed where it is
+
+FASTMATH = {"contract", "arcp", "nsz", "reassoc"}
+
+
+class Panel(NamedTuple):
+    """Source and panel of one view, in cm; positions on it are from where the central ray meets."""
+
+    source: NDArray[np.float64]
+    center: NDArray[np.float64]
+    along: NDArray[np.float64]  # the columns
+    toward: NDArray[np.float64]
+    up: NDArray[np.float64]  # the rows
+    low: NDArray[np.float64]  # (column, row) edges of the first pixel
+    pixel: NDArray[np.float64]  # (column, row)
+    window: NDArray[np.float64]  # the beam on the panel: least and most, along columns and rows
+
+
+class Energies(NamedTuple):
+    """What is emitted and how it is tallied: keV."""
+
+    emitted: NDArray[np.float64]
+    cumulative: NDArray[np.float64]  # of the emitted, ends at one
+    majorant: NDArray[np.float64]  # 1/cm, the most of any voxel, on the grid of the rates
+    first_group: float
+    group_step: float
+
+
+def add(values, index, value):
+    """values[index] += value, by whichever means the processor has."""
+    values[index] += value
+
+
+@overload(add)
+def _add_cpu(values, index, value):
+    def add_in_place(values, index, value):
+        values[index] += value
+
+    return add_in_place
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def emitted(panel, energies, state):
+    """A photon to a point of the window: position, direction, energy, fluence there, state.
+
+    The fluence of a point source on a flat panel is cos³ of the angle of incidence.
+    """
+    r_u, state = draw(state)
+    r_v, state = draw(state)
+    window = panel.window
+    a = window[0] + r_u * (window[1] - window[0])
+    b = window[2] + r_v * (window[3] - window[2])
+    u = panel.center[0] + a * panel.along[0] + b * panel.up[0] - panel.source[0]
+    v = panel.center[1] + a * panel.along[1] + b * panel.up[1] - panel.source[1]
+    w = panel.center[2] + a * panel.along[2] + b * panel.up[2] - panel.source[2]
+    length = math.sqrt(u * u + v * v + w * w)
+    u, v, w = u / length, v / length, w / length
+    incidence = u * panel.toward[0] + v * panel.toward[1] + w * panel.toward[2]
+    r, state = draw(state)
+    i = np.searchsorted(energies.cumulative, r, side="right")
+    energy = energies.emitted[min(i, energies.emitted.size - 1)]
+    return u, v, w, energy, incidence**3, state
+
+
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+@no_type_check
+def next_interaction(voxels, tables, majorant, x, y, z, u, v, w, energy, state):
+    """Woodcock's way: x, y, z, indices and the rates' sum there; the slice is −1 outside.
+
+    E. Woodcock et al., Argonne National Laboratory ANL-7050 (1965) 557.
+    """
+    density, lower, size = voxels.density, voxels.lower_cm, voxels.size_cm
+    n_z, n_y, n_x, n_materials = density.shape
+    while True:
+        r, state = draw(state)
+        step = -math.log(1.0 - r) / majorant
+        x, y, z = x + u * step, y + v * step, z + w * step
+        a, b, c = (x - lower[0]) / size[0], (y - lower[1]) / size[1], (z - lower[2]) / size[2]
+        if a < 0 or b < 0 or c < 0 or a >= n_x or b >= n_y or c >= n_z:
+            return x, y, z, 0, 0, -1, 0.0, state
+        i, j, k = int(a), int(b), int(c)
+        total = 0.0
+        for m in range(n_materials):
+            if density[k, j, i, m] > 0:
+                total += density[k, j, i, m] * rate_at(tables.total[m], energy)
+        r, state = draw(state)
+        if r * majorant < total:
+            return x, y, z, i, j, k, total, state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def chosen(tables, densities, energy, first_process, total, state):
+    """Material and process of an interaction, among the processes from the first on."""
+    r, state = draw(state)
+    left = r * total
+    material, process = densities.size - 1, 2
+    for m in range(densities.size):
+        for p in range(first_process, 3):
+            left -= densities[m] * rate_at(tables.rates[m, p], energy)
+            if left < 0:
+                return m, p, state
+            if densities[m] > 0:
+                material, process = m, p
+    return material, process, state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def scattered(tables, material, process, u, v, w, energy, state):
+    """Direction and energy after Compton or Rayleigh scattering."""
+    cosine, state = drawn_cosine(tables.cosines[material, process - 1], energy, state)
+    r, state = draw(state)
+    u, v, w = turned(u, v, w, cosine, 2 * math.pi * r)
+    if process == 1:
+        energy = compton_energy(energy, cosine)
+    return u, v, w, energy, state
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def score(tally, kind, row, column, energies, energy, value):
+    """Share a value between the two groups on either side of its energy."""
+    position = (energy - energies.first_group) / energies.group_step
+    n_groups = tally.shape[3]
+    if position < 0:
+        return
+    g = min(int(position), n_groups - 1)
+    share = position - g if g < n_groups - 1 else 0.0
+    add(tally, (kind, row, column, g), value * (1 - share))
+    if share > 0:
+        add(tally, (kind, row, column, g + 1), value * share)
+
+
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+@no_type_check
+def meeting(panel, x, y, z, u, v, w):
+    """Row and column where a ray meets the plane of the panel, −1 if never, and the way there."""
+    forward = u * panel.toward[0] + v * panel.toward[1] + w * panel.toward[2]
+    if forward <= 1e-6:
+        return -1, -1, 0.0
+    dx, dy, dz = x - panel.center[0], y - panel.center[1], z - panel.center[2]
+    t = -(dx * panel.toward[0] + dy * panel.toward[1] + dz * panel.toward[2]) / forward
+    dx, dy, dz = dx + u * t, dy + v * t, dz + w * t
+    a = dx * panel.along[0] + dy * panel.along[1] + dz * panel.along[2] - panel.low[0]
+    b = dx * panel.up[0] + dy * panel.up[1] + dz * panel.up[2] - panel.low[1]
+    return math.floor(b / panel.pixel[1]), math.floor(a / panel.pixel[0]), t
+
+
+def majorant(density: NDArray[np.uint16], tables: Interactions) -> NDArray[np.float64]:
+    """The most attenuating voxel at each energy of the rates, 1/cm."""
+    # rounded up to one byte, a volume has few different mixtures
+    rounded = (density.reshape(-1, density.shape[-1]).astype(np.uint32) + 255) // 256
+    mixtures = np.unique(rounded, axis=0) * 256
+    return (mixtures @ tables.total).max(0)

@@ -1,0 +1,113 @@
+"""Photons registered more than once: how the counts of energy bins vary together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.physics.response.base import Response
+from pcctlearn.shapes import Edges, Energies
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Ordered pairs of different events of one photon, E[n_i n_j − δ_ij n_i] for cells i, j.
+
+    Args:
+        energies_keV: photon energies.
+        borders_keV: borders of the cells of registered energy.
+        pairs_per_photon: (energy, cell, cell), symmetric in the cells.
+    """
+
+    energies_keV: Energies
+    borders_keV: Float[Tensor, "border"]
+    pairs_per_photon: Float[Tensor, "energy cell cell"]
+
+    def __post_init__(self) -> None:
+        n_energies, n_cells = len(self.energies_keV), len(self.borders_keV) - 1
+        if self.pairs_per_photon.shape != (n_energies, n_cells, n_cells):
+            raise ValueError(
+                f"pairs_per_photon must be ({n_energies}, {n_cells}, {n_cells}), got "
+                f"{tuple(self.pairs_per_photon.shape)}"
+            )
+        if n_cells < 1 or not (self.borders_keV.diff() > 0).all():
+            raise ValueError(f"borders_keV must increase, got {self.borders_keV.tolist()}")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Pairs":
+        """Read the .npz that a simulated response writes beside its table; never a pickle."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no pairs of events at {path}: they are made with the response, by "
+                "`python simulate.py response=<name>`"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                energies, borders, quanta, quantum = (
+                    torch.from_numpy(np.asarray(file[name], dtype=np.float64))
+                    for name in ("energies_keV", "borders_keV", "upper_quanta", "quantum")
+                )
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{path} holds no pairs of events ({error}): give an .npz with the arrays "
+                "energies_keV, borders_keV, upper_quanta and quantum"
+            ) from None
+        n_cells = len(borders) - 1
+        rows, columns = torch.triu_indices(n_cells, n_cells)
+        pairs = torch.zeros(len(energies), n_cells, n_cells, dtype=torch.float64)
+        pairs[:, rows, columns] = quanta * quantum
+        pairs[:, columns, rows] = quanta * quantum
+        return cls(energies, borders, pairs)
+
+    def between(self, edges_keV: Edges, energies_keV: Energies) -> Float[Tensor, "energy bin bin"]:
+        """E[n_b n_b' − δ_bb' n_b] of the bins between edges, pairs spread evenly over a cell."""
+        distance = (self.energies_keV.to(energies_keV)[:, None] - energies_keV).abs()
+        if (distance.amin(0) > 1e-3).any():
+            missing = energies_keV[distance.amin(0) > 1e-3][0].item()
+            raise ValueError(
+                f"no photons of {missing:g} keV were simulated: the pairs run from "
+                f"{self.energies_keV.min().item():g} to {self.energies_keV.max().item():g} keV"
+            )
+        borders = self.borders_keV.to(edges_keV)
+        if (edges_keV < borders[0] - 1e-3).any():
+            raise ValueError(
+                f"an edge of {edges_keV.min().item():g} keV lies below the registered energies, "
+                f"which begin at {borders[0].item():g} keV"
+            )
+        low = torch.maximum(edges_keV[:-1, None], borders[:-1])
+        high = torch.minimum(edges_keV[1:, None], borders[1:])
+        share = (high - low).clamp(min=0) / borders.diff()
+        chosen = self.pairs_per_photon[distance.argmin(0)].to(edges_keV)
+        return share @ chosen @ share.T
+
+
+def bin_covariance(
+    response: Response, pairs: Pairs, edges_keV: Edges, energies_keV: Energies, fluence: Energies
+) -> Float[Tensor, "bin bin"]:
+    """Cov(N_b, N_b') = Σ_E' S(E') E[n_b n_b'], S Poisson: the compound Poisson distribution.
+
+    n_b are the events of one photon in bin b; the mean counts are Σ_E' S(E') E[n_b]. Poisson
+    counts, of photons registered at most once, have the diagonal matrix of the means instead.
+    """
+    above = response.above(edges_keV, energies_keV)
+    means = (above[:-1] - above[1:]) @ fluence
+    together = torch.einsum("ebc,e->bc", pairs.between(edges_keV, energies_keV), fluence)
+    return torch.diag(means) + together
+
+
+def write_pairs(path: Path, pairs: Pairs, quantum: float = 1e-6) -> None:
+    """Plain arrays: the upper triangle of the cells in whole quanta, (energy, cell pair)."""
+    n_cells = len(pairs.borders_keV) - 1
+    rows, columns = torch.triu_indices(n_cells, n_cells)
+    quanta = (pairs.pairs_per_photon[:, rows, columns] / quantum).round()
+    np.savez_compressed(
+        path,
+        energies_keV=pairs.energies_keV.numpy(),
+        borders_keV=pairs.borders_keV.numpy(),
+        upper_quanta=quanta.numpy().astype(np.int32),
+        quantum=np.float64(quantum),
+    )

@@ -1,0 +1,233 @@
+"""A patient of the user's own lands on any grid: whole, alone, centred, and read once."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from ct_files import REAL_CT, round_patient, series_datasets, write_dicom, write_nifti
+
+from pcctlearn.datasets.ct_cases import LAYOUTS, CtCases
+from pcctlearn.tomography.grids import VolumeGrid
+
+VOXEL_MM = (5.0, 5.0, 5.0)
+GRID = VolumeGrid(40, 80, 90, (0.4, 0.4, 0.3))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PCCTLEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def ct(tmp_path):
+    """One CT, written once for each layout: the path that names it."""
+    hounsfield = round_patient()
+    write_nifti(tmp_path / "nifti/one.nii.gz", hounsfield, VOXEL_MM)
+    write_nifti(tmp_path / "kits/case_00007/imaging.nii.gz", hounsfield, VOXEL_MM, "IPL")
+    slices = series_datasets(hounsfield, VOXEL_MM)
+    write_dicom(tmp_path / "dicom/head/axial", slices)
+    write_dicom(tmp_path / "sinoct/batch_1/series_2/reconstructed_image", slices)
+    return tmp_path
+
+
+def mass_and_centroid(water, grid):
+    """Mass in g, and its centre (z, y, x) in cm."""
+    dz, dy, dx = grid.spacing_cm
+    z = torch.from_numpy(grid.slices_cm)
+    y = grid.center_cm[1] + ((grid.n_y - 1) / 2 - torch.arange(grid.n_y)) * dy
+    x = grid.center_cm[2] + (torch.arange(grid.n_x) - (grid.n_x - 1) / 2) * dx
+    water = water.double()
+    total = water.sum()
+    parts = [(water.sum(axes) @ c) / total for axes, c in (((1, 2), z), ((0, 2), y), ((0, 1), x))]
+    return total * dz * dy * dx, torch.stack(parts)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("nifti", "one"),
+        ("kits", "case_00007"),
+        ("dicom", "head/axial"),
+        ("sinoct", "batch_1/series_2"),
+    ],
+)
+def test_every_layout_gives_the_same_maps(ct, layout, name):
+    cases = CtCases(str(ct / layout), layout)
+    assert (len(cases), cases.names) == (1, [name])
+    np.testing.assert_array_equal(cases.volume(0).hounsfield, round_patient())
+    maps = cases.maps(0, GRID)
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(maps, CtCases(str(ct / "nifti")).maps(0, GRID))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        GRID,
+        VolumeGrid(24, 64, 64, 0.5),
+        VolumeGrid(20, 40, 40, 0.7),
+        VolumeGrid(40, 90, 90, 0.4, center_cm=(30.0, 2.0, -1.0)),
+    ],
+)
+def test_mass_is_kept_and_the_centroid_lies_on_the_axis(ct, grid):
+    water, calcium = CtCases(str(ct / "nifti")).maps(0, grid)
+    mass, center = mass_and_centroid(water, grid)
+    body = round_patient() == 40
+    assert mass == pytest.approx(1.04 * body.sum() * 0.5**3, rel=0.01)
+    torch.testing.assert_close(
+        center, torch.tensor([grid.center_cm[0], 0.0, 0.0]), rtol=0, atol=0.1
+    )
+    assert calcium.max() == 0  # the table is gone
+
+
+def test_a_body_longer_than_the_grid_is_cut(ct):
+    water = CtCases(str(ct / "nifti")).maps(0, VolumeGrid(3, 64, 64, 0.5))[0]
+    assert (water[:, 32, 32] > 1).all()
+
+
+def test_a_body_too_wide_is_refused_or_shrunk(ct):
+    grid = VolumeGrid(24, 40, 40, 0.5)
+    with pytest.raises(ValueError, match=r"one\.nii\.gz: the body is 23\.\d cm wide.*fit=true"):
+        CtCases(str(ct / "nifti")).maps(0, grid)
+    cases = CtCases(str(ct / "nifti"), fit=True)
+    water = cases.maps(0, grid)[0]
+    assert 0.75 < cases.scales["one"] < 0.85
+    assert water[:, 0].max() < 0.1
+    mass, _ = mass_and_centroid(water, grid)
+    body = round_patient() == 40
+    assert mass == pytest.approx(1.04 * body.sum() * (0.5 * cases.scales["one"]) ** 3, rel=0.02)
+    with pytest.raises(ValueError, match=r"grid must hold the axis.*center_cm"):
+        cases.maps(0, VolumeGrid(4, 8, 8, 0.5, center_cm=(0.0, 5.0, 0.0)))
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    (tmp_path / "a.nii").write_text("not a CT")
+    write_nifti(tmp_path / "b.nii.gz", round_patient(), VOXEL_MM)
+    cases = CtCases(str(tmp_path))
+    assert cases.names == ["a", "b"]
+    cases.maps(1, GRID)
+    with pytest.raises(ValueError, match=r"a\.nii is not a readable NIfTI"):
+        cases.volume(0)
+    assert CtCases(str(tmp_path), limit=1).names == ["a"]
+
+
+def test_one_path_is_one_case(ct):
+    assert CtCases(str(ct / "nifti/one.nii.gz")).names == ["one"]
+    assert CtCases(str(ct / "dicom/head/axial"), "dicom").names == ["axial"]
+    assert CtCases(str(ct / "kits/case_00007"), "kits").names == ["case_00007"]
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_index_out_of_range(ct, index):
+    with pytest.raises(IndexError, match=rf"cases 0 to 0, got index {index}"):
+        CtCases(str(ct / "nifti")).maps(index, GRID)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_path_is_wanted_only_when_it_is_used(tmp_path, layout):
+    cases = CtCases(None, layout)
+    with pytest.raises(ValueError, match=r"datasets\.path needs a value: (a|the) .*"):
+        len(cases)
+    with pytest.raises(FileNotFoundError, match=r"datasets\.path .*gone does not exist; give"):
+        CtCases(str(tmp_path / "gone"), layout)
+    with pytest.raises(FileNotFoundError, match=rf"no .* in {tmp_path}"):
+        CtCases(str(tmp_path), layout)
+
+
+def test_settings_that_make_no_sense(annotations_off):
+    with pytest.raises(ValueError, match=r"layout must be one of nifti, dicom.*got 'png'"):
+        CtCases(None, "png")
+    with pytest.raises(ValueError, match=r"limit must be 1 or more.*got 0"):
+        CtCases(None, limit=0)
+
+
+def test_uneven_slices_are_interpolated_on_request(ct):
+    folder = ct / "uneven"
+    slices = series_datasets(round_patient(), VOXEL_MM)
+    del slices[11]
+    write_dicom(folder, slices)
+    with pytest.raises(ValueError, match="resample=True"):
+        CtCases(str(folder), "dicom").maps(0, GRID)
+    water = CtCases(str(folder), "dicom", resample=True).maps(0, GRID)[0]
+    whole = CtCases(str(ct / "dicom"), "dicom").maps(0, GRID)[0]
+    assert water.sum() == pytest.approx(whole.sum().item(), rel=0.01)
+
+
+def counted(cases, monkeypatch):
+    """How often each case is read from now on."""
+    reads = []
+    volume = cases.volume
+    monkeypatch.setattr(cases, "volume", lambda index: reads.append(index) or volume(index))
+    return reads
+
+
+def test_maps_are_kept_and_remade_when_anything_changes(ct, cache, monkeypatch):
+    cases = CtCases(str(ct / "nifti"))
+    reads = counted(cases, monkeypatch)
+    first = cases.maps(0, GRID)
+    assert torch.equal(cases.maps(0, GRID), first)
+    assert len(reads) == len(list(cache.iterdir())) == 1
+    cases.maps(0, VolumeGrid(24, 64, 64, 0.5))
+    cases.threshold_HU = 30.0
+    assert not torch.equal(cases.maps(0, GRID), first)
+    os.utime(ct / "nifti/one.nii.gz", ns=(1, 1))
+    cases.maps(0, GRID)
+    assert len(reads) == 4
+    again = CtCases(str(ct / "nifti"), cache=False)
+    reads = counted(again, monkeypatch)
+    again.maps(0, GRID)
+    again.maps(0, GRID)
+    assert len(reads) == 2
+
+
+class Boom:
+    """Unpickling it would be noticed."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def pickled_npy(file):
+    np.save(file.with_suffix(".npy"), np.array([Boom()], dtype=object), allow_pickle=True)
+    file.with_suffix(".npy").rename(file)
+
+
+def pickled_npz(file):
+    np.savez(file, maps=np.array([Boom()], dtype=object), scale=np.array(1.0))
+
+
+def pickled(file):
+    file.write_bytes(pickle.dumps(Boom()))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:999])
+
+
+@pytest.mark.parametrize("damage", [pickled_npy, pickled_npz, pickled, cut])
+def test_a_damaged_cache_is_remade(ct, cache, damage):
+    cases = CtCases(str(ct / "nifti"))
+    first = cases.maps(0, GRID)
+    (file,) = cache.iterdir()
+    damage(file)
+    with pytest.warns(UserWarning, match="cannot be read and will be rebuilt"):
+        assert torch.equal(cases.maps(0, GRID), first)
+    assert torch.equal(cases.maps(0, GRID), first)
+
+
+@pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT in {REAL_CT}")
+def test_a_real_chest():
+    cases = CtCases(str(REAL_CT / "chest_upper_abdomen.nii.gz"))
+    grid = VolumeGrid(24, 128, 128, (1.2, 0.4, 0.4))
+    water, calcium = cases.maps(0, grid)
+    assert 0.9 < water[water > 0.5].median() < 1.1
+    bone = (calcium > 0.05).nonzero().double().mean(0)
+    assert bone[1] > 64  # the spine lies behind the axis
+    lungs = ((water > 0.1) & (water < 0.5)).nonzero().double().mean(0)
+    assert lungs[0] > 12  # above the middle of a chest and upper abdomen
+    heart = (water[13] > 0.9)[40:64].double().sum(0)
+    assert heart[64:85].sum() > heart[43:64].sum()  # on the left, at higher columns
+    assert water[:, :5].max() == water[:, -20:].max() == 0  # no table behind the patient

@@ -1,0 +1,288 @@
+"""A series reads to the same volume however it is stored; each fault is named with its remedy."""
+
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from ct_files import (
+    LOWEST_MM,
+    REAL_CT,
+    SERIES,
+    VOXEL_MM,
+    series_datasets,
+    small_patient,
+    store,
+    write_dicom,
+    write_nifti,
+)
+from pydicom.uid import JPEGLossless, MediaStorageDirectoryStorage, RLELossless
+
+from pcctlearn.datasets.dicom_series import read_dicom_series
+from pcctlearn.datasets.nifti import read_nifti
+
+needs_real_ct = pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT in {REAL_CT}")
+
+
+def unpacked(name, folder):
+    with zipfile.ZipFile(REAL_CT / name) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def changed(index, **elements):
+    """A sound series with other elements in one slice, or in all of them."""
+    datasets = series_datasets()
+    for dataset in datasets if index is None else [datasets[index]]:
+        for tag, value in elements.items():
+            setattr(dataset, tag, value)
+    return datasets
+
+
+def test_hounsfield_units_and_axes_are_those_written(tmp_path):
+    volume = read_dicom_series(write_dicom(tmp_path / "series"))
+    np.testing.assert_array_equal(volume.hounsfield, small_patient())
+    assert volume.voxel_cm == pytest.approx(np.array(VOXEL_MM) / 10)
+    assert volume.name == "series"
+
+
+def test_the_same_patient_reads_the_same_from_nifti(tmp_path):
+    from_dicom = read_dicom_series(write_dicom(tmp_path / "series"))
+    from_nifti = read_nifti(write_nifti(tmp_path / "ct.nii"))
+    assert (from_dicom.hounsfield == from_nifti.hounsfield).all()
+    assert from_dicom.voxel_cm == pytest.approx(from_nifti.voxel_cm)
+
+
+def test_a_patient_who_lies_on_the_face_feet_first(tmp_path):
+    datasets = series_datasets()
+    for dataset in datasets:
+        values = np.frombuffer(dataset.PixelData, np.int16).reshape(12, 10)
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
+        dataset.ImagePositionPatient = [x + 9 * 0.8, y + 11 * 0.9, z]
+        store(dataset, np.ascontiguousarray(values[::-1, ::-1]))
+    volume = read_dicom_series(write_dicom(tmp_path, datasets))
+    np.testing.assert_array_equal(volume.hounsfield, small_patient())
+
+
+def test_every_slice_has_its_own_slope_and_intercept(tmp_path):
+    datasets = series_datasets(small_patient() // 2 * 2)
+    for k, dataset in enumerate(datasets):
+        hounsfield = np.frombuffer(dataset.PixelData, np.int16)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + k % 2, -1024 - 2 * k
+        store(dataset, ((hounsfield + 1024 + 2 * k) // (1 + k % 2)).astype(np.uint16))
+    volume = read_dicom_series(write_dicom(tmp_path, datasets))
+    np.testing.assert_array_equal(volume.hounsfield, small_patient() // 2 * 2)
+
+
+@pytest.mark.parametrize(("padding", "tag"), [(-1500, -1500), (-2000, 63536), (3000, 3000)])
+def test_padding_reads_as_air(tmp_path, padding, tag):
+    datasets = series_datasets()
+    for dataset in datasets:
+        values = np.frombuffer(dataset.PixelData, np.int16).copy()
+        values[:10] = padding
+        store(dataset, values)
+        dataset.add_new("PixelPaddingValue", "US" if tag > 0 else "SS", tag)
+    volume = read_dicom_series(write_dicom(tmp_path, datasets))
+    np.testing.assert_array_equal(volume.hounsfield, small_patient())
+
+
+def test_padding_does_not_pass_raw_counts_as_hounsfield_units(tmp_path):
+    datasets = series_datasets()
+    for dataset in datasets:
+        raw = np.frombuffer(dataset.PixelData, np.int16) + 1024
+        store(dataset, raw.astype(np.uint16))
+        dataset.add_new("PixelPaddingValue", "US", 24)
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+    with pytest.raises(ValueError, match=r"raw counts, not HU.*slope and intercept"):
+        read_dicom_series(write_dicom(tmp_path, datasets))
+
+
+def test_rle_needs_no_other_package(tmp_path):
+    datasets = series_datasets()
+    for dataset in datasets:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    volume = read_dicom_series(write_dicom(tmp_path, datasets))
+    np.testing.assert_array_equal(volume.hounsfield, small_patient())
+
+
+def test_scouts_plans_and_notes_are_passed_over(tmp_path):
+    folder = write_dicom(tmp_path)
+    scout, plan, index = changed(0, SeriesInstanceUID="1.2.3")[:3]
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.save_as(folder / "scout.dcm", enforce_file_format=True)
+    plan.Modality = "RTSTRUCT"
+    plan.save_as(folder / "plan.dcm", enforce_file_format=True)
+    index.SOPClassUID = index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    (folder / "LICENSE.txt").write_text("ours")
+    (folder / "._000.dcm").write_text("left by another system")
+    np.testing.assert_array_equal(read_dicom_series(folder).hounsfield, small_patient())
+
+
+def test_one_of_several_series_is_chosen(tmp_path):
+    folder = write_dicom(tmp_path)
+    other = changed(None, SeriesInstanceUID="1.2.3", SeriesDescription="lung kernel")
+    write_dicom(folder / "other", other[:3])
+    for k, file in enumerate((folder / "other").iterdir()):
+        file.rename(folder / f"other{k}.dcm")
+    (folder / "other").rmdir()
+    with pytest.raises(ValueError, match=r"2 series.*series=UID.*1\.2\.3 \(lung kernel, CT, 3"):
+        read_dicom_series(folder)
+    assert len(read_dicom_series(folder, series="1.2.3").hounsfield) == 3
+    assert len(read_dicom_series(folder, series=str(SERIES)).hounsfield) == 6
+    with pytest.raises(ValueError, match=r"no series '9\.9'; it holds"):
+        read_dicom_series(folder, series="9.9")
+
+
+def test_a_missing_slice_is_refused_or_interpolated(tmp_path):
+    ramp = small_patient()
+    ramp[:, 4, 4] = 10 * np.arange(6)
+    datasets = series_datasets(ramp)
+    del datasets[2]
+    folder = write_dicom(tmp_path, datasets)
+    with pytest.raises(
+        ValueError, match=r"6\.00 mm between 101\.dcm and 062\.dcm.*3\.00 mm is usual"
+    ):
+        read_dicom_series(folder)
+    with pytest.raises(ValueError, match=r"as if 1 were missing.*again.*resample=True"):
+        read_dicom_series(folder)
+    volume = read_dicom_series(folder, resample=True)
+    assert volume.voxel_cm == pytest.approx(np.array(VOXEL_MM) / 10)
+    np.testing.assert_allclose(volume.hounsfield[:, 4, 4], ramp[:, 4, 4], rtol=1e-6)
+
+
+def test_thin_slices_below_thick_ones_are_interpolated(tmp_path):
+    ramp = small_patient()
+    heights_mm = np.array([0, 2, 4, 8, 12, 16])
+    ramp[:, 4, 4] = 10 * heights_mm
+    datasets = series_datasets(ramp)
+    for dataset, height_mm in zip(datasets, heights_mm, strict=True):
+        dataset.ImagePositionPatient[2] = LOWEST_MM + height_mm
+    volume = read_dicom_series(write_dicom(tmp_path, datasets), resample=True)
+    assert volume.voxel_cm[0] == pytest.approx(0.4)
+    np.testing.assert_allclose(volume.hounsfield[:, 4, 4], [0, 40, 80, 120, 160], rtol=1e-6)
+
+
+def stack_tilted_by_the_gantry():
+    c, s = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
+    return changed(None, ImageOrientationPatient=[1, 0, 0, 0, float(c), float(-s)])
+
+
+def sheared(mm_per_slice):
+    datasets = series_datasets()
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient[1] += mm_per_slice * k
+    return datasets
+
+
+def one_slice_aside():
+    return changed(2, ImagePositionPatient=[-30.0, -10.0, LOWEST_MM + 6.0])
+
+
+def coronal():
+    datasets = changed(None, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = [0, 3.0 * k, 0]
+    return datasets
+
+
+def twice():
+    return [*series_datasets(), series_datasets()[3]]
+
+
+def of_another_size():
+    datasets = series_datasets()
+    datasets[3].Rows, datasets[3].Columns = 10, 12
+    return datasets
+
+
+def coloured():
+    datasets = changed(1, SamplesPerPixel=3, PhotometricInterpretation="RGB")
+    datasets[1].PlanarConfiguration = 0
+    return datasets
+
+
+def compressed():
+    datasets = series_datasets()
+    for dataset in datasets:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.file_meta.TransferSyntaxUID = JPEGLossless
+    return datasets
+
+
+def without(tag):
+    datasets = series_datasets()
+    delattr(datasets[2], tag)
+    return datasets
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        (stack_tilted_by_the_gantry(), r"tilted by 18\.5°.*dcm2niix"),
+        (sheared(0.5), r"tilted by 9\.5°"),
+        (one_slice_aside(), r"062?.*\.dcm is shifted by 10\.0 mm.*slices of one scan"),
+        (coronal(), "is not axial.*give the axial series"),
+        (twice(), r"\.dcm and .*\.dcm lie at the same place.*keep one"),
+        (of_another_size(), r"\.dcm has Rows 1[02], .* has 1[02]:.*move the others away"),
+        (coloured(), r"\.dcm is a colour image \(RGB\).*original slices"),
+        (compressed(), r"\.dcm is compressed as JPEG Lossless.*pylibjpeg.*gdcmconv"),
+        (changed(2, Modality="MR"), r"\.dcm is MR, not CT; give a CT series"),
+        (changed(None, Modality="PT"), r"\.dcm is PT, not CT; give a CT series"),
+        (changed(None, NumberOfFrames=20), r"20 frames.*dcm2niix"),
+        (changed(None, RescaleType="Z_EFF"), r"\.dcm holds Z_EFF, not HU; give the CT"),
+        (without("ImagePositionPatient"), r"\.dcm has no ImagePositionPatient.*copy it again"),
+        (without("PixelSpacing"), r"\.dcm has no PixelSpacing.*copy it again"),
+        (without("PixelData"), r"\.dcm is truncated or damaged.*copy it again"),
+        (changed(None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only scouts.*axial CT"),
+        (changed(None, Modality="SEG"), "only SEG, no slices; give"),
+        (series_datasets()[:1], "one slice; a volume needs two"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_faults(tmp_path, datasets, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as told:
+        read_dicom_series(write_dicom(tmp_path / "bad", datasets))
+    assert str(tmp_path / "bad") in str(told.value)
+
+
+@pytest.mark.parametrize("kept", np.linspace(0.0, 0.99, 23))
+def test_truncated(tmp_path, kept):
+    folder = write_dicom(tmp_path)
+    file = sorted(folder.iterdir())[2]
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))} .*(copy it again|CT series)"):
+        read_dicom_series(folder)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone is not a folder; give the folder"):
+        read_dicom_series(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="holds nothing; give the folder of a DICOM series"):
+        read_dicom_series(tmp_path)
+    (tmp_path / "notes.txt").write_text("CT")
+    with pytest.raises(FileNotFoundError, match=r"1 files, none of them DICOM; give.*unpacked"):
+        read_dicom_series(tmp_path)
+    write_dicom(tmp_path / "series")
+    with pytest.raises(FileNotFoundError, match=r"1 folders below it do; give.*series"):
+        read_dicom_series(tmp_path)
+
+
+@needs_real_ct
+def test_real_slices_agree_with_the_nifti_of_their_series(tmp_path):
+    folder = unpacked("upper_abdomen_dicom_24_slices.zip", tmp_path)
+    from_dicom = read_dicom_series(folder)
+    from_nifti = read_nifti(REAL_CT / "chest_upper_abdomen.nii.gz")
+    assert from_dicom.hounsfield.shape == (24, 512, 512)
+    assert from_dicom.voxel_cm == pytest.approx(from_nifti.voxel_cm)
+    # their lowest slices lie at z = −236.5 and −266.5 mm, 3 mm apart
+    assert (from_dicom.hounsfield == from_nifti.hounsfield[10:34]).all()
+
+
+@needs_real_ct
+@pytest.mark.parametrize("resample", [False, True])
+def test_a_real_tilted_head_is_refused(tmp_path, resample):
+    folder = unpacked("head_dicom_tilted_28_slices.zip", tmp_path)
+    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*dcm2niix"):
+        read_dicom_series(folder, resample=resample)

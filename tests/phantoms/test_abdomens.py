@@ -1,0 +1,65 @@
+"""A seed is an abdomen in three dimensions: reproducible, plausible, and unlike the next."""
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool3d
+
+from pcctlearn.phantoms.abdomens import FIELD_CM, abdomen_volume
+from pcctlearn.tomography.grids import VolumeGrid
+
+COARSE = VolumeGrid(20, 32, 42, (1.6, 1.0, 1.0))
+
+
+def test_a_seed_is_an_abdomen():
+    patient = abdomen_volume(1, COARSE, oversampling=1)
+    assert patient.dtype == torch.float32
+    torch.testing.assert_close(abdomen_volume(1, COARSE, oversampling=1), patient, rtol=0, atol=0)
+    torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(abdomen_volume(1, COARSE, oversampling=1), patient, rtol=0, atol=0)
+    assert (abdomen_volume(2, COARSE, oversampling=1) - patient).abs().mean() > 0.02
+
+
+def test_an_abdomen_is_the_same_on_a_finer_grid():
+    coarse = abdomen_volume(3, VolumeGrid(16, 36, 48, (1.0, 0.9, 0.9)))
+    finer = avg_pool3d(abdomen_volume(3, VolumeGrid(32, 72, 96, (0.5, 0.45, 0.45))), 2)
+    assert (finer - coarse).abs().mean() < 0.03 * coarse[0].mean()
+    torch.testing.assert_close(finer.mean((1, 2, 3)), coarse.mean((1, 2, 3)), rtol=0.02, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def abdomens():
+    return [abdomen_volume(seed, COARSE) for seed in range(8)]
+
+
+def test_densities_are_those_of_a_body_within_its_field(abdomens):
+    y = 1.0 * (torch.arange(COARSE.n_y) - (COARSE.n_y - 1) / 2)
+    x = 1.0 * (torch.arange(COARSE.n_x) - (COARSE.n_x - 1) / 2)
+    outside = (y.abs()[:, None] > FIELD_CM[0] / 2) | (x.abs() > FIELD_CM[1] / 2)
+    for water, calcium in abdomens:
+        assert water.min() >= 0
+        assert water.max() < 1.35
+        assert calcium.min() >= 0
+        assert 0.08 < calcium.max() < 0.5
+        assert (water[:, outside] < 1e-6).all()
+
+
+def test_bodies_vary_in_what_scatters(abdomens):
+    measures = []
+    for water, calcium in abdomens:
+        body = water > 0.3
+        width, depth = (float(body[4].any(axis).sum()) for axis in (0, 1))
+        bone = float(calcium.sum() / water.sum())
+        inside = torch.where(body.any(2))[0]
+        assert len(inside) > 0
+        measures.append([width, depth, bone, float(water.sum())])
+    width, depth, bone, mass = torch.tensor(measures).T
+    assert ((width >= 28) & (width <= 39)).all()
+    assert ((depth >= 19) & (depth <= 29)).all()
+    assert ((bone > 0.003) & (bone < 0.03)).all()
+    for values, least in ((width, 0.03), (depth, 0.03), (bone, 0.08), (mass, 0.05)):
+        assert values.std() / values.mean() > least
+
+
+def test_a_grid_too_narrow_for_an_abdomen_is_refused():
+    with pytest.raises(ValueError, match=r"an abdomen needs 39\.0 cm along x.*30\.0 cm; take more"):
+        abdomen_volume(0, VolumeGrid(4, 100, 100, 0.3))

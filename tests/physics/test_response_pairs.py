@@ -1,0 +1,81 @@
+"""Counts of bins vary together as the photons' multiple events demand."""
+
+import numpy as np
+import pytest
+import torch
+
+from pcctlearn.physics.response.pairs import Pairs, bin_covariance, write_pairs
+from pcctlearn.physics.response.table import Table
+
+ENERGIES = torch.tensor([30.0, 60.0], dtype=torch.float64)
+BORDERS = torch.tensor([10.0, 20.0, 30.0, 40.0], dtype=torch.float64)
+
+
+def pairs():
+    upper = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1)).round(decimals=6)
+    return Pairs(ENERGIES, BORDERS, upper + upper.transpose(1, 2))
+
+
+def test_a_photon_always_counted_twice():
+    # of 60 keV: once in 10–20 keV and once in 30–40; of 30 keV: once in 20–30
+    density = torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.0, 0.1]])
+    table = Table(ENERGIES, torch.tensor([15.0, 25.0, 35.0]), density)
+    together = torch.zeros(2, 3, 3)
+    together[1, 0, 2] = together[1, 2, 0] = 1
+    photons = torch.tensor([5.0, 7.0])
+    covariance = bin_covariance(
+        table, Pairs(ENERGIES, BORDERS, together), BORDERS, ENERGIES, photons
+    )
+    expected = torch.tensor([[7.0, 0.0, 7.0], [0.0, 5.0, 0.0], [7.0, 0.0, 7.0]])
+    torch.testing.assert_close(covariance, expected)
+    one_bin = bin_covariance(
+        table, Pairs(ENERGIES, BORDERS, together), BORDERS[[0, 3]], ENERGIES, photons
+    )
+    assert one_bin.item() == pytest.approx(5 + 4 * 7)  # E[n²] = 4
+
+
+def test_an_edge_within_a_cell_shares_it_evenly():
+    everything = pairs().between(BORDERS, ENERGIES)
+    torch.testing.assert_close(everything, pairs().pairs_per_photon)
+    quarter = pairs().between(torch.tensor([10.0, 12.5]), ENERGIES)[:, 0, 0]
+    torch.testing.assert_close(quarter, everything[:, 0, 0] / 16)
+
+
+def test_gradient_in_the_edges():
+    edges = torch.tensor([12.0, 23.0, 37.0], requires_grad=True)
+    assert torch.autograd.gradcheck(lambda e: pairs().between(e, ENERGIES), edges)
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "pairs.npz"
+    write_pairs(path, pairs())
+    read = Pairs.from_file(path)
+    assert torch.equal(read.energies_keV, ENERGIES)
+    assert torch.equal(read.borders_keV, BORDERS)
+    torch.testing.assert_close(read.pairs_per_photon, pairs().pairs_per_photon, atol=1e-6, rtol=0)
+
+
+def test_a_bad_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no pairs of events at .*none.npz"):
+        Pairs.from_file(tmp_path / "none.npz")
+    path = tmp_path / "pairs.npz"
+    np.savez(path, energies_keV=ENERGIES.numpy())
+    with pytest.raises(ValueError, match=r"holds no pairs of events .*borders_keV"):
+        Pairs.from_file(path)
+    path.write_bytes(b"text")
+    with pytest.raises(ValueError, match="holds no pairs of events"):
+        Pairs.from_file(path)
+
+
+def test_what_was_not_simulated():
+    with pytest.raises(ValueError, match="no photons of 31 keV were simulated"):
+        pairs().between(BORDERS, torch.tensor([31.0]))
+    with pytest.raises(ValueError, match="an edge of 5 keV lies below the registered energies"):
+        pairs().between(torch.tensor([5.0, 20.0]), ENERGIES)
+
+
+def test_shapes_that_do_not_fit(annotations_off):
+    with pytest.raises(ValueError, match=r"must be \(2, 2, 2\), got \(2, 3, 3\)"):
+        Pairs(ENERGIES, BORDERS[:3], torch.zeros(2, 3, 3))
+    with pytest.raises(ValueError, match="borders_keV must increase"):
+        Pairs(ENERGIES, BORDERS.flip(0), torch.zeros(2, 3, 3))
