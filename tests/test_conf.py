@@ -10,21 +10,24 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf, open_dict
 from studies import REPOSITORY
 
-from pcctlearn.experiments.config import check_config
+from pcctlearn.experiments.config import check_config, check_nodes
 
 CONF = REPOSITORY / "conf"
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "train.yaml")
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*/*.yaml"))
 EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
-CHOICES = [file for file in FILES if file.parent.name != "experiment"]
+GLOBAL = {"experiment", "launcher"}  # set what lies elsewhere
+CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer"}  # build other libraries' classes
+OF_SIMULATE = {"response", "montecarlo"}  # groups that train.yaml lacks
+ROOMS = {"response": "montecarlo.detector"}  # a word that users type, for where it is built
 NEEDS = {"physics/response/file.yaml": ["physics.response.path=response.csv"]}
 
 
-def composed(folder, *overrides):
-    """The configuration of a run, as train.main gets it."""
+def composed(folder, *overrides, name="train"):
+    """The configuration of a run, as the main of this command gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         where = f"hydra.runtime.output_dir={folder}"
-        config = compose("train", [where, *overrides], return_hydra_config=True)
+        config = compose(name, [where, *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
@@ -38,6 +41,14 @@ def _root(monkeypatch):
 
 def choice(file):
     return f"{file.parent.as_posix()}={file.stem}"
+
+
+def composed_with(file, folder, *overrides):
+    """The choice of this file, in the command that has its group."""
+    if file.parts[0] in OF_SIMULATE:
+        return composed(folder, choice(file), name="simulate")
+    logger = [] if file.parts[0] == "logger" else ["logger=none"]
+    return composed(folder, choice(file), *logger, *overrides)
 
 
 def targets(node):
@@ -61,19 +72,17 @@ def test_every_experiment_composes_and_builds(experiment, tmp_path):
 
 @pytest.mark.parametrize("file", CHOICES, ids=Path.as_posix)
 def test_every_choice_composes_and_its_keys_are_parameters(file, tmp_path):
-    needs = NEEDS.get(file.as_posix(), [])
-    logger = [] if file.parts[0] == "logger" else ["logger=none"]
-    check_config(composed(tmp_path, choice(file), *logger, *needs))
+    config = composed_with(file, tmp_path, *NEEDS.get(file.as_posix(), []))
+    (check_nodes if file.parts[0] in OF_SIMULATE else check_config)(config)
 
 
 @pytest.mark.parametrize(
     "file", [file for file in CHOICES if file.parts[0] not in FOREIGN], ids=Path.as_posix
 )
 def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
-    node = OmegaConf.select(
-        composed(tmp_path, choice(file), "logger=none"), ".".join(file.parent.parts)
-    )
-    room = ".".join(file.parent.parts)
+    path = ".".join(file.parent.parts)
+    node = OmegaConf.select(composed_with(file, tmp_path), path)
+    room = ROOMS.get(path, path)
     # a room made of folders is named by each: physics/response/ideal is physics.response.simple
     assert node._target_.startswith(f"pcctlearn.{room}.")
     if file.as_posix() not in NEEDS:
@@ -88,7 +97,8 @@ def test_each_written_key_is_a_parameter(file):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
-        assert {key for key in node if key[0] != "_"} <= set(parameters), node["_target_"]
+        written = {key for key in node if key[0] != "_" and key != "defaults"}
+        assert written <= set(parameters), node["_target_"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -103,3 +113,19 @@ def test_a_trainer_and_a_logger_are_built(tmp_path):
     assert type(trainer).__name__ == "Trainer"
     assert type(trainer.logger).__name__ == "CSVLogger"
     assert composed(tmp_path, "logger=none").logger is False
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("datasets/*.yaml")), ids=lambda file: file.stem)
+def test_every_data_set_can_be_simulated(file, tmp_path):
+    if file.stem != "axial_slice":  # one slice, for train.py
+        config = composed(tmp_path, f"datasets={file.stem}", name="simulate")
+        check_nodes(config)
+        instantiate(config.scan, _convert_="all")
+
+
+@pytest.mark.parametrize("name", ["local", "joblib", "slurm"])
+def test_launchers_set_hydra_s_own(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("simulate", [f"launcher={name}"], return_hydra_config=True)
+    wanted = {"local": "Basic", "joblib": "Joblib", "slurm": "Slurm"}[name]
+    assert wanted in config.hydra.launcher._target_

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    {"shapes", "units", "scan", "files"},
+    {"shapes", "units", "scan", "files", "command"},
     {"solvers", "tomography"},
     {"physics"},
     {"decomposition", "phantoms", "montecarlo"},

@@ -15,6 +15,7 @@ import torch
 from studies import REPOSITORY
 from test_conf import composed
 
+from pcctlearn.command import EXPECTED, explain
 from pcctlearn.experiments import results, run
 
 FEW_SLABS = [
@@ -105,9 +106,9 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, arguments, words):
 
 def said(folder, *overrides):
     """What train.py says of a run that fails, in process."""
-    with pytest.raises(train.EXPECTED) as caught:
+    with pytest.raises(EXPECTED) as caught:
         run.run(composed(folder, *overrides))
-    sentence = train.explain(caught.value)
+    sentence = explain(caught.value, "train.py")
     assert sentence
     assert "\n" not in sentence
     assert set(files(folder)) <= {"arrays.h5"}  # whole, where the disk filled up after it

@@ -21,17 +21,22 @@ def check_config(config: DictConfig) -> None:
     Raises:
         ValueError: a key that the constructor does not take. TypeError: a value of another type.
     """
-    for key, kind in (("seed", int), ("n_threads", int | None), ("objective", str | None)):
-        _check_type(key, config[key], kind)
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed must lie in 0 … {2**32 - 1}, got {config.seed}")
-    if config.n_threads is not None and config.n_threads < 1:
-        raise ValueError(f"n_threads must be 1 or more, or null, got {config.n_threads}")
+    check_nodes(config, objective=str | None)
     if not isinstance(config.study, DictConfig):
         raise TypeError(
             f"study must be built by an experiment, got {config.study!r}: choose one "
             "with experiment=NAME"
         )
+
+
+def check_nodes(config: DictConfig, **kinds: Any) -> None:
+    """The same without a study; ``kinds`` are the types of plain keys beside seed and n_threads."""
+    for key, kind in {"seed": int, "n_threads": int | None, **kinds}.items():
+        _check_type(key, config[key], kind)
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must lie in 0 … {2**32 - 1}, got {config.seed}")
+    if config.n_threads is not None and config.n_threads < 1:
+        raise ValueError(f"n_threads must be 1 or more, or null, got {config.n_threads}")
     _check_node(config, "")
 
 

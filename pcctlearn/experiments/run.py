@@ -40,7 +40,7 @@ def run(config: DictConfig) -> float | None:
         results: StudyResults = study.run(trainer)
         write_results(results, folder)
         try:
-            _draw(results, folder)
+            draw_figures(results, folder)
             seconds = time.perf_counter() - began
             text = OmegaConf.to_yaml(config, resolve=True)
             page = render_report(folder, name, results.summary, results.captions, text, seconds)
@@ -52,7 +52,7 @@ def run(config: DictConfig) -> float | None:
         _log_to(trainer, results, folder)
     finally:
         _finish(trainer)
-    _print_table(name, results, folder, seconds)
+    print_table(name, results, folder, seconds)
     if config.objective is None:
         return None
     if config.objective not in results.numbers:
@@ -76,7 +76,8 @@ def _start_loggers(trainer: Trainer, config: Any) -> None:
         ) from error
 
 
-def _draw(results: StudyResults, folder: Path) -> None:
+def draw_figures(results: StudyResults, folder: Path) -> None:
+    """Every figure of the results, into the run's folder."""
     for name, draw in results.figures.items():
         with written_whole(folder / "figures" / f"{name}.png") as path:
             draw(folder).savefig(path)
@@ -98,7 +99,8 @@ def _finish(trainer: Trainer) -> None:
         wandb.finish()
 
 
-def _print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
+def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
+    """The last lines on the terminal: results, and where the report is."""
     console = Console()
     table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
     table.add_column("result")

@@ -40,7 +40,7 @@ class Interactions(NamedTuple):
     rates: Array
     total: Array
     cosines: Array
-    shapes: Array
+    shapes: NDArray[np.float32]
 
 
 class Fluorescence(NamedTuple):
@@ -133,7 +133,7 @@ def _key(material: Material) -> str | tuple[tuple[str, float], ...]:
 
 
 @lru_cache(maxsize=32)
-def _tables(key: str | tuple[tuple[str, float], ...]) -> tuple[Array, ...]:
+def _tables(key: str | tuple[tuple[str, float], ...]) -> tuple[NDArray[np.floating], ...]:
     elements = composition(key if isinstance(key, str) else dict(key))
     Z, weights = np.array(list(elements), np.int64), np.array(list(elements.values()))
     energies = rate_energies_keV()
@@ -150,7 +150,7 @@ def _tables(key: str | tuple[tuple[str, float], ...]) -> tuple[Array, ...]:
     return rates, rates.sum(0), cosines, shapes
 
 
-def _angular(Z: NDArray[np.int64], weights: Array, section) -> tuple[Array, Array]:
+def _angular(Z: NDArray[np.int64], weights: Array, section) -> tuple[Array, NDArray[np.float32]]:
     """Cosines at equal steps of cumulative probability, and densities per steradian."""
     # denser near zero, where coherent scattering is peaked
     fine = np.unique(np.concatenate([np.linspace(0, 0.05, 401), np.linspace(0.05, 1, 1601)]))

@@ -34,10 +34,17 @@ class Beam:
 
     def __post_init__(self) -> None:
         steps = self.energies_keV.diff()
-        if self.stride < 1 or not torch.allclose(steps, steps[:1].expand_as(steps)):
+        even = (steps > 0).all() and torch.allclose(steps, steps[:1].expand_as(steps))
+        if self.stride < 1 or not even:
+            least, most = (steps.min(), steps.max()) if len(steps) else (0.0, 0.0)
             raise ValueError(
-                f"energies_keV must be equally spaced and stride 1 or more, got steps from "
-                f"{steps.min().item():g} to {steps.max().item():g} keV and stride {self.stride}"
+                f"energies_keV must rise, equally spaced, and stride be 1 or more, got steps from "
+                f"{least:g} to {most:g} keV and stride {self.stride}"
+            )
+        if self.fluence.shape != self.energies_keV.shape:
+            raise ValueError(
+                f"fluence must have one number for each of {len(self.energies_keV)} energies, got "
+                f"{tuple(self.fluence.shape)}"
             )
         if not 5 <= self.energies_keV.min() <= self.energies_keV.max() < HIGHEST_keV:
             raise ValueError(
@@ -106,10 +113,12 @@ class Scene:
         )
 
     def photons(self, panel: Panel) -> float:
-        """Photons of a view, as many as a history has weight for, over a tallied pixel's share."""
+        """Photons of a view if the whole window got what a central pixel of the true panel gets."""
         left, right, bottom, top = panel.window
         area = (right - left) * (top - bottom)
-        return float(self.beam.fluence.sum()) * area / float(np.prod(panel.pixel))
+        return (
+            float(self.beam.fluence.sum()) * area / (self.geometry.row_cm * self.geometry.column_cm)
+        )
 
 
 def scene_of(
@@ -129,7 +138,7 @@ def scene_of(
         voxel_cm: voxels are joined up to this size: scatter does not see small things.
 
     Raises:
-        ValueError: maps that are no densities, or on another grid.
+        ValueError: maps that are no densities, or on another grid; sizes that are none.
     """
     if tuple(maps.shape) != (len(materials), *geometry.volume.shape):
         raise ValueError(
@@ -143,6 +152,11 @@ def scene_of(
             f"maps must not be negative, the least density is {maps.min().item():g} g/cm³: clip "
             "the volume (HU to densities cannot tell less than air)"
         )
+    if pixel_cm is not None and not pixel_cm > 0:
+        raise ValueError(f"pixel_cm of the tallied panel must be positive, got {pixel_cm:g}")
+    for name, size in {"margin_cm": margin_cm, "voxel_cm": voxel_cm}.items():
+        if not size >= 0:
+            raise ValueError(f"{name} of the scene must be 0 or more, got {size:g}")
     voxels = _voxels(maps, geometry.volume, voxel_cm)
     per_gram = interactions(materials)
     unit = voxels.unit_g_cm3[:, None]

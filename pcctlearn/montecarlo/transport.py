@@ -84,7 +84,8 @@ class ScatterEstimate:
         self, registered: Float[Tensor, "*pixel bin group"]
     ) -> Float[Tensor, "bin row column"]:
         """Σ_g R_b(g) N_g: counts in each bin, for one response or one for each pixel."""
-        return (registered @ self.photons.movedim(0, -1)[..., None])[..., 0].movedim(-1, 0)
+        photons = self.photons.movedim(0, -1)[..., None]
+        return (registered.to(photons) @ photons)[..., 0].movedim(-1, 0)
 
 
 class ObjectScatter:
@@ -106,8 +107,8 @@ class ObjectScatter:
         self,
         accuracy: float = 0.02,
         smoothing_cm: float = 2.4,
-        pixel_cm: float = 0.4,
-        voxel_cm: float = 0.32,
+        pixel_cm: float = 0.48,
+        voxel_cm: float = 0.4,
         n_points: int = 4,
         group_stride: int = 3,
         chunk_histories: int = 1000,
@@ -135,8 +136,15 @@ class ObjectScatter:
         self, scene: Scene, view: int, registered: Float[Tensor, "bin group"], seed: int
     ) -> ScatterEstimate:
         """Scatter in one view, whose bins count ``registered`` photons of each group."""
+        n_groups = len(scene.beam.groups_keV)
+        if registered.shape[-1] != n_groups:
+            raise ValueError(
+                f"registered must have a column for each of {n_groups} groups, got "
+                f"{registered.shape[-1]}: take the response at the beam's groups_keV"
+            )
         panel = scene.panel(view)
         view_seed = int(np.random.SeedSequence([seed, view]).generate_state(1, np.uint32)[0])
+        bins_of_groups = registered.detach().cpu().numpy()
         rows_cm, columns_cm = scene.positions_cm()
         smooth_rows = smoothing_matrix(scene.geometry.rows_cm, rows_cm, self.smoothing_cm)
         smooth_columns = smoothing_matrix(scene.geometry.columns_cm, columns_cm, self.smoothing_cm)
@@ -146,7 +154,7 @@ class ObjectScatter:
                 scene, panel, view_seed, _CHUNKS_AT_ONCE, self.chunk_histories, chunk, self.n_points
             )
             for values in tally.values[:, 0]:
-                counted = np.moveaxis(values @ registered.numpy().T, -1, 0)
+                counted = np.moveaxis(values @ bins_of_groups.T, -1, 0)
                 bins.add(smooth_rows @ counted @ smooth_columns.T)
                 photons = photons + values
             chunk += _CHUNKS_AT_ONCE

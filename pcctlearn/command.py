@@ -1,0 +1,58 @@
+"""What the commands share: an error is one sentence and an exit status, not a traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+# what a wrong word, a wrong file, a full disk or memory, or a missing package raises; anything else
+# is ours, with its traceback
+EXPECTED = (
+    ValueError,
+    TypeError,
+    OSError,
+    ArithmeticError,
+    MemoryError,
+    ImportError,
+    HydraException,
+    OmegaConfBaseException,
+)
+
+
+def run_command(main: Callable[[], object], script: str) -> None:
+    """Call a Hydra main; exit with 2 and a sentence where it meets an expected error."""
+    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
+    try:
+        main()
+    except EXPECTED as error:
+        if wants_traceback:
+            raise
+        print(f"pcctlearn: {explain(error, script)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: BaseException, script: str) -> str:
+    """What was wrong and how to mend it, in one line."""
+    first = " ".join(str(error).split())
+    if first.startswith("Could not override"):
+        key = first.split("'")[1]
+        return f"there is no configuration key {key!r}: `python {script} --cfg job` shows them all"
+    if isinstance(error, MissingConfigException) and "Available options" in first:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        choices = first.partition(f"in '{group}':")[2].partition("Config search path")[0]
+        return f"{group}={choice} is no choice: take one of {', '.join(choices.split())}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: add {error.full_key}=VALUE"
+    while isinstance(error, HydraException) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.errno is not None:
+        folder = "folder" if script == "simulate.py" else "hydra.run.dir"
+        remedy = f"is it there and open to you? Choose another folder with {folder}=FOLDER"
+        if error.errno == errno.ENOSPC:
+            remedy = f"free some space, or choose another folder with {folder}=FOLDER"
+        return f"{error.filename}: {error.strerror}; {remedy}"
+    return " ".join(str(error).split())

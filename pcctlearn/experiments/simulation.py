@@ -1,0 +1,220 @@
+"""Make a data set: every case one scan file, in any number of jobs, to be continued at any time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numba
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pcctlearn.datasets.scan_file import read_scan, write_scan
+from pcctlearn.datasets.simulated import mean_spr
+from pcctlearn.experiments.config import check_nodes
+from pcctlearn.experiments.results import StudyResults, write_results
+from pcctlearn.experiments.run import draw_figures, print_table
+from pcctlearn.figures import simulated_scans
+from pcctlearn.files import written_whole
+from pcctlearn.montecarlo.tally import relative_noise
+from pcctlearn.report import render_report
+
+_RECORDED = ("scan", "datasets", "seed")  # what decides what is in a scan
+_NOT_OF_A_SCAN = (("datasets", "n_cases"), ("datasets", "limit"), ("datasets", "cache"))
+
+
+def simulate(config: DictConfig) -> None:
+    """The scans that ``config.datasets`` names, or the detector response ``config.response``."""
+    check_nodes(config, folder=str, share=str, response_folder=str)
+    if config.n_threads is not None:
+        torch.set_num_threads(config.n_threads)
+        numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
+    if config.response is None:
+        simulate_scans(config)
+    else:
+        simulate_response(config)
+
+
+def simulate_response(config: DictConfig) -> None:
+    """Follow photons into a detector, and write down what it registers."""
+    simulation = instantiate(config.response, _convert_="all")
+    with _bars(simulation.name) as (bar, _):
+        simulation.run(bar)
+    for path in simulation.write(Path(config.response_folder)):
+        Console().print(f"wrote {path}", soft_wrap=True)
+
+
+def simulate_scans(config: DictConfig) -> None:
+    """This job's share of the scans; a report once all of them are there."""
+    began = time.perf_counter()
+    cases = instantiate(config.datasets, _convert_="all")
+    mine = _share(config.share, len(cases))
+    paths = [_path(config.folder, name) for name in cases.names]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two cases have the same name: rename one of their files")
+    recorded = _recorded(config)
+    finished = [path for path in paths if path.is_file()]
+    for path in finished:
+        _require_same(path, recorded)
+    missing = [index for index in mine if paths[index] not in finished]
+    for index in mine:  # what an interruption left half-written
+        paths[index].with_name(f".{paths[index].name}.part{paths[index].suffix}").unlink(True)
+
+    if missing:
+        simulator = instantiate(config.scan, _convert_="all")
+        with _bars("scans", "views of this scan") as (scans, views):
+            for done, index in enumerate(missing):
+                scans(done, len(missing))
+                seed = np.random.SeedSequence([config.seed, _number(cases.names[index])])
+                scan = simulator.scan(
+                    cases.maps(index, simulator.geometry.volume),
+                    cases.names[index],
+                    int(seed.generate_state(1, np.uint32)[0]),
+                    views,
+                    recorded,
+                )
+                write_scan(paths[index], scan)
+                scans(done + 1, len(missing))
+    if all(path.is_file() for path in paths):
+        _report(config, paths, time.perf_counter() - began)
+    else:
+        n_there = sum(path.is_file() for path in paths)
+        Console().print(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
+
+
+def _report(config: DictConfig, paths: list[Path], seconds: float) -> None:
+    folder = Path(config.folder)
+    results = _results(paths)
+    write_results(results, folder)
+    draw_figures(results, folder)
+    name = f"simulated scans: {HydraConfig.get().runtime.choices['datasets']}"
+    text = OmegaConf.to_yaml(config, resolve=True)
+    page = render_report(folder, name, results.summary, results.captions, text, seconds)
+    with written_whole(folder / "report.html") as path:
+        path.write_text(page)
+    print_table(name, results, folder, seconds)
+
+
+def _results(paths: list[Path]) -> StudyResults:
+    wanted = ("primary", "scatter", "scatter_standard_error", "line_integrals")
+    spr, by_bin, noise, factors = [], [], [], []
+    for path in paths:
+        scan = read_scan(path, wanted)
+        primary, scatter = scan.at("primary"), scan.at("scatter")
+        line_integrals = scan.at("line_integrals")
+        spr.append(mean_spr(primary, scatter, line_integrals))
+        by_bin.append(
+            [
+                mean_spr(primary[b, None], scatter[b, None], line_integrals)
+                for b in range(len(primary))
+            ]
+        )
+        views = zip(
+            scatter.movedim(1, 0).numpy(),
+            scan.at("scatter_standard_error").movedim(1, 0).numpy(),
+            strict=True,
+        )
+        if scatter.any():
+            noise.append(max(relative_noise(*view).max() for view in views))
+        factors.append(scan.scatter_factor or 0.0)
+    numbers = {
+        "n_scans": float(len(paths)),
+        "spr_mean": float(np.mean(spr)),
+        "spr_least": min(spr),
+        "spr_most": max(spr),
+        "scatter_factor_mean": float(np.mean(factors)),
+    }
+    for number, value in enumerate(np.mean(by_bin, 0), 1):
+        numbers[f"spr_bin_{number}_mean"] = float(value)
+    if noise:
+        numbers["scatter_relative_error_most"] = float(max(noise))
+    return StudyResults(
+        numbers=numbers,
+        arrays={"spr": np.array(spr), "spr_by_bin": np.array(by_bin)},
+        figures={
+            "primary_and_scatter": simulated_scans.primary_and_scatter,
+            "cases": simulated_scans.cases,
+        },
+        captions={
+            "primary_and_scatter": "The first scan, two of its views: primary and scattered counts "
+            "as a fraction of air, and their ratio (SPR), in every bin.",
+            "cases": "What was scanned: slices through the middle at 60 keV, in HU.",
+        },
+        summary=f"{len(paths)} scans in {paths[0].parent}: scatter over primary "
+        f"{100 * numbers['spr_mean']:.3g} % (factor {numbers['scatter_factor_mean']:.3g} on what "
+        "was simulated).",
+    )
+
+
+def _share(share: str, n_cases: int) -> range:
+    """``1/4`` of five cases is 1, which is followed by 5."""
+    try:
+        first, n_jobs = map(int, share.split("/"))
+    except ValueError:
+        first, n_jobs = -1, 0
+    if not 0 <= first < n_jobs:
+        raise ValueError(f"share must be JOB/JOBS, from 0/4 to 3/4 for four jobs; got {share!r}")
+    return range(first, n_cases, n_jobs)
+
+
+def _number(name: str) -> int:
+    """A case keeps its noise whatever the others are."""
+    return int.from_bytes(name.encode(), "little") % 2**64
+
+
+def _path(folder: str, name: str) -> Path:
+    return Path(folder) / "scans" / f"{name.replace('/', '_')}.h5"
+
+
+def _recorded(config: DictConfig) -> str:
+    """What made a scan, in words that are the same wherever the project lies."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    kept = {key: plain[key] for key in _RECORDED}
+    for group, key in _NOT_OF_A_SCAN:
+        kept[group].pop(key, None)
+    text = OmegaConf.to_yaml(OmegaConf.create(kept))
+    return text.replace(str(config.paths.root), "${paths.root}")
+
+
+def _require_same(path: Path, recorded: str) -> None:
+    try:
+        with h5py.File(path) as file:
+            there = str(file.attrs.get("config", ""))
+    except OSError:
+        raise ValueError(f"{path} is no HDF5 file: delete it, and it is made again") from None
+    if there != recorded:
+        old, new = (_flat(OmegaConf.to_container(OmegaConf.create(t))) for t in (there, recorded))
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        differ = ", ".join(f"{key} ({old.get(key)} there)" for key in keys[:3])
+        raise ValueError(
+            f"{path} was made with other settings: {differ}; choose another folder=FOLDER, or "
+            "delete the scans in this one"
+        )
+
+
+def _flat(node: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {name: node}
+    parts = (_flat(value, f"{name}.{key}" if name else str(key)) for key, value in node.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+@contextmanager
+def _bars(*titles: str) -> Iterator[tuple[Any, Any]]:
+    """One progress bar for each title; each is told what is done, of how much."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        tasks = [progress.add_task(title, total=None) for title in titles]
+
+        def update(task: Any) -> Any:
+            return lambda done, total: progress.update(task, completed=done, total=total)
+
+        updates = [update(task) for task in tasks]
+        yield updates[0], updates[-1]

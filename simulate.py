@@ -1,0 +1,32 @@
+"""Make data: scans with scatter and noise of phantoms or CT volumes, or a detector's response.
+
+Commands:
+    python simulate.py                                           ten heads, a minute or two
+    python simulate.py datasets=nifti datasets.path=CT.nii.gz    your own CT
+    python simulate.py response=silicon                          the response of a detector
+    python simulate.py --help                                    what there is to choose
+
+Interrupted, the same command goes on where it stopped.
+"""
+
+import os
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from pcctlearn.command import run_command
+
+os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="simulate")
+def main(config: DictConfig) -> None:
+    """Simulate what the configuration says."""
+    from pcctlearn.experiments.simulation import simulate  # heavy imports wait until needed
+
+    simulate(config)
+
+
+if __name__ == "__main__":
+    run_command(main, "simulate.py")

@@ -1,0 +1,141 @@
+"""simulate.py: the same data set in one go, in parts, and after an interruption."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from studies import REPOSITORY
+from test_conf import composed
+
+from pcctlearn.datasets.scan_file import faults
+from pcctlearn.experiments import simulation
+
+SMALL = [
+    "datasets.n_cases=3",
+    "tomography.n_views=2",
+    "tomography.n_rows=8",
+    "tomography.n_columns=12",
+    "tomography.pixel_cm=3.84",
+    "tomography.volume.n_z=24",
+    "tomography.volume.n_y=28",
+    "tomography.volume.n_x=24",
+    "tomography.volume.voxel_cm=1.0",
+    "montecarlo.transport.accuracy=0.3",
+    "montecarlo.transport.chunk_histories=50",
+    "montecarlo.transport.pixel_cm=3.84",
+]
+
+
+def make(folder, *overrides):
+    config = composed(folder, *SMALL, f"folder={folder}", *overrides, name="simulate")
+    simulation.simulate(config)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "scans").glob("*.h5")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+        make(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+
+
+def test_scans_report_and_figures_are_there(whole):
+    scans = sorted((whole / "scans").iterdir())
+    assert [path.name for path in scans] == [f"head_0000{k}.h5" for k in range(3)]
+    assert [faults(path) for path in scans] == [[], [], []]
+    for name in ("results.json", "report.html", "figures/cases.png"):
+        assert (whole / name).stat().st_size > 0
+
+
+def test_shares_make_the_same_set(whole, tmp_path):
+    make(tmp_path, "share=1/2")
+    assert set(bytes_of(tmp_path)) == {"head_00001.h5"}
+    assert not (tmp_path / "report.html").exists()
+    make(tmp_path, "share=0/2")
+    assert bytes_of(tmp_path) == bytes_of(whole)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
+    calls, write = [], simulation.write_scan
+
+    def write_then_stop(path, scan):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(path)
+        write(path, scan)
+
+    monkeypatch.setattr(simulation, "write_scan", write_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path)
+    monkeypatch.setattr(simulation, "write_scan", write)
+    assert len(bytes_of(tmp_path)) == 1
+    half_written = tmp_path / "scans" / ".head_00001.h5.part.h5"
+    half_written.write_bytes(b"what a kill -9 leaves")
+    made = (tmp_path / "scans" / "head_00000.h5").stat().st_mtime_ns
+    make(tmp_path)
+    assert (tmp_path / "scans" / "head_00000.h5").stat().st_mtime_ns == made
+    assert bytes_of(tmp_path) == bytes_of(whole)
+    assert not half_written.exists()
+
+
+def test_a_larger_set_keeps_what_is_there(whole, tmp_path):
+    shutil.copytree(whole / "scans", tmp_path / "scans")
+    make(tmp_path, "datasets.n_cases=4")
+    before = bytes_of(whole)
+    assert {name: bytes_of(tmp_path)[name] for name in before} == before
+    assert len(bytes_of(tmp_path)) == 4
+
+
+def test_scans_of_other_settings_are_not_mixed(whole):
+    before = bytes_of(whole)
+    with pytest.raises(ValueError, match=r"other settings: scan\.spr \(0\.1 there\)"):
+        make(whole, "scan.spr=0.2")
+    assert bytes_of(whole) == before
+
+
+def test_a_damaged_scan_is_named(whole, tmp_path):
+    shutil.copytree(whole / "scans", tmp_path / "scans")
+    (tmp_path / "scans" / "head_00002.h5").write_bytes(b"no HDF5")
+    with pytest.raises(ValueError, match=r"head_00002\.h5 is no HDF5 file: delete it"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("share", ["2/2", "-1/2", "half", "1"])
+def test_a_share_that_is_none(tmp_path, share):
+    with pytest.raises(ValueError, match="share must be JOB/JOBS"):
+        make(tmp_path, f"share='{share}'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_response_is_made(tmp_path):
+    make(
+        tmp_path,
+        "response=silicon",
+        "response.n_histories=1000",
+        "response.first_keV=40.5",
+        "response.last_keV=42.5",
+        f"response_folder={tmp_path}",
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["silicon_60mm.csv", "silicon_60mm_pairs.npz"]
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "simulate.py"), "datasets=nifti"]
+    done = subprocess.run(
+        [*command, f"folder={tmp_path}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("pcctlearn: datasets.path needs a value")
