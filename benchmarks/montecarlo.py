@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pcctlearn.montecarlo.scene import Beam, Scene, scene_of
 from pcctlearn.montecarlo.tally import smoothing_matrix
-from pcctlearn.montecarlo.tracking import N_COMPTON
+from pcctlearn.montecarlo.tracking import N_SCATTERED
 from pcctlearn.montecarlo.transport import ObjectScatter, follow
 from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.physics.response.analytic import Analytic
@@ -120,7 +120,7 @@ def object_speed(scene: Scene, scatter: ObjectScatter, repeats: int) -> dict[str
         follow(scene, panel, 1, N_CHUNKS, n_forced, n_points=n_points)
 
     ledger = follow(scene, panel, 1, N_CHUNKS, n_forced, n_points=n_points).ledger
-    interactions = ledger[:, N_COMPTON].sum() / (N_CHUNKS * n_forced)
+    interactions = ledger[:, N_SCATTERED].sum() / (N_CHUNKS * n_forced)
     forced_speed = N_CHUNKS * n_forced / best(forced, repeats)
     rays = 2 * n_points * interactions
     return {

@@ -40,7 +40,10 @@ def explain(error: BaseException, script: str) -> str:
     first = " ".join(str(error).split())
     if first.startswith("Could not override"):
         key = first.split("'")[1]
-        return f"there is no configuration key {key!r}: `python {script} --cfg job` shows them all"
+        return (
+            f"no configuration sets {key!r}: `python {script} --cfg job` shows what is set; what "
+            f"its class takes beside that is added as +{key}=VALUE"
+        )
     if isinstance(error, MissingConfigException) and "Available options" in first:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         choices = first.partition(f"in '{group}':")[2].partition("Config search path")[0]

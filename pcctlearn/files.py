@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 
 @contextmanager
@@ -13,7 +16,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    temporary = path.with_name(f"{_parts(path)}{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -25,3 +28,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def discard_parts(path: Path) -> None:
+    """Remove what killed processes of this machine have left of a file half-written."""
+    for part in path.parent.glob(f"{_parts(path)}*.part{path.suffix}"):
+        process = part.name.removeprefix(_parts(path)).partition(".")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _parts(path: Path) -> str:
+    """How the names of its parts begin: two jobs, on one machine or two, do not share one."""
+    return f".{path.name}.{platform.node()}."

@@ -4,20 +4,31 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-STAGES = ("counts", "line_integrals", "expected_counts", "maps", "vmi")
+STAGES = (
+    "counts",
+    "scatter_fraction",
+    "corrected_counts",
+    "line_integrals",
+    "expected_counts",
+    "maps",
+    "vmi",
+)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Scan:
     """One scan, as far as the chain has taken it, or what is known to be true of it.
 
-    counts (batch, bin, view, *pixel) photons; line_integrals (batch, material, view, *pixel)
-    g/cm²; expected_counts, what the scanner's model expects behind these line integrals, as
-    counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``precision``
+    counts (batch, bin, view, *pixel) photons; scatter_fraction, scatter over all counts, and
+    corrected_counts, what is left without it, as counts; line_integrals (batch, material, view,
+    *pixel) g/cm²; expected_counts, what the scanner's model expects behind these line integrals,
+    as counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``precision``
     (batch, view, *pixel, material, material) is the Fisher information of the line integrals.
     """
 
     counts: Tensor | None = None
+    scatter_fraction: Tensor | None = None
+    corrected_counts: Tensor | None = None
     line_integrals: Tensor | None = None
     expected_counts: Tensor | None = None
     maps: Tensor | None = None

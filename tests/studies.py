@@ -69,7 +69,11 @@ def slab_problem(n_pixels=1, bias_keV=0.5):
     precision = fisher_information(A, chain.decompose.model.spectra().detach(), model.attenuation)
     return (
         chain,
-        Scan(channels_first(counts), channels_first(A), precision=precision[None]),
+        Scan(
+            counts=channels_first(counts),
+            line_integrals=channels_first(A),
+            precision=precision[None],
+        ),
         true_edges,
     )
 
@@ -89,7 +93,8 @@ def phantom_problem(columns=(7, 15), bias_keV=0.5):
     A = water_calcium_phantom().line_integrals(*beam.rays())[None]
     counts = with_edges(model, true_edges)(A[0].movedim(0, -1)).detach()
     chain = Chain(MaximumLikelihood(with_edges(model, nominal)), reconstruct)
-    return chain, Scan(channels_first(counts), A, maps=reconstruct @ A), true_edges
+    target = Scan(counts=channels_first(counts), line_integrals=A, maps=reconstruct @ A)
+    return chain, target, true_edges
 
 
 def module_builder(chain, loss, true_edges_keV):

@@ -10,8 +10,9 @@ FLOORS = [
     {"solvers", "tomography"},
     {"physics"},
     {"decomposition", "phantoms", "montecarlo"},
-    {"calibration"},  # what decompositions tell of a detector
+    {"calibration", "scatter"},  # what decompositions and photons tell of a detector
     {"chain", "datasets", "losses"},
+    {"metrics"},
     {"training"},
     {"figures"},
     {"report"},  # shows figures

@@ -52,7 +52,7 @@ ARRAYS = {
     "line_integrals": ScanArray("material view row column", "g/cm2", "float32", _SIGNED),
     "maps": ScanArray("material z y x", "g/cm3", "float32", _SIGNED),
     "true_thresholds_keV": _EDGES._replace(axes="row column edge"),
-    "skew_cm": ScanArray("filter row column", "cm", refused=("not finite",)),  # of either sign
+    "skew_cm": ScanArray("filter row column", "cm", refused=_SIGNED),
     "spectrum/energies_keV": ScanArray("energy", "keV", increases=True),
     "spectrum/fluence": ScanArray("energy", "photons"),
     "response/energies_keV": ScanArray("energy", "keV"),

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
-from pcctlearn.montecarlo.scene import Beam, scene_of
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
@@ -19,6 +18,7 @@ from pcctlearn.shapes import Energies
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
 
+_MOST_SKEW = 10.0  # fold
 SHADOW_G_CM2 = 1.0  # a ray with more in its way passes the object
 
 Progress = Callable[[int, int], None]  # views done, of all
@@ -81,6 +81,10 @@ class ScanSimulator:
         for name, value in (("spr", spr), ("scatter_factor", scatter_factor)):
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}")
+        if spr is not None and scatter is None:
+            raise ValueError(
+                f"scatter=null simulates none, so that spr={spr:g} cannot be met: set spr to null"
+            )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
         edges = model.thresholds.edges_keV.detach()
@@ -156,16 +160,9 @@ class ScanSimulator:
         scatter, error = torch.zeros(2, *shape, dtype=torch.float64)
         if self.scatter is None:
             return scatter, error
-        source = Beam(self.model.energies_keV, self.model.fluence, self.scatter.group_stride)
-        scene = scene_of(
-            maps,
-            self.model.materials,
-            beam,
-            source,
-            pixel_cm=self.scatter.pixel_cm,
-            voxel_cm=self.scatter.voxel_cm,
-        )
-        each = self._detector.registered(source.groups_keV)
+        model = self.model
+        scene = self.scatter.scene(maps, model.materials, beam, model.energies_keV, model.fluence)
+        each = self._detector.registered(scene.beam.groups_keV)
         typical = each.mean((0, 1))
         for view in range(beam.n_views):
             estimate = self.scatter.estimate(scene, view, typical, seed)
@@ -179,7 +176,10 @@ class ScanSimulator:
             return self.scatter_factor
         if self.spr is None or self.scatter is None:
             return 1.0
-        return self.spr / mean_spr(primary, scatter, line_integrals)
+        there = mean_spr(primary, scatter, line_integrals)
+        if there == 0:
+            raise ValueError(f"there is no scatter to scale to spr={self.spr:g}: set spr to null")
+        return self.spr / there
 
     def _relative_flux(self) -> Float[Tensor, "row column"]:
         """cos³ of the angle at which rays meet the panel: fluence of a point source on a plane."""
@@ -204,6 +204,15 @@ class ScanSimulator:
                 raise ValueError(
                     f"threshold_error_keV={error_keV:g} makes thresholds of a pixel cross: "
                     "lower it or move the thresholds apart"
+                )
+        for name, spread in skew_cm.items():
+            if not 0 <= spread < float("inf"):
+                raise ValueError(f"skew_cm.{name} is a spread, 0 cm or more, got {spread}")
+            # three spreads to either side, at the energy that suffers most
+            if transmission(name, 3 * spread, self.model.energies_keV).min() < 1 / _MOST_SKEW:
+                raise ValueError(
+                    f"skew_cm.{name}={spread:g} changes the fluence more than {_MOST_SKEW:g}-fold "
+                    "in some pixels: no detector is calibrated from there, lower it"
                 )
         filters = [
             spread * torch.randn(*shape, generator=generator, dtype=torch.float64)

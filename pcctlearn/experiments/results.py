@@ -9,6 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from pcctlearn.files import written_whole
@@ -42,3 +44,23 @@ def write_results(results: StudyResults, folder: Path) -> None:
             file.create_dataset(name, data=array, compression="gzip" if array.ndim > 1 else None)
     with written_whole(folder / "results.json") as path:
         path.write_text(json.dumps(results.numbers, indent=2) + "\n")
+
+
+def draw_figures(results: StudyResults, folder: Path) -> None:
+    """Every figure of the results, into the run's folder."""
+    for name, draw in results.figures.items():
+        with written_whole(folder / "figures" / f"{name}.png") as path:
+            draw(folder).savefig(path)
+
+
+def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
+    """The last lines on the terminal: results, and where the report is."""
+    console = Console()
+    table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
+    table.add_column("result")
+    table.add_column("value", justify="right")
+    for key, value in results.numbers.items():
+        table.add_row(key, f"{value:.4g}")
+    console.print(table)
+    console.print(results.summary)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

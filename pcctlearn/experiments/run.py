@@ -12,11 +12,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
-from rich.table import Table
 
 from pcctlearn.experiments.config import check_config
-from pcctlearn.experiments.results import StudyResults, write_results
+from pcctlearn.experiments.results import (
+    StudyResults,
+    draw_figures,
+    print_table,
+    write_results,
+)
+from pcctlearn.experiments.simulation import scans_to_learn_from
 from pcctlearn.files import written_whole
 from pcctlearn.report import render_report
 
@@ -33,7 +37,8 @@ def run(config: DictConfig) -> float | None:
     seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.n_threads or torch.get_num_threads())
 
-    study = instantiate(config.study, _convert_="all")
+    made = {"scans": scans_to_learn_from(config)} if "scan" in config else {}
+    study = instantiate(config.study, **made, _convert_="all")
     trainer: Trainer = instantiate(config.trainer, _convert_="all")
     try:
         _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
@@ -76,13 +81,6 @@ def _start_loggers(trainer: Trainer, config: Any) -> None:
         ) from error
 
 
-def draw_figures(results: StudyResults, folder: Path) -> None:
-    """Every figure of the results, into the run's folder."""
-    for name, draw in results.figures.items():
-        with written_whole(folder / "figures" / f"{name}.png") as path:
-            draw(folder).savefig(path)
-
-
 def _log_to(trainer: Trainer, results: StudyResults, folder: Path) -> None:
     for logger in trainer.loggers:
         logger.log_metrics({f"results/{k}": v for k, v in results.numbers.items()})
@@ -97,19 +95,6 @@ def _finish(trainer: Trainer) -> None:
         import wandb
 
         wandb.finish()
-
-
-def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
-    """The last lines on the terminal: results, and where the report is."""
-    console = Console()
-    table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
-    table.add_column("result")
-    table.add_column("value", justify="right")
-    for key, value in results.numbers.items():
-        table.add_row(key, f"{value:.4g}")
-    console.print(table)
-    console.print(results.summary)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _be_quiet() -> None:

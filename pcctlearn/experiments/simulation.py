@@ -1,9 +1,11 @@
 """Make a data set: every case one scan file, in any number of jobs, to be continued at any time."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import h5py
@@ -19,10 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
-from pcctlearn.experiments.results import StudyResults, write_results
-from pcctlearn.experiments.run import draw_figures, print_table
+from pcctlearn.experiments.results import (
+    StudyResults,
+    draw_figures,
+    print_table,
+    write_results,
+)
 from pcctlearn.figures import simulated_scans
-from pcctlearn.files import written_whole
+from pcctlearn.files import discard_parts, written_whole
 from pcctlearn.montecarlo.tally import relative_noise
 from pcctlearn.report import render_report
 
@@ -54,9 +60,19 @@ def simulate_response(config: DictConfig) -> None:
 def simulate_scans(config: DictConfig) -> None:
     """This job's share of the scans; a report once all of them are there."""
     began = time.perf_counter()
+    paths = make_scans(config, Path(config.folder), config.share)
+    if all(path.is_file() for path in paths):
+        _report(config, paths, time.perf_counter() - began)
+    else:
+        n_there = sum(path.is_file() for path in paths)
+        Console().print(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
+
+
+def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Path]:
+    """The scans of all cases of ``config.datasets``, of which this job makes what is missing."""
     cases = instantiate(config.datasets, _convert_="all")
-    mine = _share(config.share, len(cases))
-    paths = [_path(config.folder, name) for name in cases.names]
+    mine = _share(share, len(cases))
+    paths = [folder / "scans" / f"{name.replace('/', '_')}.h5" for name in cases.names]
     if len(set(paths)) < len(paths):
         raise ValueError("two cases have the same name: rename one of their files")
     recorded = _recorded(config)
@@ -64,10 +80,12 @@ def simulate_scans(config: DictConfig) -> None:
     for path in finished:
         _require_same(path, recorded)
     missing = [index for index in mine if paths[index] not in finished]
-    for index in mine:  # what an interruption left half-written
-        paths[index].with_name(f".{paths[index].name}.part{paths[index].suffix}").unlink(True)
-
     if missing:
+        (folder / "scans").mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder / "scans"):
+            pass  # told now that it cannot be written to, not after the first scan
+        for index in missing:
+            discard_parts(paths[index])
         simulator = instantiate(config.scan, _convert_="all")
         with _bars("scans", "views of this scan") as (scans, views):
             for done, index in enumerate(missing):
@@ -76,17 +94,21 @@ def simulate_scans(config: DictConfig) -> None:
                 scan = simulator.scan(
                     cases.maps(index, simulator.geometry.volume),
                     cases.names[index],
-                    int(seed.generate_state(1, np.uint32)[0]),
+                    int(seed.generate_state(1, np.uint64)[0] >> 1),
                     views,
                     recorded,
                 )
                 write_scan(paths[index], scan)
                 scans(done + 1, len(missing))
-    if all(path.is_file() for path in paths):
-        _report(config, paths, time.perf_counter() - began)
-    else:
-        n_there = sum(path.is_file() for path in paths)
-        Console().print(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
+    return paths
+
+
+def scans_to_learn_from(config: DictConfig) -> list[Path]:
+    """The scans that a study learns from, made on first use: a folder for each way to make them."""
+    choice = HydraConfig.get().runtime.choices["datasets"]
+    digest = hashlib.sha256(_recorded(config).encode()).hexdigest()[:8]
+    folder = Path(config.paths.root) / "data" / "generated" / f"{choice}-{digest}"
+    return make_scans(config, folder)
 
 
 def _report(config: DictConfig, paths: list[Path], seconds: float) -> None:
@@ -165,12 +187,8 @@ def _share(share: str, n_cases: int) -> range:
 
 
 def _number(name: str) -> int:
-    """A case keeps its noise whatever the others are."""
-    return int.from_bytes(name.encode(), "little") % 2**64
-
-
-def _path(folder: str, name: str) -> Path:
-    return Path(folder) / "scans" / f"{name.replace('/', '_')}.h5"
+    """A number for each name: a case keeps its noise whatever the others are."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _recorded(config: DictConfig) -> str:

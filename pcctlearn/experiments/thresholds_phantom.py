@@ -125,11 +125,16 @@ class PhantomCalibration:
         precision = fisher_information(
             A[0].movedim(0, -1), chain.decompose.model.spectra().detach(), self.model.attenuation
         )
-        target = Scan(self._counts(detector, A), A, maps=reconstruct @ A, precision=precision[None])
+        target = Scan(
+            counts=self._counts(detector, A),
+            line_integrals=A,
+            maps=reconstruct @ A,
+            precision=precision[None],
+        )
         grid = self.geometry.image
         patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
         patient_A = Projector(self.geometry).double() @ patient_maps
-        patient = Scan(self._counts(detector, patient_A))
+        patient = Scan(counts=self._counts(detector, patient_A))
         reference = chain.onward(Scan(line_integrals=patient_A))
 
         before, patient_before = self._image(chain, target), self._image(chain, patient)

@@ -94,7 +94,9 @@ class SlabCalibration:
         chain = Chain(self.decomposition(with_edges(self.model, nominal)))
         information = fisher_information(A, chain.decompose.model.spectra(), self.model.attenuation)
         precision = information.detach()[None]
-        target = Scan(channels_first(counts), channels_first(A), precision=precision)
+        target = Scan(
+            counts=channels_first(counts), line_integrals=channels_first(A), precision=precision
+        )
         before = self._thickness(chain, target)
         module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
         fit(trainer, module, target, self.max_steps)

@@ -13,7 +13,6 @@ from pcctlearn.montecarlo.tracking import (
     N_PHOTO,
     PRIMARY,
     LOWEST_TRACKED_keV,
-    add,
     chosen,
     emitted,
     meeting,
@@ -29,7 +28,7 @@ def analog_history(panel, voxels, tables, energies, state, tally, ledger):
     """Follow one photon as nature does; the tally has all four kinds."""
     u, v, w, energy, weight, state = emitted(panel, energies, state)
     x, y, z = panel.source
-    add(ledger, EMITTED, weight * energy)
+    ledger[EMITTED] += weight * energy
     kind = PRIMARY
     near, far = crossing(voxels, x, y, z, u, v, w)
     if near < far:
@@ -42,18 +41,18 @@ def analog_history(panel, voxels, tables, energies, state, tally, ledger):
             if k < 0:
                 break
             m, process, state = chosen(tables, voxels.density[k, j, i], energy, 0, total, state)
-            add(ledger, N_PHOTO + process, 1.0)
+            ledger[N_PHOTO + process] += 1.0
             if process == 0:
-                add(ledger, ABSORBED, weight * energy)
+                ledger[ABSORBED] += weight * energy
                 return
             before = energy
             u, v, w, energy, state = scattered(tables, m, process, u, v, w, energy, state)
-            add(ledger, ABSORBED, weight * (before - energy))
+            ledger[ABSORBED] += weight * (before - energy)
             kind = process if kind == PRIMARY else MULTIPLE
             if energy < LOWEST_TRACKED_keV:
-                add(ledger, ABSORBED, weight * energy)
+                ledger[ABSORBED] += weight * energy
                 return
-    add(ledger, ESCAPED, weight * energy)
+    ledger[ESCAPED] += weight * energy
     row, column, _ = meeting(panel, x, y, z, u, v, w)
     if 0 <= column < tally.shape[2] and 0 <= row < tally.shape[1]:
         score(tally, kind, row, column, energies, energy, weight)

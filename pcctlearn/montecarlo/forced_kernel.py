@@ -1,4 +1,8 @@
-"""Photons that are never absorbed, only lighter, and seen from every interaction; compiled."""
+"""Photons that are never absorbed, only lighter, and seen from every interaction; compiled.
+
+``nowhere`` is the path of a photon that has not moved: a tuple with a zero for each material, which
+tells the compiler how many there are, so that paths stay in registers.
+"""
 
 import math
 from typing import no_type_check
@@ -19,10 +23,9 @@ from pcctlearn.montecarlo.photons import (
 from pcctlearn.montecarlo.tracking import (
     COMPTON_ONCE,
     FASTMATH,
-    N_COMPTON,
+    N_SCATTERED,
     RAYLEIGH_ONCE,
     LOWEST_TRACKED_keV,
-    add,
     chosen,
     emitted,
     meeting,
@@ -51,6 +54,7 @@ def _scatter_rates(nowhere, tables, energy, m=0):
     if len(nowhere) == 0:
         return lambda nowhere, tables, energy, m=0: ()
 
+    @no_type_check
     def rates(nowhere, tables, energy, m=0):
         here = rate_at(tables.rates[m, 1], energy) + rate_at(tables.rates[m, 2], energy)
         return (here, *scatter_rates(nowhere[1:], tables, energy, m + 1))
@@ -71,6 +75,7 @@ def _scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
     if len(nowhere) == 0:
         return lambda nowhere, tables, densities, energy, scatter, m=0: ()
 
+    @no_type_check
     def chances(nowhere, tables, densities, energy, scatter, m=0):
         share = densities[m] / scatter
         compton = share * rate_at(tables.rates[m, 1], energy)
@@ -79,6 +84,16 @@ def _scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
         return ((compton, rayleigh), *others)
 
     return chances
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def per_cm(rates, densities):
+    """Σ_m rates_m · density_m."""
+    total = 0.0
+    for m in range(len(rates)):
+        total += rates[m] * densities[m]
+    return total
 
 
 @njit(cache=True, error_model="numpy")
@@ -222,10 +237,10 @@ def forced_history(panel, voxels, tables, energies, n_points, state, nowhere, ta
             weight *= 2
         densities = voxels.density[k, j, i]
         rates = scatter_rates(nowhere, tables, energy)
-        scatter = 0.0
-        for m in range(len(nowhere)):
-            scatter += densities[m] * rates[m]
-        add(ledger, N_COMPTON, 1.0)
+        scatter = per_cm(rates, densities)
+        if scatter <= 0:  # rounding took a way to its far side, into air
+            return
+        ledger[N_SCATTERED] += 1
         chances = scatter_chances(nowhere, tables, densities, energy, scatter)
         photon = (x, y, z, u, v, w, energy, weight)
         state = seen(
@@ -242,12 +257,8 @@ def forced_history(panel, voxels, tables, energies, n_points, state, nowhere, ta
         )
         if k < 0:
             return
-        scatter = 0.0
-        for m in range(len(nowhere)):
-            material_rate = rate_at(tables.rates[m, 1], energy) + rate_at(
-                tables.rates[m, 2], energy
-            )
-            scatter += voxels.density[k, j, i, m] * material_rate
+        rates = scatter_rates(nowhere, tables, energy)
+        scatter = per_cm(rates, voxels.density[k, j, i])
         weight *= scatter / total
 
 

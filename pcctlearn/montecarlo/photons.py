@@ -1,7 +1,7 @@
 """One photon at a time, compiled: its random numbers, its angles, its way through voxels.
 
-Every history draws from a stream of its own, named by seed and number: any number of workers, and
-any processor, follows the same photons. numba's cache of a kernel does not notice a change in this
+Every history draws from a stream of its own, named by seed and number: any number of workers
+follows the same photons. numba's cache of a kernel does not notice a change in this
 file: touch the kernels' own files too.
 """
 
@@ -48,6 +48,7 @@ def _plus(path, length_cm, densities, m=0):
     if len(path) == 1:
         return lambda path, length_cm, densities, m=0: (path[0] + length_cm * densities[m],)
 
+    @no_type_check
     def plus_each(path, length_cm, densities, m=0):
         first = path[0] + length_cm * densities[m]
         return (first, *plus(path[1:], length_cm, densities, m + 1))

@@ -19,13 +19,16 @@ from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.geometry import FanBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
+WIDEST_GROUP_keV = 4.0  # 1 % of what a bin counts of scatter, by linear interpolation
+
 
 @dataclass(frozen=True)
 class Beam:
     """What the tube emits: photons per energy sample to a central pixel, nothing in the beam.
 
     Scatter is tallied at every ``stride``-th of its energies, counted from the highest; values in
-    between are shared by two of them.
+    between are shared by two of them. Photons scattered below the lowest one are left out: it must
+    lie below what the detector counts, with no fluence there if need be.
     """
 
     energies_keV: EnergyGrid
@@ -40,6 +43,11 @@ class Beam:
             raise ValueError(
                 f"energies_keV must rise, equally spaced, and stride be 1 or more, got steps from "
                 f"{least:g} to {most:g} keV and stride {self.stride}"
+            )
+        if len(steps) and self.stride > 1 and self.stride * steps[0] > WIDEST_GROUP_keV:
+            raise ValueError(
+                f"groups of {self.stride * steps[0].item():g} keV are too wide for what a detector "
+                f"does between them: lower group_stride to {WIDEST_GROUP_keV / steps[0].item():.0f}"
             )
         if self.fluence.shape != self.energies_keV.shape:
             raise ValueError(

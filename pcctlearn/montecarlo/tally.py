@@ -7,20 +7,23 @@ Array = NDArray[np.floating]
 
 
 def smoothing_matrix(at_cm: Array, from_cm: Array, sigma_cm: float) -> Array:
-    """Local linear regression with Gaussian weights: (at, from).
+    """Local quadratic regression with Gaussian weights: (at, from).
 
-    Its rows sum to one and a straight line passes unchanged, up to the ends, where a plain Gaussian
-    would bend it. (J. Fan, J. Amer. Stat. Assoc. 87 (1992) 998.) A sigma of 0 interpolates.
+    Its rows sum to one and a parabola passes unchanged, up to the ends, where a plain Gaussian
+    would bend even a straight line (J. Fan and I. Gijbels, "Local Polynomial Modelling and Its
+    Applications", 1996). A sigma below a third of the spacing interpolates.
     """
-    spacing = abs(from_cm[1] - from_cm[0]) if len(from_cm) > 1 else 1.0
-    offset = from_cm[None, :] - at_cm[:, None]
     if len(from_cm) == 1:
         return np.ones((len(at_cm), 1))
-    if sigma_cm < spacing / 3:
+    spacing = abs(from_cm[1] - from_cm[0])
+    if sigma_cm < spacing / 3 or len(from_cm) < 3:
         return _interpolation(at_cm, from_cm)
-    weights = np.exp(-0.5 * (offset / sigma_cm) ** 2)
-    s0, s1, s2 = ((weights * offset**p).sum(1, keepdims=True) for p in range(3))
-    return weights * (s2 - offset * s1) / (s0 * s2 - s1**2)
+    offset = (from_cm[None, :] - at_cm[:, None]) / sigma_cm
+    weights = np.exp(-0.5 * offset**2)
+    powers = np.stack([np.ones_like(offset), offset, offset**2], -1)
+    moments = np.einsum("af,afp,afq->apq", weights, powers, powers)
+    constant = np.linalg.inv(moments)[:, 0]  # the value at the place itself
+    return weights * np.einsum("ap,afp->af", constant, powers)
 
 
 def _interpolation(at_cm: Array, from_cm: Array) -> Array:

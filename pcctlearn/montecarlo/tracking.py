@@ -9,7 +9,6 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
-from numba.extending import overload
 from numpy.typing import NDArray
 
 from pcctlearn.montecarlo.interactions import Interactions
@@ -22,8 +21,8 @@ from pcctlearn.montecarlo.photons import (
 )
 
 PRIMARY, COMPTON_ONCE, RAYLEIGH_ONCE, MULTIPLE = range(4)  # kinds
-EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH = range(6)  # columns of a ledger
-N_LEDGER = 6
+EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH, N_SCATTERED = range(7)  # of a ledger
+N_LEDGER = 7
 LOWEST_TRACKED_keV = 5.0  # no bin counts a photon below: it is absorbed where it is
 
 FASTMATH = {"contract", "arcp", "nsz", "reassoc"}
@@ -50,19 +49,6 @@ class Energies(NamedTuple):
     majorant: NDArray[np.float64]  # 1/cm, the most of any voxel, on the grid of the rates
     first_group: float
     group_step: float
-
-
-def add(values, index, value):
-    """values[index] += value, by whichever means the processor has."""
-    values[index] += value
-
-
-@overload(add)
-def _add_cpu(values, index, value):
-    def add_in_place(values, index, value):
-        values[index] += value
-
-    return add_in_place
 
 
 @njit(cache=True, error_model="numpy")
@@ -154,9 +140,9 @@ def score(tally, kind, row, column, energies, energy, value):
         return
     g = min(int(position), n_groups - 1)
     share = position - g if g < n_groups - 1 else 0.0
-    add(tally, (kind, row, column, g), value * (1 - share))
+    tally[kind, row, column, g] += value * (1 - share)
     if share > 0:
-        add(tally, (kind, row, column, g + 1), value * share)
+        tally[kind, row, column, g + 1] += value * share
 
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)

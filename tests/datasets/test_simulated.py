@@ -145,6 +145,11 @@ def test_what_is_simulated_is_a_valid_file(tmp_path, geometry, model, maps):
         ({"spr": -0.1}, "spr must be 0 or more"),
         ({"threshold_error_keV": -1.0}, "threshold_error_keV must be 0 or more"),
         ({"threshold_error_keV": 30.0}, "makes thresholds of a pixel cross"),
+        ({"spr": 0.1, "scatter": None}, "set spr to null"),
+        ({"skew_cm": {"aluminium": -0.1}}, "skew_cm.aluminium is a spread"),
+        ({"skew_cm": {"aluminium": float("nan")}}, "skew_cm.aluminium is a spread"),
+        ({"skew_cm": {"CdTe": 10.0}}, "skew_cm.CdTe=10 changes the fluence"),
+        ({"skew_cm": {"cheese": 0.1}}, "no density is known"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(geometry, model, settings, words):

@@ -1,14 +1,17 @@
 """simulate.py: the same data set in one go, in parts, and after an interruption."""
 
+import platform
 import shutil
 import subprocess
 import sys
 
+import numba
 import pytest
+import torch
 from studies import REPOSITORY
 from test_conf import composed
 
-from pcctlearn.datasets.scan_file import faults
+from pcctlearn.datasets.scan_file import faults, read_scan
 from pcctlearn.experiments import simulation
 
 SMALL = [
@@ -58,6 +61,20 @@ def test_scans_report_and_figures_are_there(whole):
         assert (whole / name).stat().st_size > 0
 
 
+def test_every_case_has_noise_of_its_own(whole):
+    scans = [
+        read_scan(path, ["counts", "primary", "scatter"]) for path in sorted(whole.glob("scans/*"))
+    ]
+    assert len({scan.seed for scan in scans}) == 3
+    noise = []
+    for scan in scans:
+        expected = scan.at("primary") + scan.at("scatter")
+        noise.append(((scan.at("counts") - expected) / expected.sqrt()).flatten())
+    correlation = torch.corrcoef(torch.stack(noise))
+    off = correlation[~torch.eye(3, dtype=torch.bool)]
+    assert off.abs().max() < 5 / len(noise[0]) ** 0.5
+
+
 def test_shares_make_the_same_set(whole, tmp_path):
     make(tmp_path, "share=1/2")
     assert set(bytes_of(tmp_path)) == {"head_00001.h5"}
@@ -81,7 +98,10 @@ def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
         make(tmp_path)
     monkeypatch.setattr(simulation, "write_scan", write)
     assert len(bytes_of(tmp_path)) == 1
-    half_written = tmp_path / "scans" / ".head_00001.h5.part.h5"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = f".head_00001.h5.{platform.node()}.{dead.pid}.part.h5"
+    half_written = tmp_path / "scans" / name
     half_written.write_bytes(b"what a kill -9 leaves")
     made = (tmp_path / "scans" / "head_00000.h5").stat().st_mtime_ns
     make(tmp_path)
@@ -130,6 +150,25 @@ def test_a_response_is_made(tmp_path):
     )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["silicon_60mm.csv", "silicon_60mm_pairs.npz"]
+
+
+def test_a_folder_that_cannot_be_is_told_before_anything_is_simulated(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(simulation, "write_scan", None)
+    with pytest.raises(OSError, match="file"):
+        make(tmp_path / "file")
+
+
+def test_the_number_of_threads_changes_nothing(whole, tmp_path):
+    before = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        torch.set_num_threads(2)
+        make(tmp_path, "n_threads=2")
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+    assert bytes_of(tmp_path) == bytes_of(whole)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):

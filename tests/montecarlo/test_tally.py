@@ -1,4 +1,4 @@
-"""Smoothing keeps what is straight, and errors are those of the mean."""
+"""Smoothing keeps what bends little, and errors are those of the mean."""
 
 import numpy as np
 import pytest
@@ -17,9 +17,13 @@ def test_rows_sum_to_one(at_cm, sigma_cm):
 
 
 @pytest.mark.parametrize("sigma_cm", [0.2, 0.5, 2.4, 50.0])
-def test_a_straight_line_passes_unchanged_up_to_the_ends(sigma_cm):
+def test_a_parabola_passes_unchanged_up_to_the_ends(sigma_cm):
     matrix = smoothing_matrix(FINE, COARSE, sigma_cm)
-    np.testing.assert_allclose(matrix @ (3 - 0.7 * COARSE), 3 - 0.7 * FINE, rtol=1e-8)
+
+    def parabola(x):
+        return 30 - 0.7 * x - 0.2 * x**2
+
+    np.testing.assert_allclose(matrix @ parabola(COARSE), parabola(FINE), rtol=1e-6)
 
 
 def test_no_sigma_interpolates():
@@ -35,8 +39,8 @@ def test_one_sample_is_spread_evenly():
 
 def test_smoothing_lowers_noise_as_its_width():
     middle = smoothing_matrix(np.zeros(1), (np.arange(201) - 100) * 0.1, 1.0)
-    # Σ w² of a Gaussian kernel: Δ / (2 σ √π)
-    assert (middle**2).sum() == pytest.approx(0.1 / (2 * np.sqrt(np.pi)), rel=1e-6)
+    # Σ w² of the kernel (3/2 − x²/2σ²) φ(x/σ): 27 Δ / (32 σ √π)
+    assert (middle**2).sum() == pytest.approx(0.1 * 27 / (32 * np.sqrt(np.pi)), rel=1e-6)
 
 
 def test_an_accumulator_is_mean_and_standard_error():

@@ -1,10 +1,10 @@
-"""Followed photons obey Beer–Lambert, agree with a quadrature of their first scattering, keep their
-energy, and know how well they know it."""
+"""Followed photons keep the laws that scatter and primary have, and know their own error."""
 
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from math import pi
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,8 +20,6 @@ from pcctlearn.montecarlo.tracking import (
     EMITTED,
     ESCAPED,
     MULTIPLE,
-    N_COMPTON,
-    N_PHOTO,
     PRIMARY,
     RAYLEIGH_ONCE,
 )
@@ -96,6 +94,34 @@ def of_kind(tally, region):
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
+def of_total(tally):
+    """Image of all scatter and its standard error."""
+    values = tally.values.sum((1, 4))
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+class SPR(NamedTuple):
+    """Scatter-to-primary ratio of all counts, and of those in each bin."""
+
+    total: float
+    bins: np.ndarray
+
+
+def scatter_to_primary(scene, line_integrals):
+    """Scatter of the central 4×4 pixels over what the central ray brings, and its error."""
+    registered = ideal(scene.beam.energies_keV)
+    mu = attenuation_table(
+        ["water", "cortical_bone"][: len(line_integrals)], scene.beam.energies_keV
+    )
+    primary = (registered @ (scene.beam.fluence * torch.exp(-line_integrals @ mu))).numpy()
+    tally = follow(scene, scene.panel(0), 3, 20, 20_000)
+    bins = tally.values[:, 0, *CENTRE].mean((1, 2)) @ registered.numpy().T
+    total = bins.sum(1) / primary.sum()
+    bins = bins / primary
+    mean = SPR(total.mean(), bins.mean(0))
+    return mean, SPR(total.std(ddof=1) / np.sqrt(20), bins.std(0, ddof=1) / np.sqrt(20))
+
+
 @cache
 def analog_tally():
     return follow(water(), water().panel(0), 1, 20, 500_000, n_points=None)
@@ -130,7 +156,8 @@ def test_nothing_in_the_beam_gives_the_flat_field():
     maps = torch.zeros(1, *FEW.volume.shape)
     maps[0, 0, 0, 0] = 1e-9
     beam = replace(SIXTY_keV, fluence=5e3 * SIXTY_keV.fluence)
-    scene = scene_of(maps, ["water"], FEW, beam, pixel_cm=6.4)
+    wide = replace(FEW, pixel_cm=8.0)  # cos³ is 0.74 at its corners
+    scene = scene_of(maps, ["water"], wide, beam, pixel_cm=16.0)
     tally = follow(scene, scene.panel(3), 1, 20, 20_000, n_points=None)
     primary = tally.values[:, PRIMARY].sum(-1).mean(0)
     rows, columns = scene.positions_cm()
@@ -188,8 +215,6 @@ def test_analog_photons_keep_their_energy():
         assert abs(left) < 1e-11 * ledger[EMITTED]
     ledger = analog_tally().ledger.sum(0)
     assert (ledger[[ABSORBED, ESCAPED]] > 0).all()
-    # what interacts does so as the cross sections of water have it, within what energy is lost
-    assert ledger[N_COMPTON] / ledger[N_PHOTO] == pytest.approx(0.178 / 0.0152, rel=0.45)
 
 
 @pytest.mark.physics
@@ -228,28 +253,6 @@ def test_scatter_to_primary_of_a_head():
     assert spr.total == pytest.approx(0.48, rel=0.03)
 
 
-class SPR:
-    """Of all counts, and of those in each bin."""
-
-    def __init__(self, total, bins):
-        self.total, self.bins = total, bins
-
-
-def scatter_to_primary(scene, line_integrals):
-    """Scatter of the central 4×4 pixels over what the central ray brings, and its error."""
-    registered = ideal(scene.beam.energies_keV)
-    mu = attenuation_table(
-        ["water", "cortical_bone"][: len(line_integrals)], scene.beam.energies_keV
-    )
-    primary = (registered @ (scene.beam.fluence * torch.exp(-line_integrals @ mu))).numpy()
-    tally = follow(scene, scene.panel(0), 3, 20, 20_000)
-    bins = tally.values[:, 0, *CENTRE].mean((1, 2)) @ registered.numpy().T
-    total = bins.sum(1) / primary.sum()
-    bins = bins / primary
-    mean = SPR(total.mean(), bins.mean(0))
-    return mean, SPR(total.std(ddof=1) / np.sqrt(20), bins.std(0, ddof=1) / np.sqrt(20))
-
-
 @pytest.mark.parametrize("n_points", [None, 4], ids=["analog", "forced"])
 def test_the_same_seed_gives_the_same_counts(n_points):
     """On one thread and on two, and however chunks are shared out among calls."""
@@ -286,6 +289,18 @@ def test_kinds_add_up():
     assert together.values.shape[1] == 1
     np.testing.assert_allclose(apart.values.sum(1), together.values[:, 0], rtol=1e-10, atol=1e-15)
     assert not apart.values[:, PRIMARY].any()
+
+
+def test_photons_below_the_lowest_energy_are_left_out():
+    maps = upright(5.0, 12.0, FEW.volume)
+    lone = Beam(torch.tensor([60.0]), torch.ones(1))
+    scenes = (scene_of(maps, ["water"], FEW, beam) for beam in (lone, SIXTY_keV))
+    narrow, wide = (
+        follow(scene, scene.panel(0), 1, 4, 500, by_kind=True).values.sum((0, 2, 3, 4))
+        for scene in scenes
+    )
+    assert narrow[COMPTON_ONCE] == 0 < wide[COMPTON_ONCE]
+    assert narrow[RAYLEIGH_ONCE] == pytest.approx(wide[RAYLEIGH_ONCE])
 
 
 @pytest.mark.physics
@@ -430,12 +445,6 @@ def test_a_thick_fan_scatters_as_the_row_of_a_cone():
     )
     # the same photons; a pixel three rows high has the fluence of one that is one row high
     np.testing.assert_allclose(one[0], three.mean(0), rtol=1e-6)
-
-
-def of_total(tally):
-    """Image of all scatter and its standard error."""
-    values = tally.values.sum((1, 4))
-    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
 @pytest.mark.physics

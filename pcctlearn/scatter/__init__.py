@@ -1,0 +1,1 @@
+"""What an object scatters into the counts, estimated from the counts themselves."""

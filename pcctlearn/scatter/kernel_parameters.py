@@ -1,0 +1,127 @@
+"""The numbers of scatter kernels, for every bin and thickness group, and their text file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.files import written_whole
+
+QUANTITY = "scatter kernels of each bin and thickness group"
+KERNEL = ("amplitude_per_cm2", "alpha", "beta", "sigma1_cm", "share", "sigma2_cm", "residual")
+_WATER = ("water_rates", "water_weights")
+_PLAIN = ("borders_cm", "water_per_cm", "source_to_detector_cm", "passport")
+
+BinGroup = Float[Tensor, "bin group"]
+
+
+@dataclass(frozen=True)
+class KernelParameters:
+    """Scatter c g(r) around a thin beam, in all bins as the transmission T of the highest has it.
+
+    c = A T^α L^β and g = exp(−r²/2σ1²) + B exp(−r²/2σ2²), with L = −ln T: scatter at a distance r
+    on the panel, per cm² of it and per photon of the highest bin's primary, where scatter and
+    primary are relative to what their bin counts with nothing in the beam.
+
+    Behind water of depth L in the highest bin, the primary of bin b is T_b = Σ_k w_bk exp(−a_k L).
+
+    Attributes:
+        amplitude_per_cm2, alpha, beta, sigma1_cm, share, sigma2_cm: A, α, β, σ1, B and σ2.
+        residual: root mean square of what the fit left, over the peak of each profile.
+        water_rates, water_weights: a and w.
+        borders_cm: thicknesses of water that part the groups, one less than there are groups.
+        water_per_cm: L of a centimetre of water.
+        source_to_detector_cm: of the scanner that they were made for.
+        passport: how they were made, {name: value}.
+    """
+
+    amplitude_per_cm2: BinGroup
+    alpha: BinGroup
+    beta: BinGroup
+    sigma1_cm: BinGroup
+    share: BinGroup
+    sigma2_cm: BinGroup
+    residual: BinGroup
+    water_rates: Float[Tensor, "term"]
+    water_weights: Float[Tensor, "bin term"]
+    borders_cm: Sequence[float]
+    water_per_cm: float
+    source_to_detector_cm: float
+    passport: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (self.n_bins, len(self.borders_cm) + 1)
+        shapes = dict.fromkeys(KERNEL, shape)
+        shapes["water_weights"] = (self.n_bins, len(self.water_rates))
+        for name, wanted in shapes.items():
+            values = getattr(self, name)
+            if tuple(values.shape) != wanted:
+                raise ValueError(
+                    f"{name} of the scatter kernels must have the shape {wanted}, for "
+                    f"{self.n_bins} bins and borders_cm {list(self.borders_cm)}, got "
+                    f"{tuple(values.shape)}"
+                )
+            least = -float("inf") if name == "alpha" else 0
+            if not (values.isfinite().all() and values.min() >= least):
+                raise ValueError(f"{name} of the scatter kernels must be finite and not negative")
+        if not min(self.sigma1_cm.min(), self.sigma2_cm.min(), self.beta.min()) > 0:
+            raise ValueError("sigma1_cm, sigma2_cm and beta of scatter kernels must be positive")
+        borders = list(self.borders_cm)
+        if borders != sorted(set(borders)) or min(borders, default=1) <= 0:
+            raise ValueError(f"borders_cm must be positive and rise, got {borders}")
+        for name in ("water_per_cm", "source_to_detector_cm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"{name} of the scatter kernels must be positive, got {getattr(self, name):g}"
+                )
+
+    @property
+    def n_bins(self) -> int:
+        """Bins whose scatter they give."""
+        return len(self.amplitude_per_cm2)
+
+    def save(self, path: str | Path) -> None:
+        """Write them as JSON: what they are, how they were made, and every number in full."""
+        values = {name: getattr(self, name).tolist() for name in (*KERNEL, *_WATER)}
+        facts = {
+            "quantity": QUANTITY,
+            "passport": dict(self.passport),
+            "borders_cm": list(self.borders_cm),
+            "water_per_cm": self.water_per_cm,
+            "source_to_detector_cm": self.source_to_detector_cm,
+        }
+        with written_whole(Path(path)) as temporary:
+            temporary.write_text(json.dumps({**facts, **values}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "KernelParameters":
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file. ValueError: it holds no scatter kernels.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no scatter kernels at {path}: make them with "
+                "pcctlearn.scatter.pencil_beams.fit_kernels(geometry, model).save(path)"
+            )
+        try:
+            content = json.loads(path.read_text())
+            if content["quantity"] != QUANTITY:
+                raise ValueError(f"it holds {content['quantity']!r}")
+            values: dict[str, Any] = {
+                name: torch.tensor(content[name], dtype=torch.float64)
+                for name in (*KERNEL, *_WATER)
+            }
+            return cls(**values, **{name: content[name] for name in _PLAIN})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} holds no scatter kernels ({error}): give a file that "
+                "KernelParameters.save wrote"
+            ) from None

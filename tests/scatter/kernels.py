@@ -1,0 +1,61 @@
+"""Small scatter kernels, and the scatter of a few pixels summed by hand."""
+
+import math
+
+import torch
+
+from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
+
+VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
+    "amplitude_per_cm2": [[2e-3, 1.5e-3], [3e-3, 2.5e-3]],
+    "alpha": [[0.1, -0.1], [-0.05, 0.0]],
+    "beta": [[0.8, 0.9], [1.1, 1.0]],
+    "sigma1_cm": [[2.0, 2.5], [1.5, 2.0]],
+    "share": [[0.5, 0.6], [0.3, 0.4]],
+    "sigma2_cm": [[8.0, 9.0], [7.0, 8.0]],
+    "residual": [[0.0, 0.0], [0.0, 0.0]],
+}
+
+
+def kernels(**changes):
+    """Water attenuates the lower bin a little more than the higher one, which drives both."""
+    tensors = {name: torch.tensor(VALUES[name], dtype=torch.float64) for name in KERNEL}
+    settings = {
+        **tensors,
+        "water_rates": torch.tensor([1.0, 1.5], dtype=torch.float64),
+        "water_weights": torch.tensor([[0.3, 0.7], [1.0, 0.0]], dtype=torch.float64),
+        "borders_cm": [6.0],
+        "water_per_cm": 0.2,
+        "source_to_detector_cm": 110.0,
+        "passport": {"seed": "0"},
+    }
+    return KernelParameters(**{**settings, **changes})
+
+
+def summed_by_hand(primary, pixel_cm, gamma_per_cm=0.0):
+    """S (bin, row, column) of one view, pixel by pixel, without edge weights."""
+    n_rows, n_columns = primary.shape
+    places = [
+        (i, j, (i - (n_rows - 1) / 2) * pixel_cm[0], (j - (n_columns - 1) / 2) * pixel_cm[1])
+        for i in range(n_rows)
+        for j in range(n_columns)
+    ]
+    scatter = torch.zeros(2, n_rows, n_columns)
+    for b in range(2):
+        for i, j, y, x in places:
+            here = -math.log(primary[i, j]) / 0.2
+            for k, m, v, u in places:
+                p = primary[k, m].item()
+                depth = -math.log(p)
+                there = depth / 0.2
+                second = min(max((there - 6.0) / 2.0 + 0.5, 0.0), 1.0)
+                squared = (x - u) ** 2 + (y - v) ** 2
+                flux = (1 + (u**2 + v**2) / 110.0**2) ** -1.5
+                for group, part in enumerate((1 - second, second)):
+                    A, alpha, beta, s1, B, s2 = (VALUES[name][b][group] for name in KERNEL[:-1])
+                    c = A * p**alpha * depth * (depth + 1e-3) ** (beta - 1)
+                    g = math.exp(-squared / (2 * s1**2)) + B * math.exp(-squared / (2 * s2**2))
+                    weight = 1 - gamma_per_cm * here + gamma_per_cm * there
+                    scatter[b, i, j] += weight * p * flux * part * c * g
+            scatter[b, i, j] *= pixel_cm[0] * pixel_cm[1] * (1 + (x**2 + y**2) / 110.0**2) ** 1.5
+    return scatter

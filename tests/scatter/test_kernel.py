@@ -1,0 +1,231 @@
+"""Superposed kernels keep the laws of scatter, find what they made, and mend simulated scans."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kernels import VALUES, kernels, summed_by_hand
+from scanners import scanner
+
+from pcctlearn.datasets.simulated import ScanSimulator
+from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.phantoms.heads import head
+from pcctlearn.physics.response.table import Table
+from pcctlearn.scatter.kernel import KernelScatter
+from pcctlearn.scatter.pencil_beams import fit_kernels
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+SILICON = Path(__file__).parents[2] / "data/physics/response/silicon_60mm.csv"
+AIR = torch.tensor([1000.0, 400.0], dtype=torch.float64)
+PIXEL_cm = (1.0, 1.5)
+
+
+def method(air=AIR, pixel_cm=PIXEL_cm, **settings):
+    return KernelScatter(kernels(), air, pixel_cm, **settings)
+
+
+def transmissions(*shape, least=0.02):
+    """Of the highest bin, between thick objects and hardly any."""
+    return least + (0.98 - least) * torch.rand(*shape)
+
+
+def counts_of(kernel, primary, lower=0.3):
+    """Counts (batch, 2, …) with the scatter that the kernels themselves make, and its share."""
+    spr = kernel.spr(primary)
+    both = torch.stack([lower * primary, primary], 1) * kernel.air
+    return both * (1 + spr), spr / (1 + spr)
+
+
+def test_an_open_beam_has_no_scatter():
+    for air in (AIR, 50 + 100 * torch.rand(2, 4, 5)):
+        kernel = method(air)
+        counts = kernel.air.expand(3, 2, 2, 4, 5)
+        assert not kernel(counts).any()
+
+
+def test_the_share_lies_between_none_and_most_and_is_finite():
+    counts = AIR[:, None, None, None] * torch.rand(2, 2, 3, 6, 7) ** 4
+    counts[0, :, 0, 2:4] = 0.0  # starved
+    counts[1, :, 1] *= 3  # more than the open beam
+    fraction = method(scatter_factor=20.0)(counts)
+    assert fraction.isfinite().all()
+    assert fraction.min() >= 0
+    assert fraction.max() == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.02])
+def test_scatter_is_the_sum_over_all_pixels(gamma):
+    primary = transmissions(4, 5)
+    kernel = method(edge_weight=1.0, gamma_per_cm=gamma)
+    water = torch.stack([0.3 * primary + 0.7 * primary**1.5, primary])
+    scatter = kernel.spr(primary[None, None])[0, :, 0] * water
+    torch.testing.assert_close(scatter, summed_by_hand(primary, PIXEL_cm, gamma))
+
+
+def test_a_single_pixel_scatters_as_its_kernel_does():
+    primary = torch.ones(1, 1, 9, 11)
+    primary[..., 4, 5] = 0.2  # 8 cm of water: the second group
+    scatter = method(edge_weight=1.0, gamma_per_cm=0.0).spr(primary)[0, 1, 0]
+    A, alpha, beta, s1, B, s2 = (VALUES[name][1][1] for name in list(VALUES)[:-1])
+    depth = -np.log(0.2)
+    c = A * 0.2 ** (1 + alpha) * depth * (depth + 1e-3) ** (beta - 1) * np.prod(PIXEL_cm)
+    squared = torch.tensor([0.0, 4.0, 4 * 1.5**2])
+    flux = (1 + squared / 110.0**2) ** -1.5
+    g = torch.exp(-squared / (2 * s1**2)) + B * torch.exp(-squared / (2 * s2**2))
+    beside = torch.stack([scatter[4, 5] * 0.2, scatter[6, 5], scatter[4, 7]])
+    torch.testing.assert_close(beside, c * g / flux)
+
+
+def test_nothing_wraps_around_and_a_larger_panel_changes_nothing():
+    small = transmissions(1, 1, 6, 7)
+    large = torch.ones(1, 1, 12, 16)
+    large[..., :6, :7] = small
+    kernel = method(edge_weight=1.0)
+    kernel_of_corner = method(edge_weight=1.0, offset_cm=(-3.0, -6.75))
+    inside = kernel.spr(large)[..., :6, :7]
+    torch.testing.assert_close(kernel_of_corner.spr(small), inside)
+    far = kernel.spr(large)[0, :, 0]
+    assert (far[:, -1, -1] < far[:, 6, 7]).all()
+
+
+def test_finer_pixels_see_the_same_scatter():
+    coarse = transmissions(1, 1, 8, 8)
+    fine = coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    seen = method(pixel_cm=0.5).spr(fine)
+    averaged = torch.nn.functional.avg_pool2d(seen[:, :, 0], 2)[:, :, None]
+    torch.testing.assert_close(averaged, method(pixel_cm=1.0).spr(coarse), rtol=0.02, atol=0)
+
+
+def test_edges_scatter_less_and_the_middle_as_much():
+    primary = torch.ones(1, 1, 21, 41)
+    primary[..., 20:] = 0.1
+    whole, weighed = (
+        method(pixel_cm=1.0, edge_weight=w, edge_cm=3.0).spr(primary) for w in (1.0, 0.5)
+    )
+    ratio = (weighed / whole)[0, 1, 0, 10]
+    assert (ratio[20:].diff() > 0).all()
+    assert ratio[20] < 0.9
+    assert ratio[-1] == pytest.approx(1.0, abs=0.02)
+
+
+def test_scatter_of_its_own_making_is_found():
+    kernel = method(n_iterations=40)
+    counts, expected = counts_of(kernel, transmissions(2, 3, 8, 9))
+    assert expected.max() > 0.2
+    torch.testing.assert_close(kernel(counts), expected)
+    few = method()(counts)
+    assert (few - expected).abs().max() < 0.002
+
+
+def test_batch_and_views_are_independent_and_precision_is_kept():
+    kernel = method()
+    counts, _ = counts_of(kernel, transmissions(2, 3, 5, 6))
+    whole = kernel(counts)
+    for i in range(2):
+        for view in range(3):
+            part = slice(i, i + 1), slice(None), slice(view, view + 1)
+            torch.testing.assert_close(kernel(counts[part]), whole[part])
+    single = kernel(counts.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_share_has_a_gradient_in_the_counts():
+    kernel = method(n_iterations=3, gamma_per_cm=0.01)
+    counts, _ = counts_of(kernel, transmissions(1, 1, 3, 4, least=0.1))
+    assert torch.autograd.gradcheck(kernel, counts.requires_grad_())
+    open_beam = kernel.air.expand(1, 2, 1, 3, 4).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(kernel(open_beam).sum(), open_beam)
+    assert slope.isfinite().all()
+
+
+def test_amplitudes_are_fitted_to_known_scatter():
+    true = method(scatter_factor=[0.3, 0.4])
+    counts, share = counts_of(true, transmissions(3, 2, 6, 7))
+    kernel = method(n_iterations=40)
+    factor = kernel.fit_amplitude(counts, counts * share)
+    torch.testing.assert_close(factor, torch.tensor([0.3, 0.4]))
+    torch.testing.assert_close(kernel(counts), share)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"air": torch.ones(3)}, "with the 2 bins of the scatter kernels"),
+        ({"air": torch.tensor([1.0, 0.0])}, "air must be positive"),
+        ({"scatter_factor": -1.0}, "scatter_factor must be one number"),
+        ({"scatter_factor": [1.0, 1.0, 1.0]}, "scatter_factor must be one number"),
+        ({"pixel_cm": 0.0}, "pixel_cm of kernel scatter must be positive"),
+        ({"edge_weight": 1.5}, "edge_weight must lie in 0 … 1"),
+        ({"relaxation": 0.0}, "relaxation lie in 0 … 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        method(**settings)
+
+
+def test_counts_that_are_none_are_refused():
+    kernel, counts = method(), torch.ones(1, 2, 1, 3, 4)
+    for wrong in (float("nan"), -1.0):
+        bad = counts.clone()
+        bad[0, 1, 0, 1, 1] = wrong
+        with pytest.raises(ValueError, match=r"but 1 are not: fill in dead pixels"):
+            kernel(bad)
+    with pytest.raises(ValueError, match="with 2 bins and any panel"):
+        kernel(torch.ones(1, 3, 1, 3, 4))
+    with pytest.raises(ValueError, match="a panel of"):
+        method(torch.ones(2, 4, 4))(counts)
+    with pytest.raises(ValueError, match="scatter must be finite"):
+        kernel.fit_amplitude(counts, -counts)
+    with pytest.raises(ValueError, match="the counts show no object"):
+        kernel.fit_amplitude(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4))
+
+
+def panel(grid):
+    return ConeBeam(1, 64, 96, 0.48, grid, 62.5, 109.7)
+
+
+@cache
+def silicon_kernels():
+    model = scanner(response=Table.from_file(SILICON))
+    return model, fit_kernels(panel(VolumeGrid(60, 60, 60, 0.4)), model)
+
+
+def cylinder():
+    """16 cm of water, 24 cm long."""
+    grid = VolumeGrid(60, 60, 60, 0.4)
+    axis = torch.from_numpy((np.arange(60) - 29.5) * 0.4)
+    disc = (axis**2 + axis[:, None] ** 2 < 64).float()
+    water = disc.expand(60, 60, 60)
+    return grid, torch.stack([water, torch.zeros_like(water)])
+
+
+def patient():
+    grid = VolumeGrid(112, 128, 104, 0.2)
+    return grid, head(3, grid)
+
+
+@pytest.mark.physics
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize(("make", "most"), [(cylinder, 0.012), (patient, 0.024)])
+def test_simulated_scatter_is_found(make, most):
+    """Kernels of slabs, nothing fitted to the object: the error over primary, bin by bin."""
+    model, parameters = silicon_kernels()
+    grid, maps = make()
+    simulator = ScanSimulator(
+        panel(grid), model, ObjectScatter(accuracy=0.03, pixel_cm=0.96), noise=False
+    )
+    scan = simulator.scan(maps, make.__name__, seed=1)
+    primary, scatter, air = scan.at("primary"), scan.at("scatter"), scan.air.double()
+    counts = (primary + scatter).double()
+    fraction = KernelScatter(parameters, air, 0.48)(counts[None])[0]
+    shadow = primary[-1] < 0.3 * air[-1]
+    before = (scatter / primary)[:, shadow].mean(1)
+    after = (counts * (1 - fraction) / primary - 1).abs()[:, shadow].mean(1)
+    assert before[-1] > 0.15
+    assert after[-1] < most
+    assert (after < 0.5 * before).all()
