@@ -18,8 +18,9 @@ EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
 GLOBAL = {"experiment", "launcher"}  # set what lies elsewhere
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer"}  # build other libraries' classes
-OF_SIMULATE = {"response", "montecarlo"}  # groups that train.yaml lacks
-ROOMS = {"response": "montecarlo.detector"}  # a word that users type, for where it is built
+OF_SIMULATE = {"response", "montecarlo", "scan"}  # groups that train.yaml lacks
+# words that users type, for where it is built
+ROOMS = {"response": "montecarlo.detector", "scan": "datasets.simulated"}
 NEEDS = {"physics/response/file.yaml": ["physics.response.path=response.csv"]}
 
 
@@ -48,7 +49,8 @@ def composed_with(file, folder, *overrides):
     if file.parts[0] in OF_SIMULATE:
         return composed(folder, choice(file), name="simulate")
     logger = [] if file.parts[0] == "logger" else ["logger=none"]
-    return composed(folder, choice(file), *logger, *overrides)
+    owner = ["experiment=scatter_cross_domain"] if file.parts[0] == "scatter" else []
+    return composed(folder, *owner, choice(file), *logger, *overrides)
 
 
 def targets(node):
@@ -67,7 +69,8 @@ def test_every_experiment_composes_and_builds(experiment, tmp_path):
     config = composed(tmp_path, f"experiment={experiment}", "logger=none")
     check_config(config)
     assert config.study._target_.startswith("pcctlearn.experiments.")
-    assert callable(instantiate(config.study, _convert_="all").run)
+    made = {"scans": [Path("scan.h5")] * 10} if "scan" in config else {}
+    assert callable(instantiate(config.study, **made, _convert_="all").run)
 
 
 @pytest.mark.parametrize("file", CHOICES, ids=Path.as_posix)

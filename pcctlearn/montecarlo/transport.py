@@ -23,7 +23,7 @@ from pcctlearn.tomography.cone_geometry import ConeBeam
 log = logging.getLogger(__name__)
 
 N_KINDS = 4  # primary, Compton once, Rayleigh once, multiple: kinds of a tally, in this order
-_CHUNKS_AT_ONCE = 16
+_CHUNKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ObjectScatter:
         n_points: points of the panel that each interaction is scored at.
         group_stride: scatter is tallied at each so-many-th energy of the spectrum.
         chunk_histories: photons in a chunk; errors come from the differences between chunks.
-        max_histories: photons after which it goes on no longer, and says so in the log; 16 chunks
+        max_histories: photons after which it goes on no longer, and says so in the log; 8 chunks
             are the least.
     """
 
@@ -119,7 +119,7 @@ class ObjectScatter:
         smoothing_cm: float = 3.6,
         pixel_cm: float = 0.48,
         voxel_cm: float = 0.4,
-        n_points: int = 4,
+        n_points: int = 8,
         group_stride: int = 2,
         chunk_histories: int = 1000,
         max_histories: int = 2_000_000,

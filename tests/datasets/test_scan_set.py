@@ -1,0 +1,62 @@
+"""Scans to learn from: flat-field corrected, with their truth; noise anew where it is asked for."""
+
+import pytest
+import torch
+from scanners import scanner
+
+from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.scan_set import ScanSet, collate
+from pcctlearn.datasets.simulated import ScanSimulator
+from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    torch.set_default_dtype(torch.float64)
+    geometry = ConeBeam(2, 4, 6, 4.0, VolumeGrid(8, 10, 10, 1.0), 62.5, 109.7)
+    scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=4.0)
+    simulator = ScanSimulator(geometry, scanner(photons=1e5), scatter, spr=0.1)
+    maps = torch.zeros(2, 8, 10, 10)
+    maps[0, :, 3:7, 3:7] = 1.0
+    for seed in (1, 2):
+        write_scan(folder / f"scan_{seed}.h5", simulator.scan(maps.float(), f"scan {seed}", seed))
+    return sorted(folder.iterdir())
+
+
+def test_truth_adds_up_and_pixels_are_lit_alike(paths):
+    air = scanner(photons=1e5).air().detach()
+    scan = ScanSet(paths, air, noise=False)[0]
+    counts, fraction = scan.at("counts"), scan.at("scatter_fraction")
+    torch.testing.assert_close(counts * (1 - fraction), scan.at("corrected_counts"))
+    corner = scan.at("corrected_counts")[:, 0, 0, 0]  # beside the object
+    torch.testing.assert_close(corner.double(), air, rtol=1e-5, atol=0)
+
+
+def test_noise_is_measured_or_drawn_anew(paths):
+    air = scanner(photons=1e5).air().detach()
+    fixed, anew = ScanSet(paths, air), ScanSet(paths, air, redraw=True, seed=5)
+    free = ScanSet(paths, air, noise=False)[0].at("counts")
+    assert torch.equal(fixed[0].at("counts"), fixed[0].at("counts"))
+    one, two = anew[0].at("counts"), anew[0].at("counts")
+    assert not torch.equal(one, two)
+    for noisy in (one, two, fixed[0].at("counts")):
+        z = (noisy - free) / free.sqrt()
+        assert z.mean().abs() < 5 / z.numel() ** 0.5
+        assert 0.7 < z.std() < 1.3
+
+
+def test_a_batch_has_every_stage(paths):
+    scans = ScanSet(paths, scanner(photons=1e5).air().detach())
+    batch = collate([scans[0], scans[1]])
+    assert batch.at("counts").shape == (2, 4, 2, 4, 6)
+    assert batch.maps is None
+
+
+def test_another_detector_and_no_scans_are_refused(paths):
+    with pytest.raises(ValueError, match="has 4 bins, the model 2"):
+        ScanSet(paths, torch.ones(2))
+    with pytest.raises(ValueError, match="needs one file at least"):
+        ScanSet([], torch.ones(4))

@@ -1,0 +1,76 @@
+"""The scatter study runs from scans to figures, whichever loss it has."""
+
+from functools import partial
+
+import pytest
+import torch
+from scanners import scanner
+from studies import quiet_trainer
+
+from pcctlearn.datasets.procedural import ProceduralCases
+from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.simulated import ScanSimulator
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.results import draw_figures, write_results
+from pcctlearn.experiments.scatter import ScatterStudy, seen_by_all
+from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.training.chain_module import ChainModule
+
+GEOMETRY = ConeBeam(12, 8, 12, 3.84, VolumeGrid(24, 28, 24, 1.0), 62.5, 109.7, arc_rad=4.18879)
+
+
+def simulator():
+    scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=3.84)
+    return ScanSimulator(GEOMETRY, scanner(photons=1e6), scatter, spr=0.1)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder, cases = tmp_path_factory.mktemp("scans"), ProceduralCases("head", 4)
+    torch.set_default_dtype(torch.float32)
+    made = simulator()
+    for index, name in enumerate(cases.names):
+        scan = made.scan(cases.maps(index, GEOMETRY.volume), name, index)
+        write_scan(folder / f"{name}.h5", scan)
+    return sorted(folder.iterdir())
+
+
+def study(scans, stage="maps", split=(2, 1, 1)):
+    return ScatterStudy(
+        scans,
+        simulator(),
+        partial(MaximumLikelihood, gradient_clamp=5e-4),
+        partial(ScatterNetwork, channels=(8, 8), grid=(2, 3)),
+        TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
+        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
+        split,
+    )
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
+def test_it_learns_and_draws(scans, stage, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    results = study(scans, stage).run(quiet_trainer(max_epochs=3))
+    write_results(results, tmp_path)
+    draw_figures(results, tmp_path)
+    assert set(results.captions) == {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
+    assert results.numbers["spr_percent_over_uncorrected"] < 0.9  # it begins near the mean
+
+
+def test_the_voxels_that_every_view_sees():
+    seen = seen_by_all(GEOMETRY)
+    assert seen.shape == GEOMETRY.volume.shape
+    assert seen[12, 14, 12]
+    assert not seen[0].any()  # 12 cm below the orbit, where the panel sees 8.7
+    assert not seen[:, 0, 0].any()
+
+
+@pytest.mark.parametrize("split", [(2, 1, 2), (2, 0, 1), (2, 1)])
+def test_a_split_that_does_not_fit_is_refused(scans, split):
+    with pytest.raises(ValueError, match=r"study\.split must be three numbers of scans, 4 in all"):
+        study(scans, split=split)

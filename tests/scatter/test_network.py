@@ -1,0 +1,83 @@
+"""The network's fraction lies between 0 and 1, is smooth, and fits any panel."""
+
+import pytest
+import torch
+
+from pcctlearn.scatter.network import ScatterNetwork, spline_matrix
+
+AIR = torch.tensor([1e4, 5e3, 2e4])
+
+
+def network(rows=16, columns=24, **settings):
+    torch.manual_seed(0)
+    small = {"channels": (8, 8), "grid": (2, 3), "panel": (rows, columns)} | settings
+    return ScatterNetwork(AIR, **small)
+
+
+def counts(rows=16, columns=24, n_batch=2):
+    transmission = 0.05 + 0.95 * torch.rand(n_batch, 3, 4, rows, columns)
+    return transmission * AIR[:, None, None, None]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 24), (17, 29), (5, 7)])
+def test_a_fraction_for_every_count_of_any_panel(rows, columns):
+    x = counts(rows, columns)
+    fraction = network(rows, columns).double()(x)
+    assert fraction.shape == x.shape
+    assert ((fraction > 0) & (fraction < 1)).all()
+
+
+def test_it_begins_near_its_start_and_every_count_stays_positive():
+    x = counts()
+    fraction = network(start=0.2).double()(x)
+    torch.testing.assert_close(fraction, torch.full_like(x, 0.2))
+    assert (x * (1 - fraction) > 0).all()
+
+
+def test_views_and_scans_are_independent():
+    net = network().double().eval()
+    torch.nn.init.normal_(net.head.weight)
+    x = counts()
+    whole = net(x)
+    torch.testing.assert_close(net(x[1:])[0], whole[1])
+    torch.testing.assert_close(net(x[:, :, 2:3])[:, :, 0], whole[:, :, 2])
+
+
+def test_a_pixel_without_counts_is_not_infinite():
+    net = network().double()
+    torch.nn.init.normal_(net.head.weight)
+    assert net(torch.zeros(1, 3, 1, 16, 24)).isfinite().all()
+
+
+def test_gradients_reach_every_parameter():
+    net = network().double()
+    torch.nn.init.normal_(net.head.weight)
+    net(counts()).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_the_article_s_panel_comes_down_to_its_grid():
+    net = ScatterNetwork(AIR, panel=(256, 384), grid=(8, 12), channels=(4, 4, 4, 4))
+    features = net.shrink(net.encoder(torch.zeros(1, 3, 256, 384)))
+    assert features.shape[-2:] == (8, 12)
+
+
+@pytest.mark.parametrize(("n_fine", "n_coarse"), [(64, 8), (7, 3), (4, 4), (5, 1)])
+def test_splines_are_an_average_and_keep_a_constant(n_fine, n_coarse):
+    matrix = spline_matrix(n_fine, n_coarse)
+    assert (matrix >= 0).all()
+    torch.testing.assert_close(matrix.sum(1), torch.ones(n_fine, dtype=torch.float64))
+
+
+def test_splines_are_smooth_and_straight_inside():
+    matrix, knots = spline_matrix(80, 10), torch.arange(10, dtype=torch.float64)
+    line = matrix @ knots
+    inner = line[12:-12]
+    torch.testing.assert_close(inner.diff(), torch.full_like(inner[1:], 10 / 80))
+    peak = matrix[:, 5]
+    assert peak.diff().diff().abs().max() < 0.04  # a hat's kink would be 1/8
+
+
+def test_a_start_that_is_no_fraction():
+    with pytest.raises(ValueError, match="fraction between 0 and 1, got 1"):
+        network(start=1.0)

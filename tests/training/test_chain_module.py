@@ -1,0 +1,99 @@
+"""A correction learned through the chain: nothing but the loss says how deep a step goes."""
+
+from functools import partial
+
+import pytest
+import torch
+from scanners import scanner
+from studies import quiet_trainer
+
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.scan_set import collate
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.scan import Scan
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.training.chain_module import ChainModule, with_truth
+
+BEAM = ConeBeam(8, 4, 6, 4.0, VolumeGrid(6, 8, 8, 1.5), 62.5, 109.7)
+FRACTION = 0.1
+
+
+class OneFraction(torch.nn.Module):
+    """The same fraction everywhere, to be learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.fraction = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, counts):
+        return self.fraction.expand_as(counts)
+
+
+def problem():
+    model = scanner(every=4)
+    model.thresholds.requires_grad_(False)
+    A = torch.zeros(*BEAM.shape, 2)
+    A[..., 1:5, 0], A[..., 2:4, 1] = 12.0, 0.5
+    primary = model(A).detach().movedim(-1, 0)
+    scan = Scan(
+        counts=primary / (1 - FRACTION),
+        scatter_fraction=torch.full_like(primary, FRACTION),
+        corrected_counts=primary,
+    )
+    chain = Chain(MaximumLikelihood(model), fdk(BEAM).double(), correct=OneFraction())
+    return chain, scan, A
+
+
+def l1(stage):
+    return TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())})
+
+
+def learned(stage, n_epochs=60):
+    chain, scan, _ = problem()
+    target = with_truth(collate([scan]), chain, stage)
+    module = ChainModule(chain, l1(stage), partial(torch.optim.Adam, lr=0.01))
+    schedule = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.95)
+    module.scheduler = schedule
+    held = {name: value[0] for name, value in vars(target).items() if value is not None}
+    loader = torch.utils.data.DataLoader([Scan(**held)], collate_fn=collate)
+    trainer = quiet_trainer(max_epochs=n_epochs)
+    trainer.fit(module, loader, loader)
+    return chain, trainer
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "line_integrals", "maps"])
+def test_any_loss_finds_the_fraction(stage):
+    chain, _ = learned(stage)
+    torch.testing.assert_close(
+        chain.correct.fraction.detach(), torch.full((1,), FRACTION), rtol=0, atol=5e-3
+    )
+
+
+def test_training_and_validation_are_logged():
+    _, trainer = learned("scatter_fraction", 2)
+    assert {"train/loss", "val/loss", "val/scatter_fraction"} <= set(trainer.callback_metrics)
+
+
+def test_truth_of_deeper_stages_is_that_of_the_primary_counts():
+    chain, scan, A = problem()
+    target = with_truth(collate([scan]), chain, "maps")
+    torch.testing.assert_close(target.at("line_integrals")[0].movedim(0, -1), A, atol=1e-6, rtol=0)
+    expected = chain.reconstruct @ A.movedim(-1, 0)
+    torch.testing.assert_close(target.at("maps")[0], expected, atol=1e-6, rtol=0)
+
+
+def test_a_loss_in_the_counts_does_not_decompose():
+    chain, scan, _ = problem()
+    chain.decompose = None
+    module = ChainModule(chain, l1("corrected_counts"), torch.optim.Adam)
+    assert module.training_step(collate([scan]), 0) > 0
+
+
+def test_a_chain_without_a_correction_is_refused():
+    chain, _, _ = problem()
+    chain.correct = None
+    with pytest.raises(ValueError, match="nothing to learn"):
+        ChainModule(chain, l1("maps"), torch.optim.Adam)
