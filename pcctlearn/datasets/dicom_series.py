@@ -99,7 +99,7 @@ def _uneven(folder: Path, slices: list[DicomSlice], gaps_mm: np.ndarray) -> str:
         f"{folder} is unevenly spaced: {gaps_mm[worst]:.2f} mm between "
         f"{slices[worst].file.name} and {slices[worst + 1].file.name} where {usual:.2f} mm is "
         f"usual; {missing}"
-        "copy the series again, or interpolate with resample=True"
+        "copy the series again, or interpolate with datasets.resample=true"
     )
 
 

@@ -23,7 +23,7 @@ from pcctlearn.datasets.scan_schema import (
     maps_grid_of,
     texts,
 )
-from pcctlearn.datasets.scan_values import exposure_faults, model_faults, value_faults
+from pcctlearn.datasets.scan_values import count_faults, model_faults, value_faults
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -81,9 +81,7 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
         faults += wrong
         if name in checked and not wrong:
             good[name] = item
-    if {"counts", "air"} <= good.keys():
-        faults += exposure_faults(good["counts"], good["air"])
-    return faults + list(model_faults(good))
+    return [*faults, *count_faults(good), *model_faults(good)]
 
 
 def _item(file: h5py.File, name: str) -> Any:

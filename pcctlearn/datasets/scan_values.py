@@ -65,7 +65,16 @@ def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
             )
 
 
-def exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
+def count_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    """Counts that do not go with air, or with the truth that is told of them."""
+    if {"counts", "air"} <= sound.keys():
+        exposure = list(_exposure_faults(sound["counts"], sound["air"]))
+        yield from exposure
+        if not exposure and {"primary", "scatter"} <= sound.keys():
+            yield from _truth_faults(sound["counts"], sound["primary"], sound["scatter"])
+
+
+def _exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
     """Counts that are certainly no photons, by some of the views."""
     some = counts[:, :: math.ceil(counts.shape[1] / 16)]
     expected = air[()]
@@ -81,6 +90,20 @@ def exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
         yield (
             f"counts are at most {some.max():.3g} and not whole, air is {expected.min():.3g} at "
             "least: are they logarithms? Store counts in photons"
+        )
+
+
+def _truth_faults(
+    counts: h5py.Dataset, primary: h5py.Dataset, scatter: h5py.Dataset
+) -> Iterator[str]:
+    """Truth that certainly belongs to other counts, by some of the views."""
+    step = math.ceil(counts.shape[1] / 16)
+    measured, *expected = (float(item[:, ::step].sum()) for item in (counts, primary, scatter))
+    total = sum(expected)
+    if abs(measured - total) > 0.2 * total + 10 * math.sqrt(total):
+        yield (
+            f"counts are {measured / total:.3g} times primary and scatter together: store the "
+            "expected photons of the same scan and exposure, scatter after scatter_factor"
         )
 
 

@@ -71,6 +71,11 @@ def simulate_scans(config: DictConfig) -> None:
 def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Path]:
     """The scans of all cases of ``config.datasets``, of which this job makes what is missing."""
     cases = instantiate(config.datasets, _convert_="all")
+    if not hasattr(cases, "names"):
+        raise ValueError(
+            f"{type(cases).__name__} is one slice, and no volumes to scan: choose datasets=nifti, "
+            "heads or another of `python simulate.py --help`"
+        )
     mine = _share(share, len(cases))
     paths = [folder / "scans" / f"{name.replace('/', '_')}.h5" for name in cases.names]
     if len(set(paths)) < len(paths):

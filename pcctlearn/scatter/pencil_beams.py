@@ -53,7 +53,7 @@ def fit_kernels(
     seed: int = 0,
     n_histories: int = 64_000,
     width_cm: float = 16.0,
-    group_stride: int = 3,
+    group_stride: int = 2,
 ) -> KernelParameters:
     """Kernels of every bin and thickness group; the same seed gives the same kernels.
 
@@ -90,7 +90,7 @@ def pencil_profiles(
     seed: int,
     n_histories: int,
     width_cm: float = 16.0,
-    group_stride: int = 3,
+    group_stride: int = 2,
 ) -> PencilProfiles:
     """Follow photons through slabs of water, and tell their scatter by distance from the beam."""
     if not (len(thicknesses_cm) > 0 and min(thicknesses_cm) > 0 and width_cm > 0):

@@ -149,7 +149,7 @@ def test_uneven_slices_are_interpolated_on_request(ct):
     slices = series_datasets(round_patient(), VOXEL_MM)
     del slices[11]
     write_dicom(folder, slices)
-    with pytest.raises(ValueError, match="resample=True"):
+    with pytest.raises(ValueError, match="resample=true"):
         CtCases(str(folder), "dicom").maps(0, GRID)
     water = CtCases(str(folder), "dicom", resample=True).maps(0, GRID)[0]
     whole = CtCases(str(ct / "dicom"), "dicom").maps(0, GRID)[0]

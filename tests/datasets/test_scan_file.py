@@ -348,6 +348,10 @@ IN_FILE = {
         scaled("counts", 10.0),
         "counts exceed air, by a factor of .*: store dark-corr",
     ),
+    "scatter of another scale": (
+        scaled("scatter", 1000.0),
+        "counts are 0.00.* times primary and scatter together: store the expected photons",
+    ),
     "transmissions": (everything_one, "air is 1 everywhere: are counts transmissions.*in photons"),
     "logarithms": (
         logarithms,

@@ -132,6 +132,12 @@ def test_a_damaged_scan_is_named(whole, tmp_path):
         make(tmp_path)
 
 
+def test_a_slice_is_no_volume(tmp_path):
+    config = composed(tmp_path, "datasets=axial_slice", f"folder={tmp_path}", name="simulate")
+    with pytest.raises(ValueError, match="AxialSlice is one slice, and no volumes"):
+        simulation.simulate(config)
+
+
 @pytest.mark.parametrize("share", ["2/2", "-1/2", "half", "1"])
 def test_a_share_that_is_none(tmp_path, share):
     with pytest.raises(ValueError, match="share must be JOB/JOBS"):

@@ -42,7 +42,7 @@ ALL = torch.ones(1, 56, dtype=torch.float64)
 FEW = ConeBeam(8, 8, 12, 3.2, VolumeGrid(32, 32, 32, 0.64), 62.5, 109.7)
 FINE = replace(FEW, volume=GRID)
 # as far from the accuracy as may be: what is asked for is the number of photons
-SIXTEEN_CHUNKS = ObjectScatter(1e-9, pixel_cm=1.6, chunk_histories=500, max_histories=1)
+SIXTEEN_CHUNKS = ObjectScatter(1e-9, pixel_cm=1.6, chunk_histories=500, max_histories=8000)
 
 
 def upright(radius_cm, length_cm, grid, center_cm=(0.0, 0.0), oversampling=8):

@@ -59,7 +59,9 @@ def test_profiles_do_not_depend_on_how_many_photons_the_tube_gives():
     ten = SpectralModel(
         one.energies_keV, 10 * one.fluence, one.response, one.thresholds, one.attenuation
     )
-    weak, strong = (pencil_profiles(SCANNER, model, [6.0], 1, 160) for model in (one, ten))
+    weak, strong = (
+        pencil_profiles(SCANNER, model, [6.0], 1, 160, group_stride=1) for model in (one, ten)
+    )
     np.testing.assert_allclose(weak.scatter_per_cm2, strong.scatter_per_cm2)
     np.testing.assert_allclose(weak.transmission, strong.transmission)
     assert weak.scatter_per_cm2.shape == (4, 1, 25)
@@ -71,7 +73,13 @@ def test_the_same_seed_gives_the_same_kernels(tmp_path):
 
     def fitted(seed):
         return fit_kernels(
-            SCANNER, model, [2.0, 6.0, 10.0, 16.0], borders_cm=(), seed=seed, n_histories=160
+            SCANNER,
+            model,
+            [2.0, 6.0, 10.0, 16.0],
+            borders_cm=(),
+            seed=seed,
+            n_histories=160,
+            group_stride=1,
         )
 
     one, same, other = (fitted(seed) for seed in (1, 1, 2))
