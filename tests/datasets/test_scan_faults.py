@@ -1,0 +1,311 @@
+"""What is wrong with a scan file is said, with its remedy, one sentence each."""
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scan_files import (
+    ANGLES,
+    N_BINS,
+    as_dataset,
+    as_group,
+    change,
+    drop,
+    edit,
+    everything_one,
+    label,
+    logarithms,
+    reversed_axes,
+    scaled,
+    sliced,
+    store,
+    unlabel,
+)
+
+from pcctlearn.datasets import scan_schema
+from pcctlearn.datasets.scan_file import faults, read_scan
+from pcctlearn.datasets.scan_schema import blocks
+
+IN_FILE = {
+    "no schema": (unlabel("/", "schema"), "schema must be 'pcctlearn scan', got 'nothing': set it"),
+    "another schema": (label("/", schema="mine"), "'pcctlearn scan', got 'mine': set it"),
+    "no version": (unlabel("/", "schema_version"), "schema_version is missing: write 1"),
+    "version in words": (label("/", schema_version="one"), "schema_version must be a whole number"),
+    "newer": (label("/", schema_version=2), "schema_version is 2, .* reads 1: update pcctlearn"),
+    "older": (label("/", schema_version=0), "schema_version is 0, .*: write the file again"),
+    "no name": (unlabel("/", "name"), "name is missing: say in a few words"),
+    "seed": (label("/", seed=1.5), "seed must be a whole number, .* got 1.5: write it as one"),
+    "factor": (label("/", scatter_factor=-1.0), "scatter_factor must be a number, not negative"),
+    "no counts": (
+        drop("counts"),
+        "counts is missing: add it, axes bin view row column, in photons",
+    ),
+    "no air": (drop("air"), "air is missing: add it, axes bin row column"),
+    "no thresholds": (
+        drop("thresholds_keV"),
+        "thresholds_keV is missing: add it, axes edge, or as",
+    ),
+    "half a spectrum": (drop("spectrum/fluence"), "spectrum/fluence is missing beside the others"),
+    "half a response": (
+        drop("response/deposited_keV"),
+        "deposited_keV is missing beside the other",
+    ),
+    "misspelt": (
+        lambda f: f.move("counts", "Counts"),
+        "Counts is no name .* counts is absent: rename",
+    ),
+    "no geometry": (drop("geometry"), "the group geometry is missing: add it"),
+    "no volume": (drop("geometry/volume"), "the group geometry/volume is missing: add it"),
+    "group for dataset": (as_group("air"), "air must be a dataset, got a group: store one array"),
+    "dataset for group": (as_dataset("spectrum"), "spectrum must be a group, got a dataset: store"),
+    "text": (
+        lambda f: store(f, "counts", ["many"]),
+        "counts holds object, not numbers: .* float32",
+    ),
+    "complex": (scaled("maps", 1j), "maps holds complex.*, not numbers: write it as float32"),
+    "axes": (
+        sliced("counts", 0),
+        r"counts has 3 axes, shape \(6, 4, 5\): store it with axes bin v",
+    ),
+    "empty": (
+        sliced("skew_cm", slice(0)),
+        r"skew_cm is empty, shape \(0, 4, 5\): fill it, or leave",
+    ),
+    "no unit": (unlabel("air", "unit"), "air has no attribute unit: set it to 'photons'"),
+    "eV": (
+        label("thresholds_keV", unit="eV"),
+        "unit of thresholds_keV must be 'keV', not 'eV': divide by 1000",
+    ),
+    "mm": (label("skew_cm", unit="mm"), "unit of skew_cm must be 'cm', not 'mm': divide by 10 and"),
+    "degrees": (
+        label("geometry/measured_angles_rad", unit="deg"),
+        "measured_angles_rad must be 'rad', not 'deg': multiply by π / 180",
+    ),
+    "mg/ml": (label("maps", unit="mg/ml"), "maps must be 'g/cm3', not 'mg/ml': divide by 1000"),
+    "odd unit": (label("counts", unit="mA"), "counts must be 'photons', not 'mA': convert the val"),
+    "columns": (
+        sliced("air", ..., slice(4)),
+        "air has 4 along its axis column, counts 5: store both of the same scan",
+    ),
+    "transposed": (
+        reversed_axes("counts"),
+        r"counts has shape \(5, 4, 6, 2\), .* row column would be \(2, 6, 4, 5\): transpose it",
+    ),
+    "views": (
+        sliced("scatter", slice(None), slice(5)),
+        "scatter has 5 along its axis view, counts 6",
+    ),
+    "bins": (sliced("primary", slice(1)), "primary has 1 along its axis bin, counts 2"),
+    "geometry rows": (
+        label("geometry", n_rows=9),
+        r"geometry \(n_rows\) has 9 .* row, counts 4: st",
+    ),
+    "maps of a grid": (
+        lambda file: [unlabel("maps", n)(file) for n in ("voxel_cm", "center_cm")],
+        r"volume \(n_z\) has 3 along its axis z, maps 2: .* need the attributes voxel_cm and cent",
+    ),
+    "half a grid": (unlabel("maps", "center_cm"), "maps have one of the attributes .*: give both"),
+    "odd grid": (label("maps", voxel_cm=-0.1), "the grid of maps: voxel_cm must be positive"),
+    "materials of maps": (
+        sliced("maps", slice(2)),
+        "maps has 2 along its axis material, line_integrals 3: st",
+    ),
+    "energies": (
+        sliced("spectrum/fluence", slice(9)),
+        "fluence has 9 along .* spectrum energy, spec",
+    ),
+    "few edges": (
+        sliced("thresholds_keV", slice(2)),
+        "thresholds_keV has 2 edges for the 2 bins of counts: list one edge more",
+    ),
+    "NaN": (
+        edit("counts", (1, 4, 2, 3), np.nan),
+        "counts: 1 of 240 values, the first at bin 1, view 4, row 2, column 3, are NaN or .*: in",
+    ),
+    "infinite": (edit("maps", (0, 1, 2, 3), np.inf), "maps: 1 of 72 .* x 3, are NaN or infinite: "),
+    "negative": (
+        edit("counts", (0, slice(2, 4), 1, 1), -3),
+        "counts: 2 of 240 values, the first at bin 0, view 2, row 1, column 1, are negative: is an",
+    ),
+    "dark air": (
+        edit("air", (0, 3, 4), 0),
+        "air: 1 of 40 .* row 3, column 4, are zero, .*: interpol",
+    ),
+    "falling": (
+        edit("thresholds_keV", 1, 10.0),
+        r"thresholds_keV must increase along its axis edge, got \[20.0, 10.0, 120.0\]: list it",
+    ),
+    "falling whole numbers": (
+        lambda file: store(file, "thresholds_keV", np.array([20, 10, 120], np.uint8)),
+        r"thresholds_keV must increase along its axis edge, got \[20.0, 10.0, 120.0\]: list it",
+    ),
+    "falling in a pixel": (
+        edit("true_thresholds_keV", (2, 2, 1), 10.0),
+        "true_thresholds_keV must increase along its axis edge, .*: list it from the lowest",
+    ),
+    "more than air": (
+        scaled("counts", 10.0),
+        "counts exceed air, by a factor of .*: store dark-corr",
+    ),
+    "scatter of another scale": (
+        scaled("scatter", 1000.0),
+        "counts are 0.00.* times primary and scatter together: store the expected photons",
+    ),
+    "transmissions": (everything_one, "air is 1 everywhere: are counts transmissions.*in photons"),
+    "logarithms": (
+        logarithms,
+        "counts are at most 3.3 and not whole, air .* logarithms.*in photons",
+    ),
+    "absent parameter": (
+        unlabel("geometry", "pixel_cm"),
+        "geometry has no attribute pixel_cm: add",
+    ),
+    "unknown parameter": (
+        label("geometry", offset_mm=3.0),
+        "geometry knows no attribute offset_mm: did you mean offset_cm",
+    ),
+    "unknown to the volume": (
+        label("geometry/volume", kind=1),
+        "volume knows no attribute kind: it k",
+    ),
+    "parameter in words": (
+        label("geometry", source_to_axis_cm="far"),
+        "source_to_axis_cm of geometry must be 1 number.*, got 'far'",
+    ),
+    "parameters": (
+        label("geometry", pixel_cm=np.ones(3)),
+        r"pixel_cm of geometry must be 1 or 2 num",
+    ),
+    "impossible": (
+        label("geometry", source_to_axis_cm=1.0),
+        "geometry: source_to_axis_cm must exceed 1.* got 1.0",
+    ),
+    "infinitely many": (
+        label("geometry", n_rows=np.inf),
+        "n_rows of geometry must be a whole number, got inf: coun",
+    ),
+    "angles": (
+        edit("geometry/measured_angles_rad", 1, ANGLES[0]),
+        "geometry: .* a view twice.*: dro",
+    ),
+    "unknown material": (
+        label("maps", materials=["watr", "Ca", "I"]),
+        "the attribute materials of maps: unknown material 'watr': did you mean 'water'",
+    ),
+    "too few materials": (
+        label("skew_cm", materials=["tin"]),
+        r"skew_cm must name 2, got \['tin'\]",
+    ),
+    "filter of no density": (
+        label("skew_cm", materials=["tin", "gold"]),
+        "materials of skew_cm: no density is known for the filter 'gold': use one of",
+    ),
+    "two bases": (
+        label("maps", materials=["water", "Ca", "I"]),
+        "line_integrals are of .* maps of .*: give both the same materials",
+    ),
+    "other energies": (
+        edit("response/energies_keV", 5, 33.0),
+        "do not fit together: response and spectrum are on different grids: .* 32.5 keV .*: re",
+    ),
+    "uncovered": (
+        edit("thresholds_keV", 0, 11.0),
+        "do not fit together: energies from 12.5 .* lower",
+    ),
+    "uneven table": (
+        edit("response/deposited_keV", 0, 1.0),
+        "fit together: deposited_keV must incr",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_FILE)
+def test_what_is_wrong_is_named_with_its_remedy(copy, case):
+    what, sentence = IN_FILE[case]
+    change(copy, what)
+    found = faults(copy)
+    assert any(re.search(sentence, fault) for fault in found), found
+    rest = f" ({len(found) - 1} more: python -m pcctlearn.datasets.scan_file {copy})"
+    with pytest.raises(ValueError, match=re.escape(found[0])) as raised:
+        read_scan(copy)
+    assert str(raised.value) == f"{copy}: {found[0]}" + (rest if len(found) > 1 else "")
+
+
+@pytest.mark.parametrize(
+    "case", ["no unit", "eV", "mm", "columns", "transposed", "few edges", "NaN", "impossible"]
+)
+def test_one_thing_wrong_is_told_once(copy, case):
+    change(copy, IN_FILE[case][0])
+    assert len(faults(copy)) == 1
+
+
+def test_large_arrays_are_looked_at_in_blocks(copy, monkeypatch):
+    monkeypatch.setattr(scan_schema, "_BLOCK_BYTES", 2 * 4 * N_BINS * 4 * 5)
+    with h5py.File(copy) as file:
+        assert [(start, len(values[0])) for start, values in blocks(file["counts"])] == [
+            (0, 2),
+            (2, 2),
+            (4, 2),
+        ]
+    change(copy, edit("counts", (slice(None), slice(3, 6), 2, 3), np.inf))
+    assert "counts: 6 of 240 values, the first at bin 0, view 3, row 2, column 3" in faults(copy)[0]
+
+
+def test_all_faults_are_found(copy):
+    independent = ("no name", "no unit", "NaN", "mm", "unknown material", "impossible")
+    for case in independent:
+        change(copy, IN_FILE[case][0])
+    found = faults(copy)
+    for case in independent:
+        assert any(re.search(IN_FILE[case][1], fault) for fault in found), case
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        lambda file: store(file, "counts", file["counts"][()].astype("uint16")),
+        lambda file: store(file, "air", file["air"][()].astype(">f8")),
+        scaled("counts", 0.9),
+        label("/", name=np.bytes_("ASCII"), schema=np.array(["pcctlearn scan"], dtype="S")),
+        label("geometry", CLASS="GROUP", n_views=6.0, source_to_axis_cm=np.array([5.0])),
+        lambda file: file.create_dataset("notes", data="my own"),
+    ],
+)
+def test_what_other_programs_write(copy, harmless):
+    change(copy, harmless)
+    assert faults(copy) == []
+    assert read_scan(copy).at("counts").dtype == torch.float32
+
+
+def test_a_missing_file(tmp_path):
+    assert faults(tmp_path / "none.h5") == ["there is no such file: check its name and folder"]
+    with pytest.raises(FileNotFoundError, match=r"no scan at .*none.h5: check its name"):
+        read_scan(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda data: data[: len(data) // 2], "the file is truncated: copy or download it again"),
+        (lambda data: b"bin,view,row,column\n" * 50, "it is no HDF5 file: write it as docs/scan"),
+        (lambda data: b"", "it is no HDF5 file|truncated"),
+    ],
+)
+def test_a_file_that_is_no_hdf5(copy, spoil, sentence):
+    copy.write_bytes(spoil(copy.read_bytes()))
+    assert re.search(sentence, faults(copy)[0])
+    with pytest.raises(ValueError, match=f"mine.h5: .*({sentence})"):
+        read_scan(copy)
+
+
+def test_damaged_bytes(copy):
+    with h5py.File(copy) as file:
+        place = file["counts"].id.get_chunk_info(3)
+    data = bytearray(copy.read_bytes())
+    data[place.byte_offset : place.byte_offset + place.size] = bytes(place.size)
+    copy.write_bytes(data)
+    assert re.search(
+        r"counts cannot be read .*: the file is damaged, copy it again", faults(copy)[0]
+    )

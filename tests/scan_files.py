@@ -1,0 +1,131 @@
+"""A scan whose file holds everything, and what may be done to that file."""
+
+import h5py
+import numpy as np
+import torch
+from scanners import silicon
+
+from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.physics.response.table import Table
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+ENERGIES = torch.arange(12.5, 121.0, 4.0, dtype=torch.float64)
+VOLUME = VolumeGrid(3, 4, 5, (0.45, 0.3, 0.4), center_cm=(0.3, 0.1, -0.2))
+ANGLES = (0.1, 1.2, 2.4, 3.5, 4.9, 5.7)
+BEAM = ConeBeam(
+    6, 4, 5, (0.55, 0.6), VOLUME, 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3, axis_offset_cm=0.15,
+    measured_angles_rad=ANGLES,
+)  # fmt: skip
+N_BINS = 2
+
+
+def recorded() -> RecordedScan:
+    """Every field has something in it, and no two axes are of one length but by need."""
+    generator = torch.Generator().manual_seed(1)
+
+    def some(*shape, dtype=torch.float32):
+        return torch.rand(*shape, generator=generator, dtype=dtype) + 0.5
+
+    views, pixels = (N_BINS, *BEAM.shape), BEAM.shape[1:]
+    table = Table.sampled(silicon(), ENERGIES, step_keV=5.0)
+    edges = torch.tensor([20.0, 55.0, 120.0], dtype=torch.float64)
+    return RecordedScan(
+        name="all there is",
+        geometry=BEAM,
+        thresholds_keV=edges,
+        air=1000 * some(N_BINS, *pixels),
+        counts=torch.poisson(300 * some(*views), generator),
+        primary=250 * some(*views),
+        scatter=50 * some(*views),
+        scatter_standard_error=some(*views),
+        line_integrals=some(3, *BEAM.shape) - 1,
+        maps=some(3, 2, 3, 4),
+        maps_grid=VolumeGrid(2, 3, 4, 0.1, center_cm=(0.1, 0.0, 0.2)),
+        materials=("water", "calcium", "C5H8O2"),
+        true_thresholds_keV=edges + some(*pixels, 1, dtype=torch.float64),
+        skew_cm=some(2, *pixels, dtype=torch.float64),
+        filter_materials=("aluminium", "tin"),
+        spectrum=RecordedSpectrum(ENERGIES, 100 * some(len(ENERGIES), dtype=torch.float64)),
+        response=RecordedResponse(ENERGIES, table.deposited_keV, table.response_per_keV),
+        seed=2**63 + 1,
+        scatter_factor=1.5,
+        config="physics:\n  response: silicon\n",
+        software="a test",
+    )
+
+
+def small() -> RecordedScan:
+    """What no file may lack, and no more."""
+    scan = recorded()
+    return RecordedScan("small", BEAM, scan.thresholds_keV, scan.air, scan.counts)
+
+
+def change(path, what):
+    with h5py.File(path, "r+") as file:
+        what(file)
+
+
+def put(file, name, index, value):
+    file[name][index] = value
+
+
+def store(file, name, values):
+    """Other values under the name, with the attributes it had."""
+    attributes = dict(file[name].attrs)
+    del file[name]
+    file.create_dataset(name, data=values).attrs.update(attributes)
+
+
+def scaled(name, factor):
+    return lambda file: store(file, name, file[name][()] * factor)
+
+
+def sliced(name, *index):
+    return lambda file: store(file, name, file[name][index])
+
+
+def label(name, /, **attributes):
+    return lambda file: file[name].attrs.update(attributes)
+
+
+def unlabel(name, attribute):
+    return lambda file: file[name].attrs.__delitem__(attribute)
+
+
+def edit(name, index, value):
+    return lambda file: put(file, name, index, value)
+
+
+def drop(name):
+    return lambda file: file.__delitem__(name)
+
+
+def reversed_axes(name):
+    return lambda file: store(file, name, file[name][()].T)
+
+
+def as_group(name):
+    def mend(file):
+        del file[name]
+        file.create_group(name)
+
+    return mend
+
+
+def as_dataset(name):
+    def mend(file):
+        del file[name]
+        file[name] = np.ones(3)
+
+    return mend
+
+
+def everything_one(file):
+    store(file, "air", np.ones(file["air"].shape, np.float32))
+    store(file, "counts", file["counts"][()] / 1000)
+
+
+def logarithms(file):
+    store(file, "air", file["air"][()] * 1e3)
+    store(file, "counts", np.full(file["counts"].shape, 3.3, np.float32))
