@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pcctlearn.scatter.network import ScatterNetwork, spline_matrix
+from pcctlearn.scatter.network import ScatterNetwork, fraction_of, spline_matrix
 
 AIR = torch.tensor([1e4, 5e3, 2e4])
 
@@ -11,6 +11,7 @@ AIR = torch.tensor([1e4, 5e3, 2e4])
 def network(rows=16, columns=24, **settings):
     torch.manual_seed(0)
     small = {"channels": (8, 8), "grid": (2, 3), "panel": (rows, columns)} | settings
+    small.setdefault("start", 0.01)
     return ScatterNetwork(AIR, **small)
 
 
@@ -29,9 +30,22 @@ def test_a_fraction_for_every_count_of_any_panel(rows, columns):
 
 def test_it_begins_near_its_start_and_every_count_stays_positive():
     x = counts()
-    fraction = network(start=0.2).double()(x)
+    fraction = network(start=0.2, predicts="fraction").double()(x)
     torch.testing.assert_close(fraction, torch.full_like(x, 0.2))
-    assert (x * (1 - fraction) > 0).all()
+    smooth = network(start=0.02).double()(x)
+    left = (x * (1 - smooth)).detach()
+    air = AIR[:, None, None, None].double()
+    torch.testing.assert_close(left, x - 0.02 * air)
+    assert (left > 0).all()
+
+
+def test_however_much_scatter_there_is_counts_stay_positive():
+    ratio = torch.tensor([0.0, 0.3, 0.5, 2.0, 1e9])
+    torch.testing.assert_close(fraction_of(ratio), torch.tensor([0.0, 0.3, 0.5, 0.875, 1.0]))
+    x = torch.linspace(0.1, 5, 50, requires_grad=True)
+    assert torch.autograd.gradcheck(fraction_of, x[x != 0.5])
+    (slope,) = torch.autograd.grad(fraction_of(x).sum(), x)
+    assert slope.diff().abs().max() < 0.35  # no jump at a half
 
 
 def test_views_and_scans_are_independent():
