@@ -24,8 +24,9 @@ class ScatterNetwork(nn.Module):
 
     On the grid lies scatter over air, s, which is smooth. Scatter over counts, x = s · air /
     counts, is not: it has the edges of primary counts. The fraction is x up to a half, and
-    1 − 1/(4 x) beyond, so that some counts are left whatever the network says. With ``predicts="fraction"`` the
-    fraction itself is on the grid, after a sigmoid, as in the article that this network is from.
+    1 − 1/(4 x) beyond, so that some counts are left whatever the network says. With
+    ``predicts="fraction"`` the fraction itself is on the grid, after a sigmoid, as in the article
+    that this network is from.
 
     Args:
         air: (bin) counts with nothing in the beam; the network looks at −log(counts / air).
