@@ -17,18 +17,20 @@ def images(folder: Path) -> Figure:
     figure = new_figure(9.6, 8.4)
     axes = figure.subplots(4, 3, squeeze=False)
     (reference,) = read_arrays(folder, "reference/vmi_HU")
+    grey, (low, high) = WINDOWS["HU"], WINDOWS["error"]
     for column, (method, title) in zip(axes.T, _METHODS.items(), strict=True):
         (volume,) = read_arrays(folder, f"{method}/vmi_HU")
         for place, cut in enumerate((_axial, _coronal)):
             image, difference = cut(volume), cut(volume - reference)
-            top = column[2 * place].imshow(image, cmap="gray", vmin=-160, vmax=240)
-            low, high = WINDOWS["error"]
+            top = column[2 * place].imshow(image, cmap="gray", vmin=grey[0], vmax=grey[1])
             below = column[2 * place + 1].imshow(difference, cmap="RdBu_r", vmin=low, vmax=high)
             for ax in column[2 * place : 2 * place + 2]:
                 ax.set_axis_off()
         column[0].set_title(title)
-    figure.colorbar(top, ax=axes[::2], label="HU", shrink=0.5, aspect=30, pad=0.01)
-    figure.colorbar(below, ax=axes[1::2], label="difference (HU)", shrink=0.5, aspect=30, pad=0.01)
+    figure.colorbar(top, ax=axes, label="HU", shrink=0.5, aspect=30, pad=0.01)
+    figure.colorbar(
+        below, ax=axes, label="difference (HU)", shrink=0.4, aspect=40, location="bottom"
+    )
     return figure
 
 
