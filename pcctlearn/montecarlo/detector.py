@@ -30,6 +30,7 @@ from pcctlearn.montecarlo.interactions import (
 )
 from pcctlearn.montecarlo.simulated_response import SimulatedResponse, Tallies, regular
 from pcctlearn.physics.attenuation import DENSITY_G_CM3, Material
+from pcctlearn.tomography.grids import require_positive
 
 BOLTZMANN_V_PER_K = 8.617333e-5
 _SEGMENT_keV = 70.0  # photons that every segment meets alike: about the mean behind a body
@@ -201,9 +202,7 @@ def simulate_response(
             f"energies_keV must lie between 2 and {HIGHEST_keV:g}, got {energies[0]:g} … "
             f"{energies[-1]:g}"
         )
-    for name, value in {"n_histories": n_histories, "step_keV": step_keV}.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value:g}")
+    require_positive(n_histories=n_histories, step_keV=step_keV)
     if not 0 <= lowest_keV < energies[0]:
         raise ValueError(f"lowest_keV={lowest_keV:g} must lie between 0 and {energies[0]:g}")
     sensor, rates = detector.for_kernel(), detector.rates()

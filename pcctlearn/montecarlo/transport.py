@@ -19,6 +19,7 @@ from pcctlearn.physics.attenuation import Material
 from pcctlearn.shapes import Energies as EnergyGrid
 from pcctlearn.shapes import Fluence
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import require_positive
 
 log = logging.getLogger(__name__)
 
@@ -124,17 +125,14 @@ class ObjectScatter:
         chunk_histories: int = 1000,
         max_histories: int = 2_000_000,
     ) -> None:
-        positive = {
-            "accuracy": accuracy,
-            "pixel_cm": pixel_cm,
-            "n_points": n_points,
-            "group_stride": group_stride,
-            "chunk_histories": chunk_histories,
-            "max_histories": max_histories,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name} of the scatter simulation must be positive, got {value}")
+        require_positive(
+            accuracy=accuracy,
+            pixel_cm=pixel_cm,
+            n_points=n_points,
+            group_stride=group_stride,
+            chunk_histories=chunk_histories,
+            max_histories=max_histories,
+        )
         for name, value in {"smoothing_cm": smoothing_cm, "voxel_cm": voxel_cm}.items():
             if not value >= 0:
                 raise ValueError(f"{name} of the scatter simulation must be 0 or more, got {value}")

@@ -1,7 +1,6 @@
 """The chain learned from scans: any loss on any stage."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +10,7 @@ from torch.optim import Optimizer
 
 from pcctlearn.chain import Chain
 from pcctlearn.losses.stage import TotalLoss
-from pcctlearn.scan import STAGES, Scan
-
-KNOWN = ("scatter_fraction", "corrected_counts")  # of a simulated scan, without any chain
+from pcctlearn.scan import Scan
 
 
 class ChainModule(LightningModule):
@@ -75,15 +72,6 @@ class ChainModule(LightningModule):
 
 @torch.no_grad()
 def with_truth(scan: Scan, chain: Chain, until: str) -> Scan:
-    """A scan with its scatter-free counts taken through the chain, up to a stage."""
-    if STAGES.index(until) <= STAGES.index("corrected_counts"):
-        return scan
-    free = chain.onward(
-        Scan(
-            counts=scan.counts,
-            scatter_fraction=scan.scatter_fraction,
-            corrected_counts=scan.corrected_counts,
-        ),
-        until,
-    )
-    return replace(scan, **{stage: getattr(free, stage) for stage in ("line_integrals", "maps")})
+    """A scan with its scatter-free counts, which it holds, taken through the chain to a stage."""
+    scan.at("corrected_counts")
+    return chain.onward(scan, until)

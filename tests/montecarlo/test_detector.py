@@ -340,7 +340,7 @@ def test_a_detector_that_cannot_be(change, message):
         ({"energies_keV": []}, "energies_keV must increase"),
         ({"energies_keV": [60.0, 50.0]}, "energies_keV must increase"),
         ({"energies_keV": [60.0, 160.0]}, "energies_keV must lie between 2 and 160, got 60 … 160"),
-        ({"n_histories": 0}, "n_histories must be positive, got 0"),
+        ({"n_histories": 0}, "n_histories must be positive and finite, got 0"),
         ({"step_keV": 0.0}, "step_keV must be positive"),
         ({"lowest_keV": 60.0}, "lowest_keV=60 must lie between 0 and 60"),
     ],
