@@ -32,7 +32,7 @@ from pcctlearn.files import discard_parts, written_whole
 from pcctlearn.montecarlo.tally import relative_noise
 from pcctlearn.report import render_report
 
-_RECORDED = ("scan", "datasets", "seed")  # what decides what is in a scan
+_RECORDED = ("scan", "datasets")  # what decides what is in a scan
 _NOT_OF_A_SCAN = (("datasets", "n_cases"), ("datasets", "limit"), ("datasets", "cache"))
 
 
@@ -95,7 +95,7 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
         with _bars("scans", "views of this scan") as (scans, views):
             for done, index in enumerate(missing):
                 scans(done, len(missing))
-                seed = np.random.SeedSequence([config.seed, _number(cases.names[index])])
+                seed = np.random.SeedSequence([config.scan.seed, _number(cases.names[index])])
                 scan = simulator.scan(
                     cases.maps(index, simulator.geometry.volume),
                     cases.names[index],
@@ -198,8 +198,7 @@ def _number(name: str) -> int:
 
 def _recorded(config: DictConfig) -> str:
     """What made a scan, in words that are the same wherever the project lies."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    kept = {key: plain[key] for key in _RECORDED}
+    kept: Any = {key: OmegaConf.to_container(config[key], resolve=True) for key in _RECORDED}
     for group, key in _NOT_OF_A_SCAN:
         kept[group].pop(key, None)
     text = OmegaConf.to_yaml(OmegaConf.create(kept))
