@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
@@ -17,7 +18,8 @@ class Chain(nn.Module):
 
     ``correct`` estimates the scattered fraction of the counts, which is then taken from them; a
     chain without it decomposes the counts as they are. The expected counts behind the line
-    integrals are a side branch, taken where it is asked for.
+    integrals are a side branch, taken where it is asked for. Under autocast the correction alone
+    has mixed precision: what follows keeps that of the counts.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class Chain(nn.Module):
             if STAGES.index(stage) > STAGES.index(until) or step is None:
                 break
             if getattr(scan, stage) is None:
-                scan = replace(scan, **{stage: step(scan)})
+                mixed = torch.is_autocast_enabled() and stage == "scatter_fraction"
+                with torch.autocast(scan.at("counts").device.type, enabled=mixed):
+                    scan = replace(scan, **{stage: step(scan)})
         if expect or until == "expected_counts":
             rays = self.decompose.model(scan.at("line_integrals").movedim(1, -1))
             scan = replace(scan, expected_counts=rays.movedim(-1, 1))

@@ -29,6 +29,8 @@ class ScanSet(Dataset):
         air: (bin) of the model that will decompose them.
         noise: counts as measured; else primary and scatter without noise.
         redraw: draw the noise anew each time a scan is taken, from its expected counts.
+
+    ``gains`` (bin, 1, row, column) are the factors of each scan.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class ScanSet(Dataset):
         self.names = [path.stem for path in paths]
         self.redraw = redraw and noise
         self._generator = Generator().manual_seed(seed)
-        self._gains, self._scans = [], []
+        self.gains, self._scans = [], []
         for path in paths:
             recorded = read_scan(path, NEEDED)
             if len(recorded.air) != len(air):
@@ -53,7 +55,7 @@ class ScanSet(Dataset):
                     "thresholds that the scan was made with"
                 )
             gain = (air[:, None, None] / recorded.air)[:, None].float()
-            self._gains.append(gain)
+            self.gains.append(gain)
             self._scans.append(truth_of(recorded, gain, noise))
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class ScanSet(Dataset):
 
     def __getitem__(self, index: int) -> Scan:
         """One scan, without a batch axis."""
-        scan, gain = self._scans[index], self._gains[index]
+        scan, gain = self._scans[index], self.gains[index]
         if not self.redraw:
             return scan
         expected = scan.at("corrected_counts") / (1 - scan.at("scatter_fraction"))

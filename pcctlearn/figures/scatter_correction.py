@@ -1,4 +1,4 @@
-"""Figures of the scatter studies: images before and after, and errors of every test scan."""
+"""Figures of one scatter study: images before and after, errors of the test scans, and the step."""
 
 from pathlib import Path
 
@@ -6,20 +6,32 @@ import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from pcctlearn.figures.arrays import read_arrays
+from pcctlearn.figures.arrays import read_arrays, read_numbers
 from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
 
+CAPTIONS = {
+    "images": "The first test scan: monoenergetic images without correction, with it, and of the "
+    "scatter-free counts; below, the difference from the last.",
+    "errors": "Errors of every test scan, before and after correction.",
+    "step": "Where the time of a training step goes: each stage of the chain, and its gradient.",
+}
 _METHODS = {"uncorrected": "uncorrected", "corrected": "corrected", "reference": "scatter-free"}
 
 
 def images(folder: Path) -> Figure:
     """Axial and coronal slices of each method, and their difference from the scatter-free scan."""
-    figure = new_figure(9.6, 8.4)
-    axes = figure.subplots(4, 3, squeeze=False)
-    (reference,) = read_arrays(folder, "reference/vmi_HU")
+    volumes = {
+        title: read_arrays(folder, f"{method}/vmi_HU")[0] for method, title in _METHODS.items()
+    }
+    return compared(volumes, volumes["scatter-free"])
+
+
+def compared(volumes: dict[str, np.ndarray], reference: np.ndarray) -> Figure:
+    """A column for each volume: axial and coronal, each with its difference from the reference."""
+    figure = new_figure(3.2 * len(volumes), 8.4)
+    axes = figure.subplots(4, len(volumes), squeeze=False)
     grey, (low, high) = WINDOWS["HU"], WINDOWS["error"]
-    for column, (method, title) in zip(axes.T, _METHODS.items(), strict=True):
-        (volume,) = read_arrays(folder, f"{method}/vmi_HU")
+    for column, (title, volume) in zip(axes.T, volumes.items(), strict=True):
         for place, cut in enumerate((_axial, _coronal)):
             image, difference = cut(volume), cut(volume - reference)
             top = column[2 * place].imshow(image, cmap="gray", vmin=grey[0], vmax=grey[1])
@@ -37,17 +49,44 @@ def images(folder: Path) -> Figure:
 def errors(folder: Path) -> Figure:
     """Every error before and after, one line for each test scan."""
     with h5py.File(folder / "arrays.h5") as file:
-        metrics = [name for name in file if "rmse" in name or "spr" in name]
-        values = {name: [file[f"{name}/{m}"][()] for m in list(_METHODS)[:2]] for name in metrics}
+        table = {name: values[()] for name, values in file["errors"].items()}
+    metrics = [
+        name.removesuffix(".corrected")
+        for name in table
+        if name.endswith(".corrected") and not name.startswith("noisy")
+    ]
     figure = new_figure(2.1 * len(metrics), 3.0)
-    for ax, (name, (before, after)) in zip(
-        figure.subplots(1, len(metrics), squeeze=False)[0], values.items(), strict=True
-    ):
-        ax.plot([0, 1], np.stack([before, after]), color=COLOURS["reference"], marker="o")
+    for ax, name in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        both = np.stack([table[f"{name}.{method}"] for method in ("uncorrected", "corrected")])
+        ax.plot([0, 1], both, color=COLOURS["reference"], marker="o")
         ax.set_xticks([0, 1], ["before", "after"])
         ax.set_xlim(-0.3, 1.3)
         ax.set_ylim(bottom=0)
         ax.set_title(name.replace("_", " "), fontsize=8)
+    return figure
+
+
+def step(folder: Path) -> Figure:
+    """Shares of a training step, forward and backward, in the order of the chain."""
+    numbers = read_numbers(folder)
+    shares = {
+        name.removeprefix("step_share_"): 100 * value
+        for name, value in numbers.items()
+        if name.startswith("step_share_")
+    }
+    stages = [name.removesuffix("_forward") for name in shares if name.endswith("_forward")]
+    figure = new_figure(6.4, 0.45 * len(stages) + 1.2)
+    ax = figure.subplots()
+    begin = np.zeros(len(stages))
+    for way, colour in (("forward", COLOURS["reference"]), ("backward", COLOURS["plane"])):
+        width = np.array([shares[f"{stage}_{way}"] for stage in stages])
+        ax.barh(stages, width, left=begin, color=colour, label=way)
+        begin = begin + width
+    ax.invert_yaxis()
+    ax.set_xlabel(
+        f"share of a step (%), {numbers['step_rays_per_second'] / 1000:.3g} thousand rays/s"
+    )
+    ax.legend(frameon=False)
     return figure
 
 

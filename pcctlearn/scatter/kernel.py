@@ -110,6 +110,7 @@ class KernelScatter(nn.Module):
         self.register_buffer("borders_cm", torch.tensor(parameters.borders_cm, dtype=torch.float64))
         self.register_buffer("air", air[:, None, None, None] if air.ndim == 1 else air[:, None])
         self.register_buffer("scatter_factor", factor.expand(n_bins).clone())
+        self.parameters_of_kernels = parameters
         self.water_per_cm = parameters.water_per_cm
         self.source_to_detector_cm = parameters.source_to_detector_cm
         self.pixel_cm, self.offset_cm = pixel, tuple(offset_cm)

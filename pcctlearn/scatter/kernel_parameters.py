@@ -85,18 +85,31 @@ class KernelParameters:
         """Bins whose scatter they give."""
         return len(self.amplitude_per_cm2)
 
-    def save(self, path: str | Path) -> None:
-        """Write them as JSON: what they are, how they were made, and every number in full."""
-        values = {name: getattr(self, name).tolist() for name in (*KERNEL, *_WATER)}
-        facts = {
+    def plain(self) -> dict[str, Any]:
+        """Every number in full, as lists and words."""
+        return {
             "quantity": QUANTITY,
             "passport": dict(self.passport),
             "borders_cm": list(self.borders_cm),
             "water_per_cm": self.water_per_cm,
             "source_to_detector_cm": self.source_to_detector_cm,
+            **{name: getattr(self, name).tolist() for name in (*KERNEL, *_WATER)},
         }
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "KernelParameters":
+        """What ``plain`` gave; KeyError, TypeError or ValueError for anything else."""
+        if content["quantity"] != QUANTITY:
+            raise ValueError(f"it holds {content['quantity']!r}")
+        values: dict[str, Any] = {
+            name: torch.tensor(content[name], dtype=torch.float64) for name in (*KERNEL, *_WATER)
+        }
+        return cls(**values, **{name: content[name] for name in _PLAIN})
+
+    def save(self, path: str | Path) -> None:
+        """Write them as JSON: what they are, how they were made, and every number."""
         with written_whole(Path(path)) as temporary:
-            temporary.write_text(json.dumps({**facts, **values}, indent=1) + "\n")
+            temporary.write_text(json.dumps(self.plain(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "KernelParameters":
@@ -112,14 +125,7 @@ class KernelParameters:
                 "pcctlearn.scatter.pencil_beams.fit_kernels(geometry, model).save(path)"
             )
         try:
-            content = json.loads(path.read_text())
-            if content["quantity"] != QUANTITY:
-                raise ValueError(f"it holds {content['quantity']!r}")
-            values: dict[str, Any] = {
-                name: torch.tensor(content[name], dtype=torch.float64)
-                for name in (*KERNEL, *_WATER)
-            }
-            return cls(**values, **{name: content[name] for name in _PLAIN})
+            return cls.from_plain(json.loads(path.read_text()))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} holds no scatter kernels ({error}): give a file that "

@@ -32,6 +32,7 @@ class ScatterNetwork(nn.Module):
         air: (bin) counts with nothing in the beam; the network looks at −log(counts / air).
         channels: of the stages.
         grid: (rows, columns) of the coarse output.
+        panel: (rows, columns) of what it will learn from, which decide the strides.
         start: what the untrained network begins near: scatter over air, or the fraction.
         predicts: "scatter" or "fraction", what is smooth.
     """
@@ -51,6 +52,12 @@ class ScatterNetwork(nn.Module):
         if not 0 < start < 1:
             raise ValueError(f"start is a fraction between 0 and 1, got {start}")
         self.predicts = predicts
+        self.settings = {
+            "channels": list(channels),
+            "grid": list(grid),
+            "panel": list(panel),
+            "predicts": predicts,
+        }  # what builds it again, in plain words
         self.register_buffer("air", air.detach().clone())
         self.grid = (grid[0], grid[1])
         halvings = max(0, round(math.log2(panel[1] / grid[1])))

@@ -1,6 +1,7 @@
 """The chain learned from scans: any loss on any stage."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 
 from pcctlearn.chain import Chain
 from pcctlearn.losses.stage import TotalLoss
-from pcctlearn.scan import Scan
+from pcctlearn.scan import STAGES, Scan
 
 
 class ChainModule(LightningModule):
@@ -24,6 +25,9 @@ class ChainModule(LightningModule):
         loss: on stages of the chain.
         optimizer: constructor awaiting parameters.
         scheduler: constructor awaiting the optimizer, stepped after each epoch; or ``None``.
+        learned_views: gradients flow through so many views of a scan, drawn anew in each step, and
+            the others go along without: memory is that of these. ``None`` for all.
+        notes: {name: plain value}, kept in its checkpoints beside the weights.
     """
 
     def __init__(
@@ -32,12 +36,17 @@ class ChainModule(LightningModule):
         loss: TotalLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], Any] | None = None,
+        learned_views: int | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if chain.correct is None:
             raise ValueError("there is nothing to learn in a chain without a correction")
+        if learned_views is not None and learned_views < 1:
+            raise ValueError(f"training.learned_views must be 1 or more, got {learned_views}")
         self.chain, self.loss = chain, loss
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.learned_views, self.notes = learned_views, dict(notes or {})
 
     def configure_optimizers(self) -> Any:
         """The correction's parameters alone are learned."""
@@ -46,6 +55,10 @@ class ChainModule(LightningModule):
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the weights belong to."""
+        checkpoint.update(self.notes)
 
     def training_step(self, target: Scan, index: int) -> Tensor:
         """The loss of one batch."""
@@ -56,7 +69,7 @@ class ChainModule(LightningModule):
         return self._step(target, "val")
 
     def _step(self, target: Scan, name: str) -> Tensor:
-        predicted = self.chain(target.at("counts"), until=self.loss.deepest)
+        predicted = self._predicted(target.at("counts"), name == "train")
         terms = self.loss(predicted, target)
         total = torch.stack(list(terms.values())).sum()
         logged = {f"{name}/{term}": value for term, value in terms.items()} | {
@@ -68,6 +81,22 @@ class ChainModule(LightningModule):
             prog_bar=False,
         )  # fmt: skip
         return total
+
+    def _predicted(self, counts: Tensor, learns: bool) -> Scan:
+        n_views = counts.shape[2]
+        if not learns or self.learned_views is None or self.learned_views >= n_views:
+            return self.chain(counts, until=self.loss.deepest)
+        few = torch.randperm(n_views, device=counts.device)[: self.learned_views]
+        by_view = min(self.loss.deepest, "line_integrals", key=STAGES.index)
+        with torch.no_grad():
+            whole = self.chain(counts, until=by_view)
+        part = self.chain(counts[:, :, few], until=by_view)
+        joined = {
+            stage: values.index_copy(2, few, part.at(stage))
+            for stage, values in vars(whole).items()
+            if values is not None and stage != "counts"
+        }
+        return self.chain.onward(replace(whole, **joined), self.loss.deepest)
 
 
 @torch.no_grad()

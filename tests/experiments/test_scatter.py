@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from scanners import scanner
 from studies import quiet_trainer
 
@@ -12,10 +13,12 @@ from pcctlearn.datasets.scan_file import write_scan
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.results import draw_figures, write_results
-from pcctlearn.experiments.scatter import ScatterStudy, seen_by_all
+from pcctlearn.experiments.scatter import ScatterStudy
+from pcctlearn.experiments.scatter_judge import seen_by_all
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
-from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.scatter.checkpoint import read_correction
+from pcctlearn.scatter.correction import kernel, network
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.training.chain_module import ChainModule
@@ -39,12 +42,12 @@ def scans(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def study(scans, stage="maps", split=(2, 1, 1)):
+def study(scans, stage="maps", split=(2, 1, 1), correction=None):
     return ScatterStudy(
         scans,
         simulator(),
         partial(MaximumLikelihood, gradient_clamp=5e-4),
-        partial(ScatterNetwork, channels=(8, 8), grid=(2, 3)),
+        correction or partial(network, channels=(8, 8), grid=(2, 3)),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
         partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
         split,
@@ -60,6 +63,20 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     assert set(results.captions) == {path.stem for path in (tmp_path / "figures").iterdir()}
     assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9  # it begins near the mean
+
+
+def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    few = partial(kernel, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000)
+    made = study(scans, correction=few)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    results = made.run(quiet_trainer(enable_checkpointing=True, callbacks=[checkpoint]))
+    assert results.numbers["spr_percent_over_uncorrected"] < 0.9
+    assert 0 < results.numbers["scatter_factor_bin_4"] < 1  # the grid of the scans
+    again = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model)
+    counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
+    torch.testing.assert_close(again.correction(counts), made.chain.correct(counts))
+    assert again.differences == []
 
 
 def test_the_voxels_that_every_view_sees():

@@ -1,0 +1,63 @@
+"""Where the time of a training step goes."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.scan import STAGES, Scan
+
+
+def step_seconds(
+    chain: Chain, loss: TotalLoss, target: Scan, n_repeats: int = 3
+) -> dict[str, dict[str, float]]:
+    """{stage: {"forward", "backward"}}: seconds of each step of the chain, the best of n_repeats.
+
+    The chain is taken stage by stage, and its gradient back stage by stage, each from a leaf of its
+    own: the times add up to those of a training step without its optimiser. "loss" is among them.
+    """
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(n_repeats):
+        for name, times in _once(chain, loss, target).items():
+            for way, seconds in times.items():
+                before = best.setdefault(name, {}).get(way, float("inf"))
+                best[name][way] = min(before, seconds)
+    chain.zero_grad()
+    return best
+
+
+def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, float]]:
+    times: dict[str, dict[str, float]] = {}
+    leaves: list[tuple[str, Tensor, Tensor]] = []  # stage, what came out of it, and its leaf
+    scan = Scan(counts=target.at("counts"))
+    for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
+        if stage == "expected_counts":
+            continue
+        out, forward = _timed(lambda now=scan, to=stage: chain.onward(now, to).at(to))
+        leaf = out.detach().requires_grad_()
+        leaves.append((stage, out, leaf))
+        scan = Scan(**{**vars(scan), stage: leaf})
+        times[stage] = {"forward": forward}
+    total, forward = _timed(lambda: torch.stack(list(loss(scan, target).values())).sum())
+    _, backward = _timed(lambda: total.backward())
+    times["loss"] = {"forward": forward, "backward": backward}
+    for stage, out, leaf in reversed(leaves):
+        gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        _, times[stage]["backward"] = _timed(
+            lambda out=out, gradient=gradient: out.backward(gradient)
+        )
+    return times
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = perf_counter()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, perf_counter() - began
