@@ -29,7 +29,7 @@ CACHE_VERSION = 1  # count up when the maps of the same files change
 class Layout:
     """How cases lie on disk: what to point at, where they are, and how one is read.
 
-    ``read`` also takes ``resample`` where slices may be unevenly spaced.
+    ``read`` takes ``straighten``, and ``resample`` where slices may be unevenly spaced.
     """
 
     wanted: str
@@ -84,6 +84,7 @@ class CtCases:
         fit: shrink a body that is wider than the field of view instead of refusing it.
         limit: use the first cases only; ``None`` for all.
         resample: interpolate unevenly spaced DICOM slices instead of refusing them.
+        straighten: resample a tilted volume onto the patient's axes instead of refusing it.
         cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
 
     ``scales`` tells, by name, how much of its size each body kept when it was placed.
@@ -97,6 +98,7 @@ class CtCases:
         fit: bool = False,
         limit: int | None = None,
         resample: bool = False,
+        straighten: bool = False,
         cache: bool = True,
     ) -> None:
         if layout not in LAYOUTS:
@@ -104,7 +106,8 @@ class CtCases:
         if limit is not None and limit < 1:
             raise ValueError(f"datasets.limit must be 1 or more, or null for all, got {limit}")
         self.path, self.layout, self.threshold_HU = path, layout, threshold_HU
-        self.fit, self.limit, self.resample, self.cache = fit, limit, resample, cache
+        self.fit, self.limit, self.cache = fit, limit, cache
+        self.resample, self.straighten = resample, straighten
         self.scales: dict[str, float] = {}
         self._sources = None if path is None else self._find(Path(path))  # bad paths fail here
 
@@ -130,7 +133,7 @@ class CtCases:
         """A case in HU and house axes."""
         layout = LAYOUTS[self.layout]
         options = {"resample": self.resample} if layout.slices else {}
-        return layout.read(self._source(index), **options)
+        return layout.read(self._source(index), straighten=self.straighten, **options)
 
     def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
         """Water and calcium in g/cm³, float32: the body without its table, centred on the axis.
@@ -170,6 +173,6 @@ class CtCases:
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
         seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        settings = (self.layout, self.threshold_HU, self.fit, self.resample)
+        settings = (self.layout, self.threshold_HU, self.fit, self.resample, self.straighten)
         depends = (CACHE_VERSION, settings, grid, seen)
         return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

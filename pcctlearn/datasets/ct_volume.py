@@ -7,10 +7,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float
-from nibabel.affines import obliquity
+from nibabel.affines import obliquity, voxel_sizes
+from nibabel.processing import resample_to_output
 from torch import Tensor
 
-from pcctlearn.units import AIR_HU
+from pcctlearn.units import AIR_HU, mm_to_cm
 
 MAX_TILT_DEG = 2.0
 HOUSE_DIRECTIONS = ("IS", "AP", "RL")  # z upwards, y (rows) from the front, x from the right
@@ -32,31 +33,63 @@ class CtVolume:
 
 
 def ct_volume(
-    source: Path, stored: np.ndarray, affine: np.ndarray, voxel_cm: list[float], name: str
+    source: Path, stored: np.ndarray, affine: np.ndarray, name: str, straighten: bool = False
 ) -> CtVolume:
     """The volume in house axes of an array in HU whose axes point where ``affine`` says.
 
-    Raises ValueError for what is tilted, not a volume or not in HU; padding reads as air.
+    Raises ValueError for what is not a volume or not in HU, and for what is tilted unless
+    ``straighten`` resamples it; padding reads as air.
     """
     if stored.ndim != 3:
         raise ValueError(f"{source} has shape {stored.shape}; give one 3-D volume at a time")
+    check_hounsfield(source, stored, "this volume")  # before straightening surrounds it with air
+    values = np.asarray(stored, dtype=np.float32).clip(min=AIR_HU)
+    if straighten:
+        values, affine = straightened(source, values, affine)
     axes = anatomical_axes(source, affine)
-    check_hounsfield(source, stored, "this volume")
-    z, y, x = (voxel_cm[axis] for axis in house_order(axes))
-    values = np.ascontiguousarray(in_house_axes(stored, axes), dtype=np.float32)
-    return CtVolume(torch.from_numpy(values.clip(min=AIR_HU)), (z, y, x), name)
+    z, y, x = (mm_to_cm(float(voxel_sizes(affine)[axis])) for axis in house_order(axes))
+    in_order = np.ascontiguousarray(in_house_axes(values, axes))
+    return CtVolume(torch.from_numpy(in_order), (z, y, x), name)
+
+
+def straightened(
+    source: Path, hounsfield: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A tilted or sheared array on axes along R, A and S, and its affine; others as they are.
+
+    Along S the voxels are as far apart as the slices are along S, which under a tilted gantry is
+    the step of the table; along R and A they are as fine as the finest in a slice. What lies
+    around the slices is air.
+    """
+    if tilt_deg(source, affine) <= MAX_TILT_DEG:
+        return hounsfield, affine
+    slice_axis, *plane_axes = house_order(nib.aff2axcodes(affine))
+    pixel_mm = voxel_sizes(affine)[plane_axes].min()
+    straight = resample_to_output(
+        nib.Nifti1Image(hounsfield, affine),
+        (pixel_mm, pixel_mm, abs(affine[2, slice_axis])),
+        order=1,
+        mode="grid-constant",  # "constant" turns the outermost voxels to air by rounding
+        cval=AIR_HU,
+    )
+    return np.asarray(straight.dataobj), straight.affine
+
+
+def tilt_deg(source: Path, affine: np.ndarray) -> float:
+    """The largest angle between an array axis and the patient's axis nearest to it."""
+    if not abs(np.linalg.det(affine[:3, :3])) > 0:
+        raise ValueError(f"{source} gives its voxels no size; convert it again from the scanner's")
+    return float(np.degrees(obliquity(affine)).max())
 
 
 def anatomical_axes(source: Path, affine: np.ndarray) -> tuple[str, ...]:
     """Where each array axis points: one of L/R, A/P and I/S each; ``affine`` leads to R, A, S."""
-    if not abs(np.linalg.det(affine[:3, :3])) > 0:
-        raise ValueError(f"{source} gives its voxels no size; convert it again from the scanner's")
-    tilt_deg = np.degrees(obliquity(affine)).max()
-    if tilt_deg > MAX_TILT_DEG:
+    tilt = tilt_deg(source, affine)
+    if tilt > MAX_TILT_DEG:
         raise ValueError(
-            f"{source} is tilted by {tilt_deg:.1f}° against the patient's axes, more than "
-            f"{MAX_TILT_DEG:g}°; resample it to straight axes first, as dcm2niix does for a "
-            "tilted gantry"
+            f"{source} is tilted by {tilt:.1f}° against the patient's axes, more than "
+            f"{MAX_TILT_DEG:g}°; read the whole volume with datasets.straighten=true, or resample "
+            "it to straight axes first, as dcm2niix does for a tilted gantry"
         )
     return nib.aff2axcodes(affine)
 

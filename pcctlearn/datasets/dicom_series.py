@@ -8,7 +8,6 @@ from pydicom.pixels import apply_rescale
 
 from pcctlearn.datasets.ct_volume import CtVolume, anatomical_axes, ct_volume
 from pcctlearn.datasets.dicom_files import DAMAGED, DicomSlice, ct_slices
-from pcctlearn.units import mm_to_cm
 
 PADDING_HU = -2048.0  # becomes air, but is no sign that the numbers are in HU
 SAME_PLACE_MM = 0.01
@@ -17,7 +16,10 @@ LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def read_dicom_series(
-    folder: str | Path, series: str | None = None, resample: bool = False
+    folder: str | Path,
+    series: str | None = None,
+    resample: bool = False,
+    straighten: bool = False,
 ) -> CtVolume:
     """The CT series whose files lie in ``folder``, in HU and house axes.
 
@@ -28,6 +30,7 @@ def read_dicom_series(
         folder: holds the files themselves, whatever they are called.
         series: SeriesInstanceUID, where the folder holds several.
         resample: interpolate unevenly spaced slices onto even spacing instead of refusing them.
+        straighten: resample a tilted stack onto the patient's axes instead of refusing it.
 
     Raises:
         FileNotFoundError: no folder, or no DICOM images in it. ValueError: anything that keeps the
@@ -41,7 +44,8 @@ def read_dicom_series(
     gaps_mm = np.diff([s.height_mm for s in slices])
     _check_duplicates(slices, gaps_mm)
     affine = _affine(folder, slices)
-    anatomical_axes(folder, affine)  # before the spacing, which a tilt distorts
+    if not straighten:
+        anatomical_axes(folder, affine)  # before the spacing, which a tilt distorts
     even = bool((np.abs(gaps_mm - np.median(gaps_mm)) <= EVEN * np.median(gaps_mm)).all())
     if not even and not resample:
         raise ValueError(_uneven(folder, slices, gaps_mm))
@@ -49,8 +53,7 @@ def read_dicom_series(
     stored = np.stack([_hounsfield(s) for s in slices])
     if not even:
         stored, affine = _evenly_spaced(stored, affine, gaps_mm)
-    sizes_cm = [mm_to_cm(float(np.linalg.norm(axis))) for axis in affine[:3, :3].T]
-    return ct_volume(folder, stored, affine, sizes_cm, folder.resolve().name)
+    return ct_volume(folder, stored, affine, folder.resolve().name, straighten)
 
 
 def _affine(folder: Path, slices: list[DicomSlice]) -> np.ndarray:

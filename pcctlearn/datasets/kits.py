@@ -20,9 +20,12 @@ def kits_cases(root: str | Path) -> list[Path]:
     return [file.parent for file in imaging_files(Path(root))]
 
 
-def read_case(case: str | Path) -> CtVolume:
-    """The volume of a case folder in HU and house axes, named after the folder."""
-    volume = read_nifti(imaging_files(Path(case))[0])
+def read_case(case: str | Path, straighten: bool = False) -> CtVolume:
+    """The volume of a case folder in HU and house axes, named after the folder.
+
+    ``straighten`` resamples a tilted volume, but not its labels.
+    """
+    volume = read_nifti(imaging_files(Path(case))[0], straighten)
     return CtVolume(volume.hounsfield, volume.voxel_cm, Path(case).resolve().name)
 
 

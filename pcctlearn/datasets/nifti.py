@@ -53,20 +53,20 @@ def read_slice(
     check_hounsfield(file, stored, "this slice")
 
     plane = in_house_axes(stored, axes[:slice_axis] + axes[slice_axis + 1 :])
-    rows_cm, columns_cm = (_voxel_cm(image)[axis] for axis in plane_axes)
+    rows_cm, columns_cm = (mm_to_cm(float(mm)) for mm in voxel_sizes(image.affine)[plane_axes])
     return torch.from_numpy(plane.clip(min=AIR_HU)), (rows_cm, columns_cm)
 
 
-def read_nifti(path: str | Path) -> CtVolume:
+def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
     """The whole volume in HU and house axes; ``path`` as ``read_slice`` takes it.
 
-    Raises FileNotFoundError for what is not there, ValueError for a file that is damaged, tilted,
-    without an orientation, or not in HU.
+    Raises FileNotFoundError for what is not there, ValueError for a file that is damaged, without
+    an orientation, not in HU, or tilted, unless ``straighten`` resamples it.
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
     stored = stored_values(file, image, slice(None), slice(None), slice(None))
-    return ct_volume(file, stored, image.affine, _voxel_cm(image), without_suffix(file.name))
+    return ct_volume(file, stored, image.affine, without_suffix(file.name), straighten)
 
 
 def without_suffix(name: str) -> str:
@@ -128,10 +128,6 @@ def stored_values(file: Path, image: nib.Nifti1Image, *where: slice | int) -> np
         raise ValueError(
             f"{file} is truncated or damaged ({error}); download or copy it again"
         ) from error
-
-
-def _voxel_cm(image: nib.Nifti1Image) -> list[float]:
-    return [mm_to_cm(float(size)) for size in voxel_sizes(image.affine)]
 
 
 def _check_whole(file: Path, image: nib.Nifti1Image) -> None:

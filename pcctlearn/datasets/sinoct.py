@@ -22,10 +22,12 @@ def sinoct_series(root: str | Path) -> list[Path]:
     return sorted(series, key=lambda path: [_numbers(part) for part in path.parts])
 
 
-def read_series(series: str | Path, resample: bool = False) -> CtVolume:
+def read_series(series: str | Path, resample: bool = False, straighten: bool = False) -> CtVolume:
     """The head of one series folder in HU and house axes, from its reconstructed_image/*.dcm."""
     series = Path(series)
-    volume = read_dicom_series(series / "reconstructed_image", resample=resample)
+    volume = read_dicom_series(
+        series / "reconstructed_image", resample=resample, straighten=straighten
+    )
     return CtVolume(volume.hounsfield, volume.voxel_cm, f"{series.parent.name}/{series.name}")
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -154,6 +155,37 @@ def test_uneven_slices_are_interpolated_on_request(ct):
     water = CtCases(str(folder), "dicom", resample=True).maps(0, GRID)[0]
     whole = CtCases(str(ct / "dicom"), "dicom").maps(0, GRID)[0]
     assert water.sum() == pytest.approx(whole.sum().item(), rel=0.01)
+
+
+def tilted_as(layout, folder):
+    """The round patient in slices that a gantry tilted by 18.5°, stored for this layout."""
+    c, s = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
+    if layout in ("dicom", "sinoct"):
+        slices = series_datasets(round_patient(), VOXEL_MM)
+        for dataset in slices:
+            dataset.ImageOrientationPatient = [1, 0, 0, 0, float(c), float(-s)]
+        inside = "batch_1/series_2/reconstructed_image" if layout == "sinoct" else "."
+        write_dicom(folder / inside, slices)
+    else:
+        affine = np.zeros((4, 4))
+        affine[2, 0], affine[:3, 1], affine[0, 2], affine[3, 3] = 5, (0, -5 * c, -5 * s), -5, 1
+        folder.mkdir()
+        nib.save(nib.Nifti1Image(round_patient(), affine), folder / "imaging.nii.gz")
+    return str(folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tilted_volumes_are_straightened_on_request(tmp_path, layout):
+    path = tilted_as(layout, tmp_path / "tilted")
+    grid = VolumeGrid(60, 80, 90, (0.4, 0.4, 0.3))
+    cases = CtCases(path, layout, straighten=True)
+    straight, stored = cases.volume(0), round_patient() + 1000.0
+    mass = (straight.hounsfield.double() + 1000).sum() * np.prod(straight.voxel_cm)
+    assert mass == pytest.approx(stored.sum() * 0.5**3 * np.cos(np.radians(18.5)), rel=1e-3)
+    assert (cases.maps(0, grid)[0] > 0.9).any()
+    cases.straighten = False
+    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*datasets\.straighten=true"):
+        cases.maps(0, grid)  # not out of the cache
 
 
 def counted(cases, monkeypatch):

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nibabel.affines import apply_affine
 
-from pcctlearn.datasets.ct_volume import ct_volume, in_house_axes
+from pcctlearn.datasets.ct_volume import ct_volume, in_house_axes, straightened
 
 FILE = Path("folder/ct.nii")
-AFFINE = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+AFFINE = np.array([[0, 0, -1, 0], [0, -2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+C, S = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
 
 
 def scene():
@@ -19,14 +21,14 @@ def scene():
     return values
 
 
-def made(values, affine=AFFINE):
-    return ct_volume(FILE, values, affine, [0.3, 0.2, 0.1], "ct")
+def made(values, affine=AFFINE, straighten=False):
+    return ct_volume(FILE, values, affine, "ct", straighten)
 
 
 def test_house_axes_stay_as_they_are():
     volume = made(scene())
     assert volume.hounsfield.dtype == torch.float32
-    assert volume.voxel_cm == (0.3, 0.2, 0.1)
+    assert volume.voxel_cm == pytest.approx((0.3, 0.2, 0.1))
     np.testing.assert_array_equal(volume.hounsfield, scene())
 
 
@@ -76,10 +78,85 @@ def test_not_a_volume():
 def test_tilted():
     c, s = np.cos(0.3), np.sin(0.3)
     tilt = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
-    with pytest.raises(ValueError, match=r"ct\.nii is tilted by 17\.2°.*dcm2niix"):
+    with pytest.raises(ValueError, match=r"tilted by 17\.2°.*datasets\.straighten=true.*dcm2niix"):
         made(scene(), tilt @ AFFINE)
+    made(scene(), tilt @ AFFINE, straighten=True)
+
+
+def affine_of(slice_mm, row_mm=(0.0, -0.9, 0.0)):
+    """Columns of 0.8 mm towards the left; where the next slice and the next row lie in R, A, S."""
+    affine = np.eye(4)
+    affine[:3] = np.array([slice_mm, row_mm, (-0.8, 0.0, 0.0), (30.0, 20.0, -40.0)]).T
+    return affine
+
+
+TILTED_ROW_MM = (0.0, -0.9 * C, -0.9 * S)
+TILTED = {
+    "gantry": (affine_of((0.0, 0.0, 3.0), TILTED_ROW_MM), 3.0),  # slices as far as the table went
+    "turned": (affine_of((0.0, -3.0 * S, 3.0 * C), TILTED_ROW_MM), 3.0 * C),
+    "shifted": (affine_of((0.0, -1.0, 3.0)), 3.0),
+}
+
+
+@pytest.mark.parametrize("kind", TILTED)
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_straightened_body_keeps_its_place_and_size(kind, order):
+    """An ellipsoid in patient axes, whatever the axes that it was stored along."""
+    affine, z_mm = TILTED[kind]
+    affine = affine[:, [*order, 3]]
+    shape = tuple(np.array([26, 64, 60])[list(order)])
+    middle_mm = apply_affine(affine, (np.array(shape) - 1) / 2)
+    center_mm = middle_mm + np.array([1.0, -2.0, 1.5])
+    semi_axes_mm = np.array([12.0, 16.0, 20.0])
+
+    place_mm = apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    inside = (((place_mm - center_mm) / semi_axes_mm) ** 2).sum(-1) <= 1
+    straight, upright = straightened(FILE, np.where(inside, 40.0, -1000.0), affine)
+
+    np.testing.assert_allclose(upright[:3, :3], np.diag([0.8, 0.8, z_mm]))
+    tissue = (straight + 1000) / 1040
+    where_mm, weights = apply_affine(upright, np.argwhere(tissue > 0)), tissue[tissue > 0]
+    voxel_mm = upright.diagonal()[:3]
+    found_mm = np.average(where_mm, axis=0, weights=weights)
+    assert (np.abs(found_mm - center_mm) < 0.1 * voxel_mm).all()
+    spread_mm2 = np.cov(where_mm.T, aweights=weights)  # of an ellipsoid: diag(semi axes²) / 5
+    extents_mm = 2 * np.sqrt(5 * spread_mm2.diagonal())
+    assert (np.abs(extents_mm - 2 * semi_axes_mm) < 0.5 * voxel_mm).all()
+    assert np.abs(spread_mm2 - np.diag(spread_mm2.diagonal())).max() < 1
+    volume_mm3 = tissue.sum() * voxel_mm.prod()
+    assert volume_mm3 == pytest.approx(4 / 3 * np.pi * semi_axes_mm.prod(), rel=0.02)
+
+
+@pytest.mark.parametrize("slice_mm", np.linspace(1.1, 4.7, 13))
+def test_whole_pixels_of_shift_are_undone_exactly(slice_mm):
+    """Each slice lies three pixels further back: not even the first and last one are lost."""
+    stored = np.full((4, 9, 8), -1000.0)
+    stored[:, 2:6, 1:5] = 10.0 * np.arange(4)[:, None, None]
+    affine = affine_of((0.0, -2.4, slice_mm), (0.0, -0.8, 0.0))
+    volume = made(stored, affine, straighten=True).hounsfield
+    volume = volume[:4, -18:, -8:]  # rounding may add a plane of air
+    for k, plane in enumerate(volume):
+        wanted = torch.tensor(stored[k], dtype=torch.float32)
+        torch.testing.assert_close(plane[3 * k : 3 * k + 9], wanted)
+
+
+def test_straight_volumes_are_not_resampled():
+    c, s = np.cos(np.radians(1.9)), np.sin(np.radians(1.9))
+    turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+    values = np.random.default_rng(0).uniform(-1000, 1000, (4, 5, 6))
+    for affine in (AFFINE, turn @ AFFINE):
+        asked, unasked = made(values, affine, straighten=True), made(values, affine)
+        assert torch.equal(asked.hounsfield, unasked.hounsfield)
+        assert asked.voxel_cm == unasked.voxel_cm
+
+
+def test_air_around_a_straightened_volume_does_not_pass_raw_counts():
+    with pytest.raises(ValueError, match="raw counts, not HU"):
+        made(scene() + 1024, TILTED["gantry"][0], straighten=True)
 
 
 def test_voxels_without_a_size():
     with pytest.raises(ValueError, match=r"ct\.nii gives its voxels no size; convert it again"):
         made(scene(), AFFINE * [1, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"ct\.nii gives its voxels no size"):
+        made(scene(), AFFINE * [1, 0, 1, 1], straighten=True)

@@ -4,7 +4,9 @@ import re
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
+import torch
 from ct_files import (
     LOWEST_MM,
     REAL_CT,
@@ -164,6 +166,49 @@ def test_thin_slices_below_thick_ones_are_interpolated(tmp_path):
     np.testing.assert_allclose(volume.hounsfield[:, 4, 4], [0, 40, 80, 120, 160], rtol=1e-6)
 
 
+def test_straight_slices_stay_as_they_are(tmp_path):
+    folder = write_dicom(tmp_path)
+    asked, unasked = read_dicom_series(folder, straighten=True), read_dicom_series(folder)
+    assert torch.equal(asked.hounsfield, unasked.hounsfield)
+    assert asked.voxel_cm == unasked.voxel_cm
+
+
+def head_under_a_tilted_gantry():
+    """A box of 20 × 30 × 40 mm (x, y, z of the patient) with a bead before and above its middle."""
+    c, s = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
+    datasets = series_datasets(np.zeros((36, 70, 50), np.int16), (2.0, 0.8, 0.8))
+    for dataset in datasets:
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, float(c), float(-s)]
+        left, back, up = dataset.ImagePositionPatient
+        row, column = np.indices((70, 50)) * 0.8
+        place_mm = np.stack([left + column, back + c * row, up - s * row], axis=-1) - MIDDLE_MM
+        hounsfield = np.where((np.abs(place_mm) <= [10, 15, 20]).all(-1), 40, -1000)
+        hounsfield[np.linalg.norm(place_mm - BEAD_MM, axis=-1) < 3] = 1200
+        store(dataset, hounsfield.astype(np.int16))
+    return datasets
+
+
+MIDDLE_MM, BEAD_MM = np.array([-10.0, 5.0, -13.0]), np.array([4.0, -8.0, 10.0])  # left, back, up
+
+
+def test_a_stack_tilted_by_the_gantry_is_straightened(tmp_path):
+    folder = write_dicom(tmp_path, head_under_a_tilted_gantry())
+    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*datasets\.straighten=true"):
+        read_dicom_series(folder)
+    volume = read_dicom_series(folder, straighten=True)
+    assert volume.voxel_cm == pytest.approx((0.2, 0.08, 0.08))  # 2 mm: the step of the table
+    voxel_mm = 10 * np.array(volume.voxel_cm)
+
+    # the lowest row of the lowest slice is the last one
+    first_mm = np.array([LOWEST_MM - np.sin(np.radians(18.5)) * 69 * 0.8, -20.0, -30.0])
+    box = np.argwhere(volume.hounsfield.numpy() > -480)
+    bead = np.argwhere(volume.hounsfield.numpy() > 620)
+    middle_mm = first_mm + (box.min(0) + box.max(0)) / 2 * voxel_mm
+    assert (np.abs(middle_mm - MIDDLE_MM[::-1]) < voxel_mm).all()
+    assert (np.abs(np.ptp(box, axis=0) * voxel_mm - [40, 30, 20]) < 1.5 * voxel_mm).all()
+    assert (np.abs(first_mm + bead.mean(0) * voxel_mm - (MIDDLE_MM + BEAD_MM)[::-1]) < 0.8).all()
+
+
 def stack_tilted_by_the_gantry():
     c, s = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
     return changed(None, ImageOrientationPatient=[1, 0, 0, 0, float(c), float(-s)])
@@ -220,7 +265,7 @@ def without(tag):
 @pytest.mark.parametrize(
     ("datasets", "words"),
     [
-        (stack_tilted_by_the_gantry(), r"tilted by 18\.5°.*dcm2niix"),
+        (stack_tilted_by_the_gantry(), r"tilted by 18\.5°.*straighten=true.*dcm2niix"),
         (sheared(0.5), r"tilted by 9\.5°"),
         (one_slice_aside(), r"062?.*\.dcm is shifted by 10\.0 mm.*slices of one scan"),
         (coronal(), "is not axial.*give the axial series"),
@@ -245,6 +290,20 @@ def test_faults(tmp_path, datasets, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words) as told:
         read_dicom_series(write_dicom(tmp_path / "bad", datasets))
     assert str(tmp_path / "bad") in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        (one_slice_aside(), "is shifted by"),
+        (coronal(), "is not axial"),
+        (stack_tilted_by_the_gantry()[::3] + stack_tilted_by_the_gantry()[4:5], "unevenly spaced"),
+    ],
+    ids=["aside", "coronal", "uneven"],
+)
+def test_what_straightening_does_not_mend(tmp_path, datasets, words):
+    with pytest.raises(ValueError, match=words):
+        read_dicom_series(write_dicom(tmp_path, datasets), straighten=True)
 
 
 @pytest.mark.parametrize("kept", np.linspace(0.0, 0.99, 23))
@@ -286,3 +345,47 @@ def test_a_real_tilted_head_is_refused(tmp_path, resample):
     folder = unpacked("head_dicom_tilted_28_slices.zip", tmp_path)
     with pytest.raises(ValueError, match=r"tilted by 18\.5°.*dcm2niix"):
         read_dicom_series(folder, resample=resample)
+
+
+def spread_mm2(density, place_mm):
+    """Covariance (z, y, x) of where the mass lies."""
+    return np.cov(place_mm.T, aweights=density)
+
+
+def spread_of_slices(folder, orientation):
+    """The same from each pixel's own place, a slice as thick as half its steps to the next ones."""
+    slices = [pydicom.dcmread(file) for file in folder.glob("*.dcm")]
+    slices.sort(key=lambda s: s.ImagePositionPatient[2])
+    step_mm = np.diff([s.ImagePositionPatient[2] for s in slices])
+    thickness_mm = (np.append(0, step_mm) + np.append(step_mm, 0)) / 2
+    row_and_column = np.indices((512, 512))[:, ::2, ::2].reshape(2, -1)
+    columns, rows = np.reshape(orientation, (2, 3)) * slices[0].PixelSpacing[0]
+    in_slice_mm = row_and_column.T @ np.stack([rows, columns])
+    places, densities = [], []
+    for s, thickness in zip(slices, thickness_mm, strict=True):
+        hounsfield = s.pixel_array[::2, ::2].ravel() * s.RescaleSlope + s.RescaleIntercept
+        places.append((in_slice_mm + np.array(s.ImagePositionPatient))[:, ::-1])
+        densities.append(thickness * (hounsfield.clip(min=-1000) + 1000))
+    return spread_mm2(np.concatenate(densities), np.concatenate(places))
+
+
+@needs_real_ct
+def test_a_real_tilted_head_is_straightened(tmp_path):
+    """Its mass lies about its centre as each pixel's own position says, which a shear changes."""
+    folder = unpacked("head_dicom_tilted_28_slices.zip", tmp_path)
+    with pytest.raises(ValueError, match=r"unevenly spaced.*datasets\.resample=true"):
+        read_dicom_series(folder, straighten=True)
+    volume = read_dicom_series(folder, resample=True, straighten=True)
+    hounsfield = volume.hounsfield.numpy()
+    assert hounsfield.shape == (56, 486, 512)
+    assert volume.voxel_cm == pytest.approx((0.422, 0.0488, 0.0488), abs=1e-4)
+    voxel_cm3 = np.prod(volume.voxel_cm)
+    assert 150 < (hounsfield > 700).sum() * voxel_cm3 < 500  # skull
+    assert 1000 < ((hounsfield > 15) & (hounsfield < 60)).sum() * voxel_cm3 < 2000  # brain
+
+    place_mm = np.argwhere(hounsfield > -1000) * 10 * np.array(volume.voxel_cm)
+    spread = spread_mm2(hounsfield[hounsfield > -1000] + 1000.0, place_mm)
+    tilted = [1, 0, 0, 0, 0.9483237, -0.3173047]  # ImageOrientationPatient of these files
+    np.testing.assert_allclose(spread, spread_of_slices(folder, tilted), rtol=0.05, atol=15)
+    as_if_straight = spread_of_slices(folder, [1, 0, 0, 0, 1, 0])
+    assert abs(as_if_straight[0, 1] - spread[0, 1]) > 500

@@ -190,8 +190,23 @@ def test_tilted_gantry(tmp_path, codes):
         return turn @ np.diag([*SPACING_MM, 1])
 
     read_slice(save(tmp_path / "ct.nii", codes=codes, affine=tilted(1.5)))
-    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*more than 2°"):
-        read_slice(save(tmp_path / "ct.nii", codes=codes, affine=tilted(18.5)))
+    file = save(tmp_path / "ct.nii", codes=codes, affine=tilted(18.5))
+    for read in (read_slice, read_nifti):
+        with pytest.raises(
+            ValueError, match=r"tilted by 18\.5°.*more than 2°.*volume .*straighten=true"
+        ):
+            read(file)
+    volume = read_nifti(file, straighten=True)
+    assert volume.voxel_cm == pytest.approx((0.3 * np.cos(np.radians(18.5)), 0.08, 0.08))
+    assert volume.hounsfield[0, 0, 0] == -1000
+
+
+@pytest.mark.parametrize("codes", ["RAS", "IPL"])
+def test_straight_files_stay_as_they_are(tmp_path, codes):
+    file = save(tmp_path / "ct.nii", codes=codes)
+    asked, unasked = read_nifti(file, straighten=True), read_nifti(file)
+    assert torch.equal(asked.hounsfield, unasked.hounsfield)
+    assert asked.voxel_cm == unasked.voxel_cm
 
 
 def test_orientation_unknown(tmp_path):
