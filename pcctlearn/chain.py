@@ -47,8 +47,7 @@ class Chain(nn.Module):
             if STAGES.index(stage) > STAGES.index(until) or step is None:
                 break
             if getattr(scan, stage) is None:
-                mixed = torch.is_autocast_enabled() and stage == "scatter_fraction"
-                with torch.autocast(scan.at("counts").device.type, enabled=mixed):
+                with _precision(scan, mixed=stage == "scatter_fraction"):
                     scan = replace(scan, **{stage: step(scan)})
         if expect or until == "expected_counts":
             rays = self.decompose.model(scan.at("line_integrals").movedim(1, -1))
@@ -72,3 +71,9 @@ class Chain(nn.Module):
             "maps": reconstruct and (lambda scan: reconstruct(scan.at("line_integrals"))),
             "vmi": image and (lambda scan: image(scan.at("maps"))),
         }
+
+
+def _precision(scan: Scan, mixed: bool) -> torch.autocast:
+    """Autocast as it is where ``mixed``, else none."""
+    device = next(held for held in vars(scan).values() if held is not None).device.type
+    return torch.autocast(device, enabled=mixed and torch.is_autocast_enabled(device))

@@ -13,17 +13,20 @@ from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
 _RIDGE = 1e-6
+_THIN = 0.02  # mean log counts below which errors are no longer relative
 
 
 class PolynomialDecomposition:
-    """A_m = Σ_α c_mα Π_b p_b^α_b, total degree ≤ ``degree``, with p_b = log(air_b / n_b).
+    """A_m = Σ_α c_mα Π_b p_b^α_b, 1 ≤ total degree ≤ ``degree``, with p_b = log(air_b / n_b).
 
     The coefficients are a least-squares fit to noise-free counts on a lattice of combinations,
-    from none of any material to what lets ``_DARKEST`` of the photons through. It is fitted to
-    the mean spectra of all pixels; each ray's counts are divided by the air counts of its own.
+    from none of any material to what lets ``_DARKEST`` of the photons through; errors weigh
+    relative to the mean of p. It is fitted to the mean spectra of all pixels; each ray's counts are
+    divided by the air counts of its own.
 
-    Deterministic and good to some 0.05 g/cm² of water where counts are many; with few counts its
-    result is clamped to the fitted range. That makes it the start of the iterative decomposition.
+    Exact where nothing is in the beam, and good to some 0.05 g/cm² of water where counts are many;
+    with few counts its result is clamped to the fitted range. That makes it the start of the
+    iterative decomposition.
     """
 
     def __init__(self, spectra: Spectra, attenuation: Attenuation, degree: int = 2) -> None:
@@ -34,10 +37,12 @@ class PolynomialDecomposition:
         self.range = torch.stack([_range(mean.sum(0), one) for one in mu]).to(attenuation)
         lattice = _simplex(len(mu)).to(mu) * self.range.double()
         p = torch.log(mean.sum(-1) / expected_counts(lattice, mean, mu))
-        features = self._features(p)
-        ridge = _RIDGE * len(p) * torch.eye(len(features), dtype=p.dtype, device=p.device)
-        normal = features @ features.mT + ridge
-        self.coefficients = torch.linalg.solve(normal, features @ lattice).to(attenuation)
+        weight = 1 / (_THIN + p.mean(-1).clamp(min=0))
+        features = self._features(p) * weight
+        normal = features @ features.mT
+        normal = normal + _RIDGE * torch.diag(normal.diagonal())
+        moments = features @ (lattice * weight[:, None])
+        self.coefficients = torch.linalg.solve(normal, moments).to(attenuation)
 
     def __call__(
         self, counts: RayCounts, air: Float[Tensor, "*#ray bin"] | None = None
@@ -51,8 +56,8 @@ class PolynomialDecomposition:
     def _features(self, p: Tensor) -> Tensor:
         """Monomials of the log counts: (*group, feature, ray)."""
         bins = list(p.unbind(-1))
-        rows = [torch.ones_like(bins[0])]
-        level: list[tuple[int, Tensor]] = [(0, rows[0])]
+        rows: list[Tensor] = []
+        level: list[tuple[int, Tensor]] = [(0, torch.ones_like(bins[0]))]
         for _ in range(self.degree):
             level = [(b, row * bins[b]) for first, row in level for b in range(first, len(bins))]
             rows += [row for _, row in level]
@@ -70,7 +75,8 @@ def _range(spectrum: Tensor, mu: Tensor) -> Tensor:
 
 
 def _simplex(n_materials: int) -> Tensor:
-    """Lattice points with Σ x_m ≤ 1, a little beyond zero on the low side."""
-    points = torch.linspace(-0.03, 1, _LATTICE.get(n_materials, 7), dtype=torch.float64)
+    """Lattice points with Σ x_m ≤ 1, dense near zero and a little beyond it."""
+    points = torch.linspace(0, 1, _LATTICE.get(n_materials, 7) - 1, dtype=torch.float64) ** 2
+    points = torch.cat([points.new_tensor([-0.03]), points])
     lattice = torch.tensor(list(itertools.product(points.tolist(), repeat=n_materials)))
     return lattice.double()[lattice.sum(-1) <= 1]
