@@ -53,7 +53,7 @@ def explain(error: BaseException, script: str) -> str:
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.errno is not None:
-        folder = "folder" if script == "simulate.py" else "hydra.run.dir"
+        folder = "hydra.run.dir" if script == "train.py" else "folder"
         remedy = f"is it there and open to you? Choose another folder with {folder}=FOLDER"
         if error.errno == errno.ENOSPC:
             remedy = f"free some space, or choose another folder with {folder}=FOLDER"

@@ -15,7 +15,7 @@ from pcctlearn.experiments.config import check_config, check_nodes
 CONF = REPOSITORY / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*/*.yaml"))
 EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
-GLOBAL = {"experiment", "launcher"}  # set what lies elsewhere
+GLOBAL = {"experiment", "launcher", "sweep"}  # set what lies elsewhere
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer"}  # build other libraries' classes
 OF_SIMULATE = {"response", "montecarlo", "scan"}  # groups that train.yaml lacks
@@ -132,3 +132,15 @@ def test_launchers_set_hydra_s_own(name):
         config = compose("simulate", [f"launcher={name}"], return_hydra_config=True)
     wanted = {"local": "Basic", "joblib": "Joblib", "slurm": "Slurm"}[name]
     assert wanted in config.hydra.launcher._target_
+
+
+@pytest.mark.parametrize("name", ["scatter_table", "optuna"])
+def test_a_sweep_turns_one_command_into_many_runs(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"sweep={name}"], return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    for key, values in config.hydra.sweeper.params.items():
+        if key == "experiment":
+            assert set(values.split(",")) <= set(EXPERIMENTS)
+        else:
+            assert OmegaConf.select(config, key) is not None

@@ -17,6 +17,7 @@ FLOORS = [
     {"figures"},
     {"report"},  # shows figures
     {"experiments"},  # draw, and report
+    {"sweeps"},  # of experiments
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(__file__).parents[1] / "pcctlearn"

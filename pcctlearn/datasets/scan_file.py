@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -29,6 +29,7 @@ from pcctlearn.datasets.scan_schema import (
     maps_grid_of,
     texts,
 )
+from pcctlearn.datasets.scan_values import MAY_BE_DEAD, faults_beside_dead_pixels
 from pcctlearn.files import written_whole
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -55,10 +56,15 @@ def faults(path: str | Path) -> list[str]:
         return [_unreadable(error)]
 
 
-def read_scan(path: str | Path, only: Collection[str] | None = None) -> RecordedScan:
+def read_scan(
+    path: str | Path,
+    only: Collection[str] | None = None,
+    dead_pixels: Literal["refuse", "keep"] = "refuse",
+) -> RecordedScan:
     """The scan in a file, or of its arrays ``only`` those named (``READABLE``).
 
-    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does.
+    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does, but
+    that ``dead_pixels="keep"`` lets counts be NaN, and air NaN or zero.
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong with it first, and how to see
@@ -73,8 +79,10 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
     try:
         with h5py.File(path, "r") as file:
             checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
-            command = f": python -m pcctlearn.datasets.scan_file {path}"
-            _refuse(str(path), faults_in(file, checked), command)
+            apart = [name for name in checked if name in MAY_BE_DEAD and dead_pixels == "keep"]
+            wrong = faults_in(file, [name for name in checked if name not in apart])
+            wrong = wrong or faults_beside_dead_pixels(file, apart)
+            _refuse(str(path), wrong, f": python -m pcctlearn.datasets.scan_file {path}")
             return _read(file, wanted)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: {_unreadable(error)}") from error

@@ -1,7 +1,6 @@
 """Scan files as a data set to learn from."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset
 
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
-from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.noise import unscattered
 from pcctlearn.scan import Scan
 
 NEEDED = ("counts", "primary", "scatter")
@@ -22,13 +21,15 @@ class ScanSet(Dataset):
 
     Counts are multiplied by air of the model over air of the pixel: what each would count if all
     pixels were lit alike, which leaves the likelihood's minimum where it was. A scan's
-    corrected_counts are its primary counts, its scatter_fraction scatter over both.
+    corrected_counts are its primary counts, its scatter_fraction scatter over both. Where counts
+    are noisy, the primary counts are those photons among them that did not scatter: what the same
+    scan would have counted without scatter, with the same noise.
 
     Args:
         paths: of the scan files.
         air: (bin) of the model that will decompose them.
         noise: counts as measured; else primary and scatter without noise.
-        redraw: draw the noise anew each time a scan is taken, from its expected counts.
+        seed: of which photons had scattered.
 
     ``gains`` (bin, 1, row, column) are the factors of each scan.
     """
@@ -38,14 +39,12 @@ class ScanSet(Dataset):
         paths: Sequence[Path],
         air: Float[Tensor, "bin"],
         noise: bool = True,
-        redraw: bool = False,
         seed: int = 0,
     ) -> None:
         if not paths:
             raise ValueError("a set of scans needs one file at least")
         self.names = [path.stem for path in paths]
-        self.redraw = redraw and noise
-        self._generator = Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         self.gains, self._scans = [], []
         for path in paths:
             recorded = read_scan(path, NEEDED)
@@ -56,30 +55,28 @@ class ScanSet(Dataset):
                 )
             gain = (air[:, None, None] / recorded.air)[:, None].float()
             self.gains.append(gain)
-            self._scans.append(truth_of(recorded, gain, noise))
+            self._scans.append(truth_of(recorded, gain, generator if noise else None))
 
     def __len__(self) -> int:
         return len(self._scans)
 
     def __getitem__(self, index: int) -> Scan:
         """One scan, without a batch axis."""
-        scan, gain = self._scans[index], self.gains[index]
-        if not self.redraw:
-            return scan
-        expected = scan.at("corrected_counts") / (1 - scan.at("scatter_fraction"))
-        counts = draw_counts(expected / gain, self._generator) * gain
-        return replace(scan, counts=counts)
+        return self._scans[index]
 
 
-def truth_of(recorded: RecordedScan, gain: Tensor, noise: bool) -> Scan:
-    """Counts, scattered fraction and primary counts of a simulated scan."""
+def truth_of(recorded: RecordedScan, gain: Tensor, generator: Generator | None = None) -> Scan:
+    """Counts, scattered fraction and primary counts of a simulated scan.
+
+    Without a generator all are as expected; with one the counts are as measured.
+    """
     primary, scatter = recorded.at("primary"), recorded.at("scatter")
-    counts = recorded.at("counts") if noise else primary + scatter
-    return Scan(
-        counts=counts * gain,
-        scatter_fraction=scatter / (primary + scatter),
-        corrected_counts=primary * gain,
-    )
+    fraction = scatter / (primary + scatter)
+    counts = primary + scatter
+    if generator is not None:
+        counts = recorded.at("counts")
+        primary = unscattered(counts, fraction, generator)
+    return Scan(counts=counts * gain, scatter_fraction=fraction, corrected_counts=primary * gain)
 
 
 def collate(scans: Sequence[Scan]) -> Scan:

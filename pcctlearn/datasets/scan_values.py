@@ -4,7 +4,7 @@ Arrays may be large, and are looked at in blocks.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import h5py
 import numpy as np
@@ -21,6 +21,10 @@ REFUSED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
         lambda values: ~np.isfinite(values),
         "NaN or infinite: interpolate dead pixels from their neighbours, or leave them out",
     ),
+    "infinite": (
+        np.isinf,
+        "infinite: a division by zero? Mark what is dead as NaN",
+    ),
     "negative": (
         lambda values: values < 0,
         "negative: is an offset subtracted twice, or a logarithm taken? Set what is noise to 0",
@@ -30,17 +34,24 @@ REFUSED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
         "zero, where the unattenuated beam is expected: interpolate dead pixels, and counts alike",
     ),
 }
+MAY_BE_DEAD = ("counts", "air")
 
 
-def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
-    """Values that an array must not hold: how many, and where the first is."""
+def value_faults(
+    name: str, item: h5py.Dataset, refused: Sequence[str] | None = None
+) -> Iterator[str]:
+    """Values that an array must not hold: how many, and where the first is.
+
+    refused: kinds of values, by default those that its schema refuses.
+    """
     array = ARRAYS[name]
     axes = array.axes_of(item.ndim)
-    n_bad = dict.fromkeys(array.refused, 0)
+    kinds = array.refused if refused is None else refused
+    n_bad = dict.fromkeys(kinds, 0)
     first: dict[str, list[int]] = {}
     try:
         for start, values in blocks(item):
-            for kind in array.refused:
+            for kind in kinds:
                 bad = REFUSED[kind][0](values)
                 if n_bad_here := int(bad.sum()):
                     n_bad[kind] += n_bad_here
@@ -65,6 +76,17 @@ def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
             )
 
 
+def faults_beside_dead_pixels(file: h5py.File, checked: Collection[str]) -> list[str]:
+    """What is wrong with counts and air, whose dead pixels may be NaN, or zero in air."""
+    found = {name: file[name] for name in MAY_BE_DEAD if name in checked}
+    wrong = [
+        fault
+        for name, item in found.items()
+        for fault in value_faults(name, item, ("infinite", "negative"))
+    ]
+    return wrong or list(count_faults(found))
+
+
 def count_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
     """Counts that do not go with air, or with the truth that is told of them."""
     if {"counts", "air"} <= sound.keys():
@@ -78,7 +100,12 @@ def _exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
     """Counts that are certainly no photons, by some of the views."""
     some = counts[:, :: math.ceil(counts.shape[1] / 16)]
     expected = air[()]
-    ratio = float(np.median(some / expected[:, None]))
+    lit = np.broadcast_to(expected[:, None] > 0, some.shape) & ~np.isnan(some)
+    if not lit.any():
+        return  # all of it is dead
+    expected = np.broadcast_to(expected[:, None], some.shape)[lit]
+    some = some[lit]
+    ratio = float(np.median(some / expected))
     if (expected == 1).all():
         yield "air is 1 everywhere: are counts transmissions? Store both in photons"
     elif ratio > 1.5:

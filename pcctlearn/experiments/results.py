@@ -33,17 +33,29 @@ class StudyResults:
     summary: str = ""
 
 
-def write_results(results: StudyResults, folder: Path) -> None:
-    """``arrays.h5`` and ``results.json``, the numbers last: where they stand, the run is whole."""
+def write_results(results: StudyResults, folder: Path, config: str = "") -> None:
+    """``arrays.h5``, with the ``config`` that made it, and ``results.json``.
+
+    The numbers come last: where they stand, the run is whole.
+    """
     bad = [name for name, value in results.numbers.items() if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(f"these results are not finite: {', '.join(bad)}")
     with written_whole(folder / "arrays.h5") as path, h5py.File(path, "w") as file:
+        file.attrs["config"] = config
         for name, values in results.arrays.items():
             array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
             file.create_dataset(name, data=array, compression="gzip" if array.ndim > 1 else None)
     with written_whole(folder / "results.json") as path:
         path.write_text(json.dumps(results.numbers, indent=2) + "\n")
+
+
+def finished_with(folder: Path, config: str) -> bool:
+    """Whether a run with this configuration came to its end here."""
+    if not (folder / "results.json").is_file() or not (folder / "arrays.h5").is_file():
+        return False
+    with h5py.File(folder / "arrays.h5") as file:
+        return bool(file.attrs.get("config", "") == config)
 
 
 def draw_figures(results: StudyResults, folder: Path) -> None:

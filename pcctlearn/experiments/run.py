@@ -3,24 +3,29 @@
 import logging
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
 
 from pcctlearn.experiments.config import check_config
 from pcctlearn.experiments.results import (
     StudyResults,
     draw_figures,
+    finished_with,
     print_table,
     write_results,
 )
 from pcctlearn.experiments.simulation import scans_to_learn_from
+from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import written_whole
 from pcctlearn.report import render_report
 
@@ -33,6 +38,10 @@ def run(config: DictConfig) -> float | None:
     check_config(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     name = HydraConfig.get().runtime.choices["experiment"]
+    text = OmegaConf.to_yaml(config, resolve=True)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and finished_with(folder, text):
+        Console().print(f"{folder} holds this run already", soft_wrap=True)
+        return _objective(config, read_numbers(folder), name)
     _be_quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.n_threads or torch.get_num_threads())
@@ -43,11 +52,10 @@ def run(config: DictConfig) -> float | None:
     try:
         _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
         results: StudyResults = study.run(trainer)
-        write_results(results, folder)
+        write_results(results, folder, text)
         try:
             draw_figures(results, folder)
             seconds = time.perf_counter() - began
-            text = OmegaConf.to_yaml(config, resolve=True)
             page = render_report(folder, name, results.summary, results.captions, text, seconds)
             with written_whole(folder / "report.html") as path:
                 path.write_text(page)
@@ -58,14 +66,18 @@ def run(config: DictConfig) -> float | None:
     finally:
         _finish(trainer)
     print_table(name, results, folder, seconds)
+    return _objective(config, results.numbers, name)
+
+
+def _objective(config: DictConfig, numbers: Mapping[str, float], name: str) -> float | None:
     if config.objective is None:
         return None
-    if config.objective not in results.numbers:
+    if config.objective not in numbers:
         raise ValueError(
             f"objective={config.objective!r} is no result of {name}, which gives "
-            + ", ".join(results.numbers)
+            + ", ".join(numbers)
         )
-    return results.numbers[config.objective]
+    return numbers[config.objective]
 
 
 def _start_loggers(trainer: Trainer, config: Any) -> None:

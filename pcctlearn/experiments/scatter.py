@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
@@ -113,7 +113,7 @@ class ScatterStudy:
         assert self.chain.correct is not None
         notes = {KEY: described(self.chain.correct, self.geometry, self.model)}
         module = self.training(self.chain, self.loss, notes=notes)
-        train, val = (self._prepared(name, redraw=name == "train") for name in ("train", "val"))
+        train, val = (self._prepared(name) for name in ("train", "val"))
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
         seconds = perf_counter() - began
@@ -121,7 +121,9 @@ class ScatterStudy:
         if best:
             module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
         rays = len(train) * trainer.current_epoch * np.prod(self.geometry.shape)  # type: ignore[arg-type]
-        numbers = {
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        numbers = {} if score is None else {"val_loss": float(score)}
+        numbers |= {
             "epochs": float(trainer.current_epoch),
             "training_seconds": seconds,
             "training_rays_per_second": float(rays) / seconds,
@@ -149,9 +151,9 @@ class ScatterStudy:
         stages = ", ".join(sorted(self.loss.stages))
         return f"A network that learned from {n_scans} scans with a loss on {stages}"
 
-    def _prepared(self, name: str, redraw: bool = False) -> Dataset:
+    def _prepared(self, name: str) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""
-        scans = ScanSet(self.scans[name], self.air, noise=True, redraw=redraw, seed=self.seed)
+        scans = ScanSet(self.scans[name], self.air, seed=self.seed)
         if STAGES.index(self.loss.deepest) <= STAGES.index("corrected_counts"):
             return scans
         truths = [
@@ -178,7 +180,7 @@ def _results(judgement: Judgement, learned: dict[str, float], by: str) -> StudyR
 
 
 class _WithTruth(Dataset):
-    """Scans, their noise drawn anew, with stages that are known."""
+    """Scans, with stages that are known."""
 
     def __init__(self, scans: ScanSet, truths: Sequence[Scan]) -> None:
         self.scans, self.truths = scans, truths

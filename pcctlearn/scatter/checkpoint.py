@@ -20,6 +20,16 @@ KEY = "correction"  # beside the state_dict, where the weights begin with PREFIX
 PREFIX = "chain.correct."
 _SAME_BIN_keV = 1.0  # mean energy of what a bin counts
 _SAME_GEOMETRY = 0.01  # of each length
+# what torch raises on other bytes, and what other contents do where ours are looked for
+_NO_CHECKPOINT = (
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    AttributeError,
+    OSError,
+)
 
 
 class SavedCorrection(NamedTuple):
@@ -80,22 +90,28 @@ def read_correction(path: str | Path, geometry: ConeBeam, model: SpectralModel) 
         missing, unknown = correction.load_state_dict(weights, strict=False)
         if unknown or set(missing) - {"air"}:
             raise KeyError(", ".join([*unknown, *missing]))
-    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError) as error:
+        differences = _differences(facts["geometry"], _lengths(geometry))
+    except _NO_CHECKPOINT as error:
+        reason = " ".join(str(error).split())[:80]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds other things than weights"  # torch's own advice is to trust it
         raise ValueError(
-            f"{path} is no checkpoint of a scatter correction "
-            f"({' '.join(str(error).split())[:80]}): give the checkpoints/best.ckpt of a run of "
-            "experiment=scatter_direct, scatter_cross_domain or scatter_kernel"
+            f"{path} is no checkpoint of a scatter correction ({reason}): give the "
+            "checkpoints/best.ckpt of a run of experiment=scatter_direct, scatter_cross_domain or "
+            "scatter_kernel"
         ) from None
-    return SavedCorrection(correction.eval(), _differences(facts["geometry"], _lengths(geometry)))
+    return SavedCorrection(correction.eval(), differences)
 
 
 def _built(facts: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> nn.Module:
+    air = model.air().detach().double()
     if facts["kind"] == "network":
-        return ScatterNetwork(model.air().detach().float(), **facts["settings"])
+        mean = air.reshape(-1, air.shape[-1]).mean(0)  # one for all pixels
+        return ScatterNetwork(mean.float(), **facts["settings"])
     if facts["kind"] == "kernel":
         return KernelScatter(
             KernelParameters.from_plain(facts["settings"]),
-            model.air().detach().double(),
+            air.movedim(-1, 0),
             (geometry.row_cm, geometry.column_cm),
             offset_cm=(geometry.row_offset_cm, geometry.offset_cm),
         )

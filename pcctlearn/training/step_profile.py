@@ -43,7 +43,7 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
         scan = Scan(**{**vars(scan), stage: leaf})
         times[stage] = {"forward": forward}
     total, forward = _timed(lambda: torch.stack(list(loss(scan, target).values())).sum())
-    _, backward = _timed(lambda: total.backward())
+    _, backward = _timed(total.backward)
     times["loss"] = {"forward": forward, "backward": backward}
     for stage, out, leaf in reversed(leaves):
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)

@@ -97,3 +97,50 @@ def test_a_chain_without_a_correction_is_refused():
     chain.correct = None
     with pytest.raises(ValueError, match="nothing to learn"):
         ChainModule(chain, l1("maps"), torch.optim.Adam)
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "line_integrals", "maps"])
+def test_gradients_through_some_views_are_shares_of_the_whole(stage):
+    chain, scan, _ = problem()
+    target = with_truth(collate([scan]), chain, stage)
+    gradients, n_views = {}, target.at("counts").shape[2]
+    for n in (None, 1, n_views):
+        module = ChainModule(chain, l1(stage), torch.optim.Adam, learned_views=n)
+        chain.correct.fraction.grad = None
+        loss = module._step(target, "train")
+        loss.backward()
+        gradients[n] = chain.correct.fraction.grad.item(), loss.item()
+    assert gradients[1][1] == pytest.approx(gradients[None][1])  # all views are in the loss
+    assert gradients[n_views] == gradients[None]
+    assert 0 < gradients[1][0] / gradients[None][0] < 0.6
+
+
+def test_a_number_of_views_that_teaches_nothing_is_refused():
+    chain, _, _ = problem()
+    with pytest.raises(ValueError, match=r"training\.learned_views must be 1 or more, got 0"):
+        ChainModule(chain, l1("maps"), torch.optim.Adam, learned_views=0)
+
+
+def test_only_the_correction_has_mixed_precision():
+    chain, scan, _ = problem()
+    seen = {}
+
+    class Layer(torch.nn.Module):
+        def forward(self, counts):
+            x = counts.flatten().float()
+            seen["correct"] = (x[None, :4] @ x[:4, None]).dtype
+            return torch.full_like(counts, 0.1)
+
+    chain.correct = Layer()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = chain(collate([scan]).at("counts"), until="maps")
+    assert seen["correct"] == torch.bfloat16
+    torch.testing.assert_close(mixed.at("maps"), chain(mixed.at("counts"), until="maps").at("maps"))
+
+
+def test_notes_are_kept_beside_the_weights():
+    chain, _, _ = problem()
+    module = ChainModule(chain, l1("maps"), torch.optim.Adam, notes={"correction": {"kind": "x"}})
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint == {"correction": {"kind": "x"}}

@@ -1,0 +1,30 @@
+"""Correct scans for scatter, decompose and reconstruct them: counts, maps and images in files.
+
+Commands:
+    python evaluate.py scans=SCAN.h5 correction=CHECKPOINT.ckpt    a network or kernels of a study
+    python evaluate.py scans=FOLDER correction=kernel              kernels of the scanner itself
+    python evaluate.py scans=SCAN.h5 correction=none               the counts as they are
+    python evaluate.py --help                                      what there is to choose
+"""
+
+import os
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from pcctlearn.command import run_command
+
+os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate the scans that the configuration names."""
+    from pcctlearn.experiments.evaluation import evaluate  # heavy imports wait until needed
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    run_command(main, "evaluate.py")

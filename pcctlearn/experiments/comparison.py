@@ -1,0 +1,150 @@
+"""Finished runs side by side: the jobs of a sweep, or any runs in one folder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from pcctlearn.experiments.results import StudyResults, draw_figures, write_results
+from pcctlearn.experiments.scatter_table import scatter_table
+from pcctlearn.figures import comparison as figures
+from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.files import written_whole
+from pcctlearn.report import render_report
+
+FOLDER = "comparison"  # beside the jobs
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished run, and the words that it was started with, {key: value}."""
+
+    folder: Path
+    overrides: dict[str, str]
+    numbers: dict[str, float]
+
+
+def compare(folder: Path) -> Path | None:
+    """Compare what runs below ``folder`` have left; where the report is, if there are two or more.
+
+    Runs that differ in nothing but their seed are one setting, whose numbers are means.
+    """
+    began = time.perf_counter()
+    jobs = finished_jobs(folder)
+    if len(jobs) < 2:
+        return None
+    settings = by_setting(jobs)
+    if all(_judges_scatter(job.folder) for job in jobs):
+        results = scatter_table({name: [j.folder for j in some] for name, some in settings.items()})
+    else:
+        results = _means(settings)
+    out = folder / FOLDER
+    write_results(results, out)
+    draw_figures(results, out)
+    listed = "\n".join(f"{job.folder.name}: {' '.join(_words(job))}" for job in jobs)
+    page = render_report(
+        out,
+        f"{len(jobs)} runs compared",
+        results.summary,
+        results.captions,
+        listed,
+        time.perf_counter() - began,
+    )
+    with written_whole(out / "report.html") as path:
+        path.write_text(page)
+    _print(results, list(settings))
+    Console().print(f"report: {out / 'report.html'}", soft_wrap=True)
+    return out / "report.html"
+
+
+def finished_jobs(folder: Path) -> list[Job]:
+    """Runs below a folder that came to their end, by name of their folders."""
+    jobs = []
+    for numbers in folder.glob("*/results.json"):
+        overrides = numbers.parent / ".hydra" / "overrides.yaml"
+        if overrides.is_file():
+            words = [str(word).lstrip("+").partition("=") for word in OmegaConf.load(overrides)]
+            kept = {key: value for key, _, value in words}
+            jobs.append(Job(numbers.parent, kept, read_numbers(numbers.parent)))
+    return sorted(jobs, key=lambda job: _natural(job.folder.name))
+
+
+def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """Jobs that share all words but the seed, named by the words that not all jobs share."""
+    keys = {key for job in jobs for key in job.overrides} - {"seed"}
+    telling = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
+    settings: dict[str, list[Job]] = {}
+    for job in jobs:
+        values = {key: job.overrides[key] for key in telling if key in job.overrides}
+        if len(telling) == 1:
+            name = next(iter(values.values()), "default")
+        else:
+            name = " ".join(f"{key}={value}" for key, value in values.items()) or "default"
+        settings.setdefault(name, []).append(job)
+    return settings
+
+
+def _means(settings: dict[str, list[Job]]) -> StudyResults:
+    """Mean of every number over the jobs of each setting, and its standard deviation."""
+    every = [job.numbers for jobs in settings.values() for job in jobs]
+    shared = [name for name in every[0] if all(name in numbers for numbers in every)]
+    numbers, values = {}, {}
+    for metric in shared:
+        for setting, jobs in settings.items():
+            found = np.array([job.numbers[metric] for job in jobs])
+            numbers[f"{metric}.{setting}"] = float(found.mean())
+            numbers[f"{metric}.{setting}.sd"] = float(found.std())
+            values[f"runs/{metric}.{setting}"] = found
+    n_jobs = sum(map(len, settings.values()))
+    return StudyResults(
+        numbers=numbers,
+        arrays=dict(values),
+        figures={"numbers": figures.numbers},
+        captions={"numbers": "The results of every run, by setting; a dot for each seed."},
+        summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
+        "runs that differ in nothing but their seed.",
+    )
+
+
+def _judges_scatter(folder: Path) -> bool:
+    with h5py.File(folder / "arrays.h5") as file:
+        return "errors" in file and "reference" in file
+
+
+def _words(job: Job) -> list[str]:
+    return [f"{key}={value}" for key, value in job.overrides.items()]
+
+
+def _natural(name: str) -> tuple[int, str]:
+    first = name.partition("_")[0]
+    return (int(first) if first.isdigit() else -1, name)
+
+
+def _print(results: StudyResults, settings: Sequence[str]) -> None:
+    """A row for each metric, a column for each setting."""
+    columns = [name for name in ("uncorrected", *settings) if _has(results, name)]
+    metrics = dict.fromkeys(key.partition(".")[0] for key in results.numbers)
+    table = Table(title="mean ± standard deviation", title_justify="left")
+    table.add_column("result")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric in metrics:
+        cells = []
+        for name in columns:
+            mean, sd = (results.numbers.get(f"{metric}.{name}{end}") for end in ("", ".sd"))
+            spread = "" if sd is None else f" ± {sd:.2g}"
+            cells.append("" if mean is None else f"{mean:.4g}{spread}")
+        if any(cells):
+            table.add_row(metric, *cells)
+    Console().print(table)
+    Console().print(results.summary)
+
+
+def _has(results: StudyResults, setting: str) -> bool:
+    return any(key.partition(".")[2] == setting for key in results.numbers)

@@ -1,0 +1,233 @@
+"""Scans from files through the chain: what is written of each, and a report of all."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import h5py
+import numba
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pcctlearn.datasets.nifti_writer import write_nifti
+from pcctlearn.experiments.config import check_nodes
+from pcctlearn.experiments.results import StudyResults, draw_figures, print_table, write_results
+from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
+from pcctlearn.experiments.scatter_judge import NOISY, Judgement
+from pcctlearn.figures import evaluation as figures
+from pcctlearn.files import written_whole
+from pcctlearn.report import render_report
+
+_UNITS = {
+    "counts": "photons",
+    "corrected_counts": "photons",
+    "scatter_fraction": "1",
+    "line_integrals": "g/cm2",
+}
+_MOST_DRAWN = 10  # scans
+_MOST_LISTED = 12  # dead pixels
+
+
+def evaluate(config: DictConfig) -> None:
+    """Correct, decompose and reconstruct the scans of ``config.scans``, one after the other."""
+    began = time.perf_counter()
+    check_nodes(
+        config,
+        scans=str | None,
+        correction=str | None,
+        vmi_keV=list[float],
+        folder=str,
+        scatter_factor=float,
+        max_dead_share=float,
+    )
+    if config.n_threads is not None:
+        torch.set_num_threads(config.n_threads)
+        numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
+    paths, folder = scan_files(config.scans), Path(config.folder)
+    evaluator = ScanEvaluator(
+        instantiate(config.decomposition, _convert_="all"),
+        config.correction,
+        [float(energy) for energy in config.vmi_keV],
+        config.scatter_factor,
+        config.max_dead_share,
+        config.seed,
+    )
+    for path in paths:
+        evaluator.check(path)  # told now, not after hours
+    _require_writable(folder)
+    (folder / "results.json").unlink(missing_ok=True)  # where it stands, the run is whole
+    table = _Table()
+    for path in track(paths, "scans", console=Console(stderr=True)):
+        scan = evaluator.evaluate(path)
+        write_scan_folder(scan, folder / path.stem)
+        table.add(scan)
+    _report(
+        table.results(config.correction), folder, OmegaConf.to_yaml(config, resolve=True), began
+    )
+
+
+def _report(results: StudyResults, folder: Path, config: str, began: float) -> None:
+    write_results(results, folder, config)
+    try:
+        draw_figures(results, folder)
+        seconds, name = time.perf_counter() - began, "evaluated scans"
+        page = render_report(folder, name, results.summary, results.captions, config, seconds)
+        with written_whole(folder / "report.html") as temporary:
+            temporary.write_text(page)
+    except BaseException:
+        (folder / "results.json").unlink()
+        raise
+    print_table(name, results, folder, seconds)
+
+
+def scan_files(scans: str | None) -> list[Path]:
+    """The files that ``scans`` names: itself, or those in a folder, or in its folder ``scans``."""
+    if scans is None:
+        raise ValueError(
+            "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such files, as "
+            "simulate.py writes them"
+        )
+    path = Path(scans)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"no scan at {path}: check its name and folder")
+    inner = path / "scans"
+    files = sorted((inner if inner.is_dir() else path).glob("*.h5"))
+    if not files:
+        raise FileNotFoundError(
+            f"no scan in the folder {path}: it holds no *.h5, nor has it a folder scans that does"
+        )
+    return files
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written to ({error.strerror}): choose another with folder=FOLDER"
+        ) from error
+
+
+def write_scan_folder(scan: EvaluatedScan, folder: Path) -> None:
+    """Projections, a volume for each material and energy, and last ``scan.json``."""
+    (folder / "scan.json").unlink(missing_ok=True)
+    with written_whole(folder / "projections.h5") as path, h5py.File(path, "w") as file:
+        file.attrs.update(scan=str(scan.path), correction=scan.correction)
+        for stage, unit in _UNITS.items():
+            values = getattr(scan.outcome, stage)
+            if values is None or (stage == "counts" and scan.outcome.corrected_counts is not None):
+                continue
+            array = values[0].float().numpy()
+            chunk = (len(array), 1, *array.shape[2:])  # a view can be read alone
+            dataset = file.create_dataset(stage, data=array, chunks=chunk, compression="gzip")
+            first = "material" if stage == "line_integrals" else "bin"
+            dataset.attrs.update(unit=unit, axes=f"{first} view row column")
+        file["line_integrals"].attrs["materials"] = list(scan.materials)
+        dead = file.create_dataset("dead_pixels", data=scan.dead.numpy())
+        dead.attrs["axes"] = "pixel, (row, column)"
+    for name, volume, unit in scan.volumes():
+        write_nifti(folder / f"{name}.nii.gz", volume, scan.geometry.volume, unit)
+    told = {
+        "scan": str(scan.path),
+        "correction": scan.correction,
+        "differences": scan.differences,
+        "dead_pixels": scan.dead.tolist(),
+        "numbers": scan.numbers,
+        "errors": scan.errors,
+    }
+    with written_whole(folder / "scan.json") as path:
+        path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+
+class _Table:
+    """Numbers of all scans, and what is drawn of the first ones."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.told: list[str] = []
+        self.numbers: dict[str, list[float]] = {}
+        self.judgement = Judgement()
+        self.arrays: dict[str, Tensor | np.ndarray] = {}
+        self.drawn: dict[str, tuple[Any, str]] = {}
+
+    def add(self, scan: EvaluatedScan) -> None:
+        name = scan.path.stem
+        self.names.append(name)
+        for key, value in scan.numbers.items():
+            self.numbers.setdefault(key, []).append(value)
+        for method, errors in scan.errors.items():
+            self.judgement.add(method, errors, NOISY)
+        self.arrays[f"{name}/dead_pixels"] = scan.dead
+        if len(scan.dead):
+            self.told.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
+        for difference in scan.differences:
+            sentence = f"The scanner of the checkpoint is another: {difference}."
+            if sentence not in self.told:
+                self.told.append(sentence)
+        if len(self.names) <= _MOST_DRAWN:
+            self._draw(name, scan)
+
+    def _draw(self, name: str, scan: EvaluatedScan) -> None:
+        grid = scan.geometry.volume
+        self.arrays[f"{name}/voxel_cm"] = np.array(grid.spacing_cm)
+        for title, volume, unit in scan.volumes():
+            label = f"{title}_{unit.replace('/', '_')}"
+            self.arrays[f"{name}/axial.{label}"] = volume[grid.n_z // 2]
+            self.arrays[f"{name}/coronal.{label}"] = volume[:, grid.n_y // 2]
+        self.drawn[f"{name}_slices"] = (
+            partial(figures.slices, name=name),
+            f"{name}: slices through the middle, axial (front on top) and coronal (head on top); "
+            "the patient's right is on the left.",
+        )
+        if scan.outcome.scatter_fraction is not None:
+            self.arrays[f"{name}/edges_keV"] = scan.edges_keV
+            self.arrays[f"{name}/scatter_fraction"] = scan.outcome.scatter_fraction[0, :, 0]
+            self.drawn[f"{name}_scatter_fraction"] = (
+                partial(figures.scatter_fraction, name=name),
+                f"{name}, first view: share of scatter in the counts of every bin.",
+            )
+
+    def results(self, correction: str) -> StudyResults:
+        numbers = {"n_scans": float(len(self.names))}
+        for key, values in self.numbers.items():
+            total = sum(values)
+            numbers[key] = total if key == "dead_pixels" else total / len(values)
+        errors = self.judgement.errors
+        told = [f"{len(self.names)} scan(s), correction {correction}."]
+        if "corrected" in errors:
+            numbers |= self.judgement.numbers()
+            vmi = next(name for name in errors["corrected"] if name.startswith(f"{NOISY}vmi"))
+            told.append(
+                f"{vmi} falls to {numbers[f'{vmi}_over_uncorrected']:.2f} of its value without "
+                f"correction, {numbers[vmi]:.1f} HU; noise alone makes "
+                f"{numbers[f'{vmi}_of_noise_alone']:.1f} HU."
+            )
+        else:
+            for metric, values in errors.get("uncorrected", {}).items():
+                alone = errors["noise_alone"][metric]
+                numbers[f"{metric}_uncorrected"] = float(np.mean(values))
+                numbers[f"{metric}_of_noise_alone"] = float(np.mean(alone))
+        return StudyResults(
+            numbers=numbers,
+            arrays=self.arrays,
+            figures={name: draw for name, (draw, _) in self.drawn.items()},
+            captions={name: caption for name, (_, caption) in self.drawn.items()},
+            summary=" ".join([*told, *self.told]),
+        )
+
+
+def _listed(pixels: Tensor) -> str:
+    places = ", ".join(f"({row}, {column})" for row, column in pixels[:_MOST_LISTED].tolist())
+    return places + (" …" if len(pixels) > _MOST_LISTED else "") + " (row, column)"

@@ -1,0 +1,286 @@
+"""One scan file through the chain of its own scanner, and what its truth says of the outcome."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.dead_pixels import dead_pixels, filled, missing_views
+from pcctlearn.datasets.nifti_writer import MG_ML
+from pcctlearn.datasets.recorded_scan import RecordedScan
+from pcctlearn.datasets.scan_file import read_scan
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.scatter_judge import seen_by_all
+from pcctlearn.metrics.correction import SHADOW_G_CM2, correction_errors
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scan import Scan
+from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
+from pcctlearn.scatter.correction import kernel
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.units import REFERENCE_DENSITIES_G_CM3
+
+log = logging.getLogger(__name__)
+
+BASIS = ("water", "calcium")  # where a file names no materials
+_SCANNER = ("spectrum", "response")
+_READ = (*_SCANNER, "counts", "primary")
+
+
+@dataclass(frozen=True)
+class EvaluatedScan:
+    """A scan at the end of the chain, its batch axis of one.
+
+    ``dead`` (pixel, 2) are the rows and columns that were filled; ``numbers`` need no truth;
+    ``errors`` {method: {metric: value}} do; ``differences`` say where the scanner of the
+    checkpoint was another.
+    """
+
+    path: Path
+    correction: str
+    geometry: ConeBeam
+    materials: tuple[str, ...]
+    edges_keV: Tensor
+    image: MonoenergeticImages
+    outcome: Scan
+    dead: Tensor
+    numbers: dict[str, float]
+    errors: dict[str, dict[str, float]]
+    differences: list[str]
+
+    def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
+        """Name, values and unit of each material in mg/mL, then of each energy in HU."""
+        maps = self.outcome.at("maps")
+        for name, density in zip(self.materials, maps[0], strict=True):
+            yield name.replace("/", "_"), density * MG_ML, "mg/mL"
+        for energy, volume in zip(
+            self.image.energies_keV, self.image.hounsfield(maps)[0], strict=True
+        ):
+            yield f"vmi_{energy:g}keV", volume, "HU"
+
+
+@dataclass(frozen=True)
+class _Scanner:
+    """What is built once for all scans of one scanner."""
+
+    recorded: RecordedScan
+    chain: Chain
+    plain: Chain
+    differences: list[str]
+
+    def made(self, other: RecordedScan) -> bool:
+        """Whether another scan is of the same scanner."""
+        mine = self.recorded
+        same = (mine.geometry, mine.materials) == (other.geometry, other.materials)
+        return same and all(
+            torch.equal(a, b) for a, b in zip(_tensors(mine), _tensors(other), strict=True)
+        )
+
+
+def _tensors(recorded: RecordedScan) -> list[Tensor]:
+    """All that makes its spectral model."""
+    return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]
+
+
+class ScanEvaluator:
+    """Correct, decompose and reconstruct scan files, each with the scanner that it records.
+
+    Args:
+        decomposition: constructor of the decomposition layer, awaiting its model.
+        correction: a checkpoint's path, "kernel" or "none".
+        vmi_keV: of the monoenergetic images; errors are those of the first.
+        scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
+        max_dead_share: of the pixels, above which a scan is refused.
+        seed: of the kernels' pencil beams, and of the noise that is drawn for comparison.
+    """
+
+    def __init__(
+        self,
+        decomposition: Callable[..., MaximumLikelihood],
+        correction: str | None,
+        vmi_keV: Sequence[float] = (60.0,),
+        scatter_factor: float = 1.0,
+        max_dead_share: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        if correction is None:
+            raise ValueError(
+                "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "
+                "of a scatter study), kernel (of the scanner's own pencil beams), or none"
+            )
+        if not vmi_keV:
+            raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
+        if not 0 <= max_dead_share < 1:
+            raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
+        self.decomposition, self.correction = decomposition, correction
+        self.vmi_keV, self.scatter_factor = list(vmi_keV), scatter_factor
+        self.max_dead_share, self.seed = max_dead_share, seed
+        self._scanner: _Scanner | None = None
+
+    def check(self, path: Path) -> None:
+        """Raise for a file whose scanner cannot be told, or is not that of the checkpoint.
+
+        Its counts are not looked at.
+        """
+        recorded = read_scan(path, _SCANNER, dead_pixels="keep")
+        model = _model(path, recorded)
+        if self.correction not in ("kernel", "none"):
+            read_correction(self.correction, recorded.geometry, model)
+
+    @torch.no_grad()
+    def evaluate(self, path: Path) -> EvaluatedScan:
+        """One scan through the chain.
+
+        Raises:
+            ValueError: views or too many pixels are missing; a checkpoint of another detector.
+        """
+        recorded = read_scan(path, _READ, dead_pixels="keep")
+        dead = self._dead(path, recorded)
+        scanner = self._scanner_of(path, recorded)
+        chain, image = scanner.chain, scanner.chain.image
+        assert image is not None
+        model = chain.decompose.model
+        gain = (_air(model) / recorded.air)[:, None].float()
+        counts = filled(recorded.at("counts") * gain, dead)[None]
+        outcome = chain(counts, until="maps")
+        converged = chain.decompose.converged
+        assert converged is not None
+        numbers = {
+            "rays_not_converged_percent": 100 * (~converged).double().mean().item(),
+            "dead_pixels": float(dead.sum()),
+        }
+        shadow = outcome.at("line_integrals").sum(1) > SHADOW_G_CM2
+        if outcome.scatter_fraction is not None and shadow.any():
+            mean = outcome.scatter_fraction.mean(1)[shadow].mean()
+            numbers["scatter_fraction_in_shadow_percent"] = 100 * mean.item()
+        errors = {}
+        if recorded.primary is not None:
+            if unknown := set(model.materials) - REFERENCE_DENSITIES_G_CM3.keys():
+                log.warning("%s: no errors are known for %s", path, ", ".join(sorted(unknown)))
+            else:
+                errors = self._errors(recorded.primary, gain, dead, outcome, scanner)
+        return EvaluatedScan(
+            path=path,
+            correction=self.correction,
+            geometry=recorded.geometry,
+            materials=tuple(model.materials),
+            edges_keV=recorded.thresholds_keV.reshape(-1, len(recorded.air) + 1).mean(0),
+            image=image,
+            outcome=outcome,
+            dead=dead.nonzero(),
+            numbers=numbers,
+            errors=errors,
+            differences=scanner.differences,
+        )
+
+    def _dead(self, path: Path, recorded: RecordedScan) -> Tensor:
+        """(row, column): what must be filled, if it is not too much."""
+        counts = recorded.at("counts")
+        if missing := missing_views(counts):
+            raise ValueError(
+                f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts "
+                f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): leave "
+                "them out of counts and n_views, and write the angles of the views that are there "
+                "as geometry/measured_angles_rad"
+            )
+        dead = dead_pixels(counts, recorded.air)
+        if (share := dead.double().mean().item()) > self.max_dead_share:
+            raise ValueError(
+                f"{path}: {int(dead.sum())} of {dead.numel()} pixels are dead "
+                f"({100 * share:.3g} %), more than max_dead_share={self.max_dead_share:g}: fill "
+                "them in the file, or raise max_dead_share"
+            )
+        if dead.any():
+            log.warning("%s: %d dead pixels are filled from their neighbours", path, dead.sum())
+        return dead
+
+    def _scanner_of(self, path: Path, recorded: RecordedScan) -> _Scanner:
+        if self._scanner is None or not self._scanner.made(recorded):
+            model, geometry = _model(path, recorded), recorded.geometry
+            saved = self._corrected_by(path, geometry, model)
+            for difference in saved.differences if saved else []:
+                log.warning("the scanner of %s is another: %s", self.correction, difference)
+            decompose = self._decomposition(model)
+            reconstruct = fdk(geometry)
+            image = MonoenergeticImages(model.materials, self.vmi_keV)
+            correct = saved.correction if saved else None
+            self._scanner = _Scanner(
+                replace(recorded, counts=None, primary=None),
+                Chain(decompose, reconstruct, image, correct).eval(),
+                Chain(decompose, reconstruct, image).eval(),
+                saved.differences if saved else [],
+            )
+        return self._scanner
+
+    def _corrected_by(
+        self, path: Path, geometry: ConeBeam, model: SpectralModel
+    ) -> SavedCorrection | None:
+        if self.correction == "none":
+            return None
+        if self.correction != "kernel":
+            return read_correction(self.correction, geometry, model)
+        if model.thresholds.edges_keV.ndim > 1:
+            raise ValueError(
+                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
+                "detector whose pixels are alike: choose a checkpoint, or correction=none"
+            )
+        fitted = kernel(geometry, model, scatter_factor=self.scatter_factor, seed=self.seed)
+        return SavedCorrection(fitted.eval(), [])
+
+    def _decomposition(self, model: SpectralModel) -> MaximumLikelihood:
+        """With the bounds of those materials that the scan has."""
+        build = self.decomposition
+        bounds = build.keywords.get("bounds_g_cm2") if isinstance(build, partial) else None
+        if bounds is None:
+            return build(model)
+        kept = {name: box for name, box in bounds.items() if name in model.materials}
+        return build(model, bounds_g_cm2=kept)
+
+    def _errors(
+        self, primary: Tensor, gain: Tensor, dead: Tensor, outcome: Scan, scanner: _Scanner
+    ) -> dict[str, dict[str, float]]:
+        """Against the primary counts without noise, as ``judge`` has them for noisy counts."""
+        plain, image = scanner.plain, scanner.plain.image
+        assert image is not None
+        true_counts = filled(primary * gain, dead)[None]
+        reference = replace(plain(true_counts, until="maps"), corrected_counts=true_counts)
+        drawn = draw_counts(primary, Generator().manual_seed(self.seed)) * gain
+        outcomes = {"noise_alone": plain(filled(drawn, dead)[None], until="maps")}
+        if scanner.chain.correct is None:
+            outcomes["uncorrected"] = outcome
+        else:
+            outcomes["uncorrected"] = plain(outcome.at("counts"), until="maps")
+            outcomes["corrected"] = outcome
+        materials, seen = (
+            tuple(plain.decompose.model.materials),
+            seen_by_all(scanner.recorded.geometry),
+        )
+        return {
+            method: correction_errors(predicted, reference, image, materials, seen)
+            for method, predicted in outcomes.items()
+        }
+
+
+def _model(path: Path, recorded: RecordedScan) -> SpectralModel:
+    """Of the file's own spectrum, response and thresholds."""
+    model = recorded.spectral_model(recorded.materials or BASIS)
+    if model is None:
+        absent = " and ".join(name for name in _SCANNER if getattr(recorded, name) is None)
+        raise ValueError(
+            f"{path} holds no {absent}, without which its counts cannot be decomposed: add what "
+            "is missing as docs/scan_file.md says"
+        )
+    return model
+
+
+def _air(model: SpectralModel) -> Tensor:
+    """(bin, row, column), the last two of length one where all pixels are alike."""
+    air = model.air().detach().float()
+    return air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)

@@ -1,0 +1,36 @@
+"""Figures of runs side by side."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from matplotlib.figure import Figure
+
+from pcctlearn.figures.style import COLOURS, new_figure
+
+_MOST = 12  # panels
+
+
+def numbers(folder: Path) -> Figure:
+    """A panel for each result, a column of dots for each setting."""
+    with h5py.File(folder / "arrays.h5") as file:
+        runs = {name: values[()] for name, values in file["runs"].items()}
+    metrics = list(dict.fromkeys(name.partition(".")[0] for name in runs))[:_MOST]
+    n_columns = min(4, len(metrics))
+    n_rows = -(-len(metrics) // n_columns)
+    figure = new_figure(2.6 * n_columns, 2.4 * n_rows)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for ax in axes[len(metrics) :]:
+        ax.set_axis_off()
+    for ax, metric in zip(axes, metrics, strict=False):
+        shown = {
+            name.partition(".")[2]: values
+            for name, values in runs.items()
+            if name.partition(".")[0] == metric
+        }
+        for place, values in enumerate(shown.values()):
+            ax.plot(np.full(len(values), place), values, "o", color=COLOURS["reference"])
+        ax.set_xticks(range(len(shown)), list(shown), rotation=30, ha="right", fontsize=7)
+        ax.margins(x=0.3)
+        ax.set_title(metric.replace("_", " "), fontsize=8)
+    return figure

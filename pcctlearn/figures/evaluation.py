@@ -1,0 +1,57 @@
+"""Figures of evaluated scans: scatter in a view, slices of maps and monoenergetic images."""
+
+from pathlib import Path
+
+import h5py
+from matplotlib.figure import Figure
+
+from pcctlearn.figures.arrays import read_arrays
+from pcctlearn.figures.style import WINDOWS, new_figure, show_image
+
+_MG_ML = 1000.0  # in a g/cm³
+
+
+def scatter_fraction(folder: Path, name: str) -> Figure:
+    """Scatter over all counts in the first view, one panel for each bin, row 0 below."""
+    fraction, edges = read_arrays(folder, f"{name}/scatter_fraction", f"{name}/edges_keV")
+    figure = new_figure(3.0 * len(fraction), 2.5)
+    axes = figure.subplots(1, len(fraction), squeeze=False)[0]
+    most = 100 * float(fraction.max())
+    for number, (ax, panel) in enumerate(zip(axes, fraction, strict=True)):
+        shown = ax.imshow(100 * panel, origin="lower", cmap="magma", vmin=0, vmax=most)
+        ax.set_title(f"{edges[number]:.3g} … {edges[number + 1]:.3g} keV")
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.colorbar(shown, ax=axes, label="scatter / counts (%)", shrink=0.8, pad=0.01)
+    return figure
+
+
+def slices(folder: Path, name: str) -> Figure:
+    """Axial and coronal slices, one column for each volume, in windows of their own."""
+    with h5py.File(folder / "arrays.h5") as file:
+        group = file[name]
+        dz, dy, dx = group["voxel_cm"][()]
+        labels = sorted(
+            (key.removeprefix("axial.") for key in group if key.startswith("axial.")),
+            key=lambda label: not label.startswith("vmi"),
+        )
+        images = {
+            label: (group[f"axial.{label}"][()], group[f"coronal.{label}"][()]) for label in labels
+        }
+    figure = new_figure(3.6 * len(images), 6.6)
+    columns = figure.subplots(2, len(images), squeeze=False).T
+    for (label, (axial, coronal)), (above, below) in zip(images.items(), columns, strict=True):
+        title, window = _title_and_window(label)
+        show_image(above, axial, window, title)
+        show_image(below, coronal[::-1], window, "")
+        above.set_aspect(dy / dx)
+        below.set_aspect(dz / dx)
+    return figure
+
+
+def _title_and_window(label: str) -> tuple[str, tuple[float, float]]:
+    if label.endswith("_HU"):
+        return label.removesuffix("_HU").replace("_", " ") + " (HU)", WINDOWS["HU"]
+    material = label.removesuffix("_mg_mL")
+    low, high = WINDOWS.get(material, (0.0, 0.3))
+    return f"{material} (mg/mL)", (_MG_ML * low, _MG_ML * high)

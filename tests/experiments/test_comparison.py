@@ -1,0 +1,93 @@
+"""Runs side by side: what differs names them, seeds are averaged, and scans are paired."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from pcctlearn.experiments.comparison import by_setting, compare, finished_jobs
+from pcctlearn.experiments.scatter_table import scatter_table
+
+METRIC = "vmi60_rmse_HU"
+
+
+def job(folder, words, numbers, arrays=None):
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    (folder / "results.json").write_text(json.dumps(numbers))
+    with h5py.File(folder / "arrays.h5", "w") as file:
+        for name, values in (arrays or {}).items():
+            file[name] = values
+    return folder
+
+
+def sweep(folder):
+    values = iter([1.0, 3.0, 10.0, 20.0])
+    for number, (loss, seed) in enumerate((a, s) for a in ("direct", "maps") for s in (1, 2)):
+        words = ["logger=none", f"losses={loss}", f"seed={seed}"]
+        job(folder / f"{number}_study", words, {"error_HU": next(values), "n": 2.0})
+    return folder
+
+
+def test_what_differs_names_a_setting_and_seeds_belong_together(tmp_path):
+    settings = by_setting(finished_jobs(sweep(tmp_path)))
+    assert {name: len(jobs) for name, jobs in settings.items()} == {"direct": 2, "maps": 2}
+
+
+def test_numbers_are_means_over_seeds(tmp_path, capsys):
+    report = compare(sweep(tmp_path))
+    numbers = json.loads((tmp_path / "comparison/results.json").read_text())
+    assert numbers["error_HU.direct"] == 2.0
+    assert numbers["error_HU.maps.sd"] == 5.0
+    assert report.is_file()
+    assert (tmp_path / "comparison/figures/numbers.png").is_file()
+    assert "error_HU" in capsys.readouterr().out
+
+
+def test_one_run_or_none_is_not_compared(tmp_path):
+    assert compare(tmp_path) is None
+    job(tmp_path / "0_study", ["seed=1"], {"error_HU": 1.0})
+    (tmp_path / "1_failed").mkdir()
+    assert compare(tmp_path) is None
+    assert not (tmp_path / "comparison").exists()
+
+
+def judged(corrected, before=(50.0, 60.0, 70.0)):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"errors/{METRIC}.uncorrected": np.array(before),
+        f"errors/{METRIC}.corrected": np.array(corrected),
+        f"errors/noisy_{METRIC}.uncorrected": np.array(before),
+        f"errors/noisy_{METRIC}.corrected": np.array(corrected),
+    }
+    for method in ("uncorrected", "corrected", "reference"):
+        arrays[f"{method}/vmi_HU"] = rng.normal(size=(4, 6, 5))
+        arrays[f"{method}/axial_maps"] = rng.normal(size=(2, 6, 5))
+        arrays[f"{method}/line_integrals"] = rng.normal(size=(2, 4, 6))
+    return arrays
+
+
+def test_a_table_of_scatter_corrections(tmp_path):
+    errors = {"direct": ([5, 6, 7], [7, 8, 9]), "cross": ([2, 4, 6], [2, 4, 6])}
+    for loss, seeds in errors.items():
+        for seed, values in enumerate(seeds):
+            words = [f"losses={loss}", f"seed={seed}"]
+            job(tmp_path / f"{loss}{seed}", words, {}, judged(np.array(values, float)))
+    compare(tmp_path)
+    numbers = json.loads((tmp_path / "comparison/results.json").read_text())
+    assert numbers[f"{METRIC}.direct"] == 7.0  # (5 + 6 + 7 + 7 + 8 + 9) / 6
+    assert numbers[f"{METRIC}.direct.sd"] == pytest.approx(np.std([6, 7, 8]))
+    assert numbers[f"{METRIC}_over_uncorrected.direct.sd"] == pytest.approx(1 / 60)
+    (pair,) = (key for key in numbers if key.startswith(f"{METRIC}_p."))
+    assert numbers[pair] == wilcoxon([2.0, 4.0, 6.0], [6.0, 7.0, 8.0]).pvalue
+    drawn = {path.stem for path in (tmp_path / "comparison/figures").iterdir()}
+    assert drawn == {"images", "maps", "projections", "boxes"}
+
+
+def test_runs_judged_on_other_scans_are_refused(tmp_path):
+    a = job(tmp_path / "a", [], {}, judged([1.0, 2.0, 3.0]))
+    b = job(tmp_path / "b", [], {}, judged([1.0, 2.0, 3.0], before=(40.0, 60.0, 70.0)))
+    with pytest.raises(ValueError, match=r"not judged on the same scans.*same datasets"):
+        scatter_table({"a": [a], "b": [b]})

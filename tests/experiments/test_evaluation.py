@@ -1,0 +1,325 @@
+"""evaluate.py: scan files to counts, maps and images in files, whatever is amiss in the scans."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scan_files import change, drop, edit, store
+from scanners import scanner
+from studies import REPOSITORY
+from test_conf import composed
+
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.nifti import read_nifti
+from pcctlearn.datasets.procedural import ProceduralCases
+from pcctlearn.datasets.scan_file import read_scan, write_scan
+from pcctlearn.datasets.simulated import ScanSimulator
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments import evaluation, scan_evaluator
+from pcctlearn.experiments.scatter_judge import judge
+from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scatter.checkpoint import read_correction, save_correction
+from pcctlearn.scatter.correction import kernel, network
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.grids import VolumeGrid
+
+VOLUME = VolumeGrid(24, 28, 24, (1.0, 0.9, 1.1), center_cm=(0.5, 0.0, 0.2))
+GEOMETRY = ConeBeam(12, 8, 12, 3.84, VOLUME, 62.5, 109.7, arc_rad=4.18879)
+TRUTH = ("primary", "scatter", "scatter_standard_error", "line_integrals", "maps")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set") / "scans"
+    folder.mkdir()
+    scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=3.84)
+    made, cases = ScanSimulator(GEOMETRY, scanner(), scatter, spr=0.1), ProceduralCases("head", 2)
+    for index, name in enumerate(cases.names):
+        scan = made.scan(cases.maps(index, VOLUME), name, index)
+        write_scan(folder / f"{name}.h5", scan)
+    return folder
+
+
+def checkpoint_of(path, geometry=GEOMETRY, model=None):
+    torch.manual_seed(0)
+    model = model or scanner()
+    correction = network(geometry, model, channels=(6, 6), grid=(2, 3), start=0.01)
+    torch.nn.init.normal_(correction.head.weight, std=0.2)
+    save_correction(path, correction, geometry, model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return checkpoint_of(tmp_path_factory.mktemp("run") / "best.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def _as_the_command(monkeypatch):
+    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def copy(scans, tmp_path):
+    path = tmp_path / "mine.h5"
+    shutil.copy(scans / "head_00000.h5", path)
+    return path
+
+
+def run(scans, folder, *overrides):
+    """The results, and what is told of each scan."""
+    words = [f"scans={scans}", f"folder={folder}", *overrides]
+    evaluation.evaluate(composed(folder, *words, name="evaluate"))
+    told = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/scan.json")}
+    return json.loads((folder / "results.json").read_text()), told
+
+
+def test_all_is_written_of_every_scan(scans, checkpoint, tmp_path):
+    numbers, told = run(scans.parent, tmp_path, f"correction={checkpoint}", "vmi_keV=[60,45.5]")
+    assert numbers["n_scans"] == 2
+    assert numbers["dead_pixels"] == 0
+    assert 0 < numbers["scatter_fraction_in_shadow_percent"] < 100
+    assert set(told) == {"head_00000", "head_00001"}
+    for name in ("arrays.h5", "report.html", "figures/head_00001_slices.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    for folder in (tmp_path / name for name in told):
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "calcium.nii.gz",
+            "projections.h5",
+            "scan.json",
+            "vmi_45.5keV.nii.gz",
+            "vmi_60keV.nii.gz",
+            "water.nii.gz",
+        ]
+        with h5py.File(folder / "projections.h5") as file:
+            units = {name: file[name].attrs["unit"] for name in file if name != "dead_pixels"}
+            assert {file[name].dtype for name in units} == {np.dtype("float32")}
+            assert file["corrected_counts"].shape == (4, *GEOMETRY.shape)
+            assert list(file["line_integrals"].attrs["materials"]) == ["water", "calcium"]
+        assert units == {
+            "corrected_counts": "photons",
+            "scatter_fraction": "1",
+            "line_integrals": "g/cm2",
+        }
+
+
+def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
+    run(scans, tmp_path, f"correction={checkpoint}")
+    path = scans / "head_00000.h5"
+    recorded = read_scan(path)
+    model = recorded.spectral_model()
+    correct = read_correction(checkpoint, recorded.geometry, model).correction
+    image = MonoenergeticImages(model.materials, [60.0])
+    gain = (model.air().detach()[:, None, None] / recorded.air)[:, None].float()
+    box = {"water": [-5.0, 60.0], "calcium": [-7.75, 15.5]}
+    decompose = MaximumLikelihood(model, bounds_g_cm2=box)
+    with torch.no_grad():
+        chain = Chain(decompose, fdk(recorded.geometry), image, correct)
+        expected = chain((recorded.at("counts") * gain)[None], until="maps")
+    with h5py.File(tmp_path / "head_00000/projections.h5") as file:
+        for stage in ("corrected_counts", "scatter_fraction", "line_integrals"):
+            np.testing.assert_allclose(
+                file[stage][()], expected.at(stage)[0], rtol=1e-4, atol=1e-4, err_msg=stage
+            )
+    vmi = read_nifti(tmp_path / "head_00000/vmi_60keV.nii.gz")
+    wanted = image.hounsfield(expected.at("maps"))[0, 0].clamp(min=-1000)
+    torch.testing.assert_close(vmi.hounsfield, wanted, rtol=1e-4, atol=0.05)
+    assert vmi.voxel_cm == pytest.approx((1.0, 0.9, 1.1), rel=1e-6)
+
+
+def test_the_errors_are_those_of_a_study(scans, checkpoint, tmp_path):
+    numbers, told = run(scans, tmp_path, f"correction={checkpoint}")
+    model = read_scan(scans / "head_00000.h5").spectral_model()
+    correct = read_correction(checkpoint, GEOMETRY, model).correction
+    image = MonoenergeticImages(model.materials, [60.0])
+    chain = Chain(MaximumLikelihood(model), fdk(GEOMETRY), image, correct)
+    wanted = judge(chain, sorted(scans.iterdir()), GEOMETRY).numbers()
+    noisy = {name: value for name, value in wanted.items() if name.startswith("noisy_")}
+    assert len(noisy) > 20
+    for name, value in noisy.items():
+        apart = 0.2 if name.endswith("noise_alone") else 1e-3  # noise of another seed
+        assert numbers[name] == pytest.approx(value, rel=apart), name
+    assert told["head_00001"]["errors"]["corrected"]["vmi60_rmse_HU"] > 0
+
+
+def test_without_correction_and_truth(copy, tmp_path):
+    for name in (*TRUTH, "seed"):
+        change(copy, drop(name) if name in TRUTH else lambda file: file.attrs.pop("seed"))
+    numbers, told = run(copy, tmp_path / "out", "correction=none")
+    assert set(numbers) == {"n_scans", "rays_not_converged_percent", "dead_pixels"}
+    assert told["mine"]["errors"] == {}
+    with h5py.File(tmp_path / "out/mine/projections.h5") as file:
+        assert set(file) == {"counts", "line_integrals", "dead_pixels"}
+    assert (tmp_path / "out/mine/calcium.nii.gz").is_file()
+
+
+def test_kernels_are_fitted_once_to_a_scanner(scans, tmp_path, monkeypatch):
+    calls = []
+
+    def few(*arguments, **settings):
+        calls.append(settings)
+        return kernel(*arguments, n_histories=2000, **settings)
+
+    monkeypatch.setattr(scan_evaluator, "kernel", few)
+    numbers, _ = run(scans, tmp_path, "correction=kernel", "scatter_factor=0.3")
+    assert calls == [{"scatter_factor": 0.3, "seed": 0}]
+    assert numbers["scatter_fraction_in_shadow_percent"] > 0
+
+
+def test_dead_pixels_are_filled_and_listed(scans, copy, checkpoint, tmp_path, capsys):
+    change(copy, edit("counts", (1, 4, 2, 3), np.nan))
+    change(copy, edit("air", (slice(None), 7, 11), 0))
+    change(copy, edit("air", (2, 0, 0), np.nan))
+    numbers, told = run(copy, tmp_path / "out", f"correction={checkpoint}")
+    assert numbers["dead_pixels"] == 3
+    assert told["mine"]["dead_pixels"] == [[0, 0], [2, 3], [7, 11]]
+    assert "(0, 0), (2, 3), (7, 11) (row, column)" in " ".join(capsys.readouterr().out.split())
+    run(scans / "head_00000.h5", tmp_path / "whole", f"correction={checkpoint}")
+    here, there = (tmp_path / name / "projections.h5" for name in ("out/mine", "whole/head_00000"))
+    with h5py.File(here) as file, h5py.File(there) as whole:
+        counts, wanted = (f["corrected_counts"][()] for f in (file, whole))
+    assert np.isfinite(counts).all()
+    assert not np.array_equal(counts[:, :, 2, 3], wanted[:, :, 2, 3])
+
+
+def test_another_geometry_is_told(scans, tmp_path, caplog):
+    other = replace(GEOMETRY, source_to_axis_cm=70.0)
+    path = checkpoint_of(tmp_path / "other.ckpt", other)
+    _, told = run(scans, tmp_path / "out", f"correction={path}")
+    assert told["head_00000"]["differences"] == ["source_to_axis_cm 70 there, 62.5 here"]
+    assert "source_to_axis_cm 70 there, 62.5 here" in caplog.text
+    report = (tmp_path / "out/report.html").read_text()
+    assert report.count("source_to_axis_cm 70 there, 62.5 here") == 1
+
+
+def test_other_materials_than_water_and_calcium(copy, tmp_path, caplog):
+    for name in ("line_integrals", "maps"):
+        change(copy, lambda file, name=name: file[name].attrs.update(materials=["water", "iodine"]))
+    _, told = run(copy, tmp_path / "out", "correction=none")
+    assert told["mine"]["errors"] == {}
+    assert "no errors are known for iodine" in caplog.text
+    assert (tmp_path / "out/mine/iodine.nii.gz").is_file()
+
+
+def test_pixels_of_their_own_thresholds(scans, copy, checkpoint, tmp_path):
+    change(
+        copy,
+        lambda file: store(
+            file, "thresholds_keV", np.broadcast_to(file["thresholds_keV"][()], (8, 12, 5))
+        ),
+    )
+    numbers, _ = run(copy, tmp_path / "each", f"correction={checkpoint}")
+    shared, _ = run(scans / "head_00000.h5", tmp_path / "one", f"correction={checkpoint}")
+    vmi = "noisy_vmi60_rmse_HU"
+    assert numbers[vmi] == pytest.approx(shared[vmi], rel=1e-2)
+    with pytest.raises(ValueError, match="thresholds of its own in every pixel"):
+        run(copy, tmp_path / "kernel", "correction=kernel")
+
+
+SPOILT = {
+    "no air": (drop("air"), "air is missing: add it, axes bin row column, in photons"),
+    "no spectrum": (drop("spectrum"), "holds no spectrum, without which its counts cannot be"),
+    "missing views": (
+        edit("counts", (slice(None), slice(3, 5)), np.nan),
+        r"2 of 12 views hold no counts \(3, 4\): leave them out .* geometry/measured_angles_rad",
+    ),
+    "many dead": (
+        edit("counts", (0, 0, 0), np.nan),
+        r"12 of 96 pixels are dead \(12.5 %\), more than max_dead_share=0.05: fill",
+    ),
+    "infinite": (edit("counts", (0, 0, 0, 0), np.inf), "counts: 1 of .* are infinite"),
+    "negative": (edit("counts", (0, 0, 0, 0), -9), "counts: 1 of .* are negative"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_scan_that_cannot_be_used(copy, tmp_path, case):
+    spoil, sentence = SPOILT[case]
+    change(copy, spoil)
+    with pytest.raises(ValueError, match=f"mine.h5.*{sentence}"):
+        run(copy, tmp_path / "out", "correction=none")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_more_dead_pixels_are_taken_where_they_may_be(copy, tmp_path):
+    change(copy, SPOILT["many dead"][0])
+    numbers, _ = run(copy, tmp_path / "out", "correction=none", "max_dead_share=0.2")
+    assert numbers["dead_pixels"] == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["scans=null", "correction=none"], "scans needs a value: scans=FILE.h5"),
+        (["scans=nowhere.h5", "correction=none"], "no scan at nowhere.h5: check its name"),
+        ([], "correction needs a choice: correction=CHECKPOINT.ckpt .*, kernel .*, or none"),
+        (["correction=nowhere.ckpt"], "no checkpoint at nowhere.ckpt: a scatter study leaves one"),
+        (["correction=none", "vmi_keV=[]"], "vmi_keV needs one energy at least"),
+        (["correction=none", "vmi_keV=60"], r"vmi_keV must be list\[float\], got 60"),
+        (["correction=none", "max_dead_share=1.5"], "max_dead_share must be 0 or more and below"),
+        (["correction=none", "folder=/proc/none"], "/proc/none cannot be written to .*: choose an"),
+    ],
+)
+def test_words_that_cannot_be_followed(scans, tmp_path, words, sentence):
+    with pytest.raises((ValueError, TypeError, OSError), match=sentence):
+        run(scans, tmp_path / "out", *words)
+
+
+def test_a_folder_without_scans(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no scan in the folder .*: it holds no \*.h5"):
+        run(tmp_path, tmp_path / "out", "correction=none")
+
+
+def test_checkpoints_of_another_detector(scans, tmp_path):
+    for edges, sentence in (
+        ([15.0, 40.0, 120.0], "was made for 2 energy bins, the scan has 4"),
+        ([15.0, 30.0, 60.0, 80.0, 120.0], "made for another detector, tube voltage or thresholds"),
+    ):
+        path = checkpoint_of(tmp_path / "other.ckpt", model=scanner(edges_keV=edges))
+        with pytest.raises(ValueError, match=sentence):
+            run(scans, tmp_path / "out", f"correction={path}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_leaves_no_results(scans, checkpoint, tmp_path, monkeypatch):
+    run(scans, tmp_path, f"correction={checkpoint}")
+    monkeypatch.setattr(evaluation, "write_nifti", partial(_fails, evaluation.write_nifti))
+    with pytest.raises(OSError, match="disk full"):
+        run(scans, tmp_path, "correction=none")
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "head_00000/scan.json").exists()
+    assert (tmp_path / "head_00001/scan.json").exists()  # of the run before
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def _fails(write, path, *arguments):
+    if path.name.startswith("vmi"):
+        raise OSError("disk full")
+    write(path, *arguments)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    bad = tmp_path / "bad.ckpt"
+    bad.write_bytes(b"garbage")
+    (tmp_path / "no.h5").write_bytes(b"neither")
+    command = [sys.executable, str(REPOSITORY / "evaluate.py"), f"scans={tmp_path}/no.h5"]
+    done = subprocess.run(
+        [*command, f"correction={bad}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pcctlearn: ")
+    assert last.endswith("no.h5: it is no HDF5 file: write it as docs/scan_file.md shows")

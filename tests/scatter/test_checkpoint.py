@@ -1,0 +1,246 @@
+"""A correction comes back from its file as it was, for scans of its own detector only."""
+
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from kernels import kernels
+from scanners import scanner
+
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.scatter.checkpoint import KEY, described, read_correction, save_correction
+from pcctlearn.scatter.correction import network
+from pcctlearn.scatter.kernel import KernelScatter
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+TWO_BINS = [20.0, 60.0, 120.0]
+VOLUME = VolumeGrid(4, 6, 6, 1.0)
+GEOMETRY = ConeBeam(4, 8, 12, (1.5, 2.0), VOLUME, 60.0, 110.0, arc_rad=4.0, offset_cm=0.5)
+NO_CHECKPOINT = "is no checkpoint of a scatter correction .*: give the checkpoints/best.ckpt of a"
+
+
+def model(edges_keV=TWO_BINS, photons=1e6):
+    return scanner(edges_keV=edges_keV, photons=photons)
+
+
+def a_network(model):
+    torch.manual_seed(1)
+    made = network(GEOMETRY, model, channels=(6, 6), grid=(2, 3), start=0.02)
+    torch.nn.init.normal_(made.head.weight, std=0.3)
+    made(counts(model, 3))  # the running averages of normalisation move
+    return made.eval()
+
+
+def some_kernels(model):
+    air = model.air().detach().double()
+    offset = (GEOMETRY.row_offset_cm, GEOMETRY.offset_cm)
+    return KernelScatter(kernels(), air, (1.5, 2.0), [1.5, 0.7], offset_cm=offset)
+
+
+def counts(model, n_views=2):
+    generator = torch.Generator().manual_seed(2)
+    shape = (1, len(model.air()), n_views, 8, 12)
+    transmission = 0.05 + 0.9 * torch.rand(shape, generator=generator)
+    return transmission * model.air().detach()[:, None, None, None]
+
+
+@pytest.fixture(params=[a_network, some_kernels], ids=["network", "kernel"])
+def saved(request, tmp_path):
+    """A file, and the correction in it."""
+    correction = request.param(model())
+    path = tmp_path / "best.ckpt"
+    save_correction(path, correction, GEOMETRY, model())
+    return path, correction
+
+
+@pytest.fixture
+def network_file(tmp_path):
+    path = tmp_path / "net.ckpt"
+    save_correction(path, a_network(model()), GEOMETRY, model())
+    return path
+
+
+@torch.no_grad()
+def test_it_comes_back_as_it_was(saved):
+    path, correction = saved
+    back = read_correction(path, GEOMETRY, model())
+    assert not back.differences
+    assert not back.correction.training
+    torch.testing.assert_close(
+        back.correction(counts(model())), correction(counts(model())), rtol=0, atol=0
+    )
+    settings = described(back.correction, GEOMETRY, model())
+    assert settings == described(correction, GEOMETRY, model())
+
+
+@torch.no_grad()
+def test_another_exposure_gives_the_same_fraction(saved):
+    path, correction = saved
+    brighter = model(photons=7e6)
+    back = read_correction(path, GEOMETRY, brighter).correction
+    assert not torch.equal(back.air, correction.air)
+    torch.testing.assert_close(
+        back(counts(brighter)), correction(counts(model())), rtol=1e-4, atol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_pixels_of_their_own_thresholds(saved):
+    """A model of every pixel: where all are alike, the fraction is that of one for all."""
+    path, correction = saved
+    one = model()
+    edges = one.thresholds.edges_keV.detach().expand(8, 12, -1)
+    each = SpectralModel(
+        one.energies_keV, one.fluence, one.response, Thresholds(edges), one.attenuation
+    )
+    back = read_correction(path, GEOMETRY, each).correction
+    torch.testing.assert_close(back(counts(one)), correction(counts(one)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"source_to_axis_cm": 65.0}, ["source_to_axis_cm 60 there, 65 here"]),
+        ({"pixel_cm": (1.5, 2.5)}, ["column_cm 2 there, 2.5 here"]),
+        ({"n_rows": 10}, ["rows 8 there, 10 here"]),
+        ({"offset_cm": 0.0}, ["offset_cm 0.5 there, 0 here"]),
+        ({"row_offset_cm": 0.3}, ["row_offset_cm 0 there, 0.3 here"]),
+        (
+            {"n_views": 9, "source_to_detector_cm": 120.0},
+            ["source_to_detector_cm 110 there, 120 here", "views 4 there, 9 here"],
+        ),
+        ({"source_to_axis_cm": 60.3}, []),
+    ],
+)
+def test_another_geometry_is_told(saved, changes, named):
+    back = read_correction(saved[0], replace(GEOMETRY, **changes), model())
+    assert back.differences == named
+
+
+def test_other_thresholds_are_refused(saved):
+    sentence = "made for another detector, tube voltage or thresholds: its bins count .* keV on"
+    with pytest.raises(ValueError, match=sentence):
+        read_correction(saved[0], GEOMETRY, model([20.0, 75.0, 120.0]))
+
+
+def test_thresholds_that_are_nearly_the_same_are_taken(saved):
+    assert not read_correction(saved[0], GEOMETRY, model([20.0, 60.5, 120.0])).differences
+
+
+def test_another_number_of_bins_is_refused(saved):
+    with pytest.raises(ValueError, match="made for 2 energy bins, the scan has 3: train on scans"):
+        read_correction(saved[0], GEOMETRY, model([20.0, 60.0, 90.0, 120.0]))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*: a scatter study leaves one"):
+        read_correction(tmp_path / "none.ckpt", GEOMETRY, model())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage " * 100,
+        b"\x80\x02garbage",
+        b"PK\x03\x04" + b"half a zip" * 9,
+        bytes(range(256)) * 9,
+        b"\x89HDF\r\n\x1a\n" + bytes(99),
+    ],
+)
+def test_other_bytes_are_refused(tmp_path, data):
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(path, GEOMETRY, model())
+
+
+def test_a_truncated_checkpoint_is_refused(network_file):
+    network_file.write_bytes(network_file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(network_file, GEOMETRY, model())
+
+
+class Malicious:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))]
+)
+def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
+    path, target = tmp_path / "bad.ckpt", tmp_path / "was here"
+    write({KEY: Malicious(target), "state_dict": {}}, path)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(path, GEOMETRY, model())
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Malicious(target)))
+    assert target.exists()  # it would have been
+
+
+def _without(name):
+    def change(content):
+        del content["state_dict"][name]
+
+    return change
+
+
+def _with(key, value):
+    return lambda content: content.update({key: value})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content.pop(KEY),
+        lambda content: content.pop("state_dict"),
+        lambda content: content[KEY].pop("bins_keV"),
+        lambda content: content[KEY].pop("geometry"),
+        lambda content: content[KEY].update(kind="magic"),
+        lambda content: content[KEY]["settings"].update(depth=3),
+        lambda content: content[KEY]["settings"].update(channels=[5, 5]),
+        _without("chain.correct.head.bias"),
+        _with("state_dict", [1, 2]),
+        _with(KEY, "words"),
+    ],
+)
+def test_other_contents_are_refused(network_file, spoil):
+    content = torch.load(network_file, weights_only=True)
+    spoil(content)
+    torch.save(content, network_file)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(network_file, GEOMETRY, model())
+
+
+@pytest.mark.parametrize("content", [[1, 2], "words", {"weights": torch.ones(2)}])
+def test_what_others_save_is_refused(tmp_path, content):
+    path = tmp_path / "other.ckpt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(path, GEOMETRY, model())
+
+
+def test_a_correction_of_another_kind_cannot_be_saved(tmp_path):
+    path = tmp_path / "best.ckpt"
+    with pytest.raises(ValueError, match="Linear is no correction that a checkpoint can hold"):
+        save_correction(path, torch.nn.Linear(2, 2), GEOMETRY, model())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_message_is_one_line(tmp_path):
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
+        read_correction(path, GEOMETRY, model())
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,24 @@
+"""The parts of a step are those of the chain, and leave nothing behind."""
+
+import torch
+from test_chain_module import l1, problem
+
+from pcctlearn.datasets.scan_set import collate
+from pcctlearn.training.chain_module import with_truth
+from pcctlearn.training.step_profile import step_seconds
+
+
+def test_every_stage_to_the_loss_has_its_time():
+    chain, scan, _ = problem()
+    target = with_truth(collate([scan]), chain, "maps")
+    parts = step_seconds(chain, l1("maps"), target, n_repeats=1)
+    assert list(parts) == ["scatter_fraction", "corrected_counts", "line_integrals", "maps", "loss"]
+    assert all(seconds > 0 for part in parts.values() for seconds in part.values())
+    assert chain.correct.fraction.grad is None
+
+
+def test_a_loss_in_the_counts_goes_no_deeper():
+    chain, scan, _ = problem()
+    parts = step_seconds(chain, l1("scatter_fraction"), collate([scan]), n_repeats=1)
+    assert list(parts) == ["scatter_fraction", "loss"]
+    assert torch.is_grad_enabled()
