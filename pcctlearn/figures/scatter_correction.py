@@ -28,7 +28,7 @@ def images(folder: Path) -> Figure:
 
 def compared(volumes: dict[str, np.ndarray], reference: np.ndarray) -> Figure:
     """A column for each volume: axial and coronal, each with its difference from the reference."""
-    figure = new_figure(3.2 * len(volumes), 8.4)
+    figure = new_figure(2.1 * len(volumes) + 1.2, 9.2)
     axes = figure.subplots(4, len(volumes), squeeze=False)
     grey, (low, high) = WINDOWS["HU"], WINDOWS["error"]
     for column, (title, volume) in zip(axes.T, volumes.items(), strict=True):

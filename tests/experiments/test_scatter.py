@@ -46,7 +46,7 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=None):
     return ScatterStudy(
         scans,
         simulator(),
-        partial(MaximumLikelihood, gradient_clamp=5e-4),
+        MaximumLikelihood,
         correction or partial(network, channels=(8, 8), grid=(2, 3)),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
         partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
