@@ -35,9 +35,12 @@ def main() -> None:
     wanted = ["arrays.h5", "report.html", "figures"]
     if folder.name == "heads":
         wanted += ["scans/head_00000.h5", "scans/head_00001.h5"]
+    elif folder.name == "evaluated":
+        volumes = ("water.nii.gz", "calcium.nii.gz", "vmi_60keV.nii.gz", "projections.h5")
+        wanted += [f"head_00001/{name}" for name in volumes]
     else:
         wanted += ["wandb", ".hydra"]
-    if folder.name.startswith("thresholds"):
+    if folder.name.startswith(("thresholds", "scatter")):
         wanted.append("checkpoints")  # something was learned
     faults += [f"{name} is missing" for name in wanted if not (folder / name).exists()]
     if faults:
