@@ -19,6 +19,11 @@ AT_MOST = {
         "os_sart_rmse_HU": 115,
         "fista_tv_rmse_in_soft_tissue_HU": 25,
     },
+    "scatter_cross_domain": {
+        "spr_percent_over_uncorrected": 0.5,
+        "vmi60_rmse_HU_over_uncorrected": 0.7,
+    },
+    "evaluated": {"noisy_spr_percent_over_uncorrected": 0.5},
     "heads": {"spr_most": 0.105, "scatter_relative_error_most": 0.041},
 }
 
