@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+MG_ML = 1000.0  # in a g/cm³
 AIR_HU = -1000.0
 REFERENCE_DENSITIES_G_CM3 = {"water": 1.00, "calcium": 1.55}
 

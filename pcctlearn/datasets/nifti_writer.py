@@ -12,7 +12,6 @@ from pcctlearn.files import written_whole
 from pcctlearn.tomography.grids import FloatArray, VolumeGrid
 
 _MM = 10.0  # in a cm
-MG_ML = 1000.0  # in a g/cm³
 
 
 def write_nifti(

@@ -170,8 +170,8 @@ class MaximumLikelihood(nn.Module):
         bounds_g_cm2: {material name: (lower, upper)}; materials not named are free.
         gradient_clamp: largest gradient that may pass, element by element, in terms of the
             relative counts n/air; ``None`` for no limit. It keeps single rays with few counts from
-            setting the step. Well above what most rays have: clamped to 5e-4, where the 99th
-            percentile was 3e-3, a loss on the maps rose instead of falling.
+            setting the step; one that many rays reach turns the gradient away, and the loss may
+            rise.
 
     After a call ``converged`` holds the mask of the rays, and the log tells how many were not
     solved and how many lie at the side of the box.

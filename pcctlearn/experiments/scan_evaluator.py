@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.dead_pixels import dead_pixels, filled, missing_views
-from pcctlearn.datasets.nifti_writer import MG_ML
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
@@ -25,7 +24,7 @@ from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
 from pcctlearn.scatter.correction import kernel
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fdk import fdk
-from pcctlearn.units import REFERENCE_DENSITIES_G_CM3
+from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays
 from pcctlearn.figures.style import WINDOWS, new_figure, show_image
-
-_MG_ML = 1000.0  # in a g/cm³
+from pcctlearn.units import MG_ML
 
 
 def scatter_fraction(folder: Path, name: str) -> Figure:
@@ -54,4 +53,4 @@ def _title_and_window(label: str) -> tuple[str, tuple[float, float]]:
         return label.removesuffix("_HU").replace("_", " ") + " (HU)", WINDOWS["HU"]
     material = label.removesuffix("_mg_mL")
     low, high = WINDOWS.get(material, (0.0, 0.3))
-    return f"{material} (mg/mL)", (_MG_ML * low, _MG_ML * high)
+    return f"{material} (mg/mL)", (MG_ML * low, MG_ML * high)
