@@ -22,6 +22,7 @@ AT_MOST = {
     "scatter_cross_domain": {
         "spr_percent_over_uncorrected": 0.5,
         "vmi60_rmse_HU_over_uncorrected": 0.7,
+        "val_loss_over_untrained": 0.9,
     },
     "evaluated": {"noisy_spr_percent_over_uncorrected": 0.5},
     "heads": {"spr_most": 0.105, "scatter_relative_error_most": 0.041},

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
-from pcctlearn.physics.noise import unscattered
 from pcctlearn.scan import Scan
 
 NEEDED = ("counts", "primary", "scatter")
@@ -21,15 +20,14 @@ class ScanSet(Dataset):
 
     Counts are multiplied by air of the model over air of the pixel: what each would count if all
     pixels were lit alike, which leaves the likelihood's minimum where it was. A scan's
-    corrected_counts are its primary counts, its scatter_fraction scatter over both. Where counts
-    are noisy, the primary counts are those photons among them that did not scatter: what the same
-    scan would have counted without scatter, with the same noise.
+    scatter_fraction is scatter over primary and scatter, as expected, and its corrected_counts are
+    what that fraction leaves of the counts. Of noisy counts they are the expected number that did
+    not scatter, so that truth and counts share their noise and the true fraction has no error.
 
     Args:
         paths: of the scan files.
         air: (bin) of the model that will decompose them.
         noise: counts as measured; else primary and scatter without noise.
-        seed: of which photons had scattered.
 
     ``gains`` (bin, 1, row, column) are the factors of each scan.
     """
@@ -39,12 +37,10 @@ class ScanSet(Dataset):
         paths: Sequence[Path],
         air: Float[Tensor, "bin"],
         noise: bool = True,
-        seed: int = 0,
     ) -> None:
         if not paths:
             raise ValueError("a set of scans needs one file at least")
         self.names = [path.stem for path in paths]
-        generator = Generator().manual_seed(seed)
         self.gains, self._scans = [], []
         for path in paths:
             recorded = read_scan(path, NEEDED)
@@ -55,7 +51,7 @@ class ScanSet(Dataset):
                 )
             gain = (air[:, None, None] / recorded.air)[:, None].float()
             self.gains.append(gain)
-            self._scans.append(truth_of(recorded, gain, generator if noise else None))
+            self._scans.append(truth_of(recorded, gain, noise))
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -65,18 +61,12 @@ class ScanSet(Dataset):
         return self._scans[index]
 
 
-def truth_of(recorded: RecordedScan, gain: Tensor, generator: Generator | None = None) -> Scan:
-    """Counts, scattered fraction and primary counts of a simulated scan.
-
-    Without a generator all are as expected; with one the counts are as measured.
-    """
+def truth_of(recorded: RecordedScan, gain: Tensor, noise: bool) -> Scan:
+    """Counts of a simulated scan, as measured or as expected, and the share that did not scatter."""
     primary, scatter = recorded.at("primary"), recorded.at("scatter")
     fraction = scatter / (primary + scatter)
-    counts = primary + scatter
-    if generator is not None:
-        counts = recorded.at("counts")
-        primary = unscattered(counts, fraction, generator)
-    return Scan(counts=counts * gain, scatter_fraction=fraction, corrected_counts=primary * gain)
+    counts = gain * (recorded.at("counts") if noise else primary + scatter)
+    return Scan(counts=counts, scatter_fraction=fraction, corrected_counts=counts * (1 - fraction))
 
 
 def collate(scans: Sequence[Scan]) -> Scan:

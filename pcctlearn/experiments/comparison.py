@@ -11,12 +11,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from pcctlearn.experiments.results import StudyResults, draw_figures, write_results
+from pcctlearn.experiments.results import StudyResults, write_run
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures import comparison as figures
 from pcctlearn.figures.arrays import read_numbers
-from pcctlearn.files import written_whole
-from pcctlearn.report import render_report
 
 FOLDER = "comparison"  # beside the jobs
 
@@ -45,19 +43,8 @@ def compare(folder: Path) -> Path | None:
     else:
         results = _means(settings)
     out = folder / FOLDER
-    write_results(results, out)
-    draw_figures(results, out)
     listed = "\n".join(f"{job.folder.name}: {' '.join(_words(job))}" for job in jobs)
-    page = render_report(
-        out,
-        f"{len(jobs)} runs compared",
-        results.summary,
-        results.captions,
-        listed,
-        time.perf_counter() - began,
-    )
-    with written_whole(out / "report.html") as path:
-        path.write_text(page)
+    write_run(f"{len(jobs)} runs compared", results, out, listed, began)
     _print(results, list(settings))
     Console().print(f"report: {out / 'report.html'}", soft_wrap=True)
     return out / "report.html"

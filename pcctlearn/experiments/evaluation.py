@@ -19,12 +19,11 @@ from torch import Tensor
 
 from pcctlearn.datasets.nifti_writer import write_nifti
 from pcctlearn.experiments.config import check_nodes
-from pcctlearn.experiments.results import StudyResults, draw_figures, print_table, write_results
+from pcctlearn.experiments.results import StudyResults, print_table, write_run
 from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
 from pcctlearn.experiments.scatter_judge import NOISY, Judgement
 from pcctlearn.figures import evaluation as figures
 from pcctlearn.files import written_whole
-from pcctlearn.report import render_report
 
 _UNITS = {
     "counts": "photons",
@@ -69,23 +68,9 @@ def evaluate(config: DictConfig) -> None:
         scan = evaluator.evaluate(path)
         write_scan_folder(scan, folder / path.stem)
         table.add(scan)
-    _report(
-        table.results(config.correction), folder, OmegaConf.to_yaml(config, resolve=True), began
-    )
-
-
-def _report(results: StudyResults, folder: Path, config: str, began: float) -> None:
-    write_results(results, folder, config)
-    try:
-        draw_figures(results, folder)
-        seconds, name = time.perf_counter() - began, "evaluated scans"
-        page = render_report(folder, name, results.summary, results.captions, config, seconds)
-        with written_whole(folder / "report.html") as temporary:
-            temporary.write_text(page)
-    except BaseException:
-        (folder / "results.json").unlink()
-        raise
-    print_table(name, results, folder, seconds)
+    name, results = "evaluated scans", table.results(config.correction)
+    write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
+    print_table(name, results, folder, time.perf_counter() - began)
 
 
 def scan_files(scans: str | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pcctlearn.files import written_whole
+from pcctlearn.report import render_report
 
 Figures = Mapping[str, Callable[[Path], Figure]]
 
@@ -31,6 +33,23 @@ class StudyResults:
     figures: Figures
     captions: dict[str, str] = field(default_factory=dict)
     summary: str = ""
+
+
+def write_run(name: str, results: StudyResults, folder: Path, config: str, began: float) -> None:
+    """Arrays, numbers, figures and ``report.html``, in a folder that is whole or has no numbers.
+
+    ``config`` is what made the run; ``began`` is what ``time.perf_counter`` said then.
+    """
+    write_results(results, folder, config)
+    try:
+        draw_figures(results, folder)
+        seconds = time.perf_counter() - began
+        page = render_report(folder, name, results.summary, results.captions, config, seconds)
+        with written_whole(folder / "report.html") as path:
+            path.write_text(page)
+    except BaseException:
+        (folder / "results.json").unlink()  # where it stands, the run is whole
+        raise
 
 
 def write_results(results: StudyResults, folder: Path, config: str = "") -> None:

@@ -17,17 +17,9 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 
 from pcctlearn.experiments.config import check_config
-from pcctlearn.experiments.results import (
-    StudyResults,
-    draw_figures,
-    finished_with,
-    print_table,
-    write_results,
-)
+from pcctlearn.experiments.results import StudyResults, finished_with, print_table, write_run
 from pcctlearn.experiments.simulation import scans_to_learn_from
 from pcctlearn.figures.arrays import read_numbers
-from pcctlearn.files import written_whole
-from pcctlearn.report import render_report
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +44,11 @@ def run(config: DictConfig) -> float | None:
     try:
         _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
         results: StudyResults = study.run(trainer)
-        write_results(results, folder, text)
-        try:
-            draw_figures(results, folder)
-            seconds = time.perf_counter() - began
-            page = render_report(folder, name, results.summary, results.captions, text, seconds)
-            with written_whole(folder / "report.html") as path:
-                path.write_text(page)
-        except BaseException:
-            (folder / "results.json").unlink()  # where it stands, the run is whole
-            raise
+        write_run(name, results, folder, text, began)
         _log_to(trainer, results, folder)
     finally:
         _finish(trainer)
-    print_table(name, results, folder, seconds)
+    print_table(name, results, folder, time.perf_counter() - began)
     return _objective(config, results.numbers, name)
 
 

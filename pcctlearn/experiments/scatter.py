@@ -48,7 +48,7 @@ class ScatterStudy:
         split: how many scans are learned from, choose, and are judged.
         vmi_keV: of the monoenergetic images.
         with_noise: judge counts with their noise too.
-        seed: of the network and of the noise.
+        seed: of the network.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ScatterStudy:
             "val": scans[first:second],
             "test": scans[second:third],
         }
-        self.loss, self.training, self.with_noise, self.seed = loss, training, with_noise, seed
+        self.loss, self.training, self.with_noise = loss, training, with_noise
         torch.manual_seed(seed)
         self.air = self.model.air().detach().float()
         self.chain = Chain(
@@ -114,16 +114,20 @@ class ScatterStudy:
         notes = {KEY: described(self.chain.correct, self.geometry, self.model)}
         module = self.training(self.chain, self.loss, notes=notes)
         train, val = (self._prepared(name) for name in ("train", "val"))
+        (untrained,) = trainer.validate(module, _loader(val), verbose=False)
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
         seconds = perf_counter() - began
+        last = trainer.callback_metrics["val/loss"]
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
         rays = len(train) * trainer.current_epoch * np.prod(self.geometry.shape)  # type: ignore[arg-type]
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        numbers = {} if score is None else {"val_loss": float(score)}
-        numbers |= {
+        val_loss = float(last if score is None else score)
+        numbers = {
+            "val_loss": val_loss,
+            "val_loss_over_untrained": val_loss / untrained["val/loss"],
             "epochs": float(trainer.current_epoch),
             "training_seconds": seconds,
             "training_rays_per_second": float(rays) / seconds,
@@ -153,7 +157,7 @@ class ScatterStudy:
 
     def _prepared(self, name: str) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""
-        scans = ScanSet(self.scans[name], self.air, seed=self.seed)
+        scans = ScanSet(self.scans[name], self.air)
         if STAGES.index(self.loss.deepest) <= STAGES.index("corrected_counts"):
             return scans
         truths = [

@@ -21,16 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
-from pcctlearn.experiments.results import (
-    StudyResults,
-    draw_figures,
-    print_table,
-    write_results,
-)
+from pcctlearn.experiments.results import StudyResults, print_table, write_run
 from pcctlearn.figures import simulated_scans
-from pcctlearn.files import discard_parts, written_whole
+from pcctlearn.files import discard_parts
 from pcctlearn.montecarlo.tally import relative_noise
-from pcctlearn.report import render_report
 
 _RECORDED = ("scan", "datasets")  # what decides what is in a scan
 _NOT_OF_A_SCAN = (("datasets", "n_cases"), ("datasets", "limit"), ("datasets", "cache"))
@@ -62,7 +56,7 @@ def simulate_scans(config: DictConfig) -> None:
     began = time.perf_counter()
     paths = make_scans(config, Path(config.folder), config.share)
     if all(path.is_file() for path in paths):
-        _report(config, paths, time.perf_counter() - began)
+        _report(config, paths, began)
     else:
         n_there = sum(path.is_file() for path in paths)
         Console().print(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
@@ -116,17 +110,11 @@ def scans_to_learn_from(config: DictConfig) -> list[Path]:
     return make_scans(config, folder)
 
 
-def _report(config: DictConfig, paths: list[Path], seconds: float) -> None:
-    folder = Path(config.folder)
-    results = _results(paths)
-    write_results(results, folder)
-    draw_figures(results, folder)
+def _report(config: DictConfig, paths: list[Path], began: float) -> None:
+    folder, results = Path(config.folder), _results(paths)
     name = f"simulated scans: {HydraConfig.get().runtime.choices['datasets']}"
-    text = OmegaConf.to_yaml(config, resolve=True)
-    page = render_report(folder, name, results.summary, results.captions, text, seconds)
-    with written_whole(folder / "report.html") as path:
-        path.write_text(page)
-    print_table(name, results, folder, seconds)
+    write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
+    print_table(name, results, folder, time.perf_counter() - began)
 
 
 def _results(paths: list[Path]) -> StudyResults:

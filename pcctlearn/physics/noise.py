@@ -14,17 +14,3 @@ def draw_counts(expected: Tensor, generator: torch.Generator | None = None) -> T
     is ``physics.response.pairs.bin_covariance``.
     """
     return torch.poisson(expected, generator)
-
-
-def unscattered(
-    counts: Tensor, scatter_fraction: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Which of these photons had not scattered, k_b ~ Binomial(n_b, 1 − f_b).
-
-    Of Poisson counts with mean ȳ_b they are themselves Poisson, with mean (1 − f_b) ȳ_b. Counts
-    that are no whole numbers, as expected ones, are thinned to their mean.
-    """
-    whole = counts.round()
-    if not torch.equal(whole, counts):
-        return counts * (1 - scatter_fraction)
-    return torch.binomial(whole, 1 - scatter_fraction, generator)

@@ -47,9 +47,9 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=None):
         scans,
         simulator(),
         MaximumLikelihood,
-        correction or partial(network, channels=(8, 8), grid=(2, 3)),
+        correction or partial(network, channels=(8, 8), grid=(2, 3), start=0.01),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
-        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
+        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.03)),
         split,
     )
 
@@ -57,12 +57,14 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=None):
 @pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
 def test_it_learns_and_draws(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
-    results = study(scans, stage).run(quiet_trainer(max_epochs=3))
+    results = study(scans, stage).run(quiet_trainer(max_epochs=10))
     write_results(results, tmp_path)
     draw_figures(results, tmp_path)
     assert set(results.captions) == {path.stem for path in (tmp_path / "figures").iterdir()}
     assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
-    assert results.numbers["spr_percent_over_uncorrected"] < 0.9  # it begins near the mean
+    numbers = results.numbers
+    assert numbers["val_loss_over_untrained"] < 0.5
+    assert numbers["spr_percent_over_uncorrected"] < 0.9  # untrained it is above 1
 
 
 def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
