@@ -62,7 +62,7 @@ class ScanSet(Dataset):
 
 
 def truth_of(recorded: RecordedScan, gain: Tensor, noise: bool) -> Scan:
-    """Counts of a simulated scan, as measured or as expected, and the share that did not scatter."""
+    """Counts of a simulated scan, measured or expected, and the share that did not scatter."""
     primary, scatter = recorded.at("primary"), recorded.at("scatter")
     fraction = scatter / (primary + scatter)
     counts = gain * (recorded.at("counts") if noise else primary + scatter)
