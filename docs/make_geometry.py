@@ -86,6 +86,13 @@ View k is at θ = `start_rad` + k · `arc_rad` / `n_views`; the end of the arc i
 that are spaced in another way are listed as `measured_angles_rad`, in any order and of any turn,
 and each stands for half the way to its neighbours on the circle.
 
+**Patients.** Slice 0 lies nearest to the feet, row 0 in front, column 0 on the patient's right: x
+leads to the left, y to the front, z to the head, and NIfTI files are written so (R = −x, A = y,
+S = z). Left, front and head are a left-handed frame, the mirror image of the drawing. No formula
+above changes; but seen from the head θ turns a scanner *with* the clock, from the patient's left to
+the front, and columns run from the right to the left at θ = 0. Of a scanner that turns the other way
+give `measured_angles_rad`, or what it recorded comes out with left and right exchanged.
+
 ## Arrays
 
 | array | shape here | index 0 | last index |
