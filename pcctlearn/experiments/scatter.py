@@ -1,6 +1,7 @@
 """Scatter correction learned from scans, and what it is worth in counts and in images."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -136,9 +137,8 @@ class ScatterStudy:
 
     def _profile(self, target: Scan) -> dict[str, float]:
         """Rays per second of one training step, and the share of each part in it."""
-        self.chain.train()
-        parts = step_seconds(self.chain, self.loss, target)
-        self.chain.eval()
+        chain = deepcopy(self.chain).train()  # a step moves the running statistics
+        parts = step_seconds(chain, self.loss, target)
         total = sum(seconds for part in parts.values() for seconds in part.values())
         shares = {
             f"step_share_{stage}_{way}": seconds / total

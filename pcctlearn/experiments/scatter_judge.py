@@ -118,7 +118,9 @@ def seen_by_all(geometry: ConeBeam) -> Tensor:
     index = np.stack(np.broadcast_arrays(columns, rows[:, None], 1.0), -1)
     x, y, _ = np.moveaxis(index @ grid.index_to_cm.T, -1, 0)
     radius = np.hypot(x, y)
-    within = radius <= min(geometry.reaches_cm) / geometry.magnification
+    reach = min(geometry.reaches_cm)  # on the panel: the tangent of the outermost ray
+    sine = reach / np.hypot(reach, geometry.source_to_detector_cm)
+    within = radius <= geometry.source_to_axis_cm * sine
     nearest = 1 - radius / geometry.source_to_axis_cm
     low, high = geometry.axial_range_cm
     z = grid.slices_cm[:, None, None]
