@@ -89,9 +89,9 @@ and each stands for half the way to its neighbours on the circle.
 **Patients.** Slice 0 lies nearest to the feet, row 0 in front, column 0 on the patient's right: x
 leads to the left, y to the front, z to the head, and NIfTI files are written so (R = −x, A = y,
 S = z). Left, front and head are a left-handed frame, the mirror image of the drawing. No formula
-above changes; but seen from the head θ turns a scanner *with* the clock, from the patient's left to
-the front, and columns run from the right to the left at θ = 0. Of a scanner that turns the other way
-give `measured_angles_rad`, or what it recorded comes out with left and right exchanged.
+above changes; but seen from the head θ turns a scanner *with* the clock, from the patient's left
+to the front, and columns run from the right to the left at θ = 0. Of a scanner that turns the other
+way give `measured_angles_rad`, or left and right are exchanged in what it recorded.
 
 ## Arrays
 

@@ -35,9 +35,9 @@ class Chain(nn.Module):
         self.decompose, self.reconstruct, self.image = decompose, reconstruct, image
         self.correct = correct
 
-    def forward(self, counts: Counts, until: str = "vmi") -> Scan:
-        """Every stage up to ``until``."""
-        return self.onward(Scan(counts=counts), until)
+    def forward(self, counts: Counts, until: str = "vmi", expect: bool = False) -> Scan:
+        """Every stage up to ``until``; with ``expect`` the side branch too."""
+        return self.onward(Scan(counts=counts), until, expect)
 
     def onward(self, scan: Scan, until: str = "vmi", expect: bool = False) -> Scan:
         """The stages the scan still lacks, up to ``until``; with ``expect`` the side branch too."""

@@ -1,4 +1,4 @@
-"""The record that travels through the chain, and the order of its stages."""
+"""The record that travels through the chain, the order of its stages, and which rays count."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ STAGES = (
     "maps",
     "vmi",
 )
+SHADOW_G_CM2 = 1.0  # a ray with more in its way passes the object
 
 
 @dataclass(kw_only=True)

@@ -9,15 +9,17 @@ Pixels = Bool[Tensor, "row column"]
 
 
 def missing_views(counts: Values) -> list[int]:
-    """Views in which no pixel of any bin holds a count: NaN or 0 throughout."""
+    """Views in which a bin is NaN throughout, or no pixel of any bin holds a count."""
+    unknown = counts.isnan().all(-1).all(-1).any(0)
     nothing = (counts.isnan() | (counts == 0)).all(-1).all(-1).all(0)
-    return nothing.nonzero().flatten().tolist()
+    return (unknown | nothing).nonzero().flatten().tolist()
 
 
 def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> Pixels:
-    """Pixels whose air is 0 or NaN in a bin, or whose counts are NaN in any bin and view."""
+    """Pixels with an air of 0 or NaN in a bin, a count of NaN, or 0 in all bins and views."""
     dark = (air.isnan() | (air == 0)).any(0)
-    return dark | counts.isnan().any(1).any(0)
+    silent = (counts == 0).all(1).all(0)
+    return dark | silent | counts.isnan().any(1).any(0)
 
 
 def filled(values: Values, dead: Pixels) -> Values:

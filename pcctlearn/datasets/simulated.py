@@ -14,12 +14,12 @@ from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
+from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.shapes import Energies
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
 
 _MOST_SKEW = 10.0  # fold
-SHADOW_G_CM2 = 1.0  # a ray with more in its way passes the object
 
 Progress = Callable[[int, int], None]  # views done, of all
 

@@ -1,7 +1,12 @@
-"""Finished runs side by side: the jobs of a sweep, or any runs in one folder."""
+"""Finished runs side by side: the jobs of a sweep, or any runs below one folder.
 
+python -m pcctlearn.experiments.comparison FOLDER
+"""
+
+import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,8 @@ from pcctlearn.experiments.results import StudyResults, write_run
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures import comparison as figures
 from pcctlearn.figures.arrays import read_numbers
+
+log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
 
@@ -38,12 +45,9 @@ def compare(folder: Path) -> Path | None:
     if len(jobs) < 2:
         return None
     settings = by_setting(jobs)
-    if all(_judges_scatter(job.folder) for job in jobs):
-        results = scatter_table({name: [j.folder for j in some] for name, some in settings.items()})
-    else:
-        results = _means(settings)
+    results = _scatter_table(settings) or _means(settings)
     out = folder / FOLDER
-    listed = "\n".join(f"{job.folder.name}: {' '.join(_words(job))}" for job in jobs)
+    listed = "\n".join(f"{job.folder.relative_to(folder)}: {' '.join(_words(job))}" for job in jobs)
     write_run(f"{len(jobs)} runs compared", results, out, listed, began)
     _print(results, list(settings))
     Console().print(f"report: {out / 'report.html'}", soft_wrap=True)
@@ -53,7 +57,7 @@ def compare(folder: Path) -> Path | None:
 def finished_jobs(folder: Path) -> list[Job]:
     """Runs below a folder that came to their end, by name of their folders."""
     jobs = []
-    for numbers in folder.glob("*/results.json"):
+    for numbers in folder.rglob("results.json"):
         overrides = numbers.parent / ".hydra" / "overrides.yaml"
         if overrides.is_file():
             words = [str(word).lstrip("+").partition("=") for word in OmegaConf.load(overrides)]
@@ -64,7 +68,7 @@ def finished_jobs(folder: Path) -> list[Job]:
 
 def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """Jobs that share all words but the seed, named by the words that not all jobs share."""
-    keys = {key for job in jobs for key in job.overrides} - {"seed"}
+    keys = {key for job in jobs for key in job.overrides if not key.startswith("hydra.")} - {"seed"}
     telling = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
     settings: dict[str, list[Job]] = {}
     for job in jobs:
@@ -73,8 +77,20 @@ def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
             name = next(iter(values.values()), "default")
         else:
             name = " ".join(f"{key}={value}" for key, value in values.items()) or "default"
-        settings.setdefault(name, []).append(job)
+        settings.setdefault(name.replace("/", ":"), []).append(job)  # a path within arrays.h5
     return settings
+
+
+def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
+    """The table of scatter corrections, where all runs are such and were judged on one test set."""
+    runs = {name: [job.folder for job in jobs] for name, jobs in settings.items()}
+    if not all(_judges_scatter(folder) for folders in runs.values() for folder in folders):
+        return None
+    try:
+        return scatter_table(runs)
+    except ValueError as error:
+        log.warning("%s; here are the means of their results", error)
+        return None
 
 
 def _means(settings: dict[str, list[Job]]) -> StudyResults:
@@ -86,7 +102,8 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
         for setting, jobs in settings.items():
             found = np.array([job.numbers[metric] for job in jobs])
             numbers[f"{metric}.{setting}"] = float(found.mean())
-            numbers[f"{metric}.{setting}.sd"] = float(found.std())
+            if len(found) > 1:
+                numbers[f"{metric}.{setting}.sd"] = float(found.std(ddof=1))
             values[f"runs/{metric}.{setting}"] = found
     n_jobs = sum(map(len, settings.values()))
     return StudyResults(
@@ -117,8 +134,7 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
     """A row for each metric, a column for each setting."""
     columns = [name for name in ("uncorrected", *settings) if _has(results, name)]
     metrics = dict.fromkeys(key.partition(".")[0] for key in results.numbers)
-    table = Table(title="mean ± standard deviation", title_justify="left")
-    table.add_column("result")
+    table = Table("result", title="mean ± standard deviation", title_justify="left")
     for name in columns:
         table.add_column(name, justify="right")
     for metric in metrics:
@@ -130,8 +146,33 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
         if any(cells):
             table.add_row(metric, *cells)
     Console().print(table)
+    _print_pairs(results.numbers)
     Console().print(results.summary)
+
+
+def _print_pairs(numbers: Mapping[str, float]) -> None:
+    """Differences of each two methods, and how probable they are by chance."""
+    table = Table("result", "methods", title="mean difference over the scans", title_justify="left")
+    table.add_column("difference", justify="right")
+    table.add_column("p (Wilcoxon)", justify="right")
+    for key, difference in numbers.items():
+        metric, found, pair = key.partition("_difference.")
+        if found:
+            p = numbers.get(f"{metric}_p.{pair}")
+            table.add_row(metric, pair, f"{difference:.4g}", "" if p is None else f"{p:.2g}")
+    if table.rows:
+        Console().print(table)
 
 
 def _has(results: StudyResults, setting: str) -> bool:
     return any(key.partition(".")[2] == setting for key in results.numbers)
+
+
+def main() -> None:
+    """Compare what the command line names."""
+    if len(sys.argv) != 2 or not compare(Path(sys.argv[1])):
+        sys.exit("give a folder above two finished runs or more, such as multirun/DATE")
+
+
+if __name__ == "__main__":
+    main()

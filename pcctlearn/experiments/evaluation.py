@@ -63,14 +63,25 @@ def evaluate(config: DictConfig) -> None:
         evaluator.check(path)  # told now, not after hours
     _require_writable(folder)
     (folder / "results.json").unlink(missing_ok=True)  # where it stands, the run is whole
-    table = _Table()
+    table, refused = _Table(), []
     for path in track(paths, "scans", console=Console(stderr=True)):
-        scan = evaluator.evaluate(path)
+        try:
+            scan = evaluator.evaluate(path)
+        except ValueError as error:  # of this scan: the others are worth having
+            refused.append(str(error))
+            continue
         write_scan_folder(scan, folder / path.stem)
         table.add(scan)
+    if len(refused) == len(paths):
+        raise ValueError(refused[0])
     name, results = "evaluated scans", table.results(config.correction)
     write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
     print_table(name, results, folder, time.perf_counter() - began)
+    if refused:
+        raise ValueError(
+            f"{len(refused)} of {len(paths)} scans cannot be used, and {folder} holds the others: "
+            + "; ".join(refused)
+        )
 
 
 def scan_files(scans: str | None) -> list[Path]:
@@ -153,7 +164,7 @@ class _Table:
         for key, value in scan.numbers.items():
             self.numbers.setdefault(key, []).append(value)
         for method, errors in scan.errors.items():
-            self.judgement.add(method, errors, NOISY)
+            self.judgement.add(method, errors, "")
         self.arrays[f"{name}/dead_pixels"] = scan.dead
         if len(scan.dead):
             self.told.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
@@ -189,21 +200,14 @@ class _Table:
         for key, values in self.numbers.items():
             total = sum(values)
             numbers[key] = total if key == "dead_pixels" else total / len(values)
-        errors = self.judgement.errors
+        numbers |= self.judgement.numbers()
         told = [f"{len(self.names)} scan(s), correction {correction}."]
-        if "corrected" in errors:
-            numbers |= self.judgement.numbers()
-            vmi = next(name for name in errors["corrected"] if name.startswith(f"{NOISY}vmi"))
-            told.append(
-                f"{vmi} falls to {numbers[f'{vmi}_over_uncorrected']:.2f} of its value without "
-                f"correction, {numbers[vmi]:.1f} HU; noise alone makes "
-                f"{numbers[f'{vmi}_of_noise_alone']:.1f} HU."
-            )
-        else:
-            for metric, values in errors.get("uncorrected", {}).items():
-                alone = errors["noise_alone"][metric]
-                numbers[f"{metric}_uncorrected"] = float(np.mean(values))
-                numbers[f"{metric}_of_noise_alone"] = float(np.mean(alone))
+        for metric in self.judgement.errors.get("corrected", {}):
+            if metric.removeprefix(NOISY).startswith("vmi"):
+                told.append(
+                    f"{metric} falls to {numbers[f'{metric}_over_uncorrected']:.2f} of its value "
+                    f"without correction, {numbers[metric]:.1f} HU."
+                )
         return StudyResults(
             numbers=numbers,
             arrays=self.arrays,

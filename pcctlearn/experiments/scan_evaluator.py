@@ -13,13 +13,13 @@ from pcctlearn.chain import Chain
 from pcctlearn.datasets.dead_pixels import dead_pixels, filled, missing_views
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
+from pcctlearn.datasets.scan_set import truth_of
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
-from pcctlearn.experiments.scatter_judge import seen_by_all
-from pcctlearn.metrics.correction import SHADOW_G_CM2, correction_errors
+from pcctlearn.experiments.scatter_judge import judged
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
-from pcctlearn.scan import Scan
+from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
 from pcctlearn.scatter.correction import kernel
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -30,16 +30,17 @@ log = logging.getLogger(__name__)
 
 BASIS = ("water", "calcium")  # where a file names no materials
 _SCANNER = ("spectrum", "response")
-_READ = (*_SCANNER, "counts", "primary")
+_COUNTS = ("counts", "corrected_counts")
+_READ = (*_SCANNER, "counts", "primary", "scatter")
 
 
 @dataclass(frozen=True)
 class EvaluatedScan:
     """A scan at the end of the chain, its batch axis of one.
 
-    ``dead`` (pixel, 2) are the rows and columns that were filled; ``numbers`` need no truth;
-    ``errors`` {method: {metric: value}} do; ``differences`` say where the scanner of the
-    checkpoint was another.
+    Counts are those of the file's pixels, with its ``air``. ``dead`` (pixel, 2) are the rows and
+    columns that were filled; ``numbers`` need no truth; ``errors`` {method: {metric: value}} do;
+    ``differences`` say where the scanner of the checkpoint was another.
     """
 
     path: Path
@@ -71,7 +72,6 @@ class _Scanner:
 
     recorded: RecordedScan
     chain: Chain
-    plain: Chain
     differences: list[str]
 
     def made(self, other: RecordedScan) -> bool:
@@ -130,6 +130,11 @@ class ScanEvaluator:
         """
         recorded = read_scan(path, _SCANNER, dead_pixels="keep")
         model = _model(path, recorded)
+        if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
+            raise ValueError(
+                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
+                "detector whose pixels are alike: choose a checkpoint, or correction=none"
+            )
         if self.correction not in ("kernel", "none"):
             read_correction(self.correction, recorded.geometry, model)
 
@@ -146,7 +151,7 @@ class ScanEvaluator:
         chain, image = scanner.chain, scanner.chain.image
         assert image is not None
         model = chain.decompose.model
-        gain = (_air(model) / recorded.air)[:, None].float()
+        gain = filled((_air(model) / recorded.air)[:, None].float(), dead)
         counts = filled(recorded.at("counts") * gain, dead)[None]
         outcome = chain(counts, until="maps")
         converged = chain.decompose.converged
@@ -160,11 +165,11 @@ class ScanEvaluator:
             mean = outcome.scatter_fraction.mean(1)[shadow].mean()
             numbers["scatter_fraction_in_shadow_percent"] = 100 * mean.item()
         errors = {}
-        if recorded.primary is not None:
+        if recorded.primary is not None and recorded.scatter is not None:
             if unknown := set(model.materials) - REFERENCE_DENSITIES_G_CM3.keys():
                 log.warning("%s: no errors are known for %s", path, ", ".join(sorted(unknown)))
             else:
-                errors = self._errors(recorded.primary, gain, dead, outcome, scanner)
+                errors = self._errors(recorded, gain, dead, scanner.chain)
         return EvaluatedScan(
             path=path,
             correction=self.correction,
@@ -172,7 +177,7 @@ class ScanEvaluator:
             materials=tuple(model.materials),
             edges_keV=recorded.thresholds_keV.reshape(-1, len(recorded.air) + 1).mean(0),
             image=image,
-            outcome=outcome,
+            outcome=_in_pixels(outcome, gain),
             dead=dead.nonzero(),
             numbers=numbers,
             errors=errors,
@@ -203,7 +208,7 @@ class ScanEvaluator:
     def _scanner_of(self, path: Path, recorded: RecordedScan) -> _Scanner:
         if self._scanner is None or not self._scanner.made(recorded):
             model, geometry = _model(path, recorded), recorded.geometry
-            saved = self._corrected_by(path, geometry, model)
+            saved = self._corrected_by(geometry, model)
             for difference in saved.differences if saved else []:
                 log.warning("the scanner of %s is another: %s", self.correction, difference)
             decompose = self._decomposition(model)
@@ -213,23 +218,15 @@ class ScanEvaluator:
             self._scanner = _Scanner(
                 replace(recorded, counts=None, primary=None),
                 Chain(decompose, reconstruct, image, correct).eval(),
-                Chain(decompose, reconstruct, image).eval(),
                 saved.differences if saved else [],
             )
         return self._scanner
 
-    def _corrected_by(
-        self, path: Path, geometry: ConeBeam, model: SpectralModel
-    ) -> SavedCorrection | None:
+    def _corrected_by(self, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection | None:
         if self.correction == "none":
             return None
         if self.correction != "kernel":
             return read_correction(self.correction, geometry, model)
-        if model.thresholds.edges_keV.ndim > 1:
-            raise ValueError(
-                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
-                "detector whose pixels are alike: choose a checkpoint, or correction=none"
-            )
         fitted = kernel(geometry, model, scatter_factor=self.scatter_factor, seed=self.seed)
         return SavedCorrection(fitted.eval(), [])
 
@@ -243,28 +240,28 @@ class ScanEvaluator:
         return build(model, bounds_g_cm2=kept)
 
     def _errors(
-        self, primary: Tensor, gain: Tensor, dead: Tensor, outcome: Scan, scanner: _Scanner
+        self, recorded: RecordedScan, gain: Tensor, dead: Tensor, chain: Chain
     ) -> dict[str, dict[str, float]]:
-        """Against the primary counts without noise, as ``judge`` has them for noisy counts."""
-        plain, image = scanner.plain, scanner.plain.image
-        assert image is not None
-        true_counts = filled(primary * gain, dead)[None]
-        reference = replace(plain(true_counts, until="maps"), corrected_counts=true_counts)
-        drawn = draw_counts(primary, Generator().manual_seed(self.seed)) * gain
-        outcomes = {"noise_alone": plain(filled(drawn, dead)[None], until="maps")}
-        if scanner.chain.correct is None:
-            outcomes["uncorrected"] = outcome
-        else:
-            outcomes["uncorrected"] = plain(outcome.at("counts"), until="maps")
-            outcomes["corrected"] = outcome
-        materials, seen = (
-            tuple(plain.decompose.model.materials),
-            seen_by_all(scanner.recorded.geometry),
-        )
-        return {
-            method: correction_errors(predicted, reference, image, materials, seen)
-            for method, predicted in outcomes.items()
-        }
+        """Of the expected counts, and of the measured ones where they have noise."""
+        expected = truth_of(recorded, gain, noise=False)
+        free = {stage: filled(expected.at(stage), dead)[None] for stage in _COUNTS}
+        measured = filled(recorded.at("counts") * gain, dead)[None]
+        noisy: dict[str, Tensor] = {}
+        if not torch.allclose(measured, free["counts"], rtol=1e-5, atol=0):
+            drawn = draw_counts(recorded.at("primary"), Generator().manual_seed(self.seed))
+            noisy = {"measured": measured, "alone": filled(drawn * gain, dead)[None]}
+        errors: dict[str, dict[str, float]] = {}
+        for case in judged(chain, recorded.geometry, Scan(**free), **noisy):
+            named = {case.before + metric: value for metric, value in case.errors.items()}
+            errors.setdefault(case.method, {}).update(named)
+        del errors["reference"]
+        return errors
+
+
+def _in_pixels(outcome: Scan, gain: Tensor) -> Scan:
+    """Counts as each pixel counts them, not as if all were lit alike."""
+    held = [stage for stage in _COUNTS if getattr(outcome, stage) is not None]
+    return replace(outcome, **{stage: outcome.at(stage) / gain for stage in held})
 
 
 def _model(path: Path, recorded: RecordedScan) -> SpectralModel:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
@@ -136,9 +136,11 @@ class ScatterStudy:
         return numbers | self._profile(collate([train[0]]))
 
     def _profile(self, target: Scan) -> dict[str, float]:
-        """Rays per second of one training step, and the share of each part in it."""
-        chain = deepcopy(self.chain).train()  # a step moves the running statistics
-        parts = step_seconds(chain, self.loss, target)
+        """Rays per second of one training step, and the share of each part in it.
+
+        On a copy, for a step moves the running statistics of the network.
+        """
+        parts = step_seconds(deepcopy(self.chain).train(), self.loss, target)
         total = sum(seconds for part in parts.values() for seconds in part.values())
         shares = {
             f"step_share_{stage}_{way}": seconds / total
@@ -158,12 +160,15 @@ class ScatterStudy:
     def _prepared(self, name: str) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""
         scans = ScanSet(self.scans[name], self.air)
-        if STAGES.index(self.loss.deepest) <= STAGES.index("corrected_counts"):
+        known = STAGES.index("corrected_counts")
+        deeper = [stage for stage in self.loss.stages if STAGES.index(stage) > known]
+        if not deeper:
             return scans
-        truths = [
-            with_truth(collate([scans[k]]), self.chain, self.loss.deepest)
-            for k in track(range(len(scans)), f"truth of the {name} scans")
-        ]
+        truths = []
+        for k in track(range(len(scans)), f"truth of the {name} scans"):
+            scan = collate([scans[k]])
+            truth = with_truth(scan, self.chain, self.loss.deepest, self.loss.expects)
+            truths.append({stage: truth.at(stage)[0] for stage in deeper})
         return _WithTruth(scans, truths)
 
 
@@ -184,18 +189,16 @@ def _results(judgement: Judgement, learned: dict[str, float], by: str) -> StudyR
 
 
 class _WithTruth(Dataset):
-    """Scans, with stages that are known."""
+    """Scans, with more stages that are known."""
 
-    def __init__(self, scans: ScanSet, truths: Sequence[Scan]) -> None:
+    def __init__(self, scans: ScanSet, truths: Sequence[dict[str, Tensor]]) -> None:
         self.scans, self.truths = scans, truths
 
     def __len__(self) -> int:
         return len(self.scans)
 
     def __getitem__(self, index: int) -> Scan:
-        truth = self.truths[index]
-        held = [s for s in ("line_integrals", "maps") if getattr(truth, s) is not None]
-        return replace(self.scans[index], **{stage: truth.at(stage)[0] for stage in held})
+        return replace(self.scans[index], **self.truths[index])
 
 
 def _loader(scans: Dataset, shuffle: bool = False) -> DataLoader:

@@ -1,8 +1,9 @@
 """What a correction of scatter is worth: errors of scans whose primary counts are known."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,24 +12,37 @@ from torch import Generator, Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
+from pcctlearn.figures.arrays import as_array
 from pcctlearn.metrics.correction import correction_errors
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.training.chain_module import with_truth
 
 NOISY = "noisy_"  # before the name of a metric: of counts with their Poisson noise
+
+
+class Judged(NamedTuple):
+    """Counts at the end of the chain, and their errors.
+
+    ``method`` is "uncorrected", "corrected", or "noise_alone" of scatter-free counts with noise of
+    their own, or "reference" of those without; ``before`` is ``NOISY``, or empty.
+    """
+
+    method: str
+    before: str
+    outcome: Scan
+    errors: dict[str, float]
 
 
 @dataclass
 class Judgement:
     """``errors`` {method: {metric: one for each scan}}, and what is shown of the first scan.
 
-    Methods are "uncorrected" and "corrected"; for the noisy metrics also "noise_alone", which is
-    the scatter-free counts with noise of their own.
+    ``materials`` are those of its maps and line integrals.
     """
 
+    materials: tuple[str, ...] = ()
     errors: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     shown: dict[str, Tensor] = field(default_factory=dict)
 
@@ -45,14 +59,19 @@ class Judgement:
         self.shown[f"{method}/line_integrals"] = scan.at("line_integrals")[0, :, 0]
 
     def numbers(self) -> dict[str, float]:
-        """Means and standard deviations over the scans, and what is left of the uncorrected."""
+        """Means over the scans, standard deviations, and what is left of the uncorrected.
+
+        The deviations are those of a sample, and left out where there is one scan.
+        """
         numbers = {}
-        for metric, before in self.errors["uncorrected"].items():
-            after = self.errors["corrected"][metric]
+        for metric, before in self.errors.get("uncorrected", {}).items():
             numbers[f"{metric}_uncorrected"] = float(np.mean(before))
-            numbers[metric] = float(np.mean(after))
-            numbers[f"{metric}_sd"] = float(np.std(after))
-            numbers[f"{metric}_over_uncorrected"] = float(np.mean(after) / np.mean(before))
+            if "corrected" in self.errors:
+                after = self.errors["corrected"][metric]
+                numbers[metric] = float(np.mean(after))
+                if len(after) > 1:
+                    numbers[f"{metric}_sd"] = float(np.std(after, ddof=1))
+                numbers[f"{metric}_over_uncorrected"] = float(np.mean(after) / np.mean(before))
             if metric.startswith(NOISY):
                 alone = self.errors["noise_alone"][metric]
                 numbers[f"{metric}_of_noise_alone"] = float(np.mean(alone))
@@ -65,49 +84,64 @@ class Judgement:
             for method, metrics in self.errors.items()
             for metric, values in metrics.items()
         }
-        return {**table, **self.shown}
+        return {**table, **self.shown, "materials": as_array(self.materials)}
 
 
 @torch.no_grad()
+def judged(
+    chain: Chain,
+    geometry: ConeBeam,
+    expected: Scan,
+    measured: Tensor | None = None,
+    alone: Tensor | None = None,
+) -> Iterator[Judged]:
+    """A scan with and without correction, against its primary counts without noise.
+
+    All go through the same chain. ``expected`` holds counts and corrected_counts without noise,
+    a batch of one; ``measured`` are counts with noise and ``alone`` scatter-free ones. The last
+    that comes is the reference, without errors.
+    """
+    image = chain.image
+    assert image is not None
+    plain = Chain(chain.decompose, chain.reconstruct, image)
+    seen, materials = seen_by_all(geometry), tuple(chain.decompose.model.materials)
+    primary = expected.at("corrected_counts")
+    reference = replace(plain(primary, until="maps"), corrected_counts=primary)
+    given = [("", expected.at("counts"))]
+    if measured is not None:
+        given.append((NOISY, measured))
+    cases = [("uncorrected", before, plain, counts) for before, counts in given]
+    if chain.correct is not None:
+        cases += [("corrected", before, chain, counts) for before, counts in given]
+    if alone is not None:
+        cases.append(("noise_alone", NOISY, plain, alone))
+    for method, before, steps, counts in cases:
+        outcome = steps(counts, until="maps")
+        errors = correction_errors(outcome, reference, image, materials, seen)
+        yield Judged(method, before, outcome, errors)
+    yield Judged("reference", "", reference, {})
+
+
 def judge(
     chain: Chain, scans: Sequence[Path], geometry: ConeBeam, with_noise: bool = True
 ) -> Judgement:
-    """All errors against the same scan's primary counts, without noise, through the same chain.
-
-    Without noise counts are primary and scatter as expected; ``with_noise`` judges the measured
-    counts too.
-    """
-    image, model = chain.image, chain.decompose.model
-    assert image is not None
+    """All errors of some scans, without noise and, ``with_noise``, of the measured counts too."""
+    assert chain.image is not None
     chain.eval()
-    plain = Chain(chain.decompose, chain.reconstruct, image)
-    air = model.air().detach().float()
-    seen, materials = seen_by_all(geometry), tuple(model.materials)
-    expected = ScanSet(scans, air, noise=False)
-    measured = ScanSet(scans, air, noise=True) if with_noise else None
+    air = chain.decompose.model.air().detach().float()
     generator = Generator().manual_seed(0)
-    result = Judgement()
-    for k in track(range(len(scans)), "test scans"):
-        scan = collate([expected[k]])
-        reference = with_truth(scan, chain, "maps")
-        cases = {("uncorrected", ""): (plain, scan), ("corrected", ""): (chain, scan)}
-        if measured is not None:
-            noisy = collate([measured[k]])
-            gain = expected.gains[k]
-            alone = draw_counts(scan.at("corrected_counts") / gain, generator) * gain
-            cases |= {
-                ("uncorrected", NOISY): (plain, noisy),
-                ("corrected", NOISY): (chain, noisy),
-                ("noise_alone", NOISY): (plain, Scan(counts=alone)),
-            }
-        for (method, before), (steps, given) in cases.items():
-            outcome = steps(given.at("counts"), until="maps")
-            errors = correction_errors(outcome, reference, image, materials, seen)
-            result.add(method, errors, before)
-            if k == 0 and not before:
-                result.show(method, outcome, image)
-        if k == 0:
-            result.show("reference", reference, image)
+    result = Judgement(tuple(chain.decompose.model.materials))
+    for k, path in enumerate(track(scans, "test scans")):
+        free = ScanSet([path], air, noise=False)
+        expected, measured, alone = collate([free[0]]), None, None
+        if with_noise:
+            measured = ScanSet([path], air)[0].at("counts")[None]
+            gain = free.gains[0]
+            alone = draw_counts(expected.at("corrected_counts") / gain, generator) * gain
+        for case in judged(chain, geometry, expected, measured, alone):
+            result.add(case.method, case.errors, case.before)
+            if k == 0 and not case.before:
+                result.show(case.method, case.outcome, chain.image)
     return result
 
 

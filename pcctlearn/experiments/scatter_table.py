@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures import scatter_table as figures
+from pcctlearn.figures.arrays import as_array, read_arrays
 
 _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
+_LEAST_SCANS = 6  # of which Wilcoxon's test can fall below 0.05
 
 
 def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
@@ -21,9 +23,10 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
     Args:
         runs: {method: folders of its runs, one for each seed}, all judged on the same scans.
 
-    ``<metric>.<method>`` and its ``.sd``; ``<metric>_over_uncorrected.<method>``; and for each two
-    methods ``<metric>_p.<a> and <b>``, the two-sided probability of Wilcoxon's signed-rank test
-    that their errors of the same scans differ by so much by chance.
+    ``<metric>.<method>`` and its ``.sd`` over the scans; ``<metric>_over_uncorrected.<method>`` and
+    its ``.sd`` over the runs; and for each two methods ``<metric>_difference.<a> minus <b>``, the
+    mean over the scans, with ``<metric>_p.<a> minus <b>`` of Wilcoxon's signed-rank test, two-sided
+    over the scans, where there are six or more: fewer cannot tell.
 
     Raises:
         ValueError: runs that were judged on different scans.
@@ -44,10 +47,14 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
     for metric in (name for name in uncorrected if not name.startswith("noisy")):
         for a, b in combinations(table, 2):
             first, second = (table[method][metric].mean(0) for method in (a, b))
-            numbers[f"{metric}_p.{a} and {b}"] = _paired(first, second)
+            numbers[f"{metric}_difference.{a} minus {b}"] = float((first - second).mean())
+            if len(first) >= _LEAST_SCANS:
+                numbers[f"{metric}_p.{a} minus {b}"] = _paired(first, second)
     for method, folders in runs.items():
         arrays |= _shown(folders[0], {"corrected": method})
-    arrays |= _shown(next(iter(runs.values()))[0], {n: n for n in ("uncorrected", "reference")})
+    first_run = next(iter(runs.values()))[0]
+    arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
+    arrays |= {"methods": as_array(list(runs)), "materials": read_arrays(first_run, "materials")[0]}
     n_scans = len(next(iter(uncorrected.values())))
     n_seeds = ", ".join(f"{method} {len(folders)}" for method, folders in runs.items())
     return StudyResults(
@@ -107,7 +114,9 @@ def _shown(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def _spread(name: str, values: np.ndarray) -> dict[str, float]:
-    return {name: float(values.mean()), f"{name}.sd": float(values.std())}
+    """Mean and, of more than one, the standard deviation of the sample."""
+    mean = {name: float(values.mean())}
+    return mean if len(values) < 2 else {**mean, f"{name}.sd": float(values.std(ddof=1))}
 
 
 def _paired(first: np.ndarray, second: np.ndarray) -> float:

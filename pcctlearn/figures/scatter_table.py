@@ -1,27 +1,26 @@
 """Figures of scatter corrections side by side: images, projections, and errors of every scan."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from pcctlearn.figures.arrays import read_arrays
+from pcctlearn.figures.arrays import read_arrays, read_words
 from pcctlearn.figures.scatter_correction import compared
 from pcctlearn.figures.style import COLOURS, new_figure
+from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
 
 CAPTIONS = {
     "images": "The first test scan, monoenergetic images: without correction, with each method "
     "(its first run), and of the scatter-free counts; below, the difference from the last. The "
     "numbers are root mean square differences over the whole body, means over the runs.",
-    "maps": "Its middle slice in water and calcium: differences from the scatter-free scan.",
-    "projections": "Its first view: errors of the line integrals of water and calcium.",
+    "maps": "Its middle slice: differences of the density maps from the scatter-free scan.",
+    "projections": "Its first view: errors of the line integrals, as lengths of the material.",
     "boxes": "Errors of all test scans, means over the runs of each method: median, quartiles, and "
     "the whole range.",
 }
-_MATERIALS = ("water", "calcium")
-_MAPS_mg_mL, _PROJECTIONS_g_cm2 = (50.0, 25.0), (1.0, 0.3)  # ends of the scales
 
 
 def images(folder: Path) -> Figure:
@@ -35,22 +34,24 @@ def images(folder: Path) -> Figure:
 
 
 def maps(folder: Path) -> Figure:
-    """Differences of the middle slice in both materials."""
+    """Differences of the middle slice in every material."""
     reference = read_arrays(folder, "reference/axial_maps")[0]
     shown = {
-        m: 1000 * (read_arrays(folder, f"{m}/axial_maps")[0] - reference) for m in _methods(folder)
+        m: MG_ML * (read_arrays(folder, f"{m}/axial_maps")[0] - reference) for m in _methods(folder)
     }
-    return _rows(shown, "mg/mL", _MAPS_mg_mL)
+    return _rows(shown, "mg/mL", read_words(folder, "materials"))
 
 
 def projections(folder: Path) -> Figure:
-    """Errors of the first view's line integrals in both materials."""
+    """Errors of the first view's line integrals in every material, row 0 below."""
     reference = read_arrays(folder, "reference/line_integrals")[0]
+    materials = read_words(folder, "materials")
+    densities = np.array([REFERENCE_DENSITIES_G_CM3[name] for name in materials])[:, None, None]
     shown = {
-        m: read_arrays(folder, f"{m}/line_integrals")[0][:, ::-1] - reference[:, ::-1]
+        m: (read_arrays(folder, f"{m}/line_integrals")[0] - reference)[:, ::-1] / densities
         for m in _methods(folder)
     }
-    return _rows(shown, "g/cm²", _PROJECTIONS_g_cm2)
+    return _rows(shown, "cm", materials)
 
 
 def boxes(folder: Path) -> Figure:
@@ -58,8 +59,8 @@ def boxes(folder: Path) -> Figure:
     with h5py.File(folder / "arrays.h5") as file:
         table = {name: values[()] for name, values in file["errors"].items()}
     methods = _methods(folder)
-    metrics = [name.partition(".")[0] for name in table if name.endswith(".uncorrected")]
-    metrics = [name for name in metrics if not name.startswith("noisy")]
+    metrics = [metric for metric, _, method in _split(table) if method == "uncorrected"]
+    metrics = [metric for metric in metrics if not metric.startswith("noisy")]
     figure = new_figure(2.2 * len(metrics), 3.4)
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         ax.boxplot(
@@ -73,14 +74,14 @@ def boxes(folder: Path) -> Figure:
     return figure
 
 
-def _rows(shown: dict[str, np.ndarray], unit: str, limits: Sequence[float]) -> Figure:
-    """A row for each material, a column for each method."""
+def _rows(shown: dict[str, np.ndarray], unit: str, materials: Sequence[str]) -> Figure:
+    """A row for each material, a column for each method; the first one's errors fill the scale."""
     first = next(iter(shown.values()))
     height = 2.6 * first.shape[1] / first.shape[2] + 0.3
-    figure = new_figure(2.6 * len(shown) + 0.8, len(_MATERIALS) * height + 0.4)
-    axes = figure.subplots(len(_MATERIALS), len(shown), squeeze=False)
-    for number, (material, limit) in enumerate(zip(_MATERIALS, limits, strict=True)):
-        row = axes[number]
+    figure = new_figure(2.6 * len(shown) + 0.8, len(materials) * height + 0.4)
+    axes = figure.subplots(len(materials), len(shown), squeeze=False)
+    for number, material in enumerate(materials):
+        row, limit = axes[number], np.quantile(np.abs(first[number]), 0.99)
         for ax, (method, values) in zip(row, shown.items(), strict=True):
             drawn = ax.imshow(values[number], cmap="RdBu_r", vmin=-limit, vmax=limit)
             ax.set_axis_off()
@@ -91,15 +92,18 @@ def _rows(shown: dict[str, np.ndarray], unit: str, limits: Sequence[float]) -> F
 
 
 def _methods(folder: Path) -> list[str]:
-    """Uncorrected first, then in the order of their errors' names."""
-    with h5py.File(folder / "arrays.h5") as file:
-        found = [name for name, group in file.items() if "vmi_HU" in group]
-    rest = [name for name in found if name not in ("uncorrected", "reference")]
-    return ["uncorrected", *rest]
+    """Uncorrected first, then in the order in which they were compared."""
+    return ["uncorrected", *read_words(folder, "methods")]
 
 
 def _label(folder: Path, method: str) -> str:
     with h5py.File(folder / "arrays.h5") as file:
-        (name,) = (n for n in file["errors"] if n.startswith("vmi") and n.endswith(f".{method}"))
-        error = file["errors"][name][0]
+        found = [(m, own) for m, _, own in _split(file["errors"]) if m.startswith("vmi")]
+        (metric,) = (metric for metric, own in found if own == method)
+        error = file["errors"][f"{metric}.{method}"][0]
     return f"{method}: {error:.1f} HU"
+
+
+def _split(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Metric and method of the errors; a method may have points in its name."""
+    return [name.partition(".") for name in names]

@@ -22,7 +22,10 @@ class StageLoss(nn.Module):
 
 
 class TotalLoss(nn.Module):
-    """Named terms, and the stage the chain must reach for them."""
+    """Named terms, the ``deepest`` stage the chain must reach for them, and its side branch.
+
+    ``expects`` says that a term looks at the expected counts.
+    """
 
     def __init__(self, terms: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -31,6 +34,7 @@ class TotalLoss(nn.Module):
         self.terms = nn.ModuleDict(dict(terms))
         self.stages = {str(term.stage) for term in terms.values()}
         self.deepest = max(self.stages, key=STAGES.index)
+        self.expects = "expected_counts" in self.stages
 
     def forward(self, predicted: Scan, target: Scan) -> dict[str, Tensor]:
         """The value of each term."""

@@ -3,10 +3,9 @@
 from torch import Tensor
 
 from pcctlearn.physics.vmi import MonoenergeticImages
-from pcctlearn.scan import Scan
-from pcctlearn.units import thickness_cm
+from pcctlearn.scan import SHADOW_G_CM2, Scan
+from pcctlearn.units import MG_ML, thickness_cm
 
-SHADOW_G_CM2 = 1.0  # a ray with more in its way passes the object
 BODY_HU = -500.0  # what is denser in the reference belongs to the object
 
 
@@ -38,7 +37,7 @@ def correction_errors(
     body = (truth_HU > BODY_HU) & seen
     maps = predicted.at("maps") - reference.at("maps")
     for number, name in enumerate(materials):
-        errors[f"image_{name}_rmse_mg_mL"] = 1000 * _rms(maps[:, number][body])
+        errors[f"image_{name}_rmse_mg_mL"] = MG_ML * _rms(maps[:, number][body])
     seen_HU = image.hounsfield(predicted.at("maps"))[:, 0]
     errors[f"vmi{image.energies_keV[0]:.0f}_rmse_HU"] = _rms((seen_HU - truth_HU)[body])
     return errors

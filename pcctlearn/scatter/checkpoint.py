@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Mapping
-from math import degrees
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,8 +150,7 @@ def _lengths(geometry: ConeBeam) -> dict[str, float]:
         "row_offset_cm": geometry.row_offset_cm,
         "source_to_axis_cm": geometry.source_to_axis_cm,
         "source_to_detector_cm": geometry.source_to_detector_cm,
-        "views": float(geometry.n_views),
-        "arc_deg": degrees(geometry.arc_rad),
+        "axis_offset_cm": geometry.axis_offset_cm,
     }
 
 

@@ -83,24 +83,28 @@ class ChainModule(LightningModule):
         return total
 
     def _predicted(self, counts: Tensor, learns: bool) -> Scan:
-        n_views = counts.shape[2]
+        n_views, expect = counts.shape[2], self.loss.expects
         if not learns or self.learned_views is None or self.learned_views >= n_views:
-            return self.chain(counts, until=self.loss.deepest)
+            return self.chain(counts, self.loss.deepest, expect)
         few = torch.randperm(n_views, device=counts.device)[: self.learned_views]
         by_view = min(self.loss.deepest, "line_integrals", key=STAGES.index)
+        correct = self.chain.correct
+        assert correct is not None
         with torch.no_grad():
+            correct.eval()  # what normalises a batch learns from the few alone
             whole = self.chain(counts, until=by_view)
+            correct.train()
         part = self.chain(counts[:, :, few], until=by_view)
         joined = {
             stage: values.index_copy(2, few, part.at(stage))
             for stage, values in vars(whole).items()
             if values is not None and stage != "counts"
         }
-        return self.chain.onward(replace(whole, **joined), self.loss.deepest)
+        return self.chain.onward(replace(whole, **joined), self.loss.deepest, expect)
 
 
 @torch.no_grad()
-def with_truth(scan: Scan, chain: Chain, until: str) -> Scan:
+def with_truth(scan: Scan, chain: Chain, until: str, expect: bool = False) -> Scan:
     """A scan with its scatter-free counts, which it holds, taken through the chain to a stage."""
     scan.at("corrected_counts")
-    return chain.onward(scan, until)
+    return chain.onward(scan, until, expect)

@@ -35,7 +35,7 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     leaves: list[tuple[str, Tensor, Tensor]] = []  # stage, what came out of it, and its leaf
     scan = Scan(counts=target.at("counts"))
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
-        if stage == "expected_counts":
+        if stage == "expected_counts" and not loss.expects:
             continue
         out, forward = _timed(lambda now=scan, to=stage: chain.onward(now, to).at(to))
         leaf = out.detach().requires_grad_()

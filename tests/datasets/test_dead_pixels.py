@@ -19,6 +19,13 @@ def mask(*pixels):
     return dead
 
 
+def test_dead_are_those_that_never_count():
+    counts = COUNTS.clone()
+    counts[..., 1, 4] = 0
+    counts[0, :, 2, 2] = 0  # one bin may be dark
+    assert torch.equal(dead_pixels(counts, AIR), mask((1, 4)))
+
+
 def test_dead_are_those_without_air_or_with_a_nan():
     counts, air = COUNTS.clone(), AIR.clone()
     counts[1, 2, 0, 3] = torch.nan
@@ -32,8 +39,9 @@ def test_views_without_counts():
     counts = COUNTS.clone()
     counts[:, 1] = torch.nan
     counts[:, 2] = 0
-    counts[0, 0] = torch.nan  # one bin is not all
-    assert missing_views(counts) == [1, 2]
+    counts[0, 0] = torch.nan  # one bin, without which the others are no use
+    assert missing_views(counts) == [0, 1, 2]
+    assert missing_views(COUNTS) == []
 
 
 def test_others_stay_to_the_bit_and_a_plane_is_continued():

@@ -5,10 +5,12 @@ import json
 import h5py
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
 from pcctlearn.experiments.comparison import by_setting, compare, finished_jobs
 from pcctlearn.experiments.scatter_table import scatter_table
+from pcctlearn.sweeps import CompareJobs
 
 METRIC = "vmi60_rmse_HU"
 
@@ -40,7 +42,7 @@ def test_numbers_are_means_over_seeds(tmp_path, capsys):
     report = compare(sweep(tmp_path))
     numbers = json.loads((tmp_path / "comparison/results.json").read_text())
     assert numbers["error_HU.direct"] == 2.0
-    assert numbers["error_HU.maps.sd"] == 5.0
+    assert numbers["error_HU.maps.sd"] == pytest.approx(50**0.5)
     assert report.is_file()
     assert (tmp_path / "comparison/figures/numbers.png").is_file()
     assert "error_HU" in capsys.readouterr().out
@@ -62,6 +64,7 @@ def judged(corrected, before=(50.0, 60.0, 70.0)):
         f"errors/noisy_{METRIC}.uncorrected": np.array(before),
         f"errors/noisy_{METRIC}.corrected": np.array(corrected),
     }
+    arrays["materials"] = np.array([b"water", b"calcium"])
     for method in ("uncorrected", "corrected", "reference"):
         arrays[f"{method}/vmi_HU"] = rng.normal(size=(4, 6, 5))
         arrays[f"{method}/axial_maps"] = rng.normal(size=(2, 6, 5))
@@ -70,20 +73,33 @@ def judged(corrected, before=(50.0, 60.0, 70.0)):
 
 
 def test_a_table_of_scatter_corrections(tmp_path):
-    errors = {"direct": ([5, 6, 7], [7, 8, 9]), "cross": ([2, 4, 6], [2, 4, 6])}
+    """Settings whose names hold a path and points, and one of which is the end of another."""
+    scans = np.arange(6.0)
+    errors = {"a/1": (5 + scans, 7 + scans), "a/0.1": (2 + 2 * scans, 2 + 2 * scans)}
     for loss, seeds in errors.items():
         for seed, values in enumerate(seeds):
             words = [f"losses={loss}", f"seed={seed}"]
-            job(tmp_path / f"{loss}{seed}", words, {}, judged(np.array(values, float)))
+            job(tmp_path / f"{loss}{seed}", words, {}, judged(values, before=40 + 10 * scans))
     compare(tmp_path)
     numbers = json.loads((tmp_path / "comparison/results.json").read_text())
-    assert numbers[f"{METRIC}.direct"] == 7.0  # (5 + 6 + 7 + 7 + 8 + 9) / 6
-    assert numbers[f"{METRIC}.direct.sd"] == pytest.approx(np.std([6, 7, 8]))
-    assert numbers[f"{METRIC}_over_uncorrected.direct.sd"] == pytest.approx(1 / 60)
-    (pair,) = (key for key in numbers if key.startswith(f"{METRIC}_p."))
-    assert numbers[pair] == wilcoxon([2.0, 4.0, 6.0], [6.0, 7.0, 8.0]).pvalue
+    assert numbers[f"{METRIC}.a:1"] == 8.5  # of 7.5 and 9.5
+    assert numbers[f"{METRIC}.a:1.sd"] == pytest.approx(np.std(scans, ddof=1))
+    assert numbers[f"{METRIC}_over_uncorrected.a:1.sd"] == pytest.approx(2**0.5 / 65)
+    (pair,) = (key.partition(".")[2] for key in numbers if key.startswith(f"{METRIC}_p."))
+    a, b = (errors[name.replace(":", "/")] for name in pair.split(" minus "))
+    difference = np.mean(a, 0) - np.mean(b, 0)
+    assert numbers[f"{METRIC}_difference.{pair}"] == difference.mean()
+    assert numbers[f"{METRIC}_p.{pair}"] == wilcoxon(difference).pvalue
     drawn = {path.stem for path in (tmp_path / "comparison/figures").iterdir()}
     assert drawn == {"images", "maps", "projections", "boxes"}
+
+
+def test_few_scans_are_not_tested(tmp_path):
+    runs = {name: [job(tmp_path / name, [], {}, judged([1.0, 2.0, 3.0]))] for name in "ab"}
+    numbers = scatter_table(runs).numbers
+    assert f"{METRIC}_difference.a minus b" in numbers
+    assert not any("_p." in name for name in numbers)
+    assert f"{METRIC}_over_uncorrected.a.sd" not in numbers  # of one run
 
 
 def test_runs_judged_on_other_scans_are_refused(tmp_path):
@@ -91,3 +107,19 @@ def test_runs_judged_on_other_scans_are_refused(tmp_path):
     b = job(tmp_path / "b", [], {}, judged([1.0, 2.0, 3.0], before=(40.0, 60.0, 70.0)))
     with pytest.raises(ValueError, match=r"not judged on the same scans.*same datasets"):
         scatter_table({"a": [a], "b": [b]})
+
+
+def test_runs_judged_on_other_scans_have_their_means_compared(tmp_path, caplog):
+    for name, n in (("a", 3), ("b", 2)):
+        arrays = judged(np.ones(n), before=50.0 * np.ones(n))
+        job(tmp_path / "deep" / name, [f"study={n}"], {"error_HU": float(n)}, arrays)
+    assert compare(tmp_path)
+    numbers = json.loads((tmp_path / "comparison/results.json").read_text())
+    assert numbers == {"error_HU.3": 3.0, "error_HU.2": 2.0}
+    assert "not judged on the same scans" in caplog.text
+
+
+def test_the_callback_of_a_sweep_compares_its_jobs(tmp_path):
+    sweep(tmp_path)
+    CompareJobs().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert (tmp_path / "comparison/report.html").is_file()

@@ -14,7 +14,7 @@ from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.results import draw_figures, write_results
 from pcctlearn.experiments.scatter import ScatterStudy
-from pcctlearn.experiments.scatter_judge import seen_by_all
+from pcctlearn.experiments.scatter_judge import judge, seen_by_all
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.scatter.checkpoint import read_correction
@@ -65,6 +65,23 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     numbers = results.numbers
     assert numbers["val_loss_over_untrained"] < 0.5
     assert numbers["spr_percent_over_uncorrected"] < 0.9  # untrained it is above 1
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "vmi"])
+def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    made = study(scans, stage)
+    checkpoint = ModelCheckpoint(
+        dirpath=tmp_path, filename="best", monitor="val/loss", save_weights_only=True
+    )
+    results = made.run(
+        quiet_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint])
+    )
+    made.chain.correct = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model).correction
+    again = judge(made.chain, made.scans["test"], GEOMETRY).numbers()
+    assert len(again) > 20
+    for name, value in again.items():
+        assert results.numbers[name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):

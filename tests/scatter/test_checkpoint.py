@@ -111,9 +111,10 @@ def test_pixels_of_their_own_thresholds(saved):
         ({"offset_cm": 0.0}, ["offset_cm 0.5 there, 0 here"]),
         ({"row_offset_cm": 0.3}, ["row_offset_cm 0 there, 0.3 here"]),
         (
-            {"n_views": 9, "source_to_detector_cm": 120.0},
-            ["source_to_detector_cm 110 there, 120 here", "views 4 there, 9 here"],
+            {"axis_offset_cm": 0.4, "source_to_detector_cm": 120.0},
+            ["source_to_detector_cm 110 there, 120 here", "axis_offset_cm 0 there, 0.4 here"],
         ),
+        ({"n_views": 9, "arc_rad": 6.0}, []),  # views are corrected one by one
         ({"source_to_axis_cm": 60.3}, []),
     ],
 )

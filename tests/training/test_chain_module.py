@@ -12,6 +12,7 @@ from pcctlearn.datasets.scan_set import collate
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
+from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.grids import VolumeGrid
@@ -113,6 +114,33 @@ def test_gradients_through_some_views_are_shares_of_the_whole(stage):
     assert gradients[1][1] == pytest.approx(gradients[None][1])  # all views are in the loss
     assert gradients[n_views] == gradients[None]
     assert 0 < gradients[1][0] / gradients[None][0] < 0.6
+
+
+def test_running_statistics_are_of_the_views_that_learn():
+    chain, scan, _ = problem()
+    chain.correct = ScatterNetwork(chain.decompose.model.air().detach(), (4, 4), (2, 3), (4, 6))
+    chain.correct.double()
+    module = ChainModule(chain, l1("scatter_fraction"), torch.optim.Adam, learned_views=2)
+    module.train()
+    module._step(collate([scan]), "train").backward()
+    steps = [m.num_batches_tracked for m in chain.modules() if hasattr(m, "num_batches_tracked")]
+    assert steps
+    assert all(step == 1 for step in steps)
+    assert chain.correct.training
+
+
+def test_a_mix_of_stages_and_the_side_branch():
+    chain, scan, _ = problem()
+    distance = torch.nn.L1Loss()
+    stages = ("expected_counts", "maps", "scatter_fraction")
+    loss = TotalLoss({stage: StageLoss(stage, distance) for stage in stages})
+    target = with_truth(collate([scan]), chain, loss.deepest, loss.expects)
+    module = ChainModule(chain, loss, torch.optim.Adam, learned_views=3)
+    module._step(target, "train").backward()
+    assert chain.correct.fraction.grad.abs() > 0
+    with torch.no_grad():
+        chain.correct.fraction.fill_(FRACTION)
+    assert module._step(target, "train").item() == pytest.approx(0, abs=1e-4)
 
 
 def test_a_number_of_views_that_teaches_nothing_is_refused():
