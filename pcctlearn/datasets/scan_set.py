@@ -19,10 +19,11 @@ class ScanSet(Dataset):
     """Scans with their scatter-free truth, flat-field corrected, float32, kept in memory.
 
     Counts are multiplied by air of the model over air of the pixel: what each would count if all
-    pixels were lit alike, which leaves the likelihood's minimum where it was. A scan's
-    scatter_fraction is scatter over primary and scatter, as expected, and its corrected_counts are
-    what that fraction leaves of the counts. Of noisy counts they are the expected number that did
-    not scatter, so that truth and counts share their noise and the true fraction has no error.
+    pixels were lit alike. Where the bins of a pixel share this factor, it leaves the likelihood's
+    minimum where it was. A scan's scatter_fraction is scatter over primary and scatter, as
+    expected, and its corrected_counts are what that fraction leaves of the counts. Of noisy counts
+    they are the expected number that did not scatter, so that truth and counts share their noise
+    and the true fraction has no error.
 
     Args:
         paths: of the scan files.

@@ -119,7 +119,7 @@ class ScatterStudy:
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
         seconds = perf_counter() - began
-        last = trainer.callback_metrics["val/loss"]
+        last = trainer.callback_metrics.get("val/loss", untrained["val/loss"])  # of no epochs
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
@@ -133,14 +133,18 @@ class ScatterStudy:
             "training_seconds": seconds,
             "training_rays_per_second": float(rays) / seconds,
         }
-        return numbers | self._profile(collate([train[0]]))
+        return numbers | self._profile(trainer, collate([train[0]]))
 
-    def _profile(self, target: Scan) -> dict[str, float]:
+    def _profile(self, trainer: Trainer, target: Scan) -> dict[str, float]:
         """Rays per second of one training step, and the share of each part in it.
 
-        On a copy, for a step moves the running statistics of the network.
+        On the trainer's device and in its precision; and on a copy, for a step moves the running
+        statistics of the network.
         """
-        parts = step_seconds(deepcopy(self.chain).train(), self.loss, target)
+        device = trainer.strategy.root_device
+        chain = deepcopy(self.chain).to(device).train()
+        with trainer.precision_plugin.forward_context():
+            parts = step_seconds(chain, self.loss, trainer.strategy.batch_to_device(target, device))
         total = sum(seconds for part in parts.values() for seconds in part.values())
         shares = {
             f"step_share_{stage}_{way}": seconds / total

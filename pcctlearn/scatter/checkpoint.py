@@ -103,6 +103,14 @@ def read_correction(path: str | Path, geometry: ConeBeam, model: SpectralModel) 
 
 
 def _built(facts: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> nn.Module:
+    """What the facts describe; ``LookupError`` where they describe nothing."""
+    try:
+        return _from_facts(facts, geometry, model)
+    except ValueError as error:
+        raise LookupError(str(error)) from error
+
+
+def _from_facts(facts: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> nn.Module:
     air = model.air().detach().double()
     if facts["kind"] == "network":
         mean = air.reshape(-1, air.shape[-1]).mean(0)  # one for all pixels
