@@ -49,8 +49,6 @@ class ScatterNetwork(nn.Module):
         predicts: Literal["scatter", "fraction"] = "scatter",
     ) -> None:
         super().__init__()
-        if predicts not in ("scatter", "fraction"):
-            raise ValueError(f"predicts must be scatter or fraction, got {predicts!r}")
         if not 0 < start < 1:
             raise ValueError(f"start is a fraction between 0 and 1, got {start}")
         self.predicts = predicts

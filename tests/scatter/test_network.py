@@ -93,11 +93,6 @@ def test_splines_are_smooth_and_straight_inside():
     assert peak.diff().diff().abs().max() < 0.04  # a hat's kink would be 1/8
 
 
-def test_another_word_for_what_it_predicts():
-    with pytest.raises(ValueError, match="predicts must be scatter or fraction, got 'ratio'"):
-        network(predicts="ratio")
-
-
 def test_a_start_that_is_no_fraction():
     with pytest.raises(ValueError, match="fraction between 0 and 1, got 1"):
         network(start=1.0)
