@@ -6,7 +6,7 @@ python -m pcctlearn.experiments.comparison FOLDER
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pcctlearn.figures.arrays import read_numbers
 log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
+_MOST_METHODS = 6  # side by side; more are a search
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,36 @@ def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """Jobs that share all words but the seed, named by the words that not all jobs share."""
     keys = {key for job in jobs for key in job.overrides if not key.startswith("hydra.")} - {"seed"}
     telling = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
-    settings: dict[str, list[Job]] = {}
+    groups: dict[tuple[str | None, ...], list[Job]] = {}
     for job in jobs:
-        values = {key: job.overrides[key] for key in telling if key in job.overrides}
-        if len(telling) == 1:
-            name = next(iter(values.values()), "default")
-        else:
-            name = " ".join(f"{key}={value}" for key, value in values.items()) or "default"
-        settings.setdefault(name.replace("/", ":"), []).append(job)  # a path within arrays.h5
-    return settings
+        groups.setdefault(tuple(job.overrides.get(key) for key in telling), []).append(job)
+    for written in (_short, str):  # short where that tells them apart
+        names = [_name(telling, values, written) for values in groups]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, groups.values(), strict=True))
+
+
+def _name(keys: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
+    words = {k: written(v) for k, v in zip(keys, values, strict=True) if v is not None}
+    listed = [f"{key}={word}" for key, word in words.items()]
+    name = " ".join(words.values() if len(keys) == 1 else listed) or "default"
+    return name.replace("/", ":")  # which is no path within arrays.h5
+
+
+def _short(word: str) -> str:
+    try:
+        return f"{float(word):.3g}"
+    except ValueError:
+        return word
 
 
 def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
     """The table of scatter corrections, where all runs are such and were judged on one test set."""
     runs = {name: [job.folder for job in jobs] for name, jobs in settings.items()}
-    if not all(_judges_scatter(folder) for folders in runs.values() for folder in folders):
+    if len(runs) > _MOST_METHODS or not all(
+        _judges_scatter(folder) for folders in runs.values() for folder in folders
+    ):
         return None
     try:
         return scatter_table(runs)

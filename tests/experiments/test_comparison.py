@@ -38,6 +38,15 @@ def test_what_differs_names_a_setting_and_seeds_belong_together(tmp_path):
     assert {name: len(jobs) for name, jobs in settings.items()} == {"direct": 2, "maps": 2}
 
 
+def test_numbers_that_tell_settings_apart_are_short_where_they_can_be(tmp_path):
+    rates = {"near": ("0.00123456", "0.00123457"), "far": ("0.00123456", "0.0567891")}
+    for name, some in rates.items():
+        for rate in some:
+            job(tmp_path / name / rate, [f"optimizer.lr={rate}"], {})
+    assert set(by_setting(finished_jobs(tmp_path / "far"))) == {"0.00123", "0.0568"}
+    assert set(by_setting(finished_jobs(tmp_path / "near"))) == set(rates["near"])
+
+
 def test_numbers_are_means_over_seeds(tmp_path, capsys):
     report = compare(sweep(tmp_path))
     numbers = json.loads((tmp_path / "comparison/results.json").read_text())
