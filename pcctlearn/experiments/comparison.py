@@ -150,7 +150,8 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
     """A row for each metric, a column for each setting."""
     columns = [name for name in ("uncorrected", *settings) if _has(results, name)]
     metrics = dict.fromkeys(key.partition(".")[0] for key in results.numbers)
-    table = Table("result", title="mean ± standard deviation", title_justify="left")
+    table = Table(title="mean ± standard deviation", title_justify="left")
+    table.add_column("result", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
     for metric in metrics:
@@ -168,7 +169,9 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
 
 def _print_pairs(numbers: Mapping[str, float]) -> None:
     """Differences of each two methods, and how probable they are by chance."""
-    table = Table("result", "methods", title="mean difference over the scans", title_justify="left")
+    table = Table(title="mean difference over the scans", title_justify="left")
+    table.add_column("result", overflow="fold")
+    table.add_column("methods", overflow="fold")
     table.add_column("difference", justify="right")
     table.add_column("p (Wilcoxon)", justify="right")
     for key, difference in numbers.items():
