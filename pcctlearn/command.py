@@ -1,5 +1,6 @@
-"""What the commands share: an error is one sentence and an exit status, not a traceback."""
+"""What the commands share: errors are a sentence and an exit status, and memory is kept."""
 
+import ctypes
 import errno
 import os
 import sys
@@ -22,8 +23,12 @@ EXPECTED = (
 )
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
 def run_command(main: Callable[[], object], script: str) -> None:
     """Call a Hydra main; exit with 2 and a sentence where it meets an expected error."""
+    keep_freed_memory()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
     try:
@@ -33,6 +38,19 @@ def run_command(main: Callable[[], object], script: str) -> None:
             raise
         print(f"pcctlearn: {explain(error, script)}", file=sys.stderr)
         sys.exit(2)
+
+
+def keep_freed_memory() -> bool:
+    """Have the allocator keep what large tensors leave for the next ones; whether it does.
+
+    glibc gives such memory back at once, and every tensor of a decomposition then waits for the
+    kernel to clear new pages. Other allocators are left as they are.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        return False
+    kept = [(_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)]  # bytes, int
+    return all(libc.mallopt(*option) for option in kept)  # type: ignore[union-attr]
 
 
 def explain(error: BaseException, script: str) -> str:
