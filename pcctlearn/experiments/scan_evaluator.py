@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,23 +14,18 @@ from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.datasets.scan_set import truth_of
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.scan_chain import SCANNER, ScanChains, air_of_pixels
 from pcctlearn.experiments.scatter_judge import judged
 from pcctlearn.physics.noise import draw_counts
-from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
-from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
-from pcctlearn.scatter.correction import kernel
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.fdk import fdk
 from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
 
 log = logging.getLogger(__name__)
 
-BASIS = ("water", "calcium")  # where a file names no materials
-_SCANNER = ("spectrum", "response")
 _COUNTS = ("counts", "corrected_counts")
-_READ = (*_SCANNER, "counts", "primary", "scatter")
+_READ = (*SCANNER, "counts", "primary", "scatter")
 
 
 @dataclass(frozen=True)
@@ -66,28 +60,6 @@ class EvaluatedScan:
             yield f"vmi_{energy:g}keV", volume, "HU"
 
 
-@dataclass(frozen=True)
-class _Scanner:
-    """What is built once for all scans of one scanner."""
-
-    recorded: RecordedScan
-    chain: Chain
-    differences: list[str]
-
-    def made(self, other: RecordedScan) -> bool:
-        """Whether another scan is of the same scanner."""
-        mine = self.recorded
-        same = (mine.geometry, mine.materials) == (other.geometry, other.materials)
-        return same and all(
-            torch.equal(a, b) for a, b in zip(_tensors(mine), _tensors(other), strict=True)
-        )
-
-
-def _tensors(recorded: RecordedScan) -> list[Tensor]:
-    """All that makes its spectral model."""
-    return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]
-
-
 class ScanEvaluator:
     """Correct, decompose and reconstruct scan files, each with the scanner that it records.
 
@@ -109,34 +81,17 @@ class ScanEvaluator:
         max_dead_share: float = 0.05,
         seed: int = 0,
     ) -> None:
-        if correction is None:
-            raise ValueError(
-                "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "
-                "of a scatter study), kernel (of the scanner's own pencil beams), or none"
-            )
-        if not vmi_keV:
-            raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
-        self.decomposition, self.correction = decomposition, correction
-        self.vmi_keV, self.scatter_factor = list(vmi_keV), scatter_factor
         self.max_dead_share, self.seed = max_dead_share, seed
-        self._scanner: _Scanner | None = None
+        self.chains = ScanChains(decomposition, correction, vmi_keV, scatter_factor, seed)
 
     def check(self, path: Path) -> None:
         """Raise for a file whose scanner cannot be told, or is not that of the checkpoint.
 
         Its counts are not looked at.
         """
-        recorded = read_scan(path, _SCANNER, dead_pixels="keep")
-        model = _model(path, recorded)
-        if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
-            raise ValueError(
-                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
-                "detector whose pixels are alike: choose a checkpoint, or correction=none"
-            )
-        if self.correction not in ("kernel", "none"):
-            read_correction(self.correction, recorded.geometry, model)
+        self.chains.check(path, read_scan(path, SCANNER, dead_pixels="keep"))
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -147,11 +102,11 @@ class ScanEvaluator:
         """
         recorded = read_scan(path, _READ, dead_pixels="keep")
         dead = self._dead(path, recorded)
-        scanner = self._scanner_of(path, recorded)
+        scanner = self.chains.of(path, recorded)
         chain, image = scanner.chain, scanner.chain.image
         assert image is not None
         model = chain.decompose.model
-        gain = filled((_air(model) / recorded.air)[:, None].float(), dead)
+        gain = filled((air_of_pixels(model) / recorded.air)[:, None].float(), dead)
         counts = filled(recorded.at("counts") * gain, dead)[None]
         outcome = chain(counts, until="maps")
         converged = chain.decompose.converged
@@ -172,7 +127,7 @@ class ScanEvaluator:
                 errors = self._errors(recorded, gain, dead, scanner.chain)
         return EvaluatedScan(
             path=path,
-            correction=self.correction,
+            correction=self.chains.correction,
             geometry=recorded.geometry,
             materials=tuple(model.materials),
             edges_keV=recorded.thresholds_keV.reshape(-1, len(recorded.air) + 1).mean(0),
@@ -205,40 +160,6 @@ class ScanEvaluator:
             log.warning("%s: %d dead pixels are filled from their neighbours", path, dead.sum())
         return dead
 
-    def _scanner_of(self, path: Path, recorded: RecordedScan) -> _Scanner:
-        if self._scanner is None or not self._scanner.made(recorded):
-            model, geometry = _model(path, recorded), recorded.geometry
-            saved = self._corrected_by(geometry, model)
-            for difference in saved.differences if saved else []:
-                log.warning("the scanner of %s is another: %s", self.correction, difference)
-            decompose = self._decomposition(model)
-            reconstruct = fdk(geometry)
-            image = MonoenergeticImages(model.materials, self.vmi_keV)
-            correct = saved.correction if saved else None
-            self._scanner = _Scanner(
-                replace(recorded, counts=None, primary=None),
-                Chain(decompose, reconstruct, image, correct).eval(),
-                saved.differences if saved else [],
-            )
-        return self._scanner
-
-    def _corrected_by(self, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection | None:
-        if self.correction == "none":
-            return None
-        if self.correction != "kernel":
-            return read_correction(self.correction, geometry, model)
-        fitted = kernel(geometry, model, scatter_factor=self.scatter_factor, seed=self.seed)
-        return SavedCorrection(fitted.eval(), [])
-
-    def _decomposition(self, model: SpectralModel) -> MaximumLikelihood:
-        """With the bounds of those materials that the scan has."""
-        build = self.decomposition
-        bounds = build.keywords.get("bounds_g_cm2") if isinstance(build, partial) else None
-        if bounds is None:
-            return build(model)
-        kept = {name: box for name, box in bounds.items() if name in model.materials}
-        return build(model, bounds_g_cm2=kept)
-
     def _errors(
         self, recorded: RecordedScan, gain: Tensor, dead: Tensor, chain: Chain
     ) -> dict[str, dict[str, float]]:
@@ -262,21 +183,3 @@ def _in_pixels(outcome: Scan, gain: Tensor) -> Scan:
     """Counts as each pixel counts them, not as if all were lit alike."""
     held = [stage for stage in _COUNTS if getattr(outcome, stage) is not None]
     return replace(outcome, **{stage: outcome.at(stage) / gain for stage in held})
-
-
-def _model(path: Path, recorded: RecordedScan) -> SpectralModel:
-    """Of the file's own spectrum, response and thresholds."""
-    model = recorded.spectral_model(recorded.materials or BASIS)
-    if model is None:
-        absent = " and ".join(name for name in _SCANNER if getattr(recorded, name) is None)
-        raise ValueError(
-            f"{path} holds no {absent}, without which its counts cannot be decomposed: add what "
-            "is missing as docs/scan_file.md says"
-        )
-    return model
-
-
-def _air(model: SpectralModel) -> Tensor:
-    """(bin, row, column), the last two of length one where all pixels are alike."""
-    air = model.air().detach().float()
-    return air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)

@@ -22,7 +22,7 @@ from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
-from pcctlearn.experiments import evaluation, scan_evaluator
+from pcctlearn.experiments import evaluation, scan_chain
 from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.physics.vmi import MonoenergeticImages
@@ -173,7 +173,7 @@ def test_kernels_are_fitted_once_to_a_scanner(scans, tmp_path, monkeypatch):
         calls.append(settings)
         return kernel(*arguments, n_histories=2000, **settings)
 
-    monkeypatch.setattr(scan_evaluator, "kernel", few)
+    monkeypatch.setattr(scan_chain, "kernel", few)
     numbers, _ = run(scans, tmp_path, "correction=kernel", "scatter_factor=0.3")
     assert calls == [{"scatter_factor": 0.3, "seed": 0}]
     assert numbers["scatter_fraction_in_shadow_percent"] > 0

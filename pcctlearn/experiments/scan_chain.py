@@ -1,0 +1,141 @@
+"""The chain of the scanner that a scan file records, built once for all scans of one scanner."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.datasets.recorded_scan import RecordedScan
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
+from pcctlearn.scatter.correction import kernel
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fdk import fdk
+
+log = logging.getLogger(__name__)
+
+_BASIS = ("water", "calcium")  # where a file names no materials
+SCANNER = ("spectrum", "response")  # what must be read of a file beside its thresholds
+
+
+@dataclass(frozen=True)
+class ScanChain:
+    """A chain, and in what the scanner of its correction differs from this one."""
+
+    recorded: RecordedScan
+    chain: Chain
+    differences: list[str]
+
+    def fits(self, other: RecordedScan) -> bool:
+        """Whether another scan is of the same scanner."""
+        mine = self.recorded
+        same = (mine.geometry, mine.materials) == (other.geometry, other.materials)
+        return same and all(
+            torch.equal(a, b) for a, b in zip(_tensors(mine), _tensors(other), strict=True)
+        )
+
+
+class ScanChains:
+    """Chains of recorded scanners, the last of which is kept.
+
+    Args:
+        decomposition: constructor of the decomposition layer, awaiting its model.
+        correction: a checkpoint's path, "kernel" or "none".
+        vmi_keV: of the monoenergetic images.
+        scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
+        seed: of the kernels' pencil beams.
+    """
+
+    def __init__(
+        self,
+        decomposition: Callable[..., MaximumLikelihood],
+        correction: str | None,
+        vmi_keV: Sequence[float] = (60.0,),
+        scatter_factor: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if correction is None:
+            raise ValueError(
+                "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "
+                "of a scatter study), kernel (of the scanner's own pencil beams), or none"
+            )
+        if not vmi_keV:
+            raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
+        self.decomposition, self.correction = decomposition, correction
+        self.vmi_keV, self.scatter_factor, self.seed = list(vmi_keV), scatter_factor, seed
+        self._last: ScanChain | None = None
+
+    def check(self, path: Path, recorded: RecordedScan) -> None:
+        """Raise for a scanner that cannot be told, or is not that of the correction."""
+        model = _model(path, recorded)
+        if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
+            raise ValueError(
+                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
+                "detector whose pixels are alike: choose a checkpoint, or correction=none"
+            )
+        if self.correction not in ("kernel", "none"):
+            read_correction(self.correction, recorded.geometry, model)
+
+    def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
+        """The chain of this scan's scanner, ready for use; differences are told."""
+        if self._last is None or not self._last.fits(recorded):
+            model, geometry = _model(path, recorded), recorded.geometry
+            saved = self._corrected_by(geometry, model)
+            for difference in saved.differences if saved else []:
+                log.warning("the scanner of %s is another: %s", self.correction, difference)
+            decompose = self._decomposition(model)
+            image = MonoenergeticImages(model.materials, self.vmi_keV)
+            correct = saved.correction if saved else None
+            self._last = ScanChain(
+                replace(recorded, counts=None, primary=None, scatter=None),
+                Chain(decompose, fdk(geometry), image, correct).eval(),
+                saved.differences if saved else [],
+            )
+        return self._last
+
+    def _corrected_by(self, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection | None:
+        if self.correction == "none":
+            return None
+        if self.correction != "kernel":
+            return read_correction(self.correction, geometry, model)
+        fitted = kernel(geometry, model, scatter_factor=self.scatter_factor, seed=self.seed)
+        return SavedCorrection(fitted.eval(), [])
+
+    def _decomposition(self, model: SpectralModel) -> MaximumLikelihood:
+        """With the bounds of those materials that the scan has."""
+        build = self.decomposition
+        bounds = build.keywords.get("bounds_g_cm2") if isinstance(build, partial) else None
+        if bounds is None:
+            return build(model)
+        kept = {name: box for name, box in bounds.items() if name in model.materials}
+        return build(model, bounds_g_cm2=kept)
+
+
+def air_of_pixels(model: SpectralModel) -> Tensor:
+    """(bin, row, column), the last two of length one where all pixels are alike."""
+    air = model.air().detach().float()
+    return air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
+
+
+def _tensors(recorded: RecordedScan) -> list[Tensor]:
+    """All that makes its spectral model."""
+    return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]
+
+
+def _model(path: Path, recorded: RecordedScan) -> SpectralModel:
+    """Of the file's own spectrum, response and thresholds."""
+    model = recorded.spectral_model(recorded.materials or _BASIS)
+    if model is None:
+        absent = " and ".join(name for name in SCANNER if getattr(recorded, name) is None)
+        raise ValueError(
+            f"{path} holds no {absent}, without which its counts cannot be decomposed: add what "
+            "is missing as docs/scan_file.md says"
+        )
+    return model
