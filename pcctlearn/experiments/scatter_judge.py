@@ -146,15 +146,13 @@ def judge(
 
 
 def seen_by_all(geometry: ConeBeam) -> Tensor:
-    """(z, y, x): the voxels that fall on the panel in every view, around an axis in its middle."""
+    """(z, y, x): the voxels that fall on the panel in every view."""
     grid = geometry.volume
     rows, columns = np.arange(grid.n_y), np.arange(grid.n_x)
     index = np.stack(np.broadcast_arrays(columns, rows[:, None], 1.0), -1)
     x, y, _ = np.moveaxis(index @ grid.index_to_cm.T, -1, 0)
     radius = np.hypot(x, y)
-    reach = min(geometry.reaches_cm)  # on the panel: the tangent of the outermost ray
-    sine = reach / np.hypot(reach, geometry.source_to_detector_cm)
-    within = radius <= geometry.source_to_axis_cm * sine
+    within = radius <= geometry.seen_radius_cm
     nearest = 1 - radius / geometry.source_to_axis_cm
     low, high = geometry.axial_range_cm
     z = grid.slices_cm[:, None, None]

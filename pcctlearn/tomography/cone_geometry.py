@@ -6,7 +6,7 @@ and row 0 is the lowest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import degrees, pi
+from math import atan, cos, degrees, pi, sin
 
 import numpy as np
 
@@ -123,6 +123,15 @@ class ConeBeam(DivergentBeam):
         slope = np.cos(self.gammas_rad) * self.rows_cm[:, None] / self.source_to_detector_cm
         return np.hypot(1, slope)
 
+    @property
+    def seen_radius_cm(self) -> float:
+        """Of the largest circle around the axis in every view; it touches an outermost ray."""
+        axis, half = self.axis_gamma_rad, self.n_columns * self.column_cm / 2
+        ends_cm = self.offset_cm - half, self.offset_cm + half
+        first, last = (atan(end / self.source_to_detector_cm) for end in ends_cm)
+        outermost = max(0.0, min(axis - first, last - axis))
+        return self.source_to_axis_cm / cos(axis) * sin(outermost)
+
     def __str__(self) -> str:
         """The scanner in numbers that can be checked against its drawing."""
         turn = f"{self.n_views} views over {degrees(self.arc_rad):.4g}°"
@@ -136,7 +145,6 @@ class ConeBeam(DivergentBeam):
             degrees(float(np.arctan(np.abs(a).max() / self.source_to_detector_cm)))
             for a in (self.columns_cm, self.rows_cm)
         )
-        reach = min(self.reaches_cm) / self.magnification
         return (
             f"ConeBeam: {turn}\n"
             f"  source to axis {self.source_to_axis_cm:.4g} cm, to panel "
@@ -146,8 +154,8 @@ class ConeBeam(DivergentBeam):
             f"  offsets (cm): columns {self.offset_cm:.4g}, rows {self.row_offset_cm:.4g}, axis "
             f"{self.axis_offset_cm:.4g}\n"
             f"  volume {' × '.join(map(str, self.grid.shape))} voxels (z, y, x), {sizes} cm\n"
-            f"  seen by every view: {reach:.4g} cm around the axis, z from {low:.4g} to "
-            f"{high:.4g} cm on it"
+            f"  seen by every view: {self.seen_radius_cm:.4g} cm around the axis, z from {low:.4g} "
+            f"to {high:.4g} cm on it"
         )
 
     @property

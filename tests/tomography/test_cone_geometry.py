@@ -35,6 +35,18 @@ def test_an_axis_offset_moves_source_and_panel_the_other_way():
 
 
 @pytest.mark.parametrize("beam", SMALL_CONES.values(), ids=SMALL_CONES)
+def test_the_circle_that_every_view_sees_touches_the_end_of_the_panel(beam):
+    angles = np.linspace(0, 2 * pi, 3600)
+    for share, falls_within in ((0.999, True), (1.001, False)):
+        radius = share * beam.seen_radius_cm
+        points = np.stack([radius * np.cos(angles), radius * np.sin(angles), np.ones(3600)])
+        row, depth = np.moveaxis(beam.projections() @ points, 1, 0)
+        column = row / depth
+        within = (column >= -0.5) & (column <= beam.n_columns - 0.5)
+        assert within.all() == falls_within
+
+
+@pytest.mark.parametrize("beam", SMALL_CONES.values(), ids=SMALL_CONES)
 def test_points_on_a_ray_fall_on_its_pixel(beam):
     """The kernels' coefficients describe the rays of the geometry."""
     sources, directions = beam.rays()
