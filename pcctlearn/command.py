@@ -49,7 +49,7 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         return False
-    kept = [(_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)]  # bytes, int
+    kept = [(_M_MMAP_THRESHOLD, 1 << 25), (_M_TRIM_THRESHOLD, (1 << 31) - 1)]  # bytes, at most
     return all(libc.mallopt(*option) for option in kept)  # type: ignore[union-attr]
 
 

@@ -65,8 +65,9 @@ class ScanSet(Dataset):
 def truth_of(recorded: RecordedScan, gain: Tensor, noise: bool) -> Scan:
     """Counts of a simulated scan, measured or expected, and the share that did not scatter."""
     primary, scatter = recorded.at("primary"), recorded.at("scatter")
-    fraction = scatter / (primary + scatter)
-    counts = gain * (recorded.at("counts") if noise else primary + scatter)
+    both = primary + scatter
+    fraction = torch.where(both > 0, scatter / both, 0.0)
+    counts = gain * (recorded.at("counts") if noise else both)
     return Scan(counts=counts, scatter_fraction=fraction, corrected_counts=counts * (1 - fraction))
 
 

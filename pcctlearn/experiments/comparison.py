@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from pcctlearn.command import run_command
 from pcctlearn.experiments.results import StudyResults, write_run
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures import comparison as figures
@@ -74,18 +75,25 @@ def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     groups: dict[tuple[str | None, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(tuple(job.overrides.get(key) for key in telling), []).append(job)
-    for written in (_short, str):  # short where that tells them apart
-        names = [_name(telling, values, written) for values in groups]
+    written: list[tuple[Callable[[str], str], bool]] = [(_short, False), (str, False), (str, True)]
+    for value_of, with_keys in written:  # as short as tells them apart
+        names = [_name(telling, values, value_of, with_keys) for values in groups]
         if len(set(names)) == len(names):
             break
     return dict(zip(names, groups.values(), strict=True))
 
 
-def _name(keys: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
-    words = {k: written(v) for k, v in zip(keys, values, strict=True) if v is not None}
-    listed = [f"{key}={word}" for key, word in words.items()]
-    name = " ".join(words.values() if len(keys) == 1 else listed) or "default"
-    return name.replace("/", ":")  # which is no path within arrays.h5
+def _name(
+    keys: Sequence[str],
+    values: Sequence[str | None],
+    written: Callable[[str], str],
+    with_keys: bool,
+) -> str:
+    """Of a setting; a word without a value, such as ``~key``, is its own name."""
+    told = [(k, written(v)) for k, v in zip(keys, values, strict=True) if v is not None]
+    alone = len(keys) == 1 and not with_keys
+    words = [(value or key) if alone or not value else f"{key}={value}" for key, value in told]
+    return (" ".join(words) or "default").replace("/", ":")  # no path within arrays.h5
 
 
 def _short(word: str) -> str:
@@ -113,6 +121,10 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
     """Mean of every number over the jobs of each setting, and its standard deviation."""
     every = [job.numbers for jobs in settings.values() for job in jobs]
     shared = [name for name in every[0] if all(name in numbers for numbers in every)]
+    if not shared:
+        raise ValueError(
+            "these runs have no result in common: name a folder above runs of one kind"
+        )
     numbers, values = {}, {}
     for metric in shared:
         for setting, jobs in settings.items():
@@ -134,11 +146,11 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
 
 def _judges_scatter(folder: Path) -> bool:
     with h5py.File(folder / "arrays.h5") as file:
-        return "errors" in file and "reference" in file
+        return {"errors", "reference", "materials"} <= file.keys()
 
 
 def _words(job: Job) -> list[str]:
-    return [f"{key}={value}" for key, value in job.overrides.items()]
+    return [f"{key}={value}" if value else key for key, value in job.overrides.items()]
 
 
 def _natural(name: str) -> tuple[int, str]:
@@ -148,7 +160,7 @@ def _natural(name: str) -> tuple[int, str]:
 
 def _print(results: StudyResults, settings: Sequence[str]) -> None:
     """A row for each metric, a column for each setting."""
-    columns = [name for name in ("uncorrected", *settings) if _has(results, name)]
+    columns = [n for n in ("uncorrected", *settings, "noise_alone") if _has(results, n)]
     metrics = dict.fromkeys(key.partition(".")[0] for key in results.numbers)
     table = Table(title="mean ± standard deviation", title_justify="left")
     table.add_column("result", overflow="fold")
@@ -190,8 +202,8 @@ def _has(results: StudyResults, setting: str) -> bool:
 def main() -> None:
     """Compare what the command line names."""
     if len(sys.argv) != 2 or not compare(Path(sys.argv[1])):
-        sys.exit("give a folder above two finished runs or more, such as multirun/DATE")
+        raise ValueError("give a folder above two finished runs or more, such as multirun/DATE")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "comparison.py")

@@ -20,6 +20,7 @@ from torch import Tensor
 from pcctlearn.datasets.nifti_writer import write_nifti
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, write_run
+from pcctlearn.experiments.scan_chain import ScanChains
 from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
 from pcctlearn.experiments.scatter_judge import NOISY, Judgement
 from pcctlearn.figures import evaluation as figures
@@ -51,20 +52,21 @@ def evaluate(config: DictConfig) -> None:
         torch.set_num_threads(config.n_threads)
         numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
     paths, folder = scan_files(config.scans), Path(config.folder)
-    evaluator = ScanEvaluator(
+    chains = ScanChains(
         instantiate(config.decomposition, _convert_="all"),
         config.correction,
         [float(energy) for energy in config.vmi_keV],
         config.scatter_factor,
-        config.max_dead_share,
         config.seed,
     )
+    evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
     for path in paths:
         evaluator.check(path)  # told now, not after hours
     _require_writable(folder)
     (folder / "results.json").unlink(missing_ok=True)  # where it stands, the run is whole
     table, refused = _Table(), []
     for path in track(paths, "scans", console=Console(stderr=True)):
+        (folder / path.stem / "scan.json").unlink(missing_ok=True)  # of a run before
         try:
             scan = evaluator.evaluate(path)
         except ValueError as error:  # of this scan: the others are worth having

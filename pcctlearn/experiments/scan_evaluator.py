@@ -1,7 +1,7 @@
 """One scan file through the chain of its own scanner, and what its truth says of the outcome."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from pcctlearn.datasets.dead_pixels import dead_pixels, filled, missing_views
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.datasets.scan_set import truth_of
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.scan_chain import SCANNER, ScanChains, air_of_pixels
 from pcctlearn.experiments.scatter_judge import judged
 from pcctlearn.physics.noise import draw_counts
@@ -64,27 +63,15 @@ class ScanEvaluator:
     """Correct, decompose and reconstruct scan files, each with the scanner that it records.
 
     Args:
-        decomposition: constructor of the decomposition layer, awaiting its model.
-        correction: a checkpoint's path, "kernel" or "none".
-        vmi_keV: of the monoenergetic images; errors are those of the first.
-        scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
+        chains: of their scanners; errors are those of the first energy of their images.
         max_dead_share: of the pixels, above which a scan is refused.
-        seed: of the kernels' pencil beams, and of the noise that is drawn for comparison.
+        seed: of the noise that is drawn for comparison.
     """
 
-    def __init__(
-        self,
-        decomposition: Callable[..., MaximumLikelihood],
-        correction: str | None,
-        vmi_keV: Sequence[float] = (60.0,),
-        scatter_factor: float = 1.0,
-        max_dead_share: float = 0.05,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, chains: ScanChains, max_dead_share: float = 0.05, seed: int = 0) -> None:
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
-        self.max_dead_share, self.seed = max_dead_share, seed
-        self.chains = ScanChains(decomposition, correction, vmi_keV, scatter_factor, seed)
+        self.chains, self.max_dead_share, self.seed = chains, max_dead_share, seed
 
     def check(self, path: Path) -> None:
         """Raise for a file whose scanner cannot be told, or is not that of the checkpoint.
@@ -144,8 +131,8 @@ class ScanEvaluator:
         counts = recorded.at("counts")
         if missing := missing_views(counts):
             raise ValueError(
-                f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts "
-                f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): leave "
+                f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts, or none in a "
+                f"bin ({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): leave "
                 "them out of counts and n_views, and write the angles of the views that are there "
                 "as geometry/measured_angles_rad"
             )

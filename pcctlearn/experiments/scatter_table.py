@@ -24,9 +24,10 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         runs: {method: folders of its runs, one for each seed}, all judged on the same scans.
 
     ``<metric>.<method>`` and its ``.sd`` over the scans; ``<metric>_over_uncorrected.<method>`` and
-    its ``.sd`` over the runs; and for each two methods ``<metric>_difference.<a> minus <b>``, the
-    mean over the scans, with ``<metric>_p.<a> minus <b>`` of Wilcoxon's signed-rank test, two-sided
-    over the scans, where there are six or more: fewer cannot tell.
+    its ``.sd`` over the runs; ``<metric>.noise_alone``; and for each two methods
+    ``<metric>_difference.<a> minus <b>``, the mean over the scans, with ``<metric>_p.<a> minus <b>``
+    of Wilcoxon's signed-rank test, two-sided over the scans, where there are six or more: fewer
+    cannot tell.
 
     Raises:
         ValueError: runs that were judged on different scans.
@@ -44,6 +45,9 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         for method, errors in table.items():
             ratio = errors[metric].mean(1) / before.mean()
             numbers |= _spread(f"{metric}_over_uncorrected.{method}", ratio)
+    first_run = next(iter(runs.values()))[0]
+    for metric, alone in _table(first_run, "noise_alone").items():
+        numbers |= _spread(f"{metric}.noise_alone", alone)
     for metric in (name for name in uncorrected if not name.startswith("noisy")):
         for a, b in combinations(table, 2):
             first, second = (table[method][metric].mean(0) for method in (a, b))
@@ -52,7 +56,6 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
                 numbers[f"{metric}_p.{a} minus {b}"] = _paired(first, second)
     for method, folders in runs.items():
         arrays |= _shown(folders[0], {"corrected": method})
-    first_run = next(iter(runs.values()))[0]
     arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
     arrays |= {"methods": as_array(list(runs)), "materials": read_arrays(first_run, "materials")[0]}
     n_scans = len(next(iter(uncorrected.values())))

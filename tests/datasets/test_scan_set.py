@@ -4,8 +4,8 @@ import pytest
 import torch
 from scanners import scanner
 
-from pcctlearn.datasets.scan_file import write_scan
-from pcctlearn.datasets.scan_set import ScanSet, collate
+from pcctlearn.datasets.scan_file import read_scan, write_scan
+from pcctlearn.datasets.scan_set import NEEDED, ScanSet, collate, truth_of
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -45,6 +45,16 @@ def test_noisy_counts_are_the_measured_ones_and_their_truth_shares_the_noise(pat
     assert torch.equal(noisy.at("scatter_fraction"), free.at("scatter_fraction"))
     left = noisy.at("counts") * (1 - noisy.at("scatter_fraction"))
     assert torch.equal(noisy.at("corrected_counts"), left)
+
+
+def test_a_pixel_that_expects_nothing_has_no_scatter(paths):
+    recorded = read_scan(paths[0], NEEDED)
+    for part in (recorded.primary, recorded.scatter):
+        part[0, 0, 0, 0] = 0
+    scan = truth_of(recorded, torch.ones(1, 1, 4, 6), noise=False)
+    assert scan.at("scatter_fraction")[0, 0, 0, 0] == 0
+    assert scan.at("scatter_fraction").isfinite().all()
+    torch.testing.assert_close(scan.at("corrected_counts"), recorded.primary, check_dtype=False)
 
 
 def test_a_batch_has_every_stage(paths):

@@ -1,6 +1,8 @@
 """Runs side by side: what differs names them, seeds are averaged, and scans are paired."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -45,6 +47,32 @@ def test_numbers_that_tell_settings_apart_are_short_where_they_can_be(tmp_path):
             job(tmp_path / name / rate, [f"optimizer.lr={rate}"], {})
     assert set(by_setting(finished_jobs(tmp_path / "far"))) == {"0.00123", "0.0568"}
     assert set(by_setting(finished_jobs(tmp_path / "near"))) == set(rates["near"])
+
+
+@pytest.mark.parametrize("word", ["~losses.terms.vmi", "experiment=default", "a=b/c"])
+def test_what_stands_beside_nothing_has_a_name_of_its_own(tmp_path, word):
+    job(tmp_path / "0", [], {})
+    job(tmp_path / "1", [word], {})
+    settings = by_setting(finished_jobs(tmp_path))
+    assert len(settings) == 2
+    assert "default" in settings
+
+
+def test_runs_that_share_no_result_are_told_in_a_sentence(tmp_path):
+    for name in "ab":
+        job(tmp_path / name, [f"experiment={name}"], {name: 1.0})
+    command = [sys.executable, "-m", "pcctlearn.experiments.comparison", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pcctlearn: these runs have no result in common")
+
+
+def test_scatter_runs_without_materials_have_their_means_compared(tmp_path):
+    for name in "ab":
+        arrays = judged(np.ones(3), before=50.0 * np.ones(3))
+        del arrays["materials"]
+        job(tmp_path / name, [f"study={name}"], {"error_HU": 1.0}, arrays)
+    assert compare(tmp_path)
 
 
 def test_numbers_are_means_over_seeds(tmp_path, capsys):
