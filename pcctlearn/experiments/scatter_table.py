@@ -25,9 +25,9 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
 
     ``<metric>.<method>`` and its ``.sd`` over the scans; ``<metric>_over_uncorrected.<method>`` and
     its ``.sd`` over the runs; ``<metric>.noise_alone``; and for each two methods
-    ``<metric>_difference.<a> minus <b>``, the mean over the scans, with ``<metric>_p.<a> minus <b>``
-    of Wilcoxon's signed-rank test, two-sided over the scans, where there are six or more: fewer
-    cannot tell.
+    ``<metric>_difference.<a> minus <b>``, the mean over the scans, with ``<metric>_p.<a> minus
+    <b>`` of Wilcoxon's signed-rank test, two-sided over the scans, where there are six or more:
+    fewer cannot tell.
 
     Raises:
         ValueError: runs that were judged on different scans.
