@@ -133,8 +133,8 @@ class ScanEvaluator:
             raise ValueError(
                 f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts, or none in a "
                 f"bin ({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
-                "leave them out of counts and n_views, and write the angles of the views that are there "
-                "as geometry/measured_angles_rad"
+                "leave them out of counts and n_views, and write the angles of the views that are "
+                "there as geometry/measured_angles_rad"
             )
         dead = dead_pixels(counts, recorded.air)
         if (share := dead.double().mean().item()) > self.max_dead_share:
