@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    {"shapes", "units", "scan", "files", "command"},
+    {"shapes", "units", "scan", "files", "command", "reading"},
     {"solvers", "tomography"},
     {"physics"},
     {"decomposition", "phantoms", "montecarlo"},

@@ -1,0 +1,1 @@
+"""Reading files that may be damaged, hostile or far too large."""

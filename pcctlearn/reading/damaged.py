@@ -1,0 +1,104 @@
+"""The exceptions that libraries raise on damaged files, in one list, and the error made of them."""
+
+import csv
+import lzma
+import pickle
+import struct
+import sys
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BUILT_IN = (
+    ArithmeticError,  # sizes that overflow, steps of zero
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,  # members that are absent, text encodings that do not exist
+    MemoryError,  # sizes that a damaged header declares
+    OSError,
+    RuntimeError,  # h5py, torch; RecursionError of nested contents
+    SyntaxError,  # numpy parses array headers as Python literals
+    SystemError,  # compiled extensions
+    TypeError,
+    ValueError,  # UnicodeError, JSONDecodeError
+    csv.Error,
+    lzma.LZMAError,
+    pickle.PickleError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# looked up only where the library is in use, so that this list imports none of them
+_OF_LIBRARIES = {
+    "nibabel.filebasedimages": ("ImageFileError",),
+    "nibabel.spatialimages": ("HeaderDataError", "HeaderTypeError"),
+    "nibabel.wrapstruct": ("WrapStructError",),
+    "omegaconf.errors": ("OmegaConfBaseException",),
+    "pydicom.errors": ("BytesLengthException", "InvalidDicomError"),
+    "scipy.io.matlab": ("MatReadError",),
+    "yaml": ("YAMLError",),
+}
+# the path is wrong or closed to us, and not the contents
+_OF_THE_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_LONGEST_REASON = 160  # characters
+
+
+def library_errors() -> tuple[type[Exception], ...]:
+    """What h5py, numpy, scipy, zip, zlib, nibabel, pydicom, torch and YAML raise on bad bytes.
+
+    For ``except library_errors():`` around a single call of a library.
+    """
+    loaded = [
+        getattr(sys.modules[module], name)
+        for module, names in _OF_LIBRARIES.items()
+        if module in sys.modules
+        for name in names
+    ]
+    return (*_BUILT_IN, *loaded)
+
+
+@contextmanager
+def readable(path: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Replace what a library raises on the contents of a file by one ValueError of one line.
+
+    Only the call of the library belongs in the block: errors of this project's own code must keep
+    their traceback.
+
+    Args:
+        path: the file, for the message.
+        what: what it should be, with its article: "a NIfTI file".
+        remedy: what to do, as an imperative.
+
+    Raises:
+        ValueError: the contents cannot be read. OSError: there is no such file, or no permission.
+    """
+    try:
+        yield
+    except _OF_THE_PATH as error:
+        raise type(error)(error.errno, error.strerror or reason_of(error), str(path)) from error
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} declares more data than fits into memory ({reason_of(error)}): {remedy}"
+        ) from error
+    except library_errors() as error:
+        raise ValueError(
+            f"{path} is damaged or not {what} ({reason_of(error)}): {remedy}"
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The words of a library's error in one line, without its advice to trust the file."""
+    words = " ".join(str(error).split())
+    if isinstance(error, pickle.PickleError) or "allow_pickle" in words:
+        return "it holds Python objects (a pickle), which are never loaded"
+    if isinstance(error, KeyError):
+        words = f"{words} is missing"
+    if len(words) > _LONGEST_REASON:
+        words = words[: _LONGEST_REASON - 1].rstrip() + "…"
+    return words or type(error).__name__

@@ -1,0 +1,50 @@
+"""Declared sizes, checked before anything is read or allocated."""
+
+import zipfile
+from pathlib import Path
+
+import psutil
+
+from pcctlearn.reading.damaged import readable
+
+_USABLE = 0.8  # of the free memory
+
+
+def require_size(
+    path: str | Path, n_bytes: int, remedy: str, most_bytes: int | None = None
+) -> None:
+    """Raise ValueError where a file declares more bytes than a limit, or than memory can hold.
+
+    Args:
+        path: the file, for the message.
+        n_bytes: size of its contents once read, as the file declares it.
+        remedy: what to do, as an imperative.
+        most_bytes: the largest size that such a file can have; by default the free memory decides.
+    """
+    free = int(_USABLE * psutil.virtual_memory().available)
+    if most_bytes is not None and n_bytes > most_bytes:
+        raise ValueError(
+            f"{path} declares {_size(n_bytes)}, more than the {_size(most_bytes)} that are "
+            f"accepted here: {remedy}"
+        )
+    if n_bytes > free:
+        raise ValueError(
+            f"{path} declares {_size(n_bytes)}, more than the {_size(free)} of memory that are "
+            f"free: {remedy}"
+        )
+
+
+def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int) -> None:
+    """Raise ValueError where a zip archive (.npz, .ckpt) is none, or unpacks to too many bytes.
+
+    Python's and torch's readers never unpack more of a member than the size it declares, so the
+    declared sizes bound the memory.
+    """
+    with readable(path, what, remedy), zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    require_size(path, unpacked, remedy, most_bytes)
+
+
+def _size(n_bytes: int) -> str:
+    """In megabytes or gigabytes."""
+    return f"{n_bytes / 1e9:,.4g} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.4g} MB"
