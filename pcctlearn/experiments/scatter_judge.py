@@ -104,7 +104,8 @@ def judged(
     image = chain.image
     assert image is not None
     plain = Chain(chain.decompose, chain.reconstruct, image)
-    seen, materials = seen_by_all(geometry), tuple(chain.decompose.model.materials)
+    seen = torch.from_numpy(geometry.seen_by_all_views())
+    materials = tuple(chain.decompose.model.materials)
     primary = expected.at("corrected_counts")
     reference = replace(plain(primary, until="maps"), corrected_counts=primary)
     given = [("", expected.at("counts"))]
@@ -143,17 +144,3 @@ def judge(
             if k == 0 and not case.before:
                 result.show(case.method, case.outcome, chain.image)
     return result
-
-
-def seen_by_all(geometry: ConeBeam) -> Tensor:
-    """(z, y, x): the voxels that fall on the panel in every view."""
-    grid = geometry.volume
-    rows, columns = np.arange(grid.n_y), np.arange(grid.n_x)
-    index = np.stack(np.broadcast_arrays(columns, rows[:, None], 1.0), -1)
-    x, y, _ = np.moveaxis(index @ grid.index_to_cm.T, -1, 0)
-    radius = np.hypot(x, y)
-    within = radius <= geometry.seen_radius_cm
-    nearest = 1 - radius / geometry.source_to_axis_cm
-    low, high = geometry.axial_range_cm
-    z = grid.slices_cm[:, None, None]
-    return torch.from_numpy(within & (z >= low * nearest) & (z <= high * nearest))

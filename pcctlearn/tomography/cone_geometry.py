@@ -4,11 +4,13 @@ In x and y a cone beam is the fan beam of geometry.py, for each row of its panel
 and row 0 is the lowest.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan, cos, degrees, pi, sin
+from math import atan, ceil, cos, degrees, floor, pi, sin
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcctlearn.tomography.geometry import DivergentBeam
 from pcctlearn.tomography.grids import (
@@ -63,6 +65,7 @@ class ConeBeam(DivergentBeam):
                 f"{high:.4g} cm, the volume lies from {bottom:.4g} to {top:.4g} cm; move one of "
                 "them with center_cm, offset_cm or row_offset_cm"
             )
+        self._warn_if_rows_are_few()
 
     @property
     def grid(self) -> VolumeGrid:  # noqa: D102
@@ -92,6 +95,21 @@ class ConeBeam(DivergentBeam):
         edge = self.row_cm / 2
         low, high = self.rows_cm[0] - edge, self.rows_cm[-1] + edge
         return low / self.magnification, high / self.magnification
+
+    def seen_in_z(self) -> NDArray[np.bool_]:
+        """(z, y, x): voxels whose centre falls between the first and last row in every view.
+
+        The shadow of (x, y, z) lies at v = magnification · z / depth, with the depth of (x, y) in
+        the view, in units of source_to_axis_cm. FDK has no data, or too few, for other voxels.
+        """
+        bottom, top = self._seen_slices_cm(self._depth_range())
+        z = self.volume.slices_cm[:, None, None]
+        return (z >= bottom) & (z <= top)
+
+    def seen_by_all_views(self) -> NDArray[np.bool_]:
+        """(z, y, x): voxels of seen_in_z() within seen_radius_cm of the axis."""
+        x, y = self._voxels_cm()
+        return (np.hypot(x, y) <= self.seen_radius_cm) & self.seen_in_z()
 
     def frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Unit vectors along the columns, along the central ray, and along the rows."""
@@ -162,6 +180,48 @@ class ConeBeam(DivergentBeam):
     def _pixel_cm(self) -> tuple[float, ...]:
         """(row, column)."""
         return one_or_each(self.pixel_cm, 2)
+
+    def _voxels_cm(self) -> tuple[FloatArray, FloatArray]:
+        """X (1, x) and y (y, 1) of the voxels of a slice."""
+        (dx, _, left), (_, dy, top), _ = self.volume.index_to_cm
+        x, y = left + dx * np.arange(self.volume.n_x), top + dy * np.arange(self.volume.n_y)
+        return x[None], y[:, None]
+
+    def _depth_range(self) -> FloatArray:
+        """(2, y, x): least and largest depth of every voxel over the views."""
+        x, y = self._voxels_cm()
+        nearest, farthest = np.inf, -np.inf
+        for of_x, of_y, constant in self.projections()[:, 1]:
+            depth = of_x * x + of_y * y + constant
+            nearest, farthest = np.minimum(nearest, depth), np.maximum(farthest, depth)
+        return np.stack([nearest, farthest])
+
+    def _seen_slices_cm(self, depths: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Least and largest z whose shadow falls on the rows at all depths of the first axis."""
+        low, high = self.axial_range_cm
+        return (low * depths).max(0, keepdims=True), (high * depths).min(0, keepdims=True)
+
+    def _warn_if_rows_are_few(self) -> None:
+        """Warn if an object that fills the slices is cut by the first or the last row."""
+        radius = min(self.volume.field_radius_cm * self.source_curvature, 0.999)
+        depths = np.array([1 - radius, 1 + radius])
+        bottom, top = (float(z[0]) for z in self._seen_slices_cm(depths))
+        slices = self.volume.slices_cm
+        is_whole = (slices >= bottom) & (slices <= top)
+        if is_whole.all():
+            return
+        shadows = self.magnification * np.divide.outer(slices[[0, -1]], depths)
+        half_cm = float(np.abs(shadows - self.row_offset_cm).max())
+        remedy = f"take n_rows={ceil(2 * half_cm / self.row_cm + 1e-6)}"
+        center, spacing = self.volume.center_cm[0], self.volume.spacing_cm[0]
+        if (half := min(top - center, center - bottom)) >= 0:
+            remedy += f" or a volume of n_z={max(floor(2 * half / spacing - 1e-6), 0) + 1}"
+        warnings.warn(
+            f"truncated along z: every view sees the whole field in {is_whole.sum()} of the "
+            f"{self.volume.n_z} slices, and densities in the others are wrong; {remedy}, or leave "
+            "out the voxels for which seen_in_z() is False",
+            stacklevel=4,  # where the beam is constructed
+        )
 
     def _sees(self, volume: VolumeGrid) -> bool:
         """Whether the shadow of the cylinder around the volume touches the panel in some view."""

@@ -14,7 +14,7 @@ from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.results import draw_figures, write_results
 from pcctlearn.experiments.scatter import ScatterStudy
-from pcctlearn.experiments.scatter_judge import judge, seen_by_all
+from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.scatter.checkpoint import read_correction
@@ -99,7 +99,7 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
 
 
 def test_the_voxels_that_every_view_sees():
-    seen = seen_by_all(GEOMETRY)
+    seen = GEOMETRY.seen_by_all_views()
     assert seen.shape == GEOMETRY.volume.shape
     assert seen[12, 14, 12]
     assert not seen[0].any()  # 12 cm below the orbit, where the panel sees 8.7

@@ -1,5 +1,6 @@
 """Where the rays of a cone go, and which cones are refused."""
 
+import re
 import warnings
 from dataclasses import replace
 from math import inf, nan, pi, radians
@@ -166,8 +167,63 @@ def test_an_impossible_cone_is_refused(change, message):
 
 def test_truncation_is_warned_about_once_where_the_beam_is_made():
     with pytest.warns(UserWarning, match=r"reaches 2\.4 cm.* needs 3\.\d+ cm") as caught:
-        ConeBeam(5, 7, 6, 0.8, WIDE, 10.0, 16.0)
+        ConeBeam(5, 12, 6, 0.8, WIDE, 10.0, 16.0)
     assert len(caught) == 1
+
+
+def shadow_rows(beam):
+    """(view, z, y, x): where the line from the source through a voxel meets the panel, in rows."""
+    grid = beam.volume
+    i, j = np.meshgrid(np.arange(grid.n_x), np.arange(grid.n_y))
+    flat = np.stack([i, j, np.ones_like(i)], -1) @ grid.index_to_cm.T
+    toward = beam.frames()[1]
+    depth = (flat[..., :2] - beam.sources_cm()[:, None, None, :2]) @ toward[:, None, :2, None]
+    z_cm = grid.slices_cm[:, None, None] * beam.source_to_detector_cm / depth[:, None, ..., 0]
+    return (z_cm - beam.rows_cm[0]) / beam.row_cm
+
+
+@pytest.mark.parametrize("n_z", [3, 40])
+@pytest.mark.parametrize(
+    "change", [{}, {"arc_rad": 3.6}, {"row_offset_cm": 1.0}, {"row_offset_cm": -1.8}]
+)
+@pytest.mark.filterwarnings("ignore:truncated")
+def test_the_mask_along_z_holds_voxels_whose_shadow_lies_on_the_rows_of_every_view(n_z, change):
+    volume = VolumeGrid(n_z, 7, 5, (0.21, 0.4, 0.5), center_cm=(-0.13, 0.2, 0.1))
+    beam = ConeBeam(9, 8, 12, (0.37, 0.6), volume, 8.0, 13.0, axis_offset_cm=0.2, **change)
+    rows = shadow_rows(beam)
+    expected = ((rows >= -0.5) & (rows <= beam.n_rows - 0.5)).all(0)
+    seen = beam.seen_in_z()
+    np.testing.assert_array_equal(seen, expected)
+    assert not beam.seen_by_all_views()[~seen].any()
+    if n_z == 40:
+        assert seen.any()
+        assert not seen.all()
+
+
+@pytest.mark.parametrize("row_offset_cm", [0.0, 0.7, -0.4])
+@pytest.mark.parametrize("center_cm", [0.0, 0.5])
+@pytest.mark.parametrize("setting", ["n_rows", "n_z"])
+def test_truncation_along_z_is_warned_about_with_a_remedy_that_works(
+    row_offset_cm, center_cm, setting
+):
+    volume = VolumeGrid(12, 8, 8, (0.52, 0.5, 0.5), center_cm=(center_cm, 0.0, 0.0))
+    with pytest.warns(UserWarning, match="truncated along z: .* of the 12 slices") as caught:
+        beam = ConeBeam(5, 9, 20, 0.5, volume, 10.0, 16.0, row_offset_cm=row_offset_cm)
+    assert len(caught) == 1
+    assert not beam.seen_in_z().all()
+    number = int(re.search(rf"{setting}=(\d+)", str(caught[0].message))[1])
+
+    def changed(number):
+        other = {"volume": replace(volume, n_z=number)} if setting == "n_z" else {"n_rows": number}
+        return replace(beam, **other)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mended = changed(number)
+    x, y = np.meshgrid(*2 * [np.arange(-1.75, 2, 0.5)])
+    assert mended.seen_in_z()[:, np.hypot(x, y) <= 2].all()
+    with pytest.warns(UserWarning, match="truncated along z"):  # the remedy is no larger than need
+        changed(number + (1 if setting == "n_z" else -1))
 
 
 def test_a_printed_scanner_can_be_checked():
