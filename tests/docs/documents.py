@@ -1,0 +1,41 @@
+"""The code blocks and commands of the documents, found where they are written."""
+
+import re
+import shlex
+from typing import NamedTuple
+
+from studies import REPOSITORY
+
+DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`((?:PYTHONPATH=\. )?python [^`]+)`")
+_DESCRIPTION = re.compile(r"\s{2,}")  # what stands behind a command, two spaces or more away
+
+
+class Command(NamedTuple):
+    """A documented command line, without its description, and the document that shows it."""
+
+    document: str
+    line: str
+
+    @property
+    def words(self) -> list[str]:
+        """Script or module and its arguments, as a shell splits them."""
+        return shlex.split(self.line.removeprefix("PYTHONPATH=. "))[1:]
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """The contents of all fenced blocks in a language."""
+    return [body for found, body in _FENCE.findall(text) if found == language]
+
+
+def commands() -> list[Command]:
+    """Every line of a plain block, or inline code, that begins with ``python``; each once."""
+    found: dict[Command, None] = {}
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        lines = [line for block in code_blocks(text, "") for line in block.splitlines()]
+        lines = [_DESCRIPTION.split(line)[0] for line in lines if line.startswith("python ")]
+        for line in (*lines, *_INLINE.findall(_FENCE.sub("", text))):
+            found[Command(document.name, " ".join(line.split()))] = None
+    return list(found)

@@ -1,0 +1,154 @@
+"""Every command of the documents runs as it is typed, in a folder where the files it names exist.
+
+Settings that make it small are appended; nothing else is changed.
+"""
+
+import logging
+import runpy
+import shutil
+import sys
+import warnings
+
+import matplotlib as mpl
+import pytest
+import torch
+from ct_files import round_patient, write_nifti
+from documents import DOCUMENTS, Command, commands
+from hydra.core.global_hydra import GlobalHydra
+from studies import REPOSITORY
+
+from pcctlearn.datasets.scan_file import read_scan
+from pcctlearn.scatter.checkpoint import save_correction
+from pcctlearn.scatter.correction import network
+
+PANEL = ["n_views=2", "n_rows=8", "n_columns=12", "pixel_cm=3.84"]
+VOLUME = ["n_z=24", "n_y=28", "n_x=24", "voxel_cm=1.0"]
+SCATTER = [
+    f"montecarlo.transport.{word}"
+    for word in ("accuracy=0.3", "chunk_histories=50", "pixel_cm=3.84")
+]
+CONE = [f"tomography.{word}" for word in PANEL] + [f"tomography.volume.{word}" for word in VOLUME]
+CONE += SCATTER
+BODY = [*CONE, "tomography.n_columns=24", "tomography.volume.voxel_cm=1.2"]
+STUDY = [*CONE, "datasets.n_cases=4", "study.split=[2,1,1]", "trainer.max_epochs=1"]
+NETWORK = [*STUDY, "scatter.channels=[6,6]", "scatter.grid=[2,3]"]
+SLABS = ["study.water_cm=[0.0,24.0,8.0]", "study.calcium_cm=[0.0,1.0,0.5]", "study.max_steps=2"]
+SLABS += ["logger=none"]
+PHANTOM = ["study.max_steps=2", "study.least_views=4", "logger=none", "tomography.pixel_cm=1.2"]
+PHANTOM += ["tomography.n_views=24", "tomography.n_columns=32"]
+PHANTOM += ["tomography.image.n_y=32", "tomography.image.n_x=32", "tomography.image.voxel_cm=1.2"]
+COLUMNS = ["study.biased_columns=[12,20]"]
+TABLE = ["response.n_histories=200", "response.last_keV=14.5", "response_folder=TABLES"]
+SMALLER = [  # the first whose words are all in the command
+    ("evaluate.py", ["n_threads=1"]),
+    ("simulate.py response=silicon", TABLE),
+    ("simulate.py datasets=nifti", BODY),
+    ("simulate.py datasets=kits", BODY),
+    ("simulate.py", [*CONE, "datasets.n_cases=2"]),
+    ("train.py experiment=thresholds_slabs", SLABS),
+    ("train.py experiment=thresholds_phantom_all_pixels", PHANTOM),
+    (
+        "train.py experiment=thresholds_phantom tomography=fan",
+        [*PHANTOM, *COLUMNS, "tomography.pixel_cm=2.3"],
+    ),
+    ("train.py experiment=thresholds_phantom", [*PHANTOM, *COLUMNS]),
+    ("train.py scatter=kernel", [*STUDY, "scatter.n_histories=2000", "logger=none"]),
+    ("train.py sweep=scatter_table", [*STUDY, "hydra.sweeper.params.seed=1", "logger=none"]),
+    ("train.py sweep=optuna", [*NETWORK, "hydra.sweeper.n_trials=2", "logger=none"]),
+    ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
+    ("train.py logger.offline=false", NETWORK),
+    ("train.py", [*NETWORK, "logger=none"]),
+]
+PLACEHOLDERS = {  # what stands for other commands
+    "python train.py sweep=scatter_table": "shown with its folder in README.md",
+    "python train.py experiment=NAME": "each experiment is a test of its own",
+    "PYTHONPATH=. python …": "each benchmark is run by itself",
+    "python -m pcctlearn.datasets.scan_file FILE [FILE …]": "shown with a file in README.md",
+}
+COMMANDS = [command for command in commands() if command.line not in PLACEHOLDERS]
+
+
+def smaller(command: Command) -> list[str]:
+    """What makes this command small."""
+    words = set(command.words)
+    return next((more for pattern, more in SMALLER if set(pattern.split()) <= words), [])
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder that looks like a checkout, with the files that the commands name."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "data").mkdir()
+    (folder / "data" / "physics").symlink_to(REPOSITORY / "data" / "physics")
+    with pytest.MonkeyPatch.context() as patch:
+        as_a_user(patch, folder)
+        made = Command("", "python simulate.py folder=FOLDER")
+        typed(made.words, smaller(made))
+    shutil.copy(folder / "FOLDER/scans/head_00000.h5", folder / "SCAN.h5")
+    scan = read_scan(folder / "SCAN.h5", {"spectrum", "response"})
+    model = scan.spectral_model(["water", "calcium"])
+    correction = network(scan.geometry, model, channels=(6, 6), grid=(2, 3), start=0.01)
+    save_correction(folder / "RUN/checkpoints/best.ckpt", correction, scan.geometry, model)
+    for name in ("CT.nii.gz", "CASE.nii.gz", "KITS23/dataset/case_00000/imaging.nii.gz"):
+        write_nifti(folder / name, round_patient(shape=(8, 64, 64)), (30.0, 5.0, 5.0))
+    shutil.copy(REPOSITORY / "data/physics/response/silicon_60mm.csv", folder / "mine.csv")
+    return folder
+
+
+def as_a_user(patch, folder):
+    """In this folder, without what tests set for themselves."""
+    patch.chdir(folder)
+    patch.setenv("PCCTLEARN_ROOT", str(folder))
+    patch.setenv("PCCTLEARN_CACHE", str(folder / "cache"))
+    patch.delenv("HYDRA_FULL_ERROR", raising=False)
+    torch.set_default_dtype(torch.float32)
+    mpl.use("agg")
+
+
+def typed(words, more):
+    """Run a script or module in this process; its exit status."""
+    script, *arguments = words
+    argv, handlers = sys.argv, logging.getLogger().handlers[:]
+    module = script == "-m"
+    sys.argv = words[1:] if module else [str(REPOSITORY / script), *arguments, *more]
+    try:
+        with warnings.catch_warnings():
+            if module:
+                runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = argv
+        logging.getLogger().handlers[:] = handlers
+        GlobalHydra.instance().clear()
+    return 0
+
+
+@pytest.mark.physics
+@pytest.mark.usefixtures("annotations_off")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.line)
+def test_a_documented_command_runs(command, workshop, monkeypatch, capsys):
+    as_a_user(monkeypatch, workshop)
+    more = smaller(command)
+    if "physics/spectrum=spekpy" in command.words:
+        pytest.importorskip("spekpy", reason="spekpy is an option, requirements-spectra.txt")
+    if "trainer=learning_gpu" in command.words and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if "comparison" in command.line and not (workshop / "STUDY").exists():
+        first = ["experiment=thresholds_slabs", "-m", "seed=1,2", "hydra.sweep.dir=STUDY"]
+        assert typed(["train.py", *first], SLABS) == 0
+    status = typed(command.words, more)
+    said = capsys.readouterr().err
+    if "logger.offline=false" in command.words and status:  # nobody is logged in here
+        assert status == 2
+        assert "`wandb login`" in said
+    else:
+        assert status == 0, said
+
+
+def test_no_placeholder_is_left_without_a_command():
+    written = {command.line for command in commands()}
+    assert set(PLACEHOLDERS) <= written
+    assert DOCUMENTS
