@@ -21,7 +21,10 @@ FOREIGN = {"logger", "trainer"}  # build other libraries' classes
 OF_SIMULATE = {"response", "montecarlo", "scan"}  # groups that train.yaml lacks
 # words that users type, for where it is built
 ROOMS = {"response": "montecarlo.detector", "scan": "datasets.simulated"}
-NEEDS = {"physics/response/file.yaml": ["physics.response.path=response.csv"]}
+NEEDS = {
+    "physics/response/file.yaml": ["physics.response.path=response.csv"],
+    "physics/spectrum/file.yaml": ["physics.spectrum.table=spectrum.csv"],
+}
 
 
 def composed(folder, *overrides, name="train"):

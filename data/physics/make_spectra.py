@@ -19,7 +19,7 @@ def main() -> None:
     """Write one table per tube."""
     FOLDER.mkdir(exist_ok=True)
     for voltage_kV, anode_degrees in TUBES:
-        energies, fluence = tube_output(SpekpyTube(voltage_kV, anode_degrees))
+        energies, fluence, _ = tube_output(SpekpyTube(voltage_kV, anode_degrees))
         header = (
             f"# quantity: unfiltered output of a tungsten tube, {voltage_kV} kV, "
             f"anode angle {anode_degrees} degrees\n"

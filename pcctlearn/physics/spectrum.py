@@ -1,17 +1,21 @@
 """Fluence of an X-ray tube at the detector: tube voltage, filtration and exposure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pcctlearn.physics.attenuation import DENSITY_G_CM3, mass_attenuation
+from pcctlearn.physics.spectrum_file import (
+    EnergyUnit,
+    SpectrumTable,
+    check_spectrum,
+    read_spectrum,
+)
 from pcctlearn.shapes import Energies, Fluence
-
-_COLUMNS = "energy_keV,fluence_per_cm2_mAs_keV_at_100cm"
 
 # keV, cm²/g: mass energy-absorption of dry air (NIST, Hubbell and Seltzer, NISTIR 5632).
 _AIR_ENERGY_ABSORPTION = [
@@ -30,20 +34,21 @@ class SpekpyTube(NamedTuple):
 class Spectrum:
     """Photons per energy sample that reach a pixel with nothing in the beam.
 
-    S(E) = scale · T(E) · exp(−Σ_f μ_f(E) t_f) · ΔE, with the tube's table T, and the inherent and
-    the added filtration f of thickness t_f. ``scale`` follows from the exposure, the pixel area
-    and the inverse square of the distance; ``photons_per_pixel``, where given, fixes the sum over
-    the kept energies instead.
+    S(E) = scale · T(E) · exp(−Σ_f μ_f(E) t_f) · ΔE, with the tube's table T of photons per keV, the
+    width ΔE of the cell of each energy, and the inherent and the added filtration f of thickness
+    t_f. ``scale`` follows from the exposure, the pixel area and the inverse square of the distance;
+    ``photons_per_pixel``, where given, fixes the sum over the kept energies instead.
 
     Args:
-        table: text table of the unfiltered tube output, one row per energy (see SOURCES.md), or a
-            ``SpekpyTube``.
+        table: text file of the tube's output, one row per energy (``read_spectrum``), a
+            ``SpekpyTube`` or a ``SpectrumTable``.
         inherent_filtration_cm, added_filtration_cm: {material: thickness in cm}.
         exposure_mAs: tube current times time of one view.
         pixel_area_cm2, source_to_detector_cm: size and place of the pixel.
         photons_per_pixel: photons per pixel and view, in place of the exposure.
         lowest_keV: energies below are dropped: they carry no counts above the lowest threshold,
             and exp(−μ A) overflows there for a slightly negative A.
+        energy_unit: of the text file.
 
     Raises:
         FileNotFoundError: the table does not exist. ValueError: a table that is no spectrum.
@@ -51,22 +56,33 @@ class Spectrum:
 
     def __init__(
         self,
-        table: str | Path | SpekpyTube,
-        inherent_filtration_cm: Mapping[str, float],
+        table: str | Path | SpekpyTube | SpectrumTable,
+        inherent_filtration_cm: Mapping[str, float] | None = None,
         added_filtration_cm: Mapping[str, float] | None = None,
         exposure_mAs: float = 1.0,
         pixel_area_cm2: float = 0.01,
         source_to_detector_cm: float = 100.0,
         photons_per_pixel: float | None = None,
         lowest_keV: float = 12.0,
+        energy_unit: EnergyUnit = "keV",
     ) -> None:
-        energies, fluence = tube_output(table)
-        kept = energies >= lowest_keV
+        tube = tube_output(table, energy_unit)
+        source = "given as arrays" if isinstance(table, SpectrumTable) else str(table)
+        if not (tube.absolute or photons_per_pixel is not None):
+            raise ValueError(
+                f"the spectrum {source} does not say for what area, exposure and distance its "
+                "photons are counted: give photons_per_pixel, such as photons_per_pixel=1e6"
+            )
+        last = tube.energies_keV[tube.fluence > 0].max()  # zeros above the tube voltage
+        kept = (tube.energies_keV >= lowest_keV) & (tube.energies_keV <= last)
         if kept.sum() < 2:
-            raise ValueError(f"lowest_keV={lowest_keV:g} leaves nothing of the spectrum {table}")
-        self.energies_keV, width = energies[kept], energies.diff()[0]
-        attenuated = fluence[kept] * width
-        for filtration in (inherent_filtration_cm, added_filtration_cm or {}):
+            raise ValueError(
+                f"lowest_keV={lowest_keV:g} leaves nothing of the spectrum {source}, whose photons "
+                f"end at {last:g} keV: lower lowest_keV"
+            )
+        self.energies_keV = tube.energies_keV[kept]
+        attenuated = (tube.fluence * cell_widths_keV(tube.energies_keV))[kept]
+        for filtration in (inherent_filtration_cm or {}, added_filtration_cm or {}):
             for material, thickness_cm in filtration.items():
                 attenuated = attenuated * transmission(material, thickness_cm, self.energies_keV)
         if photons_per_pixel is None:
@@ -76,11 +92,35 @@ class Spectrum:
             self.fluence = attenuated * (photons_per_pixel / attenuated.sum())
         if not (self.fluence.isfinite().all() and self.fluence.sum() > 0):
             raise ValueError(
-                f"the spectrum {table} has no photons left: lower the filtration "
-                f"(inherent {dict(inherent_filtration_cm)}, "
+                f"the spectrum {source} has no photons left: lower the filtration "
+                f"(inherent {dict(inherent_filtration_cm or {})}, "
                 f"added {dict(added_filtration_cm or {})})"
                 f" or raise exposure_mAs={exposure_mAs:g}, photons_per_pixel={photons_per_pixel}"
             )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        energies_keV: Tensor | np.ndarray | Sequence[float],
+        fluence: Tensor | np.ndarray | Sequence[float],
+        **settings: Any,
+    ) -> "Spectrum":
+        """The spectrum of samples: energies that increase, in any steps, and photons per keV.
+
+        The fluence is in photons/(cm² mAs keV) at 100 cm, which the exposure scales; any multiple
+        of it will do where ``photons_per_pixel`` is given. Divide photons per sample by the width
+        of their step if the steps differ. ``settings`` are the other parameters of ``Spectrum``;
+        there is no filtration by default.
+
+        Raises:
+            ValueError: what cannot be a spectrum, as ``check_spectrum`` says.
+        """
+        energies, photons = (
+            torch.as_tensor(values, dtype=torch.float64).detach().clone()
+            for values in (energies_keV, fluence)
+        )
+        check_spectrum(energies, photons, "the spectrum")
+        return cls(SpectrumTable(energies, photons, absolute=True), **settings)
 
     @classmethod
     def from_spekpy(
@@ -108,10 +148,14 @@ class Spectrum:
         )
 
 
-def tube_output(source: str | Path | SpekpyTube) -> tuple[Tensor, Tensor]:
-    """Energies in keV and photons/(cm² mAs keV) at 100 cm, unfiltered: a table's or spekpy's."""
+def tube_output(
+    source: str | Path | SpekpyTube | SpectrumTable, energy_unit: EnergyUnit = "keV"
+) -> SpectrumTable:
+    """Energies in keV and photons per keV: of a table, or of unfiltered tungsten by spekpy."""
+    if isinstance(source, SpectrumTable):
+        return source
     if not isinstance(source, SpekpyTube):
-        return read_spectrum(source)
+        return read_spectrum(source, energy_unit)
     if not (20 <= source.tube_voltage_kV <= 300 and 0 < source.anode_degrees < 90):
         raise ValueError(
             "tube_voltage_kV must lie in 20 … 300 and anode_degrees between 0 and 90, got "
@@ -128,7 +172,15 @@ def tube_output(source: str | Path | SpekpyTube) -> tuple[Tensor, Tensor]:
     # 1 keV steps at 1 m for 1 mAs, as in the tables
     tube = spekpy.Spek(kvp=voltage_kV, th=anode_degrees, dk=1.0, z=100, mas=1, targ="W")
     energies, fluence = (torch.from_numpy(np.array(a, np.float64)) for a in tube.get_spectrum())
-    return energies, fluence
+    return SpectrumTable(energies, fluence, absolute=True)
+
+
+def cell_widths_keV(energies_keV: Energies) -> Energies:
+    """Width ΔE of the cell around each energy; its borders lie halfway to the neighbours."""
+    steps = energies_keV.diff()
+    if torch.allclose(steps, steps[0]):
+        return steps[0].expand(len(energies_keV))
+    return torch.cat([steps[:1], (steps[1:] + steps[:-1]) / 2, steps[-1:]])
 
 
 def transmission(material: str, thickness_cm: float, energies_keV: Energies) -> Fluence:
@@ -160,28 +212,3 @@ def half_value_layer_cm(
         behind = (kerma * transmission(material, middle, energies_keV)).sum() / kerma.sum()
         low, high = (middle, high) if behind > 0.5 else (low, middle)
     return (low + high) / 2
-
-
-def read_spectrum(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Energies in keV and photons/(cm² mAs keV) at 100 cm, from a text table with its passport."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no spectrum table at {path}: name an existing one, or make it with "
-            "`python data/physics/make_spectra.py` (needs spekpy)"
-        )
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    if not lines or lines[0].strip() != _COLUMNS:
-        got = lines[0] if lines else "nothing"
-        raise ValueError(f"{path} must have the columns {_COLUMNS!r}, got {got!r}")
-    try:
-        rows = np.array([[float(cell) for cell in line.split(",")] for line in lines[1:] if line])
-        energies, fluence = torch.from_numpy(rows.T.copy())
-    except ValueError:
-        raise ValueError(f"{path} must hold two numbers in every row below {_COLUMNS!r}") from None
-    steps = energies.diff()
-    if not (len(energies) > 1 and (steps > 0).all() and torch.allclose(steps, steps[0])):
-        raise ValueError(f"the energies of {path} must increase in equal steps")
-    if not (fluence.isfinite().all() and (fluence >= 0).all()):
-        raise ValueError(f"the fluence in {path} must be finite and not negative")
-    return energies, fluence

@@ -60,16 +60,46 @@ def test_a_bad_file(tmp_path):
         Pairs.from_file(tmp_path / "none.npz")
     path = tmp_path / "pairs.npz"
     np.savez(path, energies_keV=ENERGIES.numpy())
-    with pytest.raises(ValueError, match=r"holds no pairs of events .*borders_keV"):
+    with pytest.raises(ValueError, match=r"not the pairs of events .*borders_keV"):
         Pairs.from_file(path)
     path.write_bytes(b"text")
-    with pytest.raises(ValueError, match="holds no pairs of events"):
+    with pytest.raises(ValueError, match=r"pairs\.npz is damaged or not the pairs of events"):
+        Pairs.from_file(path)
+
+
+def test_linear_in_the_photon_energy():
+    above_k_edges = Pairs(ENERGIES + 10, BORDERS, pairs().pairs_per_photon)
+    with pytest.warns(UserWarning, match="30 keV apart"):
+        middle = above_k_edges.between(BORDERS, torch.tensor([55.0]))
+    torch.testing.assert_close(middle[0], pairs().pairs_per_photon.mean(0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"upper_quanta": np.zeros((2, 5), np.int32)},
+        {"upper_quanta": np.zeros((3, 6), np.int32)},
+        {"borders_keV": np.zeros((2, 2))},
+        {"borders_keV": np.zeros(0)},
+        {"borders_keV": np.arange(10.0**5)},  # would be 10¹⁰ pairs
+        {"quantum": np.ones(2)},
+        {"quantum": np.float64(np.nan)},
+        {"quantum": np.float64(-1)},
+        {"energies_keV": np.array([30.0, np.inf])},
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, change):
+    path = tmp_path / "pairs.npz"
+    write_pairs(path, pairs())
+    with np.load(path) as file:
+        np.savez(path, **{**file, **change})
+    with pytest.raises(ValueError, match=r"pairs\.npz holds no pairs of events"):
         Pairs.from_file(path)
 
 
 def test_what_was_not_simulated():
-    with pytest.raises(ValueError, match="no photons of 31 keV were simulated"):
-        pairs().between(BORDERS, torch.tensor([31.0]))
+    with pytest.raises(ValueError, match=r"photons of 61 keV, .* from 30 to 60 keV"):
+        pairs().between(BORDERS, torch.tensor([61.0]))
     with pytest.raises(ValueError, match="an edge of 5 keV lies below the registered energies"):
         pairs().between(torch.tensor([5.0, 20.0]), ENERGIES)
 

@@ -1,13 +1,18 @@
 """What every response answers, and the closed forms that the analytic ones are made of."""
 
 import math
+import warnings
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pcctlearn.shapes import Edges, Energies
 
+K_EDGES_keV = (26.711, 31.814)  # of cadmium and tellurium
+SAME_keV = 1e-3  # photon energies that differ by less are one
+_WIDEST_GAP_keV = 2.0  # the electronic noise blurs a photopeak as much
 Above = Float[Tensor, "*pixel edge energy"]
 
 
@@ -21,6 +26,58 @@ class Response(nn.Module):
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
         """Events registered above each edge per photon of each energy."""
         raise NotImplementedError(f"{type(self).__name__} must say what it registers above an edge")
+
+
+class Columns(NamedTuple):
+    """Columns l and r of a response around each photon energy, and the share w of the second."""
+
+    left: Int[Tensor, "energy"]
+    right: Int[Tensor, "energy"]
+    share: Float[Tensor, "energy"]
+    shift_keV: Float[Tensor, "energy"]
+
+
+def columns_around(columns_keV: Float[Tensor, "column"], energies_keV: Energies) -> Columns:
+    """h(E) ≈ (1 − w) h(E_l) + w h(E_r) of a response given at E_l ≤ E ≤ E_r, linear in E.
+
+    What a photon registers jumps at a K-edge of the sensor. Where one of ``K_EDGES_keV`` lies
+    between two columns, the column on the same side of the edge stands alone (w is 0 or 1), and
+    its peaks are to be moved by ``shift_keV``, the distance from that column, else 0.
+
+    Raises:
+        ValueError: energies beyond the columns. UserWarning: columns far apart, whose photopeaks
+        the interpolation blurs.
+    """
+    columns, order = columns_keV.to(energies_keV).sort()
+    first, last = columns[0].item(), columns[-1].item()
+    outside = (energies_keV < first - SAME_keV) | (energies_keV > last + SAME_keV)
+    if outside.any():
+        raise ValueError(
+            f"the spectrum has photons of {energies_keV[outside][0].item():g} keV, and the "
+            f"response is given from {first:g} to {last:g} keV: leave out the energies below with "
+            f"lowest_keV={first:g}, and take a tube voltage within that range"
+        )
+    right = torch.searchsorted(columns, energies_keV).clamp(max=len(columns) - 1)
+    left = (right - 1).clamp(min=0)
+    above, gap = energies_keV - columns[left], columns[right] - columns[left]
+    share = torch.where(gap > 0, above / gap, 1.0).clamp(max=1)
+    share = torch.where(above.abs() < SAME_keV, 0.0, share)
+    share = torch.where((gap - above).abs() < SAME_keV, 1.0, share)
+    jumps = torch.zeros_like(right, dtype=torch.bool)
+    for edge_keV in K_EDGES_keV:
+        here = (columns[left] < edge_keV) & (edge_keV < columns[right])
+        share = torch.where(here, (energies_keV > edge_keV).to(share), share)
+        jumps |= here
+    nearest = torch.where(share > 0, columns[right], columns[left])
+    shift_keV = torch.where(jumps, energies_keV - nearest, 0.0)
+    blurred = (share > 0) & (share < 1) & (gap > _WIDEST_GAP_keV)
+    if blurred.any():
+        warnings.warn(
+            f"the response has columns {gap[blurred].max().item():g} keV apart, and its photopeaks "
+            f"are blurred in between: give it in steps of {_WIDEST_GAP_keV:g} keV or less",
+            stacklevel=3,
+        )
+    return Columns(order[left], order[right], share, shift_keV)
 
 
 def peak_above(edge_keV: Tensor, centre_keV: Tensor, sigma_keV: Tensor) -> Tensor:

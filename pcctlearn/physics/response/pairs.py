@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.physics.response.base import Response
+from pcctlearn.physics.response.base import Response, columns_around
+from pcctlearn.reading.arrays import read_npz
 from pcctlearn.shapes import Edges, Energies
+
+_NAMES = ("energies_keV", "borders_keV", "upper_quanta", "quantum")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class Pairs:
             )
         if n_cells < 1 or not (self.borders_keV.diff() > 0).all():
             raise ValueError(f"borders_keV must increase, got {self.borders_keV.tolist()}")
+        for name in ("energies_keV", "borders_keV", "pairs_per_photon"):
+            values = getattr(self, name)
+            if not (values.isfinite().all() and (name == "borders_keV" or (values >= 0).all())):
+                raise ValueError(
+                    f"{name} must be finite and not negative: simulate the pairs again"
+                )
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Pairs":
@@ -45,33 +54,32 @@ class Pairs:
                 f"no pairs of events at {path}: they are made with the response, by "
                 "`python simulate.py response=<name>`"
             )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                energies, borders, quanta, quantum = (
-                    torch.from_numpy(np.asarray(file[name], dtype=np.float64))
-                    for name in ("energies_keV", "borders_keV", "upper_quanta", "quantum")
-                )
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(
-                f"{path} holds no pairs of events ({error}): give an .npz with the arrays "
-                "energies_keV, borders_keV, upper_quanta and quantum"
-            ) from None
-        n_cells = len(borders) - 1
+        remedy = f"give an .npz with the arrays {', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
+        arrays = read_npz(path, _NAMES, "the pairs of events of a response", remedy)
+        energies, borders, quanta, quantum = (
+            torch.from_numpy(arrays[name].astype(np.float64)) for name in _NAMES
+        )
+        n_cells = borders.numel() - 1
+        wanted = (
+            (energies.numel(),),
+            (n_cells + 1,),
+            (energies.numel(), n_cells * (n_cells + 1) // 2),
+        )
+        shapes = (tuple(energies.shape), tuple(borders.shape), tuple(quanta.shape))
+        if shapes != wanted or quantum.numel() != 1:
+            raise ValueError(f"{path} holds no pairs of events (its shapes are {shapes}): {remedy}")
         rows, columns = torch.triu_indices(n_cells, n_cells)
         pairs = torch.zeros(len(energies), n_cells, n_cells, dtype=torch.float64)
         pairs[:, rows, columns] = quanta * quantum
         pairs[:, columns, rows] = quanta * quantum
-        return cls(energies, borders, pairs)
+        try:
+            return cls(energies, borders, pairs)
+        except ValueError as error:
+            raise ValueError(f"{path} holds no pairs of events: {error}") from None
 
     def between(self, edges_keV: Edges, energies_keV: Energies) -> Float[Tensor, "energy bin bin"]:
         """E[n_b n_b' − δ_bb' n_b] of the bins between edges, pairs spread evenly over a cell."""
-        distance = (self.energies_keV.to(energies_keV)[:, None] - energies_keV).abs()
-        if (distance.amin(0) > 1e-3).any():
-            missing = energies_keV[distance.amin(0) > 1e-3][0].item()
-            raise ValueError(
-                f"no photons of {missing:g} keV were simulated: the pairs run from "
-                f"{self.energies_keV.min().item():g} to {self.energies_keV.max().item():g} keV"
-            )
+        around = columns_around(self.energies_keV, energies_keV)
         borders = self.borders_keV.to(edges_keV)
         if (edges_keV < borders[0] - 1e-3).any():
             raise ValueError(
@@ -80,9 +88,11 @@ class Pairs:
             )
         low = torch.maximum(edges_keV[:-1, None], borders[:-1])
         high = torch.minimum(edges_keV[1:, None], borders[1:])
-        share = (high - low).clamp(min=0) / borders.diff()
-        chosen = self.pairs_per_photon[distance.argmin(0)].to(edges_keV)
-        return share @ chosen @ share.T
+        inside = (high - low).clamp(min=0) / borders.diff()
+        pairs = self.pairs_per_photon
+        share = around.share.to(pairs)[:, None, None]
+        chosen = torch.lerp(pairs[around.left], pairs[around.right], share)
+        return inside @ chosen.to(edges_keV) @ inside.T
 
 
 def bin_covariance(

@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.physics.response.base import Above, Response
+from pcctlearn.physics.response.base import Above, Response, SAME_keV, columns_around
+from pcctlearn.reading.arrays import Arrays, read_mat, read_npz
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.text import read_text
 from pcctlearn.shapes import Edges, Energies
 
 _LAYOUT = (
@@ -16,6 +19,10 @@ _LAYOUT = (
     "'deposited_keV,<energy>,<energy>,…' in keV, or an .npz or .mat with the arrays energies_keV, "
     "deposited_keV and response_per_keV (deposited, energy)"
 )
+_WHAT = "a detector response"
+_NAMES = ("energies_keV", "deposited_keV", "response_per_keV")
+_EVENTS = (0.01, 100.0)  # a photon, generously; other sums are of other units
+_HIGHEST_keV = 1000.0  # above, energies are in eV
 _MISSED_EVENTS = 1e-6  # a photon, beyond the end of a sampled table
 
 
@@ -51,8 +58,22 @@ class Table(Response):
         step = deposited_keV.diff()
         if len(step) < 2 or not torch.allclose(step, step[0]) or step[0] <= 0:
             raise ValueError("deposited_keV must increase in equal steps, three of them at least")
+        for name, energies in (("energies_keV", energies_keV), ("deposited_keV", deposited_keV)):
+            _check_energies(name, energies)
+        apart = energies_keV.sort().values.diff()
+        if energies_keV.min() <= 0 or (apart < SAME_keV).any():
+            raise ValueError("energies_keV must be positive, and each of them different")
         if not (response_per_keV.isfinite().all() and (response_per_keV >= 0).all()):
-            raise ValueError("response_per_keV must be finite and not negative")
+            raise ValueError(
+                "response_per_keV must be finite and not negative: set negative values to 0, and "
+                "fill what is missing from the columns beside it"
+            )
+        most = (response_per_keV.sum(0) * step[0]).max().item()
+        if not _EVENTS[0] <= most <= _EVENTS[1]:
+            raise ValueError(
+                f"the response registers at most {most:.3g} events per photon, where 0.01 to 100 "
+                "are possible: give response_per_keV as events per keV and photon"
+            )
         self.register_buffer("energies_keV", energies_keV)
         self.register_buffer("deposited_keV", deposited_keV)
         self.register_buffer("response_per_keV", response_per_keV)
@@ -63,7 +84,11 @@ class Table(Response):
 
         In those the names of the arrays state the units: keV and events per keV and photon.
         """
-        return cls(*read_response(Path(path)))
+        arrays = read_response(Path(path))
+        try:
+            return cls(*arrays)
+        except ValueError as error:
+            raise ValueError(f"{path} is no response: {error}") from None
 
     @classmethod
     @torch.no_grad()
@@ -99,8 +124,7 @@ class Table(Response):
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
         """Cubic Hermite interpolant of the cumulated table; ValueError for edges below it."""
-        chosen = self._columns(energies_keV)
-        density = self.response_per_keV[:, chosen].to(edges_keV)
+        density = self._density(energies_keV).to(edges_keV)
         step = (self.deposited_keV[1] - self.deposited_keV[0]).to(edges_keV)
         lowest = self.deposited_keV[0].to(edges_keV) - step / 2
 
@@ -126,52 +150,74 @@ class Table(Response):
             + step * stay * (slope[cell] * (1 - t) - slope[cell + 1] * t)
         )
 
-    def _columns(self, energies_keV: Energies) -> Tensor:
-        distance = (self.energies_keV.to(energies_keV)[:, None] - energies_keV).abs()
-        if (distance.amin(0) > 1e-3).any():
-            missing = energies_keV[distance.amin(0) > 1e-3][0].item()
-            raise ValueError(
-                f"response and spectrum are on different grids: the response has no column for "
-                f"{missing:g} keV (it runs from {self.energies_keV.min().item():g} to "
-                f"{self.energies_keV.max().item():g} keV): resample it to the spectrum's energies"
-            )
-        return distance.argmin(0)
+    def resampled(self, energies_keV: Energies) -> "Table":
+        """The response to photons of other energies within those of the table.
+
+        Linear in the photon energy between two columns, and so are its sums over the registered
+        energies. Between two columns on the two sides of a K-edge, where h jumps, the one on the
+        same side is moved along the registered energy with the photopeak (``columns_around``).
+        ``above`` does the same for any spectrum. For the analytic responses of CdTe and silicon,
+        columns every 1 keV and a spectrum every 0.5 keV, the counts in air of four bins are within
+        0.1 % of the exact ones, and those of bins of 8 keV within 0.2 %.
+        """
+        return Table(energies_keV, self.deposited_keV, self._density(energies_keV))
+
+    def _density(self, energies_keV: Energies) -> Float[Tensor, "deposited energy"]:
+        around, density = columns_around(self.energies_keV, energies_keV), self.response_per_keV
+        share = around.share.to(density)
+        mixed = torch.lerp(density[:, around.left], density[:, around.right], share)
+        if not around.shift_keV.any():
+            return mixed
+        step = self.deposited_keV[1] - self.deposited_keV[0]
+        rows = torch.arange(len(mixed), device=mixed.device)[:, None]
+        source = (rows - around.shift_keV.to(density) / step).clamp(0, len(mixed) - 1)
+        lower = source.long()
+        upper = (lower + 1).clamp(max=len(mixed) - 1)
+        return torch.lerp(mixed.gather(0, lower), mixed.gather(0, upper), source - lower)
+
+
+def _check_energies(name: str, energies_keV: Tensor) -> None:
+    """Raise ValueError for energies that are not numbers, or in eV."""
+    if not energies_keV.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {energies_keV.tolist()}")
+    if (highest := energies_keV.max().item()) > _HIGHEST_keV:
+        raise ValueError(f"{name} runs to {highest:g} keV: if that is in eV, divide {name} by 1000")
 
 
 def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Photon energies, registered energies (keV) and h (1/keV) from a file; never a pickle."""
     if not path.is_file():
         raise FileNotFoundError(f"no response at {path}: give {_LAYOUT}")
-    try:
-        if path.suffix == ".csv":
-            arrays = _read_csv(path)
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = [file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")]
-        elif path.suffix == ".mat":
-            from scipy.io import loadmat
-
-            file = loadmat(path)
-            arrays = [file[k] for k in ("energies_keV", "deposited_keV", "response_per_keV")]
-            arrays[:2] = [array.ravel() for array in arrays[:2]]
-        else:
-            raise ValueError(f"it ends in {path.suffix!r}")
-        energies, deposited, response = (
-            torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in arrays
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no response ({error}): give {_LAYOUT}") from None
-    return energies, deposited, response
+    called = (path, _NAMES, _WHAT, f"give {_LAYOUT}")
+    if path.suffix == ".csv":
+        arrays = _read_csv(path)
+    elif path.suffix == ".npz":
+        arrays = read_npz(*called)
+    elif path.suffix == ".mat":
+        arrays = read_mat(*called)
+        arrays |= {name: arrays[name].ravel() for name in _NAMES[:2]}  # rows or columns in MATLAB
+    else:
+        raise ValueError(f"{path} is no response (it ends in {path.suffix!r}): give {_LAYOUT}")
+    energies, deposited, density = (
+        torch.from_numpy(arrays[name].astype(np.float64)) for name in _NAMES
+    )
+    if density.shape != (len(deposited), len(energies)) or energies.ndim != 1:
+        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _NAMES)
+        raise ValueError(f"{path} is no response (its shapes are {shapes}): give {_LAYOUT}")
+    return energies, deposited, density
 
 
-def _read_csv(path: Path) -> list[np.ndarray]:
-    lines = path.read_text().splitlines()
-    if not lines or lines[0].replace(" ", "") != "#unit:1/keV":
-        raise ValueError(f"its first line is {lines[0] if lines else ''!r}")
-    rows = [line.split(",") for line in lines if line and not line.startswith("#")]
-    if len(rows) < 2:
-        raise ValueError("there is no table in it")
-    if rows[0][0] != "deposited_keV":
-        raise ValueError(f"its first column is {rows[0][0]!r}")
-    table = np.array([[float(cell) for cell in row] for row in rows[1:]])
-    return [np.array([float(cell) for cell in rows[0][1:]]), table[:, 0], table[:, 1:]]
+def _read_csv(path: Path) -> Arrays:
+    text = read_text(path, _WHAT, f"give {_LAYOUT}")
+    with readable(path, _WHAT, f"give {_LAYOUT}"):
+        lines = text.splitlines()
+        if not lines or lines[0].replace(" ", "") != "#unit:1/keV":
+            raise ValueError(f"its first line is {lines[0] if lines else ''!r}")
+        rows = [line.split(",") for line in lines if line and not line.startswith("#")]
+        if len(rows) < 2:
+            raise ValueError("there is no table in it")
+        if rows[0][0] != "deposited_keV":
+            raise ValueError(f"its first column is {rows[0][0]!r}")
+        table = np.array([[float(cell) for cell in row] for row in rows[1:]])
+        energies = np.array([float(cell) for cell in rows[0][1:]])
+    return dict(zip(_NAMES, (energies, table[:, 0], table[:, 1:]), strict=True))

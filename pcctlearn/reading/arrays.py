@@ -1,0 +1,87 @@
+"""Arrays of numbers from .npz and .mat files, whose headers are checked before they are read."""
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.sizes import require_size, require_zip
+
+MOST_BYTES = 2**30  # of all arrays of one file
+Arrays = dict[str, np.ndarray]
+_NUMBERS_OF_MATLAB = {"double", "single", "logical"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
+def read_npz(
+    path: str | Path,
+    names: Sequence[str] | None,
+    what: str,
+    remedy: str,
+    most_bytes: int = MOST_BYTES,
+) -> Arrays:
+    """The arrays of these names, or all; each has as many bytes as its header declares.
+
+    Raises:
+        ValueError: the file is damaged, too large, lacks a name or holds anything but numbers.
+        OSError: there is no such file, or no permission.
+    """
+    require_zip(path, what, remedy, most_bytes)
+    with readable(path, what, remedy), zipfile.ZipFile(path) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+        return {name: _member(archive, name) for name in (found if names is None else names)}
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        shape, columns_first, dtype = _header(stream)
+        if dtype.kind not in "biuf":
+            raise TypeError(f"{name} holds {dtype}, not numbers")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{name} declares the shape {shape}, and has {member.file_size} bytes")
+        values = np.frombuffer(bytearray(stream.read()), dtype)  # the last byte checks the CRC
+    return values.reshape(shape, order="F" if columns_first else "C")
+
+
+def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first axis is the fastest, and kind of numbers."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+def read_mat(path: str | Path, names: Sequence[str], what: str, remedy: str) -> Arrays:
+    """The arrays of these names of a MATLAB file up to version 7; errors as ``read_npz``.
+
+    Names, kinds and shapes are read first: cells and structures, which may be nested without end,
+    are never opened.
+    """
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import matfile_version
+
+    with readable(path, what, remedy):
+        if matfile_version(path)[0] == 2:
+            raise ValueError("it is of version 7.3: save it in MATLAB with the option '-v7'")
+    with readable(path, what, remedy):
+        listed = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        for name in names:
+            if name not in listed:
+                raise KeyError(name)
+            if listed[name][1] not in _NUMBERS_OF_MATLAB:
+                raise TypeError(f"{name} is of class {listed[name][1]}, not of numbers")
+    require_size(
+        path, sum(8 * math.prod(map(int, listed[n][0])) for n in names), remedy, MOST_BYTES
+    )
+    with readable(path, what, remedy):
+        content = loadmat(path, variable_names=list(names))
+        arrays = {name: np.asarray(content[name]) for name in names}
+        for name, values in arrays.items():
+            if values.dtype.kind not in "biuf":
+                raise TypeError(f"{name} holds {values.dtype}, not real numbers")
+    return arrays
