@@ -115,22 +115,31 @@ def test_a_spectrum_beyond_the_response():
     edges = torch.tensor([15.0, 35.0])
     assert table.above(edges, torch.tensor([60.0])).shape == (2, 1)
     for beyond in (29.0, 61.0):
-        with pytest.raises(ValueError, match=rf"{beyond:g} keV, and .* from 30 to 60 keV"):
+        with pytest.raises(ValueError, match=rf"for {beyond:g} keV \(it runs from 30 to 60 keV"):
             table.above(edges, torch.tensor([beyond, 60.0]))
 
 
+def test_lowest_keV_mends_a_spectrum_that_begins_below_the_response():
+    response = Table.from_file(SPECTRA.parent / "response/cdte_750um.csv")
+    low = {"table": SPECTRA / "tungsten_120kV_12deg.csv", "photons_per_pixel": 1e5}
+    edges = torch.tensor(FOUR_BINS)
+    with pytest.raises(ValueError, match=r"leave out the energies below with lowest_keV=10\.5"):
+        response.above(edges, Spectrum(**low, lowest_keV=5.0).energies_keV)
+    assert response.above(edges, Spectrum(**low, lowest_keV=10.5).energies_keV).isfinite().all()
+
+
 def test_linear_in_the_photon_energy_between_columns():
-    table = Table(*(torch.from_numpy(values) for values in ARRAYS.values()))
-    # 40 and 70 keV: no K-edge in between
-    table = Table(table.energies_keV + 10, table.deposited_keV, table.response_per_keV)
-    with pytest.warns(UserWarning, match="columns 30 keV apart, and its photopeaks are blurred"):
-        between = table.resampled(torch.tensor([50.0, 55.0, 70.0]))
+    columns = torch.from_numpy(ENERGIES + 10)  # no K-edge in between
+    arrays = (columns, torch.from_numpy(DEPOSITED), torch.from_numpy(DENSITY))
+    energies = torch.tensor([50.0, 55.0, 70.0])
+    with pytest.raises(ValueError, match=r"no column for 50 keV .* with widest_gap_keV=30"):
+        Table(*arrays).above(torch.tensor([25.0]), energies)
+    table = Table(*arrays, widest_gap_keV=30.0)
+    between = table.resampled(energies)
     expected = DENSITY @ np.array([[2 / 3, 1 / 2, 0], [1 / 3, 1 / 2, 1]])
     torch.testing.assert_close(between.response_per_keV, torch.from_numpy(expected))
     edges = torch.tensor([12.0, 25.0, 33.0])
-    with pytest.warns(UserWarning, match="30 keV apart"):
-        above = table.above(edges, torch.tensor([55.0]))
-    torch.testing.assert_close(above, between.above(edges, torch.tensor([55.0])))
+    torch.testing.assert_close(table.above(edges, energies), between.above(edges, energies))
 
 
 def test_columns_in_any_order_and_one_alone():

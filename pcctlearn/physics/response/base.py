@@ -1,7 +1,6 @@
 """What every response answers, and the closed forms that the analytic ones are made of."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from pcctlearn.shapes import Edges, Energies
 
 K_EDGES_keV = (26.711, 31.814)  # of cadmium and tellurium
 SAME_keV = 1e-3  # photon energies that differ by less are one
-_WIDEST_GAP_keV = 2.0  # the electronic noise blurs a photopeak as much
 Above = Float[Tensor, "*pixel edge energy"]
 
 
@@ -37,7 +35,11 @@ class Columns(NamedTuple):
     shift_keV: Float[Tensor, "energy"]
 
 
-def columns_around(columns_keV: Float[Tensor, "column"], energies_keV: Energies) -> Columns:
+def columns_around(
+    columns_keV: Float[Tensor, "column"],
+    energies_keV: Energies,
+    widest_gap_keV: float = math.inf,
+) -> Columns:
     """h(E) ≈ (1 − w) h(E_l) + w h(E_r) of a response given at E_l ≤ E ≤ E_r, linear in E.
 
     What a photon registers jumps at a K-edge of the sensor. Where one of ``K_EDGES_keV`` lies
@@ -45,17 +47,18 @@ def columns_around(columns_keV: Float[Tensor, "column"], energies_keV: Energies)
     its peaks are to be moved by ``shift_keV``, the distance from that column, else 0.
 
     Raises:
-        ValueError: energies beyond the columns. UserWarning: columns far apart, whose photopeaks
-        the interpolation blurs.
+        ValueError: energies beyond the columns, or between columns more than ``widest_gap_keV``
+        apart.
     """
     columns, order = columns_keV.to(energies_keV).sort()
     first, last = columns[0].item(), columns[-1].item()
+    different = "response and spectrum are on different grids: the response has no column for"
     outside = (energies_keV < first - SAME_keV) | (energies_keV > last + SAME_keV)
     if outside.any():
         raise ValueError(
-            f"the spectrum has photons of {energies_keV[outside][0].item():g} keV, and the "
-            f"response is given from {first:g} to {last:g} keV: leave out the energies below with "
-            f"lowest_keV={first:g}, and take a tube voltage within that range"
+            f"{different} {energies_keV[outside][0].item():g} keV (it runs from {first:g} to "
+            f"{last:g} keV): leave out the energies below with lowest_keV={first:g}, and take a "
+            f"tube voltage of at most {last:g} kV"
         )
     right = torch.searchsorted(columns, energies_keV).clamp(max=len(columns) - 1)
     left = (right - 1).clamp(min=0)
@@ -63,6 +66,14 @@ def columns_around(columns_keV: Float[Tensor, "column"], energies_keV: Energies)
     share = torch.where(gap > 0, above / gap, 1.0).clamp(max=1)
     share = torch.where(above.abs() < SAME_keV, 0.0, share)
     share = torch.where((gap - above).abs() < SAME_keV, 1.0, share)
+    far = (share > 0) & (share < 1) & (gap > widest_gap_keV)
+    if far.any():
+        gap_keV = gap[far].max().item()
+        raise ValueError(
+            f"{different} {energies_keV[far][0].item():g} keV (columns {gap_keV:g} keV apart are "
+            "around it, and interpolation would blur the photopeak): resample it in steps of "
+            f"{widest_gap_keV:g} keV, or accept the blur with widest_gap_keV={math.ceil(100 * gap_keV) / 100:g}"
+        )
     jumps = torch.zeros_like(right, dtype=torch.bool)
     for edge_keV in K_EDGES_keV:
         here = (columns[left] < edge_keV) & (edge_keV < columns[right])
@@ -70,13 +81,6 @@ def columns_around(columns_keV: Float[Tensor, "column"], energies_keV: Energies)
         jumps |= here
     nearest = torch.where(share > 0, columns[right], columns[left])
     shift_keV = torch.where(jumps, energies_keV - nearest, 0.0)
-    blurred = (share > 0) & (share < 1) & (gap > _WIDEST_GAP_keV)
-    if blurred.any():
-        warnings.warn(
-            f"the response has columns {gap[blurred].max().item():g} keV apart, and its photopeaks "
-            f"are blurred in between: give it in steps of {_WIDEST_GAP_keV:g} keV or less",
-            stacklevel=3,
-        )
     return Columns(order[left], order[right], share, shift_keV)
 
 

@@ -37,6 +37,8 @@ class Table(Response):
         energies_keV: photon energies the columns belong to.
         deposited_keV: centres of the rows' cells, equally spaced.
         response_per_keV: events per keV and photon.
+        widest_gap_keV: columns further apart are not interpolated; by default about the width that
+            electronic noise gives a photopeak.
     """
 
     energies_keV: Tensor
@@ -48,8 +50,10 @@ class Table(Response):
         energies_keV: Energies,
         deposited_keV: Float[Tensor, "deposited"],
         response_per_keV: Float[Tensor, "deposited energy"],
+        widest_gap_keV: float = 2.0,
     ) -> None:
         super().__init__()
+        self.widest_gap_keV = widest_gap_keV
         if response_per_keV.shape != (len(deposited_keV), len(energies_keV)):
             raise ValueError(
                 f"response_per_keV must be (deposited, energy) = ({len(deposited_keV)}, "
@@ -79,14 +83,14 @@ class Table(Response):
         self.register_buffer("response_per_keV", response_per_keV)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "Table":
+    def from_file(cls, path: str | Path, widest_gap_keV: float = 2.0) -> "Table":
         """Read a response from CSV, which states its unit, or from NPZ or MAT.
 
         In those the names of the arrays state the units: keV and events per keV and photon.
         """
         arrays = read_response(Path(path))
         try:
-            return cls(*arrays)
+            return cls(*arrays, widest_gap_keV)
         except ValueError as error:
             raise ValueError(f"{path} is no response: {error}") from None
 
@@ -160,10 +164,13 @@ class Table(Response):
         columns every 1 keV and a spectrum every 0.5 keV, the counts in air of four bins are within
         0.1 % of the exact ones, and those of bins of 8 keV within 0.2 %.
         """
-        return Table(energies_keV, self.deposited_keV, self._density(energies_keV))
+        return Table(
+            energies_keV, self.deposited_keV, self._density(energies_keV), self.widest_gap_keV
+        )
 
     def _density(self, energies_keV: Energies) -> Float[Tensor, "deposited energy"]:
-        around, density = columns_around(self.energies_keV, energies_keV), self.response_per_keV
+        around = columns_around(self.energies_keV, energies_keV, self.widest_gap_keV)
+        density = self.response_per_keV
         share = around.share.to(density)
         mixed = torch.lerp(density[:, around.left], density[:, around.right], share)
         if not around.shift_keV.any():
