@@ -1,43 +1,200 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names that are safe for them."""
 
+import hashlib
 import os
 import platform
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+_SUFFIX = ".part"  # last of all, so that *.h5 or *.nii.gz matches no temporary file
+_LONGEST_bytes = 200  # of a name; file systems allow 255, and endings are added
+_SAME_START_s = 2.0  # the clock is set while processes run
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name to write to; it becomes ``path`` only when nothing went wrong.
 
+    The file is on the disk before it gets its name. The temporary name has another ending than
+    ``path``: name the format where a library takes it from there.
+
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f"{_parts(path)}{os.getpid()}.part{path.suffix}")
-    try:
+    temporary = _part(path)
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A temporary folder to write to; it becomes ``path``, which does not exist yet, as a whole.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    temporary = _part(path)
+    with _explained(path), _removed_at_the_end(temporary):
+        temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free some space, or choose another "
-            "folder"
-        ) from error
+        _flush(path.parent)
+
+
+@contextmanager
+def added_whole(folder: Path, last: str) -> Iterator[Path]:
+    """A temporary folder to write to; its entries then move to ``folder``, ``last`` after the rest.
+
+    Where ``last`` stands, all the others do. None of them may be in ``folder`` already.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    temporary = _part(folder / last)
+    with _explained(folder), _removed_at_the_end(temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == last):
+            _flush(folder)  # what was moved so far, before the next
+            os.replace(entry, folder / entry.name)
+        _flush(folder)
+
+
+def discard_parts(folder: Path, of: str | None = None) -> None:
+    """Remove temporary files and folders that processes have left which are no more.
+
+    Without ``of``, those of dead processes of this machine. With it, all temporary files of that
+    name, whoever left them: the caller holds a lock, and nobody else writes the file.
+    """
+    start = "." if of is None else f".{_short(of)}."
+    parts = [path for path in folder.glob(f".*{_SUFFIX}") if path.name.startswith(start)]
+    for part in parts if folder.is_dir() else []:
+        if of is not None or _is_of_a_dead_process(part.name):
+            remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all it holds; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
+    """``name``, if it is fit to name an output.
+
+    Args:
+        name: of the output, without an ending.
+        source: what has this name, for the message.
+        reserved: names of other outputs in the same folder.
+
+    Raises:
+        ValueError: a name that leads to another folder, is hidden, taken or too long, or that
+            other programs cannot read.
+    """
+    if not name.strip(". ") or name.startswith("."):
+        fault = "is hidden or names a folder"
+    elif re.search(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]', name):
+        fault = "holds a character that is not allowed in file names everywhere"
+    elif name in reserved:
+        fault = "is the name of another output"
+    elif (n_bytes := len(name.encode())) > _LONGEST_bytes:
+        fault = f"is {n_bytes} bytes long, more than {_LONGEST_bytes}"
+    else:
+        return name
+    raise ValueError(
+        f"{_printable(str(source))}: outputs are named after it, and '{_printable(name)}' {fault}: "
+        "rename it, to letters and digits such as scan_1"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def own_process() -> str:
+    """This process in a word, which no other process of this machine has: pid and start time."""
+    return f"{os.getpid()}.{int(psutil.Process().create_time())}"
+
+
+def is_alive(process: str) -> bool:
+    """Whether the process of this machine that ``own_process`` named still runs."""
+    pid, _, start = process.partition(".")
+    try:
+        found = psutil.Process(int(pid))
+        dead = found.status() == psutil.STATUS_ZOMBIE
+        return not dead and abs(found.create_time() - float(start)) <= _SAME_START_s
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def _part(path: Path) -> Path:
+    """Two jobs, on one machine or two, write to different temporary names."""
+    name = f".{_short(path.name)}.{platform.node()}.{own_process()}{_SUFFIX}"
+    return path.with_name(name)
+
+
+def _short(name: str) -> str:
+    """The name itself, or a digest where the endings of a temporary name would be too much."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 100 else hashlib.sha256(encoded).hexdigest()[:32]
+
+
+def _is_of_a_dead_process(name: str) -> bool:
+    before, *process = name.removesuffix(_SUFFIX).rsplit(".", 2)
+    return before.endswith(f".{platform.node()}") and not is_alive(".".join(process))
+
+
+@contextmanager
+def _removed_at_the_end(folder: Path) -> Iterator[None]:
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def discard_parts(path: Path) -> None:
-    """Remove what killed processes of this machine have left of a file half-written."""
-    for part in path.parent.glob(f"{_parts(path)}*.part{path.suffix}"):
-        process = part.name.removeprefix(_parts(path)).partition(".")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            part.unlink(missing_ok=True)
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """One sentence for what the disk refuses, whichever library met it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise OSError(
+            f"cannot write {path}: {reason}; free some space, or choose another folder"
+        ) from error
 
 
-def _parts(path: Path) -> str:
-    """How the names of its parts begin: two jobs, on one machine or two, do not share one."""
-    return f".{path.name}.{platform.node()}."
+def _reason(error: OSError | RuntimeError) -> str | None:
+    """What the system said; HDF5 raises RuntimeError, with the number of the system's error."""
+    if number := re.search(r"errno = (\d+)", str(error)):
+        return os.strerror(int(number[1]))
+    return error.strerror or str(error) if isinstance(error, OSError) else None
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before what comes next."""
+    if path.is_dir() and os.name != "posix":
+        return  # only POSIX systems open folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -7,6 +7,7 @@ import pytest
 
 FLOORS = [
     {"shapes", "units", "scan", "files", "command", "reading"},
+    {"locks"},  # are files
     {"solvers", "tomography"},
     {"physics"},
     {"decomposition", "phantoms", "montecarlo"},
