@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -55,7 +55,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def added_whole(folder: Path, last: str) -> Iterator[Path]:
-    """A temporary folder to write to; its entries then move to ``folder``, ``last`` after the rest.
+    """A temporary folder to write to; its entries then move to ``folder``, by name, ``last`` last.
 
     Where ``last`` stands, all the others do. None of them may be in ``folder`` already.
 
@@ -66,23 +66,26 @@ def added_whole(folder: Path, last: str) -> Iterator[Path]:
     with _explained(folder), _removed_at_the_end(temporary):
         temporary.mkdir(parents=True)
         yield temporary
-        for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == last):
+        for entry in sorted(temporary.iterdir(), key=lambda entry: (entry.name == last, entry)):
             _flush(folder)  # what was moved so far, before the next
             os.replace(entry, folder / entry.name)
         _flush(folder)
 
 
-def discard_parts(folder: Path, of: str | None = None) -> None:
-    """Remove temporary files and folders that processes have left which are no more.
+def discard_parts(folder: Path, of: str = "", held: bool = False) -> None:
+    """Remove temporary files and folders that processes have left in a folder.
 
-    Without ``of``, those of dead processes of this machine. With it, all temporary files of that
-    name, whoever left them: the caller holds a lock, and nobody else writes the file.
+    Args:
+        folder: that holds them; there need be none.
+        of: the name of the file or folder that they would have become; all, where it is empty.
+        held: the caller holds a lock, so that no other process writes them. Else only those of
+            dead processes of this machine are removed.
     """
-    start = "." if of is None else f".{_short(of)}."
-    parts = [path for path in folder.glob(f".*{_SUFFIX}") if path.name.startswith(start)]
-    for part in parts if folder.is_dir() else []:
-        if of is not None or _is_of_a_dead_process(part.name):
-            remove(part)
+    start = f".{_short(of)}." if of else "."
+    for part in list(folder.glob(f".*{_SUFFIX}")):
+        if part.name.startswith(start) and (held or _is_of_a_dead_process(part.name)):
+            with suppress(OSError):  # of another user: harmless, as nothing reads it
+                remove(part)
 
 
 def remove(path: Path) -> None:
@@ -182,8 +185,10 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _reason(error: OSError | RuntimeError) -> str | None:
+def _reason(error: BaseException) -> str | None:
     """What the system said; HDF5 raises RuntimeError, with the number of the system's error."""
+    while isinstance(error.__cause__, OSError | RuntimeError):  # of a file in a folder
+        error = error.__cause__
     if number := re.search(r"errno = (\d+)", str(error)):
         return os.strerror(int(number[1]))
     return error.strerror or str(error) if isinstance(error, OSError) else None

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcctlearn.files import is_alive, own_process
@@ -55,10 +55,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 def discard_locks(folder: Path) -> None:
     """Remove the lock files in a folder that nobody holds."""
     for path in folder.glob(".*.lock"):
-        try:
-            with locked(path):
-                pass
-        except LockedError:
+        with suppress(LockedError, OSError), locked(path):
             pass
 
 
@@ -90,11 +87,14 @@ def _acquired(path: Path) -> int:
 def _opened(path: Path) -> tuple[int, bool]:
     """A handle, and whether the file is new."""
     while True:
-        for flags in (os.O_CREAT | os.O_EXCL, 0):
-            try:
-                return os.open(path, os.O_RDWR | flags, 0o666), bool(flags)
-            except FileExistsError if flags else FileNotFoundError:
-                pass
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            pass
+        try:
+            return os.open(path, os.O_RDWR), False
+        except FileNotFoundError:  # removed just now
+            pass
 
 
 def _flock(handle: int) -> bool:

@@ -36,7 +36,7 @@ def render_report(
     }
     script, *words = sys.argv
     environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(_TEMPLATE.read_text()).render(
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         name=name,
         summary=summary,
         figures=figures,

@@ -1,17 +1,33 @@
-"""What Hydra calls when the jobs of a sweep are done."""
+"""What Hydra calls before the first and after the last job of a sweep."""
 
+import atexit
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+_folders = ExitStack()  # held; not the callback's, which launchers send to other processes
+atexit.register(_folders.close)
+
 
 class CompareJobs(Callback):
-    """Compare the jobs of a sweep, in the folder that holds them."""
+    """Hold the folder of a sweep while its jobs run, and compare them in it at the end."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Keep other sweeps out of the folder; exit with 2 where one is in it."""
+        from pcctlearn.experiments.run_folder import held  # heavy, and not needed for --help
+
+        try:
+            _folders.enter_context(held(Path(config.hydra.sweep.dir), "hydra.sweep.dir"))
+        except OSError as error:  # Hydra makes a warning of what its callbacks raise
+            print(f"pcctlearn: {error}", file=sys.stderr)
+            sys.exit(2)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the comparison; a sweep whose jobs failed has none."""
-        from pcctlearn.experiments.comparison import compare  # heavy, and only needed here
+        from pcctlearn.experiments.comparison import compare
 
         compare(Path(config.hydra.sweep.dir))

@@ -2,8 +2,10 @@
 
 import errno
 import importlib.util
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -12,11 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from studies import REPOSITORY
 from test_conf import composed
 
 from pcctlearn.command import EXPECTED, explain
 from pcctlearn.experiments import results, run
+from pcctlearn.experiments.comparison import finished_jobs
+from pcctlearn.experiments.run_folder import held
 
 FEW_SLABS = [
     "experiment=thresholds_slabs",
@@ -104,6 +109,70 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, arguments, words):
     assert not list(tmp_path.rglob("results.json"))
 
 
+def words_of(folder):
+    """What the run in a folder was started with, by Hydra's record and by its results."""
+    with h5py.File(folder / "arrays.h5") as file:
+        recorded = json.loads(file.attrs["overrides"])
+    return OmegaConf.to_object(OmegaConf.load(folder / ".hydra/overrides.yaml")), recorded
+
+
+@pytest.mark.parametrize("ends", ["finishes", "is interrupted"])
+def test_a_run_in_a_folder_that_has_one_moves_it_aside(tmp_path, monkeypatch, caplog, ends):
+    words = [*FEW_SLABS, "trainer.callbacks=null"]
+    run.run(composed(tmp_path, *words, "study.max_steps=2"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.ckpt").write_bytes(b"of 209 epochs")
+    (tmp_path / "notes.txt").write_text("of the user")
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    study = "pcctlearn.experiments.thresholds_slabs.SlabCalibration.run"
+    if ends == "is interrupted":
+        monkeypatch.setattr(study, lambda self, trainer: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run.run(composed(tmp_path, *words, "study.max_steps=3"))
+    else:
+        run.run(composed(tmp_path, *words, "study.max_steps=3"))
+    aside = tmp_path / "earlier_1"
+    moved = {name: (aside / name).read_bytes() for name in files(aside)}
+    assert moved == {name: kept for name, kept in before.items() if name != "notes.txt"}
+    assert f"moved the outputs of an earlier run in {tmp_path} to {aside}" in caplog.text
+    assert not (tmp_path / "checkpoints").exists()
+    if ends == "finishes":
+        assert all("study.max_steps=3" in some for some in words_of(tmp_path))
+        assert len(finished_jobs(tmp_path)) == 1
+    else:
+        assert {n for n in files(tmp_path) if not n.startswith(("earlier_1", ".hydra"))} == {
+            "notes.txt"
+        }
+        assert not finished_jobs(tmp_path)
+
+
+def test_a_mistake_moves_nothing_aside(tmp_path):
+    words = [*FEW_SLABS, "trainer.callbacks=null"]
+    run.run(composed(tmp_path, *words))
+    before = files(tmp_path)
+    with pytest.raises(EXPECTED, match="edges_keV"):
+        run.run(composed(tmp_path, *words, f"{EDGES}=[15.0,33.0,20.0,59.0,120.0]"))
+    assert files(tmp_path) == before
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    """The second is refused, leaves no trace, and the remedy works."""
+    folder = tmp_path / "run"
+    words = [*FEW_SLABS, "trainer.callbacks=null"]
+    with held(folder, "hydra.run.dir"):
+        done = command(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 2
+        assert re.search(rf"{folder} is in use .*process {os.getpid()} on", done.stderr)
+        assert set(files(folder)) <= {".lock", "train.log"}
+    assert "hydra.run.dir=FOLDER" in done.stderr
+    done = command(
+        *words, "study.bias_keV=0.3", f"hydra.run.dir={tmp_path / 'other'}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    done = command(*words, f"hydra.run.dir={folder}", cwd=tmp_path)  # it has ended
+    assert done.returncode == 0, done.stderr
+
+
 def said(folder, *overrides):
     """What train.py says of a run that fails, in process."""
     with pytest.raises(EXPECTED) as caught:
@@ -111,7 +180,7 @@ def said(folder, *overrides):
     sentence = explain(caught.value, "train.py")
     assert sentence
     assert "\n" not in sentence
-    assert set(files(folder)) <= {"arrays.h5"}  # whole, where the disk filled up after it
+    assert all(name.startswith(".hydra/") for name in files(folder))
     return sentence
 
 

@@ -12,19 +12,21 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from pcctlearn.command import run_command
-from pcctlearn.experiments.results import StudyResults, write_run
+from pcctlearn.experiments.results import StudyResults, recorded_overrides, write_run
+from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures import comparison as figures
 from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.reading.damaged import library_errors
 
 log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
+_SETTING = "hydra.sweep.dir"  # that names the folder above it
 _MOST_METHODS = 6  # side by side; more are a search
 
 
@@ -40,7 +42,8 @@ class Job:
 def compare(folder: Path) -> Path | None:
     """Compare what runs below ``folder`` have left; where the report is, if there are two or more.
 
-    Runs that differ in nothing but their seed are one setting, whose numbers are means.
+    Runs that differ in nothing but their seed are one setting, whose numbers are means. The
+    comparison takes the place of an earlier one.
     """
     began = time.perf_counter()
     jobs = finished_jobs(folder)
@@ -50,21 +53,33 @@ def compare(folder: Path) -> Path | None:
     results = _scatter_table(settings) or _means(settings)
     out = folder / FOLDER
     listed = "\n".join(f"{job.folder.relative_to(folder)}: {' '.join(_words(job))}" for job in jobs)
-    write_run(f"{len(jobs)} runs compared", results, out, listed, began)
+    with held(out, _SETTING, wait=True):
+        set_aside(out, _SETTING)
+        write_run(f"{len(jobs)} runs compared", results, out, listed, began)
     _print(results, list(settings))
-    Console().print(f"report: {out / 'report.html'}", soft_wrap=True)
+    Console().print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
     return out / "report.html"
 
 
 def finished_jobs(folder: Path) -> list[Job]:
-    """Runs below a folder that came to their end, by name of their folders."""
+    """Runs below a folder that came to their end, by name of their folders.
+
+    Each with the words that it recorded with its results. Outputs that a later run has moved aside,
+    and folders with hidden names, are left out.
+    """
     jobs = []
-    for numbers in folder.rglob("results.json"):
-        overrides = numbers.parent / ".hydra" / "overrides.yaml"
-        if overrides.is_file():
-            words = [str(word).lstrip("+").partition("=") for word in OmegaConf.load(overrides)]
-            kept = {key: value for key, _, value in words}
-            jobs.append(Job(numbers.parent, kept, read_numbers(numbers.parent)))
+    for marker in folder.rglob(MARKER):
+        run = marker.parent
+        if is_earlier(run, folder) or any(p[0] == "." for p in run.relative_to(folder).parts):
+            continue
+        try:
+            overrides, numbers = recorded_overrides(run), read_numbers(run)
+        except library_errors() as error:
+            log.warning("%s is left out: its results cannot be read (%s)", run, error)
+            continue
+        if overrides is not None:
+            words = [word.lstrip("+").partition("=") for word in overrides]
+            jobs.append(Job(run, {key: value for key, _, value in words}, numbers))
     return sorted(jobs, key=lambda job: _natural(job.folder.name))
 
 
@@ -176,7 +191,7 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
             table.add_row(metric, *cells)
     Console().print(table)
     _print_pairs(results.numbers)
-    Console().print(results.summary)
+    Console().print(results.summary, markup=False)
 
 
 def _print_pairs(numbers: Mapping[str, float]) -> None:

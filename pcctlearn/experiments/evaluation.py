@@ -1,16 +1,19 @@
 """Scans from files through the chain: what is written of each, and a report of all."""
 
+import hashlib
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import h5py
 import numba
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,12 +22,13 @@ from torch import Tensor
 
 from pcctlearn.datasets.nifti_writer import write_nifti
 from pcctlearn.experiments.config import check_nodes
-from pcctlearn.experiments.results import StudyResults, print_table, write_run
+from pcctlearn.experiments.results import StudyResults, print_table, store, write_run
+from pcctlearn.experiments.run_folder import MARKER, OUTPUTS, held, set_aside
 from pcctlearn.experiments.scan_chain import ScanChains
 from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
 from pcctlearn.experiments.scatter_judge import NOISY, Judgement
 from pcctlearn.figures import evaluation as figures
-from pcctlearn.files import written_whole
+from pcctlearn.files import folder_written_whole, safe_stem, written_whole
 
 _UNITS = {
     "counts": "photons",
@@ -32,6 +36,7 @@ _UNITS = {
     "scatter_fraction": "1",
     "line_integrals": "g/cm2",
 }
+_RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan can have
 _MOST_DRAWN = 10  # scans
 _MOST_LISTED = 12  # dead pixels
 
@@ -51,7 +56,9 @@ def evaluate(config: DictConfig) -> None:
     if config.n_threads is not None:
         torch.set_num_threads(config.n_threads)
         numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
-    paths, folder = scan_files(config.scans), Path(config.folder)
+    paths, folder = scan_files(config.scans), _folder(config)
+    for path in paths:
+        safe_stem(path.stem, path, reserved=_RESERVED)
     chains = ScanChains(
         instantiate(config.decomposition, _convert_="all"),
         config.correction,
@@ -62,28 +69,65 @@ def evaluate(config: DictConfig) -> None:
     evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
     for path in paths:
         evaluator.check(path)  # told now, not after hours
-    _require_writable(folder)
-    (folder / "results.json").unlink(missing_ok=True)  # where it stands, the run is whole
-    table, refused = _Table(), []
-    for path in track(paths, "scans", console=Console(stderr=True)):
-        (folder / path.stem / "scan.json").unlink(missing_ok=True)  # of a run before
-        try:
-            scan = evaluator.evaluate(path)
-        except ValueError as error:  # of this scan: the others are worth having
-            refused.append(str(error))
-            continue
-        write_scan_folder(scan, folder / path.stem)
-        table.add(scan)
-    if len(refused) == len(paths):
-        raise ValueError(refused[0])
-    name, results = "evaluated scans", table.results(config.correction)
-    write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
+    text = OmegaConf.to_yaml(config, resolve=True)
+    with held(folder, "folder"):
+        table, refused = _Table(), []
+        for path in track(paths, "scans", console=Console(stderr=True)):
+            try:
+                scan = evaluator.evaluate(path)
+            except ValueError as error:  # of this scan: the others are worth having
+                refused.append(str(error))
+                continue
+            if not table.names:  # what is there stays until there is something new
+                _set_aside(folder, paths, text)
+            write_scan_folder(scan, folder / path.stem, text)
+            table.add(scan)
+        if len(refused) == len(paths):
+            raise ValueError(refused[0])
+        name, results = "evaluated scans", table.results(config.correction)
+        write_run(name, results, folder, text, began)
     print_table(name, results, folder, time.perf_counter() - began)
     if refused:
         raise ValueError(
             f"{len(refused)} of {len(paths)} scans cannot be used, and {folder} holds the others: "
             + "; ".join(refused)
         )
+
+
+def _folder(config: DictConfig) -> Path:
+    """Where outputs go: each job of a sweep has a folder of its own, by number."""
+    folder = Path(config.folder)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return folder / str(HydraConfig.get().job.num)
+    return folder
+
+
+def _set_aside(folder: Path, paths: Sequence[Path], config: str) -> None:
+    """Clear a held folder of scans and reports of an earlier evaluation.
+
+    They are kept beside, but for those of an evaluation with this configuration that was
+    interrupted: it is done again as a whole.
+    """
+    made = {path.parent.name: _made_by(path) for path in folder.glob("*/scan.json")}
+    for path in paths:
+        if path.stem not in made and (folder / path.stem).exists():
+            raise OSError(
+                f"{folder / path.stem} is there already, and not from an evaluation: choose "
+                "another folder with folder=FOLDER"
+            )
+    keep = (folder / MARKER).exists() or any(digest != _digest(config) for digest in made.values())
+    set_aside(folder, "folder", (MARKER, *made, *OUTPUTS[1:]), keep)
+
+
+def _made_by(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("config_sha256")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _digest(config: str) -> str:
+    return hashlib.sha256(config.encode()).hexdigest()
 
 
 def scan_files(scans: str | None) -> list[Path]:
@@ -99,7 +143,8 @@ def scan_files(scans: str | None) -> list[Path]:
     if not path.is_dir():
         raise FileNotFoundError(f"no scan at {path}: check its name and folder")
     inner = path / "scans"
-    files = sorted((inner if inner.is_dir() else path).glob("*.h5"))
+    found = (inner if inner.is_dir() else path).glob("*.h5")
+    files = sorted(file for file in found if file.is_file() and file.name[0] != ".")
     if not files:
         raise FileNotFoundError(
             f"no scan in the folder {path}: it holds no *.h5, nor has it a folder scans that does"
@@ -107,21 +152,31 @@ def scan_files(scans: str | None) -> list[Path]:
     return files
 
 
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"{folder} cannot be written to ({error.strerror}): choose another with folder=FOLDER"
-        ) from error
+def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> None:
+    """Projections, a volume for each material and energy, and ``scan.json``; all at once.
+
+    ``config`` is what made them, of which a digest is kept.
+    """
+    with folder_written_whole(folder) as part:
+        _write_projections(scan, part / "projections.h5")
+        for name, volume, unit in scan.volumes():
+            write_nifti(part / f"{name}.nii.gz", volume, scan.geometry.volume, unit)
+        told = {
+            "scan": str(scan.path),
+            "correction": scan.correction,
+            "config_sha256": _digest(config),
+            "differences": scan.differences,
+            "dead_pixels": scan.dead.tolist(),
+            "numbers": scan.numbers,
+            "errors": scan.errors,
+        }
+        with written_whole(part / "scan.json") as path:
+            text = json.dumps(told, indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_scan_folder(scan: EvaluatedScan, folder: Path) -> None:
-    """Projections, a volume for each material and energy, and last ``scan.json``."""
-    (folder / "scan.json").unlink(missing_ok=True)
-    with written_whole(folder / "projections.h5") as path, h5py.File(path, "w") as file:
+def _write_projections(scan: EvaluatedScan, path: Path) -> None:
+    with written_whole(path) as part, h5py.File(part, "w") as file:
         file.attrs.update(scan=str(scan.path), correction=scan.correction)
         for stage, unit in _UNITS.items():
             values = getattr(scan.outcome, stage)
@@ -129,24 +184,12 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path) -> None:
                 continue
             array = values[0].float().numpy()
             chunk = (len(array), 1, *array.shape[2:])  # a view can be read alone
-            dataset = file.create_dataset(stage, data=array, chunks=chunk, compression="gzip")
+            dataset = store(file, stage, array, chunks=chunk)
             first = "material" if stage == "line_integrals" else "bin"
             dataset.attrs.update(unit=unit, axes=f"{first} view row column")
         file["line_integrals"].attrs["materials"] = list(scan.materials)
-        dead = file.create_dataset("dead_pixels", data=scan.dead.numpy())
+        dead = store(file, "dead_pixels", scan.dead.numpy())
         dead.attrs["axes"] = "pixel, (row, column)"
-    for name, volume, unit in scan.volumes():
-        write_nifti(folder / f"{name}.nii.gz", volume, scan.geometry.volume, unit)
-    told = {
-        "scan": str(scan.path),
-        "correction": scan.correction,
-        "differences": scan.differences,
-        "dead_pixels": scan.dead.tolist(),
-        "numbers": scan.numbers,
-        "errors": scan.errors,
-    }
-    with written_whole(folder / "scan.json") as path:
-        path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
 class _Table:

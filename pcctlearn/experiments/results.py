@@ -3,18 +3,22 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pcctlearn.files import written_whole
+from pcctlearn.experiments.run_folder import MARKER
+from pcctlearn.files import added_whole, written_whole
+from pcctlearn.reading.damaged import library_errors
 from pcctlearn.report import render_report
 
 Figures = Mapping[str, Callable[[Path], Figure]]
@@ -35,25 +39,32 @@ class StudyResults:
     summary: str = ""
 
 
-def write_run(name: str, results: StudyResults, folder: Path, config: str, began: float) -> None:
-    """Arrays, numbers, figures and ``report.html``, in a folder that is whole or has no numbers.
+def write_run(
+    name: str,
+    results: StudyResults,
+    folder: Path,
+    config: str,
+    began: float,
+    overrides: Sequence[str] | None = None,
+) -> None:
+    """Arrays, figures, ``report.html`` and, last of all, numbers, in a folder that has none yet.
 
-    ``config`` is what made the run; ``began`` is what ``time.perf_counter`` said then.
+    ``config`` is what made the run, ``overrides`` the words of its command line; ``began`` is what
+    ``time.perf_counter`` said then.
     """
-    write_results(results, folder, config)
-    try:
-        draw_figures(results, folder)
+    with added_whole(folder, last=MARKER) as part:
+        write_results(results, part, config, overrides)
+        draw_figures(results, part)
         seconds = time.perf_counter() - began
-        page = render_report(folder, name, results.summary, results.captions, config, seconds)
-        with written_whole(folder / "report.html") as path:
-            path.write_text(page)
-    except BaseException:
-        (folder / "results.json").unlink()  # where it stands, the run is whole
-        raise
+        page = render_report(part, name, results.summary, results.captions, config, seconds)
+        with written_whole(part / "report.html") as path:
+            path.write_text(page, encoding="utf-8")
 
 
-def write_results(results: StudyResults, folder: Path, config: str = "") -> None:
-    """``arrays.h5``, with the ``config`` that made it, and ``results.json``.
+def write_results(
+    results: StudyResults, folder: Path, config: str = "", overrides: Sequence[str] | None = None
+) -> None:
+    """``arrays.h5``, with what made it in its attributes, and ``results.json``.
 
     The numbers come last: where they stand, the run is whole.
     """
@@ -62,26 +73,55 @@ def write_results(results: StudyResults, folder: Path, config: str = "") -> None
         raise FloatingPointError(f"these results are not finite: {', '.join(bad)}")
     with written_whole(folder / "arrays.h5") as path, h5py.File(path, "w") as file:
         file.attrs["config"] = config
+        if overrides is not None:
+            file.attrs["overrides"] = json.dumps(list(overrides))
         for name, values in results.arrays.items():
             array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-            file.create_dataset(name, data=array, compression="gzip" if array.ndim > 1 else None)
-    with written_whole(folder / "results.json") as path:
-        path.write_text(json.dumps(results.numbers, indent=2) + "\n")
+            store(file, name, array)
+    with written_whole(folder / MARKER) as path:
+        path.write_text(json.dumps(results.numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def store(file: h5py.Group, name: str, array: np.ndarray, **options: Any) -> h5py.Dataset:
+    """A dataset with a checksum, so that damage is noticed when it is read."""
+    if array.ndim == 0 or array.size == 0:  # HDF5 keeps these without filters
+        return file.create_dataset(name, data=array)
+    filters = {"fletcher32": True, "compression": "gzip" if array.ndim > 1 else None}
+    return file.create_dataset(name, data=array, **filters | options)
+
+
+def recorded_overrides(folder: Path) -> list[str] | None:
+    """The words of the command line that a finished run in this folder wrote with its results.
+
+    Runs of earlier versions have them in ``.hydra`` alone, which is believed unless it is younger
+    than the results: then another run was started there, and did not end.
+    """
+    with h5py.File(folder / "arrays.h5") as file:
+        words = file.attrs.get("overrides")
+    if words is not None:
+        return json.loads(words)
+    started = folder / ".hydra" / "overrides.yaml"
+    if not started.is_file() or started.stat().st_mtime_ns > (folder / MARKER).stat().st_mtime_ns:
+        return None
+    return [str(word) for word in OmegaConf.load(started)]
 
 
 def finished_with(folder: Path, config: str) -> bool:
     """Whether a run with this configuration came to its end here."""
-    if not (folder / "results.json").is_file() or not (folder / "arrays.h5").is_file():
+    if not (folder / MARKER).is_file() or not (folder / "arrays.h5").is_file():
         return False
-    with h5py.File(folder / "arrays.h5") as file:
-        return bool(file.attrs.get("config", "") == config)
+    try:
+        with h5py.File(folder / "arrays.h5") as file:
+            return bool(file.attrs.get("config", "") == config)
+    except library_errors():  # damaged since
+        return False
 
 
 def draw_figures(results: StudyResults, folder: Path) -> None:
     """Every figure of the results, into the run's folder."""
     for name, draw in results.figures.items():
         with written_whole(folder / "figures" / f"{name}.png") as path:
-            draw(folder).savefig(path)
+            draw(folder).savefig(path, format="png")
 
 
 def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
@@ -93,5 +133,5 @@ def print_table(name: str, results: StudyResults, folder: Path, seconds: float) 
     for key, value in results.numbers.items():
         table.add_row(key, f"{value:.4g}")
     console.print(table)
-    console.print(results.summary)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(results.summary, markup=False)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, markup=False)

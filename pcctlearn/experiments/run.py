@@ -18,8 +18,10 @@ from rich.console import Console
 
 from pcctlearn.experiments.config import check_config
 from pcctlearn.experiments.results import StudyResults, finished_with, print_table, write_run
+from pcctlearn.experiments.run_folder import MARKER, held, set_aside
 from pcctlearn.experiments.simulation import scans_to_learn_from
 from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.files import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,17 @@ def run(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     name = HydraConfig.get().runtime.choices["experiment"]
     text = OmegaConf.to_yaml(config, resolve=True)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and finished_with(folder, text):
-        Console().print(f"{folder} holds this run already", soft_wrap=True)
-        return _objective(config, read_numbers(folder), name)
+    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+    with held(folder, "hydra.sweep.dir" if sweeps else "hydra.run.dir"):
+        if sweeps and finished_with(folder, text):
+            Console().print(f"{folder} holds this run already", soft_wrap=True, markup=False)
+            return _objective(config, read_numbers(folder), name)
+        results = _results(config, folder, text, name, began)
+    return _objective(config, results.numbers, name)
+
+
+def _results(config: DictConfig, folder: Path, text: str, name: str, began: float) -> StudyResults:
+    """What the study gives, written to a folder that is held for it."""
     _be_quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.n_threads or torch.get_num_threads())
@@ -41,15 +51,33 @@ def run(config: DictConfig) -> float | None:
     made = {"scans": scans_to_learn_from(config)} if "scan" in config else {}
     study = instantiate(config.study, **made, _convert_="all")
     trainer: Trainer = instantiate(config.trainer, _convert_="all")
+    _begin(folder, config)
     try:
         _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
         results: StudyResults = study.run(trainer)
-        write_run(name, results, folder, text, began)
+        write_run(name, results, folder, text, began, overrides=HydraConfig.get().overrides.task)
         _log_to(trainer, results, folder)
     finally:
         _finish(trainer)
     print_table(name, results, folder, time.perf_counter() - began)
-    return _objective(config, results.numbers, name)
+    return results
+
+
+def _begin(folder: Path, config: DictConfig) -> None:
+    """Move what an earlier run has left aside, and write down what this one was started with.
+
+    Hydra would write it before the folder is held, beside the results of another run.
+    """
+    checkpoints = list((folder / "checkpoints").glob("*.ckpt"))
+    outputs = (MARKER, "report.html", "figures", "checkpoints", "csv", "arrays.h5", ".hydra")
+    keep = (folder / MARKER).exists() or bool(checkpoints)
+    set_aside(folder, "hydra.run.dir", outputs, keep)
+    hydra = HydraConfig.instance().cfg
+    assert hydra is not None
+    kept = {"config": config, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
+    for name, node in kept.items():
+        with written_whole(folder / ".hydra" / f"{name}.yaml") as path:
+            path.write_text(OmegaConf.to_yaml(node), encoding="utf-8")
 
 
 def _objective(config: DictConfig, numbers: Mapping[str, float], name: str) -> float | None:

@@ -2,10 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import h5py
@@ -22,10 +22,13 @@ from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, write_run
+from pcctlearn.experiments.run_folder import held, set_aside
 from pcctlearn.figures import simulated_scans
-from pcctlearn.files import discard_parts
+from pcctlearn.files import discard_parts, safe_stem
+from pcctlearn.locks import LockedError, discard_locks, locked
 from pcctlearn.montecarlo.tally import relative_noise
 
+_MOST_LISTED = 12  # other scans
 _RECORDED = ("scan", "datasets")  # what decides what is in a scan
 _NOT_OF_A_SCAN = (("datasets", "n_cases"), ("datasets", "limit"), ("datasets", "cache"))
 
@@ -45,10 +48,14 @@ def simulate(config: DictConfig) -> None:
 def simulate_response(config: DictConfig) -> None:
     """Follow photons into a detector, and write down what it registers."""
     simulation = instantiate(config.response, _convert_="all")
-    with _bars(simulation.name) as (bar, _):
-        simulation.run(bar)
-    for path in simulation.write(Path(config.response_folder)):
-        Console().print(f"wrote {path}", soft_wrap=True)
+    folder = Path(config.response_folder)
+    with held(folder, "response_folder"):
+        with _bars(simulation.name) as (bar, _):
+            simulation.run(bar)
+        before = set(folder.iterdir())
+        for path in simulation.write(folder):
+            verb = "replaced" if path in before else "wrote"
+            Console().print(f"{verb} {path}", soft_wrap=True, markup=False)
 
 
 def simulate_scans(config: DictConfig) -> None:
@@ -63,7 +70,11 @@ def simulate_scans(config: DictConfig) -> None:
 
 
 def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Path]:
-    """The scans of all cases of ``config.datasets``, of which this job makes what is missing."""
+    """The scans of all cases of ``config.datasets``, of which this job makes what is missing.
+
+    Any number of jobs may work in one folder: each scan is locked by the job that makes it, and
+    the others go on with the next.
+    """
     cases = instantiate(config.datasets, _convert_="all")
     if not hasattr(cases, "names"):
         raise ValueError(
@@ -71,24 +82,25 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
             "heads or another of `python simulate.py --help`"
         )
     mine = _share(share, len(cases))
-    paths = [folder / "scans" / f"{name.replace('/', '_')}.h5" for name in cases.names]
-    if len(set(paths)) < len(paths):
+    stems = [safe_stem(name.replace("/", "_"), f"case {name}") for name in cases.names]
+    paths = [folder / "scans" / f"{stem}.h5" for stem in stems]
+    if len({stem.casefold() for stem in stems}) < len(stems):  # one file on some systems
         raise ValueError("two cases have the same name: rename one of their files")
     recorded = _recorded(config)
-    finished = [path for path in paths if path.is_file()]
-    for path in finished:
-        _require_same(path, recorded)
-    missing = [index for index in mine if paths[index] not in finished]
+    _require_same(paths, recorded)
+    missing = [index for index in mine if not paths[index].is_file()]
     if missing:
-        (folder / "scans").mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder / "scans"):
-            pass  # told now that it cannot be written to, not after the first scan
-        for index in missing:
-            discard_parts(paths[index])
+        with held(folder, "folder", wait=True):  # what was reported is not the set to come
+            set_aside(folder, "folder")
+        (folder / "scans").mkdir(exist_ok=True)
+    discard_parts(folder / "scans")
+    discard_locks(folder / "scans")
+    if missing:
         simulator = instantiate(config.scan, _convert_="all")
         with _bars("scans", "views of this scan") as (scans, views):
-            for done, index in enumerate(missing):
-                scans(done, len(missing))
+
+            def make(index: int) -> None:
+                _require_same(paths, recorded)  # other jobs work in this folder
                 seed = np.random.SeedSequence([config.scan.seed, _number(cases.names[index])])
                 scan = simulator.scan(
                     cases.maps(index, simulator.geometry.volume),
@@ -98,8 +110,37 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
                     recorded,
                 )
                 write_scan(paths[index], scan)
-                scans(done + 1, len(missing))
+
+            _make_once(missing, paths, make, lambda done: scans(done, len(missing)))
+        _require_same(paths, recorded)
     return paths
+
+
+def _make_once(
+    missing: Sequence[int],
+    paths: Sequence[Path],
+    make: Callable[[int], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Make every missing scan that no other job makes, each locked meanwhile.
+
+    Those of other jobs are waited for, and made here if these jobs end without them.
+    """
+    for wait in (False, True):
+        left = [index for index in missing if not paths[index].is_file()]
+        if wait and left:
+            Console().print(f"waiting for {len(left)} scans that other jobs are making")
+        for index in left:
+            path = paths[index]
+            progress(sum(paths[other].is_file() for other in missing))
+            try:
+                with locked(path.with_name(f".{path.name}.lock"), wait):
+                    discard_parts(path.parent, of=path.name, held=True)
+                    if not path.is_file():
+                        make(index)
+            except LockedError:
+                pass
+    progress(len(missing))
 
 
 def scans_to_learn_from(config: DictConfig) -> list[Path]:
@@ -113,8 +154,17 @@ def scans_to_learn_from(config: DictConfig) -> list[Path]:
 def _report(config: DictConfig, paths: list[Path], began: float) -> None:
     folder, results = Path(config.folder), _results(paths)
     name = f"simulated scans: {HydraConfig.get().runtime.choices['datasets']}"
-    write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
+    with held(folder, "folder", wait=True):
+        set_aside(folder, "folder")
+        write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
     print_table(name, results, folder, time.perf_counter() - began)
+    if others := set((folder / "scans").glob("[!.]*.h5")) - set(paths):
+        Console().print(
+            f"{len(others)} other scans in {folder / 'scans'} are not of this set: "
+            + ", ".join(sorted(path.name for path in others)[:_MOST_LISTED]),
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _results(paths: list[Path]) -> StudyResults:
@@ -154,8 +204,8 @@ def _results(paths: list[Path]) -> StudyResults:
         numbers=numbers,
         arrays={"spr": np.array(spr), "spr_by_bin": np.array(by_bin)},
         figures={
-            "primary_and_scatter": simulated_scans.primary_and_scatter,
-            "cases": simulated_scans.cases,
+            "primary_and_scatter": partial(simulated_scans.primary_and_scatter, scans=paths),
+            "cases": partial(simulated_scans.cases, scans=paths),
         },
         captions={
             "primary_and_scatter": "The first scan, two of its views: primary and scattered counts "
@@ -193,7 +243,12 @@ def _recorded(config: DictConfig) -> str:
     return text.replace(str(config.paths.root), "${paths.root}")
 
 
-def _require_same(path: Path, recorded: str) -> None:
+def _require_same(paths: Sequence[Path], recorded: str) -> None:
+    for path in (path for path in paths if path.is_file()):
+        _require_recorded(path, recorded)
+
+
+def _require_recorded(path: Path, recorded: str) -> None:
     try:
         with h5py.File(path) as file:
             there = str(file.attrs.get("config", ""))

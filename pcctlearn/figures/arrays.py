@@ -26,4 +26,4 @@ def read_words(folder: Path, name: str) -> list[str]:
 
 def read_numbers(folder: Path) -> dict[str, float]:
     """The numbers of ``results.json``."""
-    return json.loads((folder / "results.json").read_text())
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))

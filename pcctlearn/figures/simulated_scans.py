@@ -1,5 +1,6 @@
 """Figures of a simulated data set, drawn from its scan files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -13,9 +14,9 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 _MOST_CASES = 10
 
 
-def primary_and_scatter(folder: Path) -> Figure:
+def primary_and_scatter(folder: Path, scans: Sequence[Path]) -> Figure:
     """Primary and scatter over air, and scatter over primary, per bin, in two views."""
-    with h5py.File(_scans(folder)[0]) as file:
+    with h5py.File(scans[0]) as file:
         air, thresholds = file["air"][()], file["thresholds_keV"][()]
         n_views = file["primary"].shape[1]
         views = [0, n_views // 3] if n_views > 2 else [0]
@@ -46,9 +47,9 @@ def primary_and_scatter(folder: Path) -> Figure:
     return figure
 
 
-def cases(folder: Path) -> Figure:
+def cases(folder: Path, scans: Sequence[Path]) -> Figure:
     """Axial and coronal slices through the middle of each object, at 60 keV."""
-    paths = _scans(folder)[:_MOST_CASES]
+    paths = scans[:_MOST_CASES]
     figure = new_figure(1.0 + 1.7 * len(paths), 4.4)
     axes = figure.subplots(2, len(paths), squeeze=False)
     low, high = WINDOWS["HU"]
@@ -71,7 +72,3 @@ def _slices_HU(path: Path) -> tuple[np.ndarray, np.ndarray]:
     images = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (axial, coronal))
     first, second = (vmi.hounsfield(image)[0, 0].numpy() for image in images)
     return first, second
-
-
-def _scans(folder: Path) -> list[Path]:
-    return sorted((folder / "scans").glob("*.h5"))

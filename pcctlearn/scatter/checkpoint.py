@@ -1,5 +1,6 @@
 """A correction in a file, with the scanner that it was made for, and what that must agree in."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,8 +57,19 @@ def save_correction(
     """Write what ``read_correction`` reads, as the checkpoint of a training has it."""
     state = {PREFIX + name: value for name, value in correction.state_dict().items()}
     content = {"state_dict": state, KEY: described(correction, geometry, model)}
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """A checkpoint, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    buffer = io.BytesIO()  # torch itself reports a full disk as an error of its own
+    torch.save(content, buffer)
     with written_whole(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_correction(path: str | Path, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection:

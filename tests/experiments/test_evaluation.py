@@ -318,15 +318,23 @@ def test_checkpoints_of_another_detector(scans, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_fails_leaves_no_results(scans, checkpoint, tmp_path, monkeypatch):
+def test_what_fails_leaves_no_results_and_the_run_before_aside(
+    scans, checkpoint, tmp_path, monkeypatch, caplog
+):
     run(scans, tmp_path, f"correction={checkpoint}")
+    before = files_of(tmp_path)
     monkeypatch.setattr(evaluation, "write_nifti", partial(_fails, evaluation.write_nifti))
     with pytest.raises(OSError, match="disk full"):
         run(scans, tmp_path, "correction=none")
-    assert not (tmp_path / "results.json").exists()
-    assert not (tmp_path / "head_00000/scan.json").exists()
-    assert (tmp_path / "head_00001/scan.json").exists()  # of the run before
-    assert not list(tmp_path.rglob("*.part*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier_1"]
+    assert files_of(tmp_path / "earlier_1") == before
+    assert f"to {tmp_path / 'earlier_1'}" in caplog.text
+
+
+def files_of(folder):
+    """{path: bytes} of all files below a folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _fails(write, path, *arguments):

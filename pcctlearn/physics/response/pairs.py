@@ -114,10 +114,11 @@ def write_pairs(path: Path, pairs: Pairs, quantum: float = 1e-6) -> None:
     n_cells = len(pairs.borders_keV) - 1
     rows, columns = torch.triu_indices(n_cells, n_cells)
     quanta = (pairs.pairs_per_photon[:, rows, columns] / quantum).round()
-    np.savez_compressed(
-        path,
-        energies_keV=pairs.energies_keV.numpy(),
-        borders_keV=pairs.borders_keV.numpy(),
-        upper_quanta=quanta.numpy().astype(np.int32),
-        quantum=np.float64(quantum),
-    )
+    with path.open("wb") as file:  # of a name alone, numpy makes one that ends in .npz
+        np.savez_compressed(
+            file,
+            energies_keV=pairs.energies_keV.numpy(),
+            borders_keV=pairs.borders_keV.numpy(),
+            upper_quanta=quanta.numpy().astype(np.int32),
+            quantum=np.float64(quantum),
+        )
