@@ -72,9 +72,8 @@ def _begin(folder: Path, config: DictConfig) -> None:
     outputs = (MARKER, "report.html", "figures", "checkpoints", "csv", "arrays.h5", ".hydra")
     keep = (folder / MARKER).exists() or bool(checkpoints)
     set_aside(folder, "hydra.run.dir", outputs, keep)
-    hydra = HydraConfig.instance().cfg
-    assert hydra is not None
-    kept = {"config": config, "hydra": hydra, "overrides": hydra.hydra.overrides.task}
+    overrides = HydraConfig.get().overrides.task
+    kept = {"config": config, "hydra": HydraConfig.instance().cfg, "overrides": overrides}
     for name, node in kept.items():
         with written_whole(folder / ".hydra" / f"{name}.yaml") as path:
             path.write_text(OmegaConf.to_yaml(node), encoding="utf-8")
