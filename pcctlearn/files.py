@@ -203,3 +203,11 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a part of its name below ``root`` begins with a dot, as what is no data does.
+
+    Such are parts of files that are being written, the ._ files of macOS, and .Trash folders.
+    """
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -4,8 +4,11 @@ import torch
 
 from pcctlearn.datasets.nifti import read_slice
 from pcctlearn.phantoms.anatomy import abdomen
-from pcctlearn.phantoms.voxels import centered_body, water_and_calcium
+from pcctlearn.phantoms.placement import place_body
 from pcctlearn.shapes import Maps
+from pcctlearn.tomography.grids import VolumeGrid
+
+_THICK = 1000.0  # voxels of the image
 
 
 class AxialSlice:
@@ -46,5 +49,8 @@ class AxialSlice:
             generator = torch.Generator().manual_seed(self.seed)
             return abdomen(generator, n_y, n_x, voxel_cm)[None]
         hounsfield, spacing_cm = self.hounsfield
-        body, self.scale = centered_body(hounsfield, spacing_cm, n_y, n_x, voxel_cm, self.fit)
-        return water_and_calcium(body, self.threshold_HU)[None]
+        thick = (_THICK * voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
+        grid = VolumeGrid(1, n_y, n_x, voxel_cm)
+        body = place_body(hounsfield[None], thick, grid, self.threshold_HU, self.fit)
+        self.scale = body.scale
+        return body.maps[None, :, 0]

@@ -1,13 +1,13 @@
 """Patients of the user's own as phantoms: any CT on disk becomes maps on any grid."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,12 +17,14 @@ from pcctlearn.datasets.dicom_files import dicom_folders
 from pcctlearn.datasets.dicom_series import read_dicom_series
 from pcctlearn.datasets.kits import kits_cases, read_case
 from pcctlearn.datasets.nifti import SUFFIXES, read_nifti, without_suffix
+from pcctlearn.datasets.patient_frame import PlacedCase
 from pcctlearn.datasets.sinoct import read_series, sinoct_series
-from pcctlearn.phantoms.voxels import centered_volume, water_and_calcium
+from pcctlearn.files import is_hidden
+from pcctlearn.phantoms.placement import BodyTooWideError, place_body
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
-CACHE_VERSION = 1  # count up when the maps of the same files change
+CACHE_VERSION = 2  # count up when the maps of the same files change
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def nifti_files(path: Path) -> list[Path]:
     """The file itself, or the .nii and .nii.gz files of a folder, in order."""
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    visible = (file for file in path.iterdir() if not is_hidden(file, path))
+    files = sorted(file for file in visible if file.name.lower().endswith(SUFFIXES))
     if not files:
         raise FileNotFoundError(f"no .nii or .nii.gz files in {path}; give a folder of CT in HU")
     return files
@@ -87,7 +90,7 @@ class CtCases:
         straighten: resample a tilted volume onto the patient's axes instead of refusing it.
         cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
 
-    ``scales`` tells, by name, how much of its size each body kept when it was placed.
+    ``placed`` also says where the patient lies.
     """
 
     def __init__(
@@ -108,7 +111,6 @@ class CtCases:
         self.path, self.layout, self.threshold_HU = path, layout, threshold_HU
         self.fit, self.limit, self.cache = fit, limit, cache
         self.resample, self.straighten = resample, straighten
-        self.scales: dict[str, float] = {}
         self._sources = None if path is None else self._find(Path(path))  # bad paths fail here
 
     @property
@@ -136,15 +138,19 @@ class CtCases:
         return layout.read(self._source(index), straighten=self.straighten, **options)
 
     def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
-        """Water and calcium in g/cm³, float32: the body without its table, centred on the axis.
+        """Water and calcium in g/cm³, float32: the maps of ``placed``."""
+        return self.placed(index, grid).maps
 
-        Outside it is air. Where it is longer than the grid it is cut. Raises ValueError for a body
-        wider than the grid, unless ``fit`` shrinks it.
+    def placed(self, index: int, grid: VolumeGrid) -> PlacedCase:
+        """Water and calcium maps of the body without its table, centred on the axis.
+
+        Outside it is air. Where it is longer than the grid it is cut. Pieces of the CT that are
+        left out, and a body that ``fit`` shrinks, are named in a warning when the maps are made.
+        Raises BodyTooWideError for a body wider than the grid, unless ``fit`` shrinks it.
         """
-        build = partial(self._placed, index, grid)
+        build = partial(self._place, index, grid)
         arrays = kept_on_disk(self._key(index, grid), build) if self.cache else build()
-        self.scales[self.names[index]] = arrays["scale"].item()
-        return torch.from_numpy(arrays["maps"])
+        return PlacedCase(torch.from_numpy(arrays["maps"]), arrays["scanner_to_patient"])
 
     def _find(self, path: Path) -> list[Path]:
         if not path.exists():
@@ -158,14 +164,29 @@ class CtCases:
             raise IndexError(f"{self.path} has cases 0 to {len(self) - 1}, got index {index}")
         return self.sources[index]
 
-    def _placed(self, index: int, grid: VolumeGrid) -> Arrays:
-        volume = self.volume(index)
+    def _place(self, index: int, grid: VolumeGrid) -> Arrays:
+        volume, source = self.volume(index), self._source(index)
         try:
-            body, scale = centered_volume(volume.hounsfield, volume.voxel_cm, grid, self.fit)
+            body = place_body(volume.hounsfield, volume.voxel_cm, grid, self.threshold_HU, self.fit)
+        except BodyTooWideError as error:
+            raise BodyTooWideError(f"{source}: {error}", error.radius_cm) from error
         except ValueError as error:
-            raise ValueError(f"{self._source(index)}: {error}") from error
-        maps = water_and_calcium(body, self.threshold_HU)
-        return {"maps": maps.numpy(), "scale": np.array(scale)}
+            raise ValueError(f"{source}: {error}") from error
+        if body.left_out:
+            shares = " and ".join(f"{100 * share:.2g} %" for share in body.left_out)
+            warnings.warn(
+                f"{source}: {len(body.left_out)} separate piece(s) beside the patient are left out "
+                f"as table or equipment, of {shares} of the patient's mass",
+                stacklevel=2,
+            )
+        if body.scale < 1:
+            warnings.warn(
+                f"{source}: the patient is shrunk to {100 * body.scale:.3g} % of its size, as "
+                "datasets.fit=true allows",
+                stacklevel=2,
+            )
+        frame = volume.index_to_patient @ body.scanner_to_index
+        return {"maps": body.maps.numpy(), "scanner_to_patient": frame}
 
     def _key(self, index: int, grid: VolumeGrid) -> str:
         """Changes with the files and with everything that the maps depend on."""

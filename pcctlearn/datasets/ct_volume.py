@@ -25,31 +25,42 @@ class CtVolume:
         hounsfield: (z, y, x) in HU, float32, nothing below air.
         voxel_cm: distance from voxel to voxel along z, y and x.
         name: of the case, for captions and messages.
+        index_to_patient: takes (slice, row, column, 1) to (R, A, S, 1) of the patient, in cm.
     """
 
     hounsfield: Float[Tensor, "z y x"]
     voxel_cm: tuple[float, float, float]
     name: str
+    index_to_patient: np.ndarray
 
 
 def ct_volume(
-    source: Path, stored: np.ndarray, affine: np.ndarray, name: str, straighten: bool = False
+    source: Path, hounsfield: np.ndarray, affine: np.ndarray, name: str, straighten: bool = False
 ) -> CtVolume:
-    """The volume in house axes of an array in HU whose axes point where ``affine`` says.
+    """The volume in house axes of an array of ``air_for_padding``.
 
-    Raises ValueError for what is not a volume or not in HU, and for what is tilted unless
-    ``straighten`` resamples it; padding reads as air.
+    ``affine`` takes its indices to R, A and S in mm. Raises ValueError for what is not a volume,
+    and for what is tilted unless ``straighten`` resamples it.
     """
-    if stored.ndim != 3:
-        raise ValueError(f"{source} has shape {stored.shape}; give one 3-D volume at a time")
-    check_hounsfield(source, stored, "this volume")  # before straightening surrounds it with air
-    values = np.asarray(stored, dtype=np.float32).clip(min=AIR_HU)
+    if hounsfield.ndim != 3:
+        raise ValueError(f"{source} has shape {hounsfield.shape}; give one 3-D volume at a time")
     if straighten:
-        values, affine = straightened(source, values, affine)
+        hounsfield, affine = straightened(source, hounsfield, affine)
     axes = anatomical_axes(source, affine)
     z, y, x = (mm_to_cm(float(voxel_sizes(affine)[axis])) for axis in house_order(axes))
-    in_order = np.ascontiguousarray(in_house_axes(values, axes))
-    return CtVolume(torch.from_numpy(in_order), (z, y, x), name)
+    in_order = np.ascontiguousarray(in_house_axes(hounsfield, axes))
+    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ affine @ _from_house(hounsfield.shape, axes)
+    return CtVolume(torch.from_numpy(in_order), (z, y, x), name, in_cm)
+
+
+def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume") -> np.ndarray:
+    """HU in float32 with air in place of padding, which is all that lies below air.
+
+    Call it before any interpolation, which would mix padding with tissue. Raises ValueError for
+    what is not in HU.
+    """
+    check_hounsfield(source, stored, part)
+    return np.asarray(stored, dtype=np.float32).clip(min=AIR_HU)
 
 
 def straightened(
@@ -102,9 +113,23 @@ def house_order(axes: tuple[str, ...]) -> list[int]:
 def in_house_axes(stored: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
     """A view of a volume, or of a plane of one, with its axes in the order and sense of ours."""
     order = house_order(axes)
-    grows_our_way = [any(axes[axis] == pair[1] for pair in HOUSE_DIRECTIONS) for axis in order]
-    turned = tuple(slice(None, None, 1 if ours else -1) for ours in grows_our_way)
+    turned = tuple(slice(None, None, _sense(axes[axis])) for axis in order)
     return stored.transpose(order)[turned]
+
+
+def _from_house(shape: tuple[int, ...], axes: tuple[str, ...]) -> np.ndarray:
+    """The matrix that takes house indices (slice, row, column, 1) to those of the stored array."""
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1
+    for house_axis, axis in enumerate(house_order(axes)):
+        matrix[axis, house_axis] = sense = _sense(axes[axis])
+        matrix[axis, 3] = 0 if sense == 1 else shape[axis] - 1
+    return matrix
+
+
+def _sense(code: str) -> int:
+    """1 for an axis that points as ours does, −1 for its opposite."""
+    return 1 if any(code == pair[1] for pair in HOUSE_DIRECTIONS) else -1
 
 
 def check_hounsfield(source: Path, values: np.ndarray, part: str) -> None:

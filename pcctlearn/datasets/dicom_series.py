@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_rescale
 
-from pcctlearn.datasets.ct_volume import CtVolume, anatomical_axes, ct_volume
+from pcctlearn.datasets.ct_volume import CtVolume, air_for_padding, anatomical_axes, ct_volume
 from pcctlearn.datasets.dicom_files import DAMAGED, DicomSlice, ct_slices
 
 PADDING_HU = -2048.0  # becomes air, but is no sign that the numbers are in HU
@@ -50,10 +50,10 @@ def read_dicom_series(
     if not even and not resample:
         raise ValueError(_uneven(folder, slices, gaps_mm))
 
-    stored = np.stack([_hounsfield(s) for s in slices])
+    hounsfield = air_for_padding(folder, np.stack([_hounsfield(s) for s in slices]))
     if not even:
-        stored, affine = _evenly_spaced(stored, affine, gaps_mm)
-    return ct_volume(folder, stored, affine, folder.resolve().name, straighten)
+        hounsfield, affine = _evenly_spaced(hounsfield, affine, gaps_mm)
+    return ct_volume(folder, hounsfield, affine, folder.resolve().name, straighten)
 
 
 def _affine(folder: Path, slices: list[DicomSlice]) -> np.ndarray:
@@ -107,7 +107,7 @@ def _uneven(folder: Path, slices: list[DicomSlice], gaps_mm: np.ndarray) -> str:
 
 
 def _evenly_spaced(
-    stored: np.ndarray, affine: np.ndarray, gaps_mm: np.ndarray
+    hounsfield: np.ndarray, affine: np.ndarray, gaps_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear interpolation between the two nearest slices, at about the usual spacing."""
     heights_mm = np.concatenate([[0.0], gaps_mm.cumsum()])
@@ -115,11 +115,11 @@ def _evenly_spaced(
     wanted = np.interp(
         np.linspace(0, heights_mm[-1], n_slices), heights_mm, np.arange(len(heights_mm))
     )
-    below = np.minimum(wanted.astype(int), len(stored) - 2)
+    below = np.minimum(wanted.astype(int), len(hounsfield) - 2)
     share = (wanted - below).astype(np.float32)[:, None, None]
     even = affine.copy()
-    even[:3, 0] *= (len(stored) - 1) / (n_slices - 1)
-    return (1 - share) * stored[below] + share * stored[below + 1], even
+    even[:3, 0] *= (len(hounsfield) - 1) / (n_slices - 1)
+    return (1 - share) * hounsfield[below] + share * hounsfield[below + 1], even
 
 
 def _hounsfield(s: DicomSlice) -> np.ndarray:
@@ -127,14 +127,25 @@ def _hounsfield(s: DicomSlice) -> np.ndarray:
         dataset = pydicom.dcmread(s.file)
         stored = dataset.pixel_array
         hounsfield = apply_rescale(stored, dataset).astype(np.float32)
-        padding = dataset.get("PixelPaddingValue")
+        hounsfield[_is_padding(stored, dataset)] = PADDING_HU
     except DAMAGED as error:
         raise ValueError(
             f"{s.file} is truncated or damaged ({error}); download or copy it again"
         ) from error
-    if padding is not None:
-        # some writers give the unsigned form of a signed number
-        n_bytes = stored.dtype.itemsize
-        value = np.array(padding % 256**n_bytes, f"u{n_bytes}").view(stored.dtype)
-        hounsfield[stored == value] = PADDING_HU
     return hounsfield
+
+
+def _is_padding(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Which stored values lie in the padding range of the file, ends included.
+
+    PixelPaddingValue and PixelPaddingRangeLimit are its ends, in either order. Some writers give
+    the unsigned form of a signed number, or the reverse, so both are brought into the range of the
+    stored type; they are compared as numbers, whatever the byte order.
+    """
+    kind = np.iinfo(stored.dtype)
+    tags = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    found = [dataset.get(tag) for tag in tags]
+    ends = [(int(end) - kind.min) % 2**kind.bits + kind.min for end in found if end is not None]
+    if not ends:
+        return np.zeros(stored.shape, dtype=bool)
+    return (stored >= min(ends)) & (stored <= max(ends))

@@ -1,5 +1,6 @@
 """KiTS21 and KiTS23: kidneys in CT, with the labels of each case in the axes of its volume."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pcctlearn.datasets.ct_volume import CtVolume, anatomical_axes, in_house_axes
 from pcctlearn.datasets.nifti import imaging_files, open_nifti, read_nifti, stored_values
+from pcctlearn.datasets.nifti_frame import affine_mm
 
 LABELS = {0: "background", 1: "kidney", 2: "tumour", 3: "cyst"}
 SEGMENTATIONS = ("segmentation.nii.gz", "aggregated_MAJ_seg.nii.gz")  # KiTS23, KiTS21
@@ -26,7 +28,7 @@ def read_case(case: str | Path, straighten: bool = False) -> CtVolume:
     ``straighten`` resamples a tilted volume, but not its labels.
     """
     volume = read_nifti(imaging_files(Path(case))[0], straighten)
-    return CtVolume(volume.hounsfield, volume.voxel_cm, Path(case).resolve().name)
+    return replace(volume, name=Path(case).resolve().name)
 
 
 def read_segmentation(case: str | Path, file_name: str | None = None) -> UInt8[Tensor, "z y x"]:
@@ -43,9 +45,9 @@ def read_segmentation(case: str | Path, file_name: str | None = None) -> UInt8[T
             f"no {' or '.join(names)} in {case}; clone the KiTS repository again"
         )
     labels, imaging = open_nifti(file), open_nifti(case / "imaging.nii.gz")
-    if labels.shape != imaging.shape or not np.allclose(
-        labels.affine, imaging.affine, rtol=0, atol=SAME_MM
-    ):
+    affine = affine_mm(file, labels)
+    wanted = affine_mm(case / "imaging.nii.gz", imaging)
+    if labels.shape != imaging.shape or not np.allclose(affine, wanted, rtol=0, atol=SAME_MM):
         raise ValueError(
             f"{file} and imaging.nii.gz have shapes {labels.shape} and {imaging.shape} and must "
             "agree in shape and affine; fetch both from the same release of KiTS"
@@ -54,5 +56,5 @@ def read_segmentation(case: str | Path, file_name: str | None = None) -> UInt8[T
     strange = sorted(set(np.unique(stored).tolist()) - set(LABELS))
     if strange:
         raise ValueError(f"{file} holds {strange[:5]}, not labels 0 to 3; give a KiTS segmentation")
-    turned = in_house_axes(stored, anatomical_axes(file, labels.affine))
+    turned = in_house_axes(stored, anatomical_axes(file, affine))
     return torch.from_numpy(np.ascontiguousarray(turned, dtype=np.uint8))

@@ -1,7 +1,6 @@
 """Any NIfTI volume in HU, or one axial slice of it, KiTS cases included."""
 
 import math
-import zlib
 from pathlib import Path
 from typing import cast
 
@@ -11,23 +10,27 @@ import torch
 from jaxtyping import Float
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from pcctlearn.datasets.ct_volume import (
     CtVolume,
+    air_for_padding,
     anatomical_axes,
-    check_hounsfield,
     ct_volume,
     house_order,
     in_house_axes,
 )
-from pcctlearn.units import AIR_HU, mm_to_cm
+from pcctlearn.datasets.nifti_frame import affine_mm
+from pcctlearn.files import is_hidden
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.sizes import require_size
+from pcctlearn.units import mm_to_cm
 
 SUFFIXES = (".nii.gz", ".nii")
-DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # what nibabel and gzip raise on bad bytes
+_AGAIN = "download or copy it again"
+_MOST_DEFLATED = 1100  # bytes that gzip can make of one
+_BLOCK_BYTES = 1 << 24
 
 
 def read_slice(
@@ -41,7 +44,8 @@ def read_slice(
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
-    axes = anatomical_axes(file, image.affine)
+    affine = affine_mm(file, image)
+    axes = anatomical_axes(file, affine)
     slice_axis, *plane_axes = house_order(axes)
     n_slices = image.shape[slice_axis]
     index = n_slices // 2 if index is None else index
@@ -50,11 +54,10 @@ def read_slice(
     where: list[slice | int] = [slice(None)] * 3
     where[slice_axis] = index
     stored = stored_values(file, image, *where)
-    check_hounsfield(file, stored, "this slice")
-
-    plane = in_house_axes(stored, axes[:slice_axis] + axes[slice_axis + 1 :])
-    rows_cm, columns_cm = (mm_to_cm(float(mm)) for mm in voxel_sizes(image.affine)[plane_axes])
-    return torch.from_numpy(plane.clip(min=AIR_HU)), (rows_cm, columns_cm)
+    hounsfield = air_for_padding(file, stored, "this slice")
+    plane = in_house_axes(hounsfield, axes[:slice_axis] + axes[slice_axis + 1 :])
+    rows_cm, columns_cm = (mm_to_cm(float(mm)) for mm in voxel_sizes(affine)[plane_axes])
+    return torch.from_numpy(np.ascontiguousarray(plane)), (rows_cm, columns_cm)
 
 
 def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
@@ -65,19 +68,23 @@ def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
+    affine = affine_mm(file, image)
     stored = stored_values(file, image, slice(None), slice(None), slice(None))
-    return ct_volume(file, stored, image.affine, without_suffix(file.name), straighten)
+    hounsfield = air_for_padding(file, stored)
+    return ct_volume(file, hounsfield, affine, without_suffix(file.name), straighten)
 
 
 def without_suffix(name: str) -> str:
     """The name of a file without .nii or .nii.gz."""
-    return name.removesuffix(next((s for s in SUFFIXES if name.endswith(s)), ""))
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
 
 
 def imaging_files(root: Path) -> list[Path]:
     """imaging.nii.gz of a KiTS case, or of every case of a KiTS21 or KiTS23 root, in order."""
     for folder in ("", "case_*/", "*/case_*/", "*/*/case_*/"):
-        if files := sorted(root.glob(f"{folder}imaging.nii.gz")):
+        found = sorted(root.glob(f"{folder}imaging.nii.gz"))
+        if files := [file for file in found if not is_hidden(file, root)]:
             return files
     raise FileNotFoundError(
         f"no imaging.nii.gz in {root} or in its case_* folders; give a .nii or .nii.gz file, "
@@ -94,13 +101,9 @@ def _find_file(path: Path) -> Path:
 
 
 def open_nifti(file: Path) -> nib.Nifti1Image:
-    """The header of a 3-D volume of numbers that says how the patient lies."""
-    try:
+    """The header of a 3-D volume of numbers."""
+    with readable(file, "a NIfTI file", f"{_AGAIN}, or give a .nii or .nii.gz file"):
         image = nib.load(file)
-    except (ImageFileError, HeaderDataError, *DAMAGED) as error:
-        raise ValueError(
-            f"{file} is not a readable NIfTI ({error}); give a .nii or .nii.gz file"
-        ) from error
     if not isinstance(image, nib.Nifti1Image):
         kind = type(image).__name__
         raise ValueError(f"{file} is a {kind}, not a NIfTI; convert it to .nii.gz")
@@ -110,34 +113,37 @@ def open_nifti(file: Path) -> nib.Nifti1Image:
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{file} holds {image.get_data_dtype()}, not HU; give numbers in HU")
-    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        raise ValueError(
-            f"{file} does not say how the patient lies (sform_code = qform_code = 0); "
-            "convert it again from DICOM with its orientation"
-        )
     return image
 
 
 def stored_values(file: Path, image: nib.Nifti1Image, *where: slice | int) -> np.ndarray:
     """A part of the volume, its header's slope and intercept applied, in the file's own axes."""
     frame = (0,) * (image.ndim - 3)
-    try:
+    n_values = math.prod(
+        n for n, part in zip(image.shape, where, strict=False) if isinstance(part, slice)
+    )
+    with readable(file, "a whole NIfTI file", _AGAIN):
         _check_whole(file, image)
+    require_size(file, 4 * n_values, "give a volume of fewer voxels, or use more memory")
+    with readable(file, "a whole NIfTI file", _AGAIN):
         return np.asarray(image.dataobj[where + frame], dtype=np.float32)
-    except DAMAGED as error:
-        raise ValueError(
-            f"{file} is truncated or damaged ({error}); download or copy it again"
-        ) from error
 
 
 def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
     """A slice of a truncated file may look sound, so count all bytes; this checks the CRC too."""
     stored = cast(ArrayProxy, image.dataobj)
-    needed = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
-    if file.suffix == ".nii":
-        found = file.stat().st_size
+    needed = int(stored.offset) + math.prod(map(int, stored.shape)) * stored.dtype.itemsize
+    on_disk = file.stat().st_size
+    if file.suffix.lower() == ".nii":
+        found = on_disk
     else:
+        if needed > _MOST_DEFLATED * on_disk:  # it cannot hold as many
+            raise EOFError(f"{needed} bytes are declared, the file has {on_disk}")
+        found = 0
         with ImageOpener(str(file)) as stream:
-            found = sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 24), b""))
+            while block := stream.read(_BLOCK_BYTES):
+                found += len(block)
+                if found > needed + _BLOCK_BYTES:  # a file made to fill memory or time
+                    raise EOFError(f"more than the {needed} bytes that the header declares")
     if found < needed:
-        raise EOFError(f"{found} of {needed} bytes")
+        raise EOFError(f"truncated: {found} of {needed} bytes")

@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.datasets.patient_frame import PlacedCase
 from pcctlearn.phantoms.abdomens import abdomen_volume
 from pcctlearn.phantoms.heads import head
 from pcctlearn.tomography.grids import VolumeGrid
@@ -46,3 +47,7 @@ class ProceduralCases:
         if not 0 <= index < self.n_cases:
             raise IndexError(f"there are cases 0 to {self.n_cases - 1}, got index {index}")
         return ANATOMIES[self.anatomy](self.first_seed + index, grid).float()
+
+    def placed(self, index: int, grid: VolumeGrid) -> PlacedCase:
+        """The maps; a drawn patient has no frame of its own."""
+        return PlacedCase(self.maps(index, grid), None)

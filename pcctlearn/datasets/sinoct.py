@@ -1,20 +1,27 @@
 """SinoCT (Stanford AIMI): head CTs, their labels, and the folder of their simulated sinograms."""
 
 import csv
+import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from pcctlearn.datasets.ct_volume import CtVolume
 from pcctlearn.datasets.dicom_series import read_dicom_series
+from pcctlearn.files import is_hidden
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.text import read_text
 
 Sinogram = TypeVar("Sinogram")
 
 
 def sinoct_series(root: str | Path) -> list[Path]:
     """Every batch_<n>/series_<i> folder at or below ``root``, in the order of their numbers."""
-    series = [path for path in Path(root).glob("**/batch_*/series_*") if path.is_dir()]
+    root = Path(root)
+    found = root.glob("**/batch_*/series_*")
+    series = [path for path in found if path.is_dir() and not is_hidden(path, root)]
     if not series:
         raise FileNotFoundError(
             f"no batch_*/series_* folders in {root}; give the folder that SinoCT was unpacked into"
@@ -28,24 +35,27 @@ def read_series(series: str | Path, resample: bool = False, straighten: bool = F
     volume = read_dicom_series(
         series / "reconstructed_image", resample=resample, straighten=straighten
     )
-    return CtVolume(volume.hounsfield, volume.voxel_cm, f"{series.parent.name}/{series.name}")
+    return replace(volume, name=f"{series.parent.name}/{series.name}")
 
 
 def read_labels(root: str | Path) -> dict[str, dict[str, str]]:
     """Rows of labels.csv by their patient_id, series_<i>; empty where no labels.csv is below."""
-    files = sorted(Path(root).glob("**/labels.csv"))
+    root = Path(root)
+    files = sorted(file for file in root.glob("**/labels.csv") if not is_hidden(file, root))
     if not files:
         return {}
     if len(files) > 1:
         raise ValueError(f"{files[0]} and {files[1]} are both labels of {root}; keep one of them")
-    with files[0].open(newline="", encoding="utf-8-sig") as text:
-        rows = csv.DictReader(text)
-        if "patient_id" not in (rows.fieldnames or ()):
-            raise ValueError(
-                f"{files[0]} has no column patient_id but {rows.fieldnames}; give the labels.csv "
-                "of SinoCT"
-            )
-        return {row["patient_id"]: row for row in rows}
+    remedy = "copy the labels.csv of SinoCT again"
+    text = read_text(files[0], "a CSV file", remedy)
+    with readable(files[0], "a CSV file", remedy):
+        reader = csv.DictReader(io.StringIO(text))
+        columns, rows = list(reader.fieldnames or ()), list(reader)
+    if "patient_id" not in columns:
+        raise ValueError(
+            f"{files[0]} has no column patient_id but {columns}; give the labels.csv of SinoCT"
+        )
+    return {row["patient_id"]: row for row in rows}
 
 
 def read_sinogram(series: str | Path, reader: Callable[[Path], Sinogram]) -> Sinogram:

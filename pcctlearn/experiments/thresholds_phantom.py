@@ -28,9 +28,9 @@ from pcctlearn.figures.calibration import (
     threshold_errors,
 )
 from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.phantoms.body import body_mask
 from pcctlearn.phantoms.ellipses import EllipsePhantom
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
-from pcctlearn.phantoms.voxels import body_mask
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan

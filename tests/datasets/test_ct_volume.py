@@ -8,7 +8,12 @@ import pytest
 import torch
 from nibabel.affines import apply_affine
 
-from pcctlearn.datasets.ct_volume import ct_volume, in_house_axes, straightened
+from pcctlearn.datasets.ct_volume import (
+    air_for_padding,
+    ct_volume,
+    in_house_axes,
+    straightened,
+)
 
 FILE = Path("folder/ct.nii")
 AFFINE = np.array([[0, 0, -1, 0], [0, -2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
@@ -22,7 +27,7 @@ def scene():
 
 
 def made(values, affine=AFFINE, straighten=False):
-    return ct_volume(FILE, values, affine, "ct", straighten)
+    return ct_volume(FILE, air_for_padding(FILE, values), affine, "ct", straighten)
 
 
 def test_house_axes_stay_as_they_are():
@@ -40,6 +45,22 @@ def test_every_turn_is_undone(order, signs):
     values = np.arange(60.0).reshape(3, 4, 5)
     stored = values.transpose(order)[tuple(slice(None, None, 1 if s else -1) for s in signs)]
     np.testing.assert_array_equal(in_house_axes(stored, axes), values)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
+def test_every_voxel_keeps_its_place_in_the_patient(order, signs):
+    """Patient coordinates of a marked voxel are those of the stored array, however it is stored."""
+    affine = AFFINE[:, [*order, 3]]
+    affine[:3, 3] = 30, 20, -40
+    affine[:3, :3] *= signs
+    stored = np.full(np.array([4, 5, 6])[list(order)], -1000.0)
+    marked = tuple(np.array(stored.shape) // 2 - [1, 0, 1])
+    stored[marked] = 500
+    volume = made(stored, affine)
+    (found,) = np.argwhere(volume.hounsfield.numpy() == 500)
+    place_cm = (volume.index_to_patient @ [*found, 1])[:3]
+    np.testing.assert_allclose(place_cm, apply_affine(affine, marked) / 10)
 
 
 def test_padding_is_air():

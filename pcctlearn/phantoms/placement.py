@@ -1,0 +1,139 @@
+"""A CT in HU on the grid of a scan: water and calcium maps, and where the patient lies."""
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.phantoms.body import find_body
+from pcctlearn.phantoms.volume_average import average_weights
+from pcctlearn.phantoms.voxels import water_and_calcium
+from pcctlearn.tomography.grids import FloatArray, VolumeGrid
+
+
+class BodyTooWideError(ValueError):
+    """A body that leaves the field of the grid; ``radius_cm`` is that of the field it needs."""
+
+    def __init__(self, message: str, radius_cm: float) -> None:
+        super().__init__(message)
+        self.radius_cm = radius_cm
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedBody:
+    """A patient on the grid of a scan.
+
+    Args:
+        maps: water and calcium in g/cm³; air around the body is zero.
+        scanner_to_index: takes (x, y, z, 1) of the scanner in cm to (slice, row, column, 1) of the
+            CT, whose voxel centres have whole numbers.
+        scale: size on the grid over the true size; below 1 where ``fit`` shrank the body.
+        left_out: share of the patient's mass of each piece of the CT that was left out.
+    """
+
+    maps: Float[Tensor, "material z y x"]
+    scanner_to_index: FloatArray
+    scale: float
+    left_out: tuple[float, ...]
+
+
+def place_body(
+    hounsfield: Float[Tensor, "z y x"],
+    voxel_cm: tuple[float, float, float],
+    grid: VolumeGrid,
+    threshold_HU: float = 200.0,
+    fit: bool = False,
+) -> PlacedBody:
+    """Maps of the body alone on the grid, its centroid on the axis x = y = 0.
+
+    HU become densities voxel by voxel of the CT, and both densities are averaged over the voxels
+    of the grid (``average_weights``), so that the mass of each material is kept. The middle of the
+    body's length lies at the grid's central slice, and what is longer than the grid is cut off.
+
+    Raises:
+        BodyTooWideError: wider than the circle about the axis that the grid holds, unless ``fit``
+        shrinks it. ValueError: no body, or a grid that does not hold the axis.
+    """
+    body = find_body(hounsfield, voxel_cm)
+    spacing, size = np.array(voxel_cm), np.array(grid.spacing_cm)
+    field_cm = _field_cm(grid)
+    half_length_cm = grid.n_z * size[0] / 2
+    middle, radius_cm, width_cm = _extent(body.mask, spacing, half_length_cm)
+    if 2 * radius_cm > field_cm:
+        if not fit:
+            raise BodyTooWideError(
+                f"the body is {width_cm:.1f} cm wide and needs a field of {2 * radius_cm:.1f} cm, "
+                f"the grid's is {field_cm:.1f} cm: shrink it with datasets.fit=true, or enlarge "
+                "the grid",
+                radius_cm,
+            )
+        middle, radius_cm, _ = _extent(body.mask, spacing, half_length_cm=inf)
+    scale = min(1.0, field_cm / (2 * radius_cm))
+    scanner_to_index = _scanner_to_index(middle, spacing * scale, grid.center_cm[0])
+    maps = _averaged(hounsfield, body.mask, scanner_to_index, grid, threshold_HU)
+    return PlacedBody(maps, scanner_to_index, float(scale), body.left_out)
+
+
+def _field_cm(grid: VolumeGrid) -> float:
+    """Diameter of the largest circle about the axis within a slice of the grid."""
+    halves = np.array(grid.shape[1:]) * grid.slice_spacing_cm / 2
+    field_cm = 2 * float((halves - np.abs(grid.slice_center_cm)).min())
+    if field_cm <= 0:
+        raise ValueError(
+            f"the grid must hold the axis x = y = 0, its center_cm is {grid.center_cm}"
+        )
+    return field_cm
+
+
+def _scanner_to_index(middle: FloatArray, spacing_cm: FloatArray, center_z_cm: float) -> FloatArray:
+    """Slices grow with z, rows against y and columns with x."""
+    matrix = np.zeros((4, 4))
+    matrix[[0, 1, 2], [2, 1, 0]] = np.array([1, -1, 1]) / spacing_cm
+    matrix[:, 3] = *middle, 1
+    matrix[0, 3] -= center_z_cm / spacing_cm[0]
+    return matrix
+
+
+def _averaged(
+    hounsfield: Float[Tensor, "z y x"],
+    mask: Bool[Tensor, "z y x"],
+    scanner_to_index: FloatArray,
+    grid: VolumeGrid,
+    threshold_HU: float,
+) -> Float[Tensor, "material n_z n_y n_x"]:
+    """Densities of the masked voxels, averaged over the voxels of the grid."""
+    x, y, _ = grid.index_to_cm @ [0, 0, 1]
+    first = scanner_to_index @ [x, y, grid.slices_cm[0], 1]
+    steps = np.abs(scanner_to_index[[0, 1, 2], [2, 1, 0]]) * grid.spacing_cm
+    along_z, along_y, along_x = (
+        torch.from_numpy(average_weights(n_source, n_target, start, step)).to(hounsfield)
+        for n_source, n_target, start, step in zip(
+            hounsfield.shape, grid.shape, first, steps, strict=False
+        )
+    )
+    maps = hounsfield.new_zeros(2, *grid.shape)
+    for index in along_z.any(0).nonzero()[:, 0].tolist():  # one slice at a time: CTs are large
+        if mask[index].any():
+            densities = water_and_calcium(hounsfield[index], threshold_HU) * mask[index]
+            reached = along_z[:, index].nonzero()[:, 0]
+            share = along_z[reached, index, None, None]
+            maps[:, reached] += share * (along_y @ densities @ along_x.T)[:, None]
+    return maps
+
+
+def _extent(
+    mask: Bool[Tensor, "z y x"], spacing: FloatArray, half_length_cm: float
+) -> tuple[FloatArray, float, float]:
+    """Indices of the middle; how far from the axis and how wide the body is near that middle."""
+    slices = mask.any(2).any(1).nonzero()[:, 0].numpy()
+    middle = (slices[0] + slices[-1]) / 2
+    near = np.abs(np.arange(len(mask)) - middle) * spacing[0] <= max(half_length_cm, spacing[0] / 2)
+    lengths = mask[torch.from_numpy(near)].sum(0).numpy()  # how many slices deep the body is
+    positions = np.argwhere(lengths)
+    center = np.average(positions, axis=0, weights=lengths[lengths > 0])
+    distances_cm = np.linalg.norm((positions - center) * spacing[1:], axis=1)
+    radius_cm = distances_cm.max() + spacing[1:].max()
+    return np.array([middle, *center]), float(radius_cm), np.ptp(positions[:, 1]) * spacing[2]
