@@ -46,6 +46,10 @@ def recorded() -> RecordedScan:
         true_thresholds_keV=edges + some(*pixels, 1, dtype=torch.float64),
         skew_cm=some(2, *pixels, dtype=torch.float64),
         filter_materials=("aluminium", "tin"),
+        scanner_to_patient=torch.tensor(
+            [[-1.25, 0, 0, 3], [0, 1.25, 0, -12], [0, 0, 1.25, 40], [0, 0, 0, 1]],
+            dtype=torch.float64,
+        ),
         spectrum=RecordedSpectrum(ENERGIES, 100 * some(len(ENERGIES), dtype=torch.float64)),
         response=RecordedResponse(ENERGIES, table.deposited_keV, table.response_per_keV),
         seed=2**63 + 1,

@@ -38,7 +38,8 @@ class RecordedScan:
     Counts, primary, scatter (after ``scatter_factor``), its standard error, and air, which is
     expected with nothing in the beam, are in photons; line integrals in g/cm² and maps in g/cm³,
     both of ``materials``; the maps on ``maps_grid``, or else on ``geometry.volume``; the skew
-    filters in cm, of ``filter_materials``. These are float32, but for what is in keV or cm, which
+    filters in cm, of ``filter_materials``. ``scanner_to_patient`` takes (x, y, z, 1) of the scanner
+    to (R, A, S, 1) of the patient, in cm. These are float32, but for what is in keV or cm, which
     is float64. ``thresholds_keV`` is what the detector is set to, ``true_thresholds_keV`` what made
     the counts; ``config`` is the resolved YAML of what made the file.
     """
@@ -57,6 +58,7 @@ class RecordedScan:
     materials: tuple[str, ...] = ()
     true_thresholds_keV: Float[Tensor, "row column edge"] | None = None
     skew_cm: Float[Tensor, "filter row column"] | None = None
+    scanner_to_patient: Float[Tensor, "4 4"] | None = None
     filter_materials: tuple[str, ...] = ()
     spectrum: RecordedSpectrum | None = None
     response: RecordedResponse | None = None

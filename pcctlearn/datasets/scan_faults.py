@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import torch
 
+from pcctlearn.datasets.patient_frame import frame_faults
 from pcctlearn.datasets.scan_schema import (
     ARRAYS,
     GROUPS,
@@ -81,6 +82,8 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
         faults += wrong
         if name in checked and not wrong:
             good[name] = item
+    if "scanner_to_patient" in good:
+        faults += frame_faults(good["scanner_to_patient"][()].astype(float))
     return [*faults, *count_faults(good), *model_faults(good)]
 
 

@@ -53,6 +53,7 @@ ARRAYS = {
     "maps": ScanArray("material z y x", "g/cm3", "float32", _SIGNED),
     "true_thresholds_keV": _EDGES._replace(axes="row column edge"),
     "skew_cm": ScanArray("filter row column", "cm", refused=_SIGNED),
+    "scanner_to_patient": ScanArray("patient scanner", "cm", refused=_SIGNED),
     "spectrum/energies_keV": ScanArray("energy", "keV", increases=True),
     "spectrum/fluence": ScanArray("energy", "photons"),
     "response/energies_keV": ScanArray("energy", "keV"),

@@ -18,6 +18,7 @@ from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.shapes import Energies
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
+from pcctlearn.tomography.grids import FloatArray
 
 _MOST_SKEW = 10.0  # fold
 
@@ -105,8 +106,12 @@ class ScanSimulator:
         seed: int,
         progress: Progress | None = None,
         config: str | None = None,
+        scanner_to_patient: FloatArray | None = None,
     ) -> RecordedScan:
-        """One scan; the same seed gives the same scan."""
+        """One scan; the same seed gives the same scan.
+
+        ``scanner_to_patient`` is recorded: where the maps lie in their CT.
+        """
         model, detector = self.model, self._detector
         line_integrals = self._projector @ maps
         open_beam = detector.registered(model.energies_keV) * model.fluence
@@ -141,6 +146,9 @@ class ScanSimulator:
             materials=tuple(model.materials),
             true_thresholds_keV=detector.thresholds_keV if flawed else None,
             skew_cm=detector.skew_cm if skewed else None,
+            scanner_to_patient=(
+                None if scanner_to_patient is None else torch.from_numpy(scanner_to_patient)
+            ),
             filter_materials=detector.filters,
             spectrum=RecordedSpectrum(model.energies_keV, model.fluence),
             response=RecordedResponse(

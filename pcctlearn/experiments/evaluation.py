@@ -159,8 +159,9 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
     """
     with folder_written_whole(folder) as part:
         _write_projections(scan, part / "projections.h5")
+        frame = None if scan.scanner_to_patient is None else scan.scanner_to_patient.numpy()
         for name, volume, unit in scan.volumes():
-            write_nifti(part / f"{name}.nii.gz", volume, scan.geometry.volume, unit)
+            write_nifti(part / f"{name}.nii.gz", volume, scan.geometry.volume, unit, frame)
         told = {
             "scan": str(scan.path),
             "correction": scan.correction,

@@ -24,7 +24,7 @@ from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
 log = logging.getLogger(__name__)
 
 _COUNTS = ("counts", "corrected_counts")
-_READ = (*SCANNER, "counts", "primary", "scatter")
+_READ = (*SCANNER, "counts", "primary", "scatter", "scanner_to_patient")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class EvaluatedScan:
 
     Counts are those of the file's pixels, with its ``air``. ``dead`` (pixel, 2) are the rows and
     columns that were filled; ``numbers`` need no truth; ``errors`` {method: {metric: value}} do;
-    ``differences`` say where the scanner of the checkpoint was another.
+    ``differences`` say where the scanner of the checkpoint was another; ``scanner_to_patient`` is
+    that of the file.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class EvaluatedScan:
     numbers: dict[str, float]
     errors: dict[str, dict[str, float]]
     differences: list[str]
+    scanner_to_patient: Tensor | None
 
     def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
         """Name, values and unit of each material in mg/mL, then of each energy in HU."""
@@ -124,6 +126,7 @@ class ScanEvaluator:
             numbers=numbers,
             errors=errors,
             differences=scanner.differences,
+            scanner_to_patient=recorded.scanner_to_patient,
         )
 
     def _dead(self, path: Path, recorded: RecordedScan) -> Tensor:

@@ -102,12 +102,14 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
             def make(index: int) -> None:
                 _require_same(paths, recorded)  # other jobs work in this folder
                 seed = np.random.SeedSequence([config.scan.seed, _number(cases.names[index])])
+                case = cases.placed(index, simulator.geometry.volume)
                 scan = simulator.scan(
-                    cases.maps(index, simulator.geometry.volume),
+                    case.maps,
                     cases.names[index],
                     int(seed.generate_state(1, np.uint64)[0] >> 1),
                     views,
                     recorded,
+                    case.scanner_to_patient,
                 )
                 write_scan(paths[index], scan)
 

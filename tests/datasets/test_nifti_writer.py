@@ -99,3 +99,20 @@ def test_nothing_is_left_of_what_fails(tmp_path, monkeypatch):
         write_nifti(path, hounsfield(), GRID, "HU")
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("shear", [0.0, 0.02])
+def test_a_volume_lies_over_its_ct(tmp_path, shear):
+    """Turned, scaled and shifted: each voxel goes where the matrix takes its scanner position."""
+    frame = np.diag([-1.25, 1.25, 1.25, 1.0])
+    frame[:3, 3] = 3.0, -12.0, 40.0
+    frame[1, 2] = shear
+    volume = torch.zeros(GRID.shape)
+    volume[2, 1, 3] = 1.0
+    write_nifti(tmp_path / "a.nii.gz", volume, GRID, "HU", frame)
+    image = nib.load(tmp_path / "a.nii.gz")
+    (stored,) = np.argwhere(np.asarray(image.dataobj) == 1)
+    x_cm, y_cm, _ = GRID.index_to_cm @ [3, 1, 1]
+    wanted_mm = 10 * (frame @ [x_cm, y_cm, GRID.slices_cm[2], 1])[:3]
+    np.testing.assert_allclose(apply_affine(image.affine, stored), wanted_mm, atol=1e-3)
+    assert image.header["qform_code"] == (0 if shear else 1)
