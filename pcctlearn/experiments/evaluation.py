@@ -251,8 +251,8 @@ class _Table:
         for metric in self.judgement.errors.get("corrected", {}):
             if metric.removeprefix(NOISY).startswith("vmi"):
                 told.append(
-                    f"{metric} falls to {numbers[f'{metric}_over_uncorrected']:.2f} of its value "
-                    f"without correction, {numbers[metric]:.1f} HU."
+                    f"{metric} is {numbers[f'{metric}_over_uncorrected']:.2f} of its value without "
+                    f"correction, {numbers[metric]:.1f} HU."
                 )
         return StudyResults(
             numbers=numbers,

@@ -17,6 +17,7 @@ from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.scatter_judge import Judgement, judge
 from pcctlearn.figures import scatter_correction as figures
@@ -25,9 +26,15 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.scatter.checkpoint import KEY, described, save_correction
 from pcctlearn.scatter.kernel import KernelScatter
+from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.tomography.fdk import fdk
 from pcctlearn.training.chain_module import ChainModule, with_truth
 from pcctlearn.training.step_profile import step_seconds
+
+_BASELINES = {
+    "untrained": "The untrained correction",
+    "uniform": "Uniform scatter, the mean of the training scans,",
+}
 
 
 class ScatterStudy:
@@ -90,6 +97,7 @@ class ScatterStudy:
     def run(self, trainer: Trainer) -> StudyResults:
         """Learn, take the best weights, judge."""
         self.model.thresholds.requires_grad_(False)
+        baselines = {"untrained": deepcopy(self.chain.correct), "uniform": self._uniform()}
         checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
         if isinstance(self.chain.correct, KernelScatter):
             learned = self._fit_kernels(self.chain.correct)
@@ -98,8 +106,14 @@ class ScatterStudy:
                 save_correction(path, self.chain.correct, self.geometry, self.model)
         else:
             learned = self._train(trainer)
-        judgement = judge(self.chain, self.scans["test"], self.geometry, self.with_noise)
-        return _results(judgement, learned, self._learned_by())
+        judgement = judge(self.chain, self.scans["test"], self.geometry, self.with_noise, baselines)
+        return _results(judgement, learned, self._learned_by(learned))
+
+    def _uniform(self) -> UniformScatter:
+        scans = ScanSet(self.scans["train"], self.air)
+        batch = collate([scans[k] for k in range(len(scans))])
+        counts = batch.at("counts")
+        return UniformScatter.fitted(counts, counts * batch.at("scatter_fraction"), self.air)
 
     def _fit_kernels(self, kernels: KernelScatter) -> dict[str, float]:
         began = perf_counter()
@@ -154,12 +168,15 @@ class ScatterStudy:
         rays = float(np.prod(self.geometry.shape))
         return {"step_rays_per_second": rays / total, **shares}
 
-    def _learned_by(self) -> str:
+    def _learned_by(self, learned: dict[str, float]) -> str:
         n_scans = len(self.scans["train"])
         if isinstance(self.chain.correct, KernelScatter):
             return f"Kernels of pencil beams, their amplitudes fitted to {n_scans} scans"
         stages = ", ".join(sorted(self.loss.stages))
-        return f"A network that learned from {n_scans} scans with a loss on {stages}"
+        return (
+            f"A network after {learned['epochs']:.0f} epochs over {n_scans} scans with a loss on "
+            f"{stages}"
+        )
 
     def _prepared(self, name: str) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""
@@ -187,8 +204,20 @@ def _results(judgement: Judgement, learned: dict[str, float], by: str) -> StudyR
         arrays=judgement.arrays(),
         figures=drawn,
         captions={name: figures.CAPTIONS[name] for name in drawn},
-        summary=f"{by}: {vmi} falls to {numbers[f'{vmi}_over_uncorrected']:.2f} of its value "
-        "without correction.",
+        summary=f"{by}: {vmi} is {numbers[f'{vmi}_over_uncorrected']:.2f} of its value without "
+        f"correction. {_beside_baselines(judgement, vmi)}",
+    )
+
+
+def _beside_baselines(judgement: Judgement, metric: str) -> str:
+    """What the untrained correction and uniform scatter leave, and whether the error is lower."""
+    errors = {name: np.array(judgement.errors[name][metric]) for name in _BASELINES}
+    corrected = np.array(judgement.errors["corrected"][metric])
+    numbers = judgement.numbers()
+    return " ".join(
+        f"{label} leaves {numbers[f'{metric}_{name}_over_uncorrected']:.2f}; compared with it, the "
+        f"error is {compared(corrected, errors[name])}."
+        for name, label in _BASELINES.items()
     )
 
 

@@ -1,6 +1,6 @@
 """What a correction of scatter is worth: errors of scans whose primary counts are known."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
@@ -25,8 +25,9 @@ NOISY = "noisy_"  # before the name of a metric: of counts with their Poisson no
 class Judged(NamedTuple):
     """Counts at the end of the chain, and their errors.
 
-    ``method`` is "uncorrected", "corrected", or "noise_alone" of scatter-free counts with noise of
-    their own, or "reference" of those without; ``before`` is ``NOISY``, or empty.
+    ``method`` is "uncorrected", "corrected", the name of a baseline, or "noise_alone" of
+    scatter-free counts with noise of their own, or "reference" of those without; ``before`` is
+    ``NOISY``, or empty.
     """
 
     method: str
@@ -61,9 +62,11 @@ class Judgement:
     def numbers(self) -> dict[str, float]:
         """Means over the scans, standard deviations, and what is left of the uncorrected.
 
-        The deviations are those of a sample, and left out where there is one scan.
+        The deviations are those of a sample, and left out where there is one scan. Of baselines
+        what is left of the uncorrected is given alone.
         """
         numbers = {}
+        baselines = self.errors.keys() - {"uncorrected", "corrected", "noise_alone"}
         for metric, before in self.errors.get("uncorrected", {}).items():
             numbers[f"{metric}_uncorrected"] = float(np.mean(before))
             if "corrected" in self.errors:
@@ -72,6 +75,10 @@ class Judgement:
                 if len(after) > 1:
                     numbers[f"{metric}_sd"] = float(np.std(after, ddof=1))
                 numbers[f"{metric}_over_uncorrected"] = float(np.mean(after) / np.mean(before))
+            for name in sorted(baselines):
+                if metric in self.errors[name]:
+                    ratio = np.mean(self.errors[name][metric]) / np.mean(before)
+                    numbers[f"{metric}_{name}_over_uncorrected"] = float(ratio)
             if metric.startswith(NOISY):
                 alone = self.errors["noise_alone"][metric]
                 numbers[f"{metric}_of_noise_alone"] = float(np.mean(alone))
@@ -94,6 +101,7 @@ def judged(
     expected: Scan,
     measured: Tensor | None = None,
     alone: Tensor | None = None,
+    baselines: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[Judged]:
     """A scan with and without correction, against its primary counts without noise.
 
@@ -114,6 +122,9 @@ def judged(
     cases = [("uncorrected", before, plain, counts) for before, counts in given]
     if chain.correct is not None:
         cases += [("corrected", before, chain, counts) for before, counts in given]
+    for name, correct in (baselines or {}).items():
+        other = Chain(chain.decompose, chain.reconstruct, image, correct).eval()
+        cases.append((name, "", other, expected.at("counts")))
     if alone is not None:
         cases.append(("noise_alone", NOISY, plain, alone))
     for method, before, steps, counts in cases:
@@ -124,9 +135,16 @@ def judged(
 
 
 def judge(
-    chain: Chain, scans: Sequence[Path], geometry: ConeBeam, with_noise: bool = True
+    chain: Chain,
+    scans: Sequence[Path],
+    geometry: ConeBeam,
+    with_noise: bool = True,
+    baselines: Mapping[str, nn.Module] | None = None,
 ) -> Judgement:
-    """All errors of some scans, without noise and, ``with_noise``, of the measured counts too."""
+    """All errors of some scans, without noise and, ``with_noise``, of the measured counts too.
+
+    Those of ``baselines``, other corrections by name, without noise alone.
+    """
     assert chain.image is not None
     chain.eval()
     air = chain.decompose.model.air().detach().float()
@@ -139,8 +157,8 @@ def judge(
             measured = ScanSet([path], air)[0].at("counts")[None]
             gain = free.gains[0]
             alone = draw_counts(expected.at("corrected_counts") / gain, generator) * gain
-        for case in judged(chain, geometry, expected, measured, alone):
+        for case in judged(chain, geometry, expected, measured, alone, baselines):
             result.add(case.method, case.errors, case.before)
-            if k == 0 and not case.before:
+            if k == 0 and not case.before and case.method not in (baselines or {}):
                 result.show(case.method, case.outcome, chain.image)
     return result

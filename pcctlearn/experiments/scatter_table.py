@@ -6,15 +6,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy.stats import wilcoxon
 from torch import Tensor
 
+from pcctlearn.experiments.paired import LEAST_SCANS, p_value
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures import scatter_table as figures
 from pcctlearn.figures.arrays import as_array, read_arrays
 
 _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
-_LEAST_SCANS = 6  # of which Wilcoxon's test can fall below 0.05
 
 
 def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
@@ -52,8 +51,8 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         for a, b in combinations(table, 2):
             first, second = (table[method][metric].mean(0) for method in (a, b))
             numbers[f"{metric}_difference.{a} minus {b}"] = float((first - second).mean())
-            if len(first) >= _LEAST_SCANS:
-                numbers[f"{metric}_p.{a} minus {b}"] = _paired(first, second)
+            if len(first) >= LEAST_SCANS:
+                numbers[f"{metric}_p.{a} minus {b}"] = p_value(first, second)
     for method, folders in runs.items():
         arrays |= _shown(folders[0], {"corrected": method})
     arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
@@ -120,9 +119,3 @@ def _spread(name: str, values: np.ndarray) -> dict[str, float]:
     """Mean and, of more than one, the standard deviation of the sample."""
     mean = {name: float(values.mean())}
     return mean if len(values) < 2 else {**mean, f"{name}.sd": float(values.std(ddof=1))}
-
-
-def _paired(first: np.ndarray, second: np.ndarray) -> float:
-    if np.allclose(first, second):
-        return 1.0
-    return float(wilcoxon(first, second).pvalue)

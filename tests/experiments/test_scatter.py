@@ -64,7 +64,25 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
     numbers = results.numbers
     assert numbers["val_loss_over_untrained"] < 0.5
-    assert numbers["spr_percent_over_uncorrected"] < 0.9  # untrained it is above 1
+    assert numbers["spr_percent_over_uncorrected"] < 0.9
+    assert numbers["spr_percent_untrained_over_uncorrected"] > 1
+    assert "vmi60_rmse_HU is" in results.summary
+    assert "after 10 epochs" in results.summary
+
+
+def test_a_network_that_is_not_trained_claims_nothing(scans):
+    """All that it does, the untrained start does too; and uniform scatter does better."""
+    torch.set_default_dtype(torch.float32)
+    results = study(scans).run(quiet_trainer(max_epochs=0))
+    numbers = results.numbers
+    vmi = "vmi60_rmse_HU"
+    assert numbers[f"{vmi}_over_uncorrected"] == numbers[f"{vmi}_untrained_over_uncorrected"]
+    assert "after 0 epochs" in results.summary
+    untrained, uniform = results.summary.split(" Uniform scatter")
+    assert "The untrained correction leaves" in untrained
+    assert untrained.endswith("the error is equal.")
+    assert numbers[f"{vmi}_uniform_over_uncorrected"] < numbers[f"{vmi}_over_uncorrected"]
+    assert "the error is higher in 1 of 1 scans, too few for a test" in uniform
 
 
 @pytest.mark.parametrize("stage", ["scatter_fraction", "vmi"])
