@@ -68,11 +68,11 @@ def columns_around(
     share = torch.where((gap - above).abs() < SAME_keV, 1.0, share)
     far = (share > 0) & (share < 1) & (gap > widest_gap_keV)
     if far.any():
-        gap_keV = gap[far].max().item()
+        gap_keV = math.ceil(100 * gap[far].max().item()) / 100
         raise ValueError(
             f"{different} {energies_keV[far][0].item():g} keV (columns {gap_keV:g} keV apart are "
             "around it, and interpolation would blur the photopeak): resample it in steps of "
-            f"{widest_gap_keV:g} keV, or accept the blur with widest_gap_keV={math.ceil(100 * gap_keV) / 100:g}"
+            f"{widest_gap_keV:g} keV, or accept the blur with widest_gap_keV={gap_keV:g}"
         )
     jumps = torch.zeros_like(right, dtype=torch.bool)
     for edge_keV in K_EDGES_keV:
