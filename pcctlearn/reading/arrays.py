@@ -11,6 +11,7 @@ from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.sizes import require_size, require_zip
 
 MOST_BYTES = 2**30  # of all arrays of one file
+_CHUNK_BYTES = 2**24
 Arrays = dict[str, np.ndarray]
 _NUMBERS_OF_MATLAB = {"double", "single", "logical"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -22,9 +23,11 @@ def read_npz(
     names: Sequence[str] | None,
     what: str,
     remedy: str,
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int | None = MOST_BYTES,
 ) -> Arrays:
     """The arrays of these names, or all; each has as many bytes as its header declares.
+
+    Without ``most_bytes`` the free memory is the limit.
 
     Raises:
         ValueError: the file is damaged, too large, lacks a name or holds anything but numbers.
@@ -42,10 +45,16 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         shape, columns_first, dtype = _header(stream)
         if dtype.kind not in "biuf":
             raise TypeError(f"{name} holds {dtype}, not numbers")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or n_bytes > member.file_size:
             raise ValueError(f"{name} declares the shape {shape}, and has {member.file_size} bytes")
-        values = np.frombuffer(bytearray(stream.read()), dtype)  # the last byte checks the CRC
-    return values.reshape(shape, order="F" if columns_first else "C")
+        content, n_read = np.empty(n_bytes, np.uint8), 0
+        while chunk := stream.read(_CHUNK_BYTES):  # to the end, where the CRC is checked
+            content[n_read : n_read + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            n_read += len(chunk)
+    if n_read != n_bytes:
+        raise ValueError(f"{name} has {n_read} bytes, and its shape {shape} takes {n_bytes}")
+    return content.view(dtype).reshape(shape, order="F" if columns_first else "C")
 
 
 def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -34,7 +34,7 @@ def require_size(
         )
 
 
-def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int) -> None:
+def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int | None) -> None:
     """Raise ValueError where a zip archive (.npz, .ckpt) is none, or unpacks to too many bytes.
 
     Python's and torch's readers never unpack more of a member than the size it declares, so the

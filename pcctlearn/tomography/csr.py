@@ -7,9 +7,10 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from pcctlearn.reading.arrays import Arrays
 from pcctlearn.tomography import interpolation_kernels
 from pcctlearn.tomography.interpolation_kernels import Interpolation
-from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
+from pcctlearn.tomography.matrix_cache import kept_on_disk
 
 
 def csr_pair(interpolation: Interpolation, dtype: np.dtype, max_bytes: float) -> Arrays:
@@ -22,7 +23,9 @@ def csr_pair(interpolation: Interpolation, dtype: np.dtype, max_bytes: float) ->
     if 2 * n_entries * (dtype.itemsize + 4) > max_bytes or n_entries > np.iinfo(np.int32).max:
         return {}
     return kept_on_disk(
-        _fingerprint(interpolation, dtype), lambda: _build(interpolation, starts, dtype)
+        _fingerprint(interpolation, dtype),
+        lambda: _build(interpolation, starts, dtype),
+        lambda arrays: _is_sound(arrays, starts, interpolation.shape[1], dtype),
     )
 
 
@@ -31,6 +34,28 @@ def _row_starts(interpolation: Interpolation) -> np.ndarray:
     lengths = interpolation.rows(*interpolation.arguments, starts, nothing, np.empty(0))
     np.cumsum(lengths, out=starts[1:])
     return starts
+
+
+def _is_sound(arrays: Arrays, starts: np.ndarray, n_columns: int, dtype: np.dtype) -> bool:
+    """Whether products with these arrays stay within their bounds: compiled code does not check."""
+    if {name: array.dtype for name, array in arrays.items()} != {
+        f"{name}_{part}": dtype if part == "weights" else np.dtype(np.int32)
+        for name in ("matrix", "transposed")
+        for part in ("starts", "indices", "weights")
+    }:
+        return False
+    shape, n_entries = (len(starts) - 1, n_columns), starts[-1]
+    for name, (n_rows, n_others) in (("matrix", shape), ("transposed", shape[::-1])):
+        firsts, indices = arrays[f"{name}_starts"], arrays[f"{name}_indices"]
+        if firsts.shape != (n_rows + 1,) or firsts[0] != 0 or firsts[-1] != n_entries:
+            return False
+        if (np.diff(firsts) < 0).any():
+            return False
+        if not indices.shape == arrays[f"{name}_weights"].shape == (n_entries,):
+            return False
+        if n_entries and not 0 <= indices.min() <= indices.max() < n_others:
+            return False
+    return True
 
 
 def _build(interpolation: Interpolation, starts: np.ndarray, dtype: np.dtype) -> Arrays:

@@ -1,51 +1,80 @@
 """Arrays kept on disk once they are built, in a folder that is safe to delete."""
 
+import hashlib
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from pcctlearn.files import written_whole
+from pcctlearn.reading.arrays import Arrays, read_npz
+
+_CHECKSUM = "checksum"  # stored beside the arrays
 
 
-def cache_folder() -> Path:
-    """$PCCTLEARN_CACHE, or pcctlearn/ among the user's caches."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PCCTLEARN_CACHE") or Path(caches) / "pcctlearn")
+def cache_folder() -> Path | None:
+    """$PCCTLEARN_CACHE, or pcctlearn/ among the user's caches; none for a user without a home."""
+    if named := os.environ.get("PCCTLEARN_CACHE"):
+        return Path(named)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "pcctlearn"
+    try:
+        return Path.home() / ".cache" / "pcctlearn"
+    except (RuntimeError, KeyError):  # neither $HOME nor an entry in passwd
+        return None
 
 
-def kept_on_disk(key: str, build: Callable[[], Arrays]) -> Arrays:
-    """The arrays stored under ``key``; built, and stored if possible, where there are none."""
-    path = cache_folder() / f"{key}.npz"
-    arrays = _load(path)
+def kept_on_disk(
+    key: str, build: Callable[[], Arrays], is_sound: Callable[[Arrays], bool] = lambda arrays: True
+) -> Arrays:
+    """The arrays stored under ``key``; built, and stored if possible, where there are none.
+
+    Stored arrays are used only if their checksum is right, all numbers are finite, and
+    ``is_sound`` finds their shapes, types and ranges as they must be; otherwise a warning is
+    raised and they are built again.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return build()
+    path = folder / f"{key}.npz"
+    arrays = _load(path, is_sound)
     if arrays is None:
         arrays = build()
         _store(path, arrays)
     return arrays
 
 
-def _load(path: Path) -> Arrays | None:
+def _load(path: Path, is_sound: Callable[[Arrays], bool]) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        arrays = read_npz(path, None, "an entry of the cache", "it will be rebuilt", None)
+        stored = arrays.pop(_CHECKSUM, np.empty(0)).tobytes()
+        if stored != _digest(arrays):
+            raise ValueError(f"the checksum of {path} is wrong: it will be rebuilt")
+        if not (all(np.isfinite(array).all() for array in arrays.values()) and is_sound(arrays)):
+            raise ValueError(f"{path} holds other arrays than its name says: it will be rebuilt")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        warnings.warn(f"{path} cannot be read and will be rebuilt: {error}", stacklevel=2)
+    except (OSError, ValueError) as error:
+        warnings.warn(str(error), stacklevel=3)
         return None
+    return arrays
 
 
 def _store(path: Path, arrays: Arrays) -> None:
+    checksum = np.frombuffer(_digest(arrays), np.uint8)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder) / path.name
-            np.savez(written, allow_pickle=False, **arrays)
-            os.replace(written, path)  # other processes see the whole file or none
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, **{_CHECKSUM: checksum})
     except OSError as error:
-        warnings.warn(f"the matrix is not kept in {path.parent}: {error}", stacklevel=2)
+        warnings.warn(f"the matrix is not kept in {path.parent}: {error}", stacklevel=3)
+
+
+def _digest(arrays: Arrays) -> bytes:
+    """Of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data if array.size else b"")
+    return digest.digest()

@@ -1,11 +1,14 @@
 """Matrices are built once, and nothing depends on the disk."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from truth import SMALL_FAN
 
-from pcctlearn.tomography import csr
+from pcctlearn.tomography import csr, matrix_cache
 from pcctlearn.tomography.matrix_cache import cache_folder
 from pcctlearn.tomography.sparse_projector import Projector
 
@@ -57,6 +60,78 @@ def test_a_damaged_file_is_rebuilt(folder, damage):
     with pytest.warns(UserWarning, match="will be rebuilt"):
         assert same(first, Projector(SMALL_FAN))
     assert same(first, Projector(SMALL_FAN))
+
+
+def rewritten(path, change):
+    """An entry with its arrays changed and a checksum that fits them, as an attacker would."""
+    with np.load(path) as file:
+        arrays = {name: file[name].copy() for name in file if name != "checksum"}
+    change(arrays)
+    path.unlink()
+    matrix_cache._store(path, arrays)
+
+
+def put(name, index, value):
+    return lambda arrays: arrays[name].__setitem__(index, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("matrix_indices", 5, 2**31 - 1),
+        put("matrix_indices", 5, -1),
+        put("matrix_starts", 1, 2**30),
+        put("matrix_starts", -1, 3),
+        put("transposed_indices", 0, 10**6),
+        put("transposed_starts", 0, -4),
+        put("transposed_starts", 2, 0),
+        put("matrix_weights", 7, np.nan),
+        put("transposed_weights", 7, np.inf),
+        lambda arrays: arrays.pop("matrix_weights"),
+        lambda arrays: arrays.update(more=np.ones(3)),
+        lambda arrays: arrays.update(matrix_weights=arrays["matrix_weights"][:-1]),
+        lambda arrays: arrays.update(matrix_starts=arrays["matrix_starts"][:-1]),
+        lambda arrays: arrays.update(matrix_indices=arrays["matrix_indices"].astype(np.int64)),
+        lambda arrays: arrays.update(matrix_weights=arrays["matrix_weights"].astype(np.float32)),
+        lambda arrays: arrays.clear(),
+    ],
+)
+def test_arrays_that_would_be_read_out_of_bounds_are_rebuilt(folder, change):
+    first = Projector(SMALL_FAN)
+    (path,) = folder.iterdir()
+    rewritten(path, change)
+    with pytest.warns(UserWarning, match=f"{path.name}.* it will be rebuilt"):
+        assert same(first, Projector(SMALL_FAN))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(first, Projector(SMALL_FAN))
+
+
+def test_a_changed_number_is_found_by_the_checksum(folder):
+    first = Projector(SMALL_FAN)
+    (path,) = folder.iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["matrix_weights"][3] += 0.5
+    np.savez(path, **arrays)
+    with pytest.warns(UserWarning, match="the checksum of .* is wrong: it will be rebuilt"):
+        assert same(first, Projector(SMALL_FAN))
+
+
+def test_a_user_without_home_or_passwd_entry_has_no_cache(monkeypatch):
+    for error in (RuntimeError("Could not determine home directory."), KeyError("uid not found")):
+
+        def no_home(error=error):
+            raise error
+
+        for name in ("PCCTLEARN_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
+        assert cache_folder() is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            A = Projector(SMALL_FAN)
+        assert (A @ torch.ones(A.in_shape)).isfinite().all()
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(folder):
