@@ -87,9 +87,12 @@ def readable(path: str | Path, what: str, remedy: str) -> Iterator[None]:
             f"{path} declares more data than fits into memory ({reason_of(error)}): {remedy}"
         ) from error
     except library_errors() as error:
-        raise ValueError(
-            f"{path} is damaged or not {what} ({reason_of(error)}): {remedy}"
-        ) from error
+        raise damaged(path, what, error, remedy) from error
+
+
+def damaged(path: str | Path, what: str, error: BaseException, remedy: str) -> ValueError:
+    """The error for a file whose contents are not those of ``what``, in one line."""
+    return ValueError(f"{path} is damaged or not {what} ({reason_of(error)}): {remedy}")
 
 
 def reason_of(error: BaseException) -> str:

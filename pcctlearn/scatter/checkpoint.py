@@ -1,35 +1,31 @@
 """A correction in a file, with the scanner that it was made for, and what that must agree in."""
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from pcctlearn.files import written_whole
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scatter.checkpoint_content import (
+    GEOMETRY,
+    KEY,
+    PREFIX,
+    Content,
+    no_checkpoint,
+    read_content,
+)
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.kernel_parameters import KernelParameters
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 
-KEY = "correction"  # beside the state_dict, where the weights begin with PREFIX
-PREFIX = "chain.correct."
 _SAME_BIN_keV = 1.0  # mean energy of what a bin counts
 _SAME_GEOMETRY = 0.01  # of each length
-# what torch raises on other bytes, and what other contents do where ours are looked for
-_NO_CHECKPOINT = (
-    pickle.UnpicklingError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    AttributeError,
-    OSError,
-)
 
 
 class SavedCorrection(NamedTuple):
@@ -88,53 +84,60 @@ def read_correction(path: str | Path, geometry: ConeBeam, model: SpectralModel) 
             f"no checkpoint at {path}: a scatter study leaves one in its folder, as "
             "checkpoints/best.ckpt"
         )
+    content = read_content(path)
+    _check_bins(path, content.bins_keV, _bins_keV(model))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        facts, state = content[KEY], content["state_dict"]
-        _check_bins(path, facts["bins_keV"], _bins_keV(model))
-        correction = _built(facts, geometry, model)
-        weights = {
-            name.removeprefix(PREFIX): value
-            for name, value in state.items()
-            if name.startswith(PREFIX) and not name.endswith(".air")
-        }
-        missing, unknown = correction.load_state_dict(weights, strict=False)
-        if unknown or set(missing) - {"air"}:
-            raise KeyError(", ".join([*unknown, *missing]))
-        differences = _differences(facts["geometry"], _lengths(geometry))
-    except _NO_CHECKPOINT as error:
-        reason = " ".join(str(error).split())[:80]
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "it holds other things than weights"  # torch's own advice is to trust it
-        raise ValueError(
-            f"{path} is no checkpoint of a scatter correction ({reason}): give the "
-            "checkpoints/best.ckpt of a run of experiment=scatter_direct, scatter_cross_domain or "
-            "scatter_kernel"
-        ) from None
-    return SavedCorrection(correction.eval(), differences)
+        correction = _built(content, geometry, model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise no_checkpoint(path, error) from None
+    return SavedCorrection(correction.eval(), _differences(content.geometry, _lengths(geometry)))
 
 
-def _built(facts: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> nn.Module:
-    """What the facts describe; ``LookupError`` where they describe nothing."""
-    try:
-        return _from_facts(facts, geometry, model)
-    except ValueError as error:
-        raise LookupError(str(error)) from error
-
-
-def _from_facts(facts: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> nn.Module:
+def _built(content: Content, geometry: ConeBeam, model: SpectralModel) -> nn.Module:
+    """The correction of a checkpoint with its weights; ValueError where it has others."""
     air = model.air().detach().double()
-    if facts["kind"] == "network":
+    if content.kind == "network":
+        # shapes first: a network that the weights do not fill may be larger than memory
+        with torch.device("meta"):
+            outline = _of_kind(content, geometry, air)
+        _check_shapes(outline, content.weights)
+    correction = _of_kind(content, geometry, air)
+    _check_shapes(correction, content.weights)
+    correction.load_state_dict(content.weights, strict=False)
+    _check_answers(correction.eval(), geometry, air)
+    return correction
+
+
+def _of_kind(content: Content, geometry: ConeBeam, air: Float[Tensor, "*pixel bin"]) -> nn.Module:
+    if content.kind == "network":
         mean = air.reshape(-1, air.shape[-1]).mean(0)  # one for all pixels
-        return ScatterNetwork(mean.float(), **facts["settings"])
-    if facts["kind"] == "kernel":
-        return KernelScatter(
-            KernelParameters.from_plain(facts["settings"]),
-            air.movedim(-1, 0),
-            (geometry.row_cm, geometry.column_cm),
-            offset_cm=(geometry.row_offset_cm, geometry.offset_cm),
-        )
-    raise KeyError(f"kind {facts['kind']!r}")
+        return ScatterNetwork(mean.float(), **content.settings)
+    return KernelScatter(
+        KernelParameters.from_plain(content.settings),
+        air.movedim(-1, 0),
+        (geometry.row_cm, geometry.column_cm),
+        offset_cm=(geometry.row_offset_cm, geometry.offset_cm),
+    )
+
+
+def _check_shapes(correction: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    wanted = {name: value.shape for name, value in correction.state_dict().items() if name != "air"}
+    found = {name: value.shape for name, value in weights.items()}
+    if different := sorted(n for n in wanted | found if wanted.get(n) != found.get(n)):
+        raise ValueError(f"the weights {', '.join(different[:3])} have other shapes")
+
+
+@torch.no_grad()
+def _check_answers(
+    correction: nn.Module, geometry: ConeBeam, air: Float[Tensor, "*pixel bin"]
+) -> None:
+    """Weights may be finite and still overflow: try three views, from no object to a thick one."""
+    pixels = air.expand(geometry.n_rows, geometry.n_columns, -1) if air.ndim == 1 else air
+    views = torch.tensor([1.0, 0.1, 0.001]).to(air)
+    counts = (pixels.movedim(-1, 0)[:, None] * views[:, None, None])[None]
+    fraction = correction(counts.to(torch.get_default_dtype()))
+    if not ((fraction >= 0) & (fraction <= 1)).all():
+        raise ValueError("its scatter is no fraction of the counts, by numbers that are too large")
 
 
 def _check_bins(path: Path, there_keV: list[float], here_keV: list[float]) -> None:
@@ -161,17 +164,8 @@ def _bins_keV(model: SpectralModel) -> list[float]:
 
 
 def _lengths(geometry: ConeBeam) -> dict[str, float]:
-    return {
-        "rows": float(geometry.n_rows),
-        "columns": float(geometry.n_columns),
-        "row_cm": geometry.row_cm,
-        "column_cm": geometry.column_cm,
-        "offset_cm": geometry.offset_cm,
-        "row_offset_cm": geometry.row_offset_cm,
-        "source_to_axis_cm": geometry.source_to_axis_cm,
-        "source_to_detector_cm": geometry.source_to_detector_cm,
-        "axis_offset_cm": geometry.axis_offset_cm,
-    }
+    counts = {"rows": geometry.n_rows, "columns": geometry.n_columns}
+    return {name: float(counts.get(name) or getattr(geometry, name)) for name in GEOMETRY}
 
 
 def _differences(there: Mapping[str, float], here: Mapping[str, float]) -> list[str]:

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.files import written_whole
+from pcctlearn.reading.damaged import damaged
+from pcctlearn.reading.text import read_json
 
 QUANTITY = "scatter kernels of each bin and thickness group"
 KERNEL = ("amplitude_per_cm2", "alpha", "beta", "sigma1_cm", "share", "sigma2_cm", "residual")
 _WATER = ("water_rates", "water_weights")
-_PLAIN = ("borders_cm", "water_per_cm", "source_to_detector_cm", "passport")
 
 BinGroup = Float[Tensor, "bin group"]
 
@@ -102,14 +103,20 @@ class KernelParameters:
         if content["quantity"] != QUANTITY:
             raise ValueError(f"it holds {content['quantity']!r}")
         values: dict[str, Any] = {
-            name: torch.tensor(content[name], dtype=torch.float64) for name in (*KERNEL, *_WATER)
+            name: _numbers(name, content[name]) for name in (*KERNEL, *_WATER, "borders_cm")
         }
-        return cls(**values, **{name: content[name] for name in _PLAIN})
+        values["borders_cm"] = values["borders_cm"].tolist()
+        for name in ("water_per_cm", "source_to_detector_cm"):
+            if (value := _numbers(name, content[name])).ndim:
+                raise ValueError(f"{name} is no number")
+            values[name] = value.item()
+        passport = {str(key): str(value) for key, value in dict(content["passport"]).items()}
+        return cls(**values, passport=passport)
 
     def save(self, path: str | Path) -> None:
         """Write them as JSON: what they are, how they were made, and every number."""
         with written_whole(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.plain(), indent=1) + "\n")
+            temporary.write_text(json.dumps(self.plain(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "KernelParameters":
@@ -124,10 +131,21 @@ class KernelParameters:
                 f"no scatter kernels at {path}: make them with "
                 "pcctlearn.scatter.pencil_beams.fit_kernels(geometry, model).save(path)"
             )
+        called = (path, "a file of scatter kernels")
+        remedy = "give a file that KernelParameters.save wrote"
+        content = read_json(*called, remedy)
         try:
-            return cls.from_plain(json.loads(path.read_text()))
+            return cls.from_plain(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} holds no scatter kernels ({error}): give a file that "
-                "KernelParameters.save wrote"
-            ) from None
+            raise damaged(*called, error, remedy) from None
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    """A number, or lists of them, as a tensor."""
+    try:
+        numbers = torch.tensor(value, dtype=torch.float64)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no number or table of numbers") from error
+    if not numbers.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return numbers

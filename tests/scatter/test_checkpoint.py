@@ -7,21 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernels import kernels
+from kernels import VALUES, kernels
 from scanners import scanner
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
-from pcctlearn.scatter.checkpoint import KEY, described, read_correction, save_correction
+from pcctlearn.scatter.checkpoint import (
+    KEY,
+    PREFIX,
+    described,
+    read_correction,
+    save_correction,
+)
 from pcctlearn.scatter.correction import network
 from pcctlearn.scatter.kernel import KernelScatter
+from pcctlearn.scatter.kernel_parameters import KERNEL
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 TWO_BINS = [20.0, 60.0, 120.0]
 VOLUME = VolumeGrid(4, 6, 6, 1.0)
 GEOMETRY = ConeBeam(4, 8, 12, (1.5, 2.0), VOLUME, 60.0, 110.0, arc_rad=4.0, offset_cm=0.5)
-NO_CHECKPOINT = "is no checkpoint of a scatter correction .*: give the checkpoints/best.ckpt of a"
+NO_CHECKPOINT = r"not a checkpoint of a scatter correction \(.+\): give the checkpoints/best\.ckpt"
 
 
 def model(edges_keV=TWO_BINS, photons=1e6):
@@ -197,6 +204,10 @@ def _without(name):
     return change
 
 
+def _with_tensor(name, value):
+    return lambda content: content["state_dict"].update({PREFIX + name: value})
+
+
 def _with(key, value):
     return lambda content: content.update({key: value})
 
@@ -222,6 +233,105 @@ def test_other_contents_are_refused(network_file, spoil):
     torch.save(content, network_file)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
         read_correction(network_file, GEOMETRY, model())
+
+
+def _weight(name, value):
+    """Another value for the first number of a weight."""
+
+    def change(content):
+        content["state_dict"][PREFIX + name].view(-1)[0] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda c: c[KEY].update(bins_keV=[float("nan"), 70.0]), "bins_keV is nan"),
+        (lambda c: c[KEY].update(bins_keV=[40.0, float("inf")]), "bins_keV is inf"),
+        (lambda c: c[KEY].update(bins_keV=[40.0, "70"]), "bins_keV is 70"),
+        (lambda c: c[KEY].update(bins_keV=[]), "bins_keV is no list"),
+        (lambda c: c[KEY]["geometry"].update(column_cm=float("nan")), "geometry column_cm is nan"),
+        (lambda c: c[KEY]["geometry"].update(rows=None), "geometry rows is None"),
+        (lambda c: c[KEY]["geometry"].pop("offset_cm"), "geometry offset_cm is None"),
+        (lambda c: c[KEY]["settings"].update(channels=[10**9, 6]), "channels is"),
+        (lambda c: c[KEY]["settings"].update(channels=[4096, 4096]), "have other shapes"),
+        (lambda c: c[KEY]["settings"].update(channels=[6] * 65), "channels is"),
+        (lambda c: c[KEY]["settings"].update(channels=10**9), "channels is"),
+        (lambda c: c[KEY]["settings"].update(channels=[6.0, 6.0]), "channels is"),
+        (lambda c: c[KEY]["settings"].update(grid=[0, 3]), "grid is"),
+        (lambda c: c[KEY]["settings"].update(grid=[-2, 3]), "grid is"),
+        (lambda c: c[KEY]["settings"].update(panel=[10**12, 96]), "panel is"),
+        (lambda c: c[KEY]["settings"].update(predicts="magic"), "predicts is magic"),
+        (lambda c: c[KEY]["settings"].update(n_layers=10**9), "other names: n_layers"),
+        (_weight("head.weight", float("nan")), "head.weight holds NaN"),
+        (_weight("head.bias", float("inf")), "head.bias holds NaN or infinity"),
+        (_weight("shrink.1.running_var", -5.0), "its scatter is no fraction"),
+        (_weight("head.bias", 3e38), "its scatter is no fraction"),
+        (_with_tensor("head.weight", torch.zeros(1).expand(2, 6, 1, 1)), "and stores less"),
+        (_with_tensor("head.weight", torch.zeros(1).expand(10**6, 10**6)), "and stores less"),
+        (_with_tensor("head.weight", torch.zeros(2, 6, 1, 1, dtype=torch.complex64)), "complex"),
+        (_with_tensor("head.weight", torch.zeros(2, 7, 1, 1)), "head.weight have other shapes"),
+        (_with_tensor("head.weight", torch.eye(3).to_sparse()), "is no tensor"),
+        (_with_tensor("head.weight", [1.0]), "is no tensor"),
+    ],
+)
+def test_facts_and_weights_that_cannot_be_are_named(network_file, spoil, reason):
+    content = torch.load(network_file, weights_only=True)
+    spoil(content)
+    torch.save(content, network_file)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT) as raised:
+        read_correction(network_file, GEOMETRY, model())
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha": [[10**400]]},
+        {"alpha": [["x"]]},
+        {"alpha": [[float("nan")]]},
+        {"alpha": [[1.0], [1.0, 2.0]]},
+        {"borders_cm": [float("nan")]},
+        {"borders_cm": 3.0},
+        {"water_per_cm": [1.0, 2.0]},
+        {"water_per_cm": "x"},
+        {"passport": 3},
+        {"quantity": 3},
+        kernels(  # of one bin, for a scanner of two
+            **{name: torch.tensor(VALUES[name][:1]) for name in KERNEL},
+            water_weights=torch.tensor([[1.0, 0.0]]),
+        ).plain(),
+    ],
+)
+def test_kernels_that_cannot_be_are_refused(tmp_path, change):
+    path = tmp_path / "kernel.ckpt"
+    save_correction(path, some_kernels(model()), GEOMETRY, model())
+    content = torch.load(path, weights_only=True)
+    content[KEY]["settings"].update(change)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=NO_CHECKPOINT):
+        read_correction(path, GEOMETRY, model())
+
+
+def test_the_remedy_is_a_checkpoint_that_is_read(network_file):
+    """What the message asks for, the best.ckpt of a study, is what save_correction writes."""
+    assert read_correction(network_file, GEOMETRY, model()).correction is not None
+
+
+@pytest.mark.parametrize("step", [97, 1009])
+def test_every_flipped_byte_is_read_or_refused(network_file, step):
+    """No byte of the file leads to another error, or to weights that are not finite."""
+    sound, refusals = network_file.read_bytes(), []
+    for place in range(step // 2, len(sound), max(step, len(sound) // 60)):
+        network_file.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
+        try:
+            back = read_correction(network_file, GEOMETRY, model()).correction
+        except ValueError as error:
+            refusals.append(str(error))
+            continue
+        assert back(counts(model())).isfinite().all()
+    assert all(str(network_file) in refusal for refusal in refusals)
 
 
 @pytest.mark.parametrize("content", [[1, 2], "words", {"weights": torch.ones(2)}])

@@ -30,11 +30,11 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     ragged = {**content, "beta": [[1.0], [1.0, 2.0]]}
     for wrong in ("", "[]", "{}", json.dumps({**content, "quantity": "counts"})):
         path.write_text(wrong)
-        with pytest.raises(ValueError, match="holds no scatter kernels"):
+        with pytest.raises(ValueError, match="damaged or not a file of scatter kernels"):
             KernelParameters.load(path)
     for wrong in (without, ragged):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match="holds no scatter kernels"):
+        with pytest.raises(ValueError, match="damaged or not a file of scatter kernels"):
             KernelParameters.load(path)
 
 
