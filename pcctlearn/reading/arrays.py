@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return content.view(dtype).reshape(shape, order="F" if columns_first else "C")
 
 
-def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: IO[bytes] | zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether the first axis is the fastest, and kind of numbers."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):

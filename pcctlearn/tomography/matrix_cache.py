@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pcctlearn.files import written_whole
+from pcctlearn.files import discard_parts, written_whole
 from pcctlearn.reading.arrays import Arrays, read_npz
 
 _CHECKSUM = "checksum"  # stored beside the arrays
+_REMEDY = "it cannot be read and will be rebuilt"
 
 
 def cache_folder() -> Path | None:
@@ -38,6 +39,7 @@ def kept_on_disk(
     folder = cache_folder()
     if folder is None:
         return build()
+    discard_parts(folder)
     path = folder / f"{key}.npz"
     arrays = _load(path, is_sound)
     if arrays is None:
@@ -48,12 +50,12 @@ def kept_on_disk(
 
 def _load(path: Path, is_sound: Callable[[Arrays], bool]) -> Arrays | None:
     try:
-        arrays = read_npz(path, None, "an entry of the cache", "it will be rebuilt", None)
+        arrays = read_npz(path, None, "an entry of the cache", _REMEDY, None)
         stored = arrays.pop(_CHECKSUM, np.empty(0)).tobytes()
         if stored != _digest(arrays):
-            raise ValueError(f"the checksum of {path} is wrong: it will be rebuilt")
+            raise ValueError(f"the checksum of {path} is wrong: {_REMEDY}")
         if not (all(np.isfinite(array).all() for array in arrays.values()) and is_sound(arrays)):
-            raise ValueError(f"{path} holds other arrays than its name says: it will be rebuilt")
+            raise ValueError(f"{path} holds other arrays than its name says: {_REMEDY}")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

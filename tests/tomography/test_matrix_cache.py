@@ -1,5 +1,7 @@
 """Matrices are built once, and nothing depends on the disk."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from truth import SMALL_FAN
 
+from pcctlearn.files import written_whole
 from pcctlearn.tomography import csr, matrix_cache
 from pcctlearn.tomography.matrix_cache import cache_folder
 from pcctlearn.tomography.sparse_projector import Projector
@@ -100,7 +103,7 @@ def test_arrays_that_would_be_read_out_of_bounds_are_rebuilt(folder, change):
     first = Projector(SMALL_FAN)
     (path,) = folder.iterdir()
     rewritten(path, change)
-    with pytest.warns(UserWarning, match=f"{path.name}.* it will be rebuilt"):
+    with pytest.warns(UserWarning, match=f"{path.name}.* it cannot be read and will be rebuilt"):
         assert same(first, Projector(SMALL_FAN))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -114,8 +117,36 @@ def test_a_changed_number_is_found_by_the_checksum(folder):
         arrays = dict(file)
     arrays["matrix_weights"][3] += 0.5
     np.savez(path, **arrays)
-    with pytest.warns(UserWarning, match="the checksum of .* is wrong: it will be rebuilt"):
+    with pytest.warns(
+        UserWarning, match="the checksum of .* is wrong: it cannot be read and will be rebuilt"
+    ):
         assert same(first, Projector(SMALL_FAN))
+
+
+def test_what_a_killed_process_left_is_removed(folder):
+    """A process that is killed while it stores leaves its part; one that still runs keeps it."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pcctlearn.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as part:\n"
+        "    part.write_bytes(b'half')\n"
+        "    print(part, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "a.npz")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    left = Path(killed.stdout.strip())
+    assert left.is_file()
+    with written_whole(folder / "b.npz") as running:
+        running.write_bytes(b"half")
+        Projector(SMALL_FAN)
+        assert not left.exists()
+        assert running.exists()
 
 
 def test_a_user_without_home_or_passwd_entry_has_no_cache(monkeypatch):

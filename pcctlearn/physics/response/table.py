@@ -50,6 +50,7 @@ class Table(Response):
         energies_keV: Energies,
         deposited_keV: Float[Tensor, "deposited"],
         response_per_keV: Float[Tensor, "deposited energy"],
+        *,
         widest_gap_keV: float = 2.0,
     ) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class Table(Response):
         """
         arrays = read_response(Path(path))
         try:
-            return cls(*arrays, widest_gap_keV)
+            return cls(*arrays, widest_gap_keV=widest_gap_keV)
         except ValueError as error:
             raise ValueError(f"{path} is no response: {error}") from None
 
@@ -165,7 +166,10 @@ class Table(Response):
         0.1 % of the exact ones, and those of bins of 8 keV within 0.2 %.
         """
         return Table(
-            energies_keV, self.deposited_keV, self._density(energies_keV), self.widest_gap_keV
+            energies_keV,
+            self.deposited_keV,
+            self._density(energies_keV),
+            widest_gap_keV=self.widest_gap_keV,
         )
 
     def _density(self, energies_keV: Energies) -> Float[Tensor, "deposited energy"]:
