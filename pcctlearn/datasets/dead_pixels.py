@@ -1,11 +1,16 @@
-"""Pixels and views of a scan that counted nothing that can be used, and what takes their place."""
+"""Pixels and views of a scan that cannot be used, and the mean of neighbours in their place."""
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pcctlearn.datasets.pixel_faults import pixel_faults
+
 Values = Float[Tensor, "bin view row column"]
 Pixels = Bool[Tensor, "row column"]
+_MOST_VIEWS = 128  # in which pixels are compared with their neighbours
+_MOST_LISTED = 8  # pixels of a kind
 
 
 def missing_views(counts: Values) -> list[int]:
@@ -15,11 +20,36 @@ def missing_views(counts: Values) -> list[int]:
     return (unknown | nothing).nonzero().flatten().tolist()
 
 
-def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> Pixels:
-    """Pixels with an air of 0 or NaN in a bin, a count of NaN, or 0 in all bins and views."""
-    dark = (air.isnan() | (air == 0)).any(0)
-    silent = (counts == 0).all(1).all(0)
-    return dark | silent | counts.isnan().any(1).any(0)
+def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> dict[str, Pixels]:
+    """Pixels that cannot be used, by kind; one bin suffices, since no bin is used without the rest.
+
+    "without air" has an air of 0 or NaN, "NaN" a count of NaN, and "silent" no count in any bin and
+    view. "cold", "hot" and "stuck" contradict their neighbours (``pixel_faults``, from at most 128
+    views).
+    """
+    views = np.unique(np.linspace(0, counts.shape[1] - 1, _MOST_VIEWS).round().astype(int))
+    implausible = pixel_faults(counts[:, views].cpu().numpy(), air.cpu().numpy())
+    return {
+        "without air": (air.isnan() | (air == 0)).any(0),
+        "NaN": counts.isnan().any(1).any(0),
+        "silent": (counts == 0).all(1).all(0),
+        **{kind: torch.from_numpy(found.any(0)) for kind, found in implausible.items()},
+    }
+
+
+def any_of(kinds: dict[str, Pixels]) -> Pixels:
+    """Pixels of any kind."""
+    return torch.stack([*kinds.values()]).any(0)
+
+
+def listed(kinds: dict[str, Pixels]) -> str:
+    """How many of each kind, and where the first of them are."""
+    return "; ".join(
+        f"{len(places)} {kind}: {', '.join(f'({r}, {c})' for r, c in places[:_MOST_LISTED])}"
+        + (" …" if len(places) > _MOST_LISTED else "")
+        for kind, mask in kinds.items()
+        if (places := mask.nonzero().tolist())
+    )
 
 
 def filled(values: Values, dead: Pixels) -> Values:

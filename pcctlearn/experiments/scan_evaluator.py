@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from pcctlearn.chain import Chain
-from pcctlearn.datasets.dead_pixels import dead_pixels, filled, missing_views
+from pcctlearn.datasets.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.datasets.scan_set import truth_of
@@ -139,15 +139,22 @@ class ScanEvaluator:
                 "leave them out of counts and n_views, and write the angles of the views that are "
                 "there as geometry/measured_angles_rad"
             )
-        dead = dead_pixels(counts, recorded.air)
+        kinds = dead_pixels(counts, recorded.air)
+        dead = any_of(kinds)
         if (share := dead.double().mean().item()) > self.max_dead_share:
             raise ValueError(
                 f"{path}: {int(dead.sum())} of {dead.numel()} pixels are dead "
-                f"({100 * share:.3g} %), more than max_dead_share={self.max_dead_share:g}: fill "
-                "them in the file, or raise max_dead_share"
+                f"({100 * share:.3g} %; {listed(kinds)}), more than "
+                f"max_dead_share={self.max_dead_share:g}: correct counts and air, or raise "
+                "max_dead_share"
             )
         if dead.any():
-            log.warning("%s: %d dead pixels are filled from their neighbours", path, dead.sum())
+            log.warning(
+                "%s: %d dead pixels are filled from their neighbours (%s)",
+                path,
+                dead.sum(),
+                listed(kinds),
+            )
         return dead
 
     def _errors(

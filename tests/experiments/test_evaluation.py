@@ -239,7 +239,7 @@ SPOILT = {
     ),
     "many dead": (
         edit("counts", (0, 0, 0), np.nan),
-        r"12 of 96 pixels are dead \(12.5 %\), more than max_dead_share=0.05: fill",
+        r"12 of 96 pixels are dead \(12.5 %; 12 NaN: .*\), more than max_dead_share=0.05: correct",
     ),
     "infinite": (edit("counts", (0, 0, 0, 0), np.inf), "counts: 1 of .* are infinite"),
     "negative": (edit("counts", (0, 0, 0, 0), -9), "counts: 1 of .* are negative"),

@@ -1,0 +1,188 @@
+"""Pixels whose counts over air contradict their neighbours in a bin, found from a scan itself."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Sample = Float[np.ndarray, "bin view row column"]
+PerPixel = Float[np.ndarray, "bin row column"]
+Found = Bool[np.ndarray, "bin row column"]
+
+_LEAST_FACTOR = 1.3  # dispersion of thresholds and skew change counts over air by less
+_SPREADS = 6.0  # robust standard deviations of healthy neighbours
+_SIGMAS = 8.0  # standard deviations of Poisson noise
+_LEAST_SHARE, _UNLIKE = 0.05, 1.3  # what a dense object takes from the bins, as −log
+_MOST_SPREAD = 0.15  # of log T / log T̄; 2 keV between thresholds make 0.12
+_MEDIAN_TO_SD = 2.02  # of the lesser of two second differences of a normal variable
+_DARK = 1e-6  # least T
+_SHADOW = 0.3  # −log T above which a pixel lies behind the object
+_LEAST_LOG_CHANCE = -18.0  # of a healthy pixel that repeats one count in every view
+_FEWEST_COLUMNS = 8  # of a panel whose neighbouring pixels see much the same
+_PASSES = 4  # a cluster is found from its middle or rim
+
+
+def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
+    """Pixels that are "cold", "hot" or "stuck" in a bin; one that never counts is cold.
+
+    T = Σ_views n / (n_views · air) of a pixel is compared with the medians of the three pixels to
+    its left, to its right, below and above, and with what two medians in a row extrapolate to. At
+    an edge of the object T lies between the medians on either side. A pixel is cold where T is
+    below all of them and hot where T is above all of them, by a factor of 1.3 and six robust
+    standard deviations of healthy neighbours, and by eight standard deviations of Poisson noise,
+    2 (√n − √λ) (F. J. Anscombe, Biometrika 35 (1948) 246).
+
+    A column is cold or hot where more than half of its pixels are, compared with left and right
+    alone. A row is not: a thin disc looks like that in every view. Nor is a pixel cold that lacks
+    counts in all bins by unlike factors, as behind a dense rod on the axis.
+
+    On a panel of fewer than eight columns only pixels that never count are cold, and none is hot.
+
+    A stuck pixel repeats one count in every view where most of its neighbours do not.
+
+    Args:
+        counts: of all views, or of evenly spaced ones; NaN is left alone.
+        air: NaN and zero are left alone.
+    """
+    open_beam = counts.shape[1] * np.where(air > 0, air, np.nan).astype(np.float64)
+    total = counts.sum(1, dtype=np.float64)
+    found = {"cold": np.zeros(air.shape, bool), "hot": np.zeros(air.shape, bool)}
+    stuck = _stuck(counts, air)
+    known = np.where(stuck, np.nan, total / open_beam)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for _ in range(_PASSES):
+            outside = _outside(total, known, open_beam)
+            more = {kind: mask & ~found[kind] for kind, mask in outside.items()}
+            more["cold"] &= ~_attenuated(total, known, open_beam)
+            if not any(mask.any() for mask in more.values()):
+                break
+            for kind, mask in more.items():
+                found[kind] |= mask
+                known = np.where(mask, np.nan, known)
+    return {**found, "stuck": stuck}
+
+
+def noise_free(counts: Sample, air: PerPixel) -> bool:
+    """Whether counts are expected ones: not whole, and exactly air where they are close to it."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        beyond = np.abs(counts / air[:, None] - 1)
+    n_close, n_equal = (beyond < 1e-3).sum(), (beyond < 1e-6).sum()
+    return bool(n_equal > 0.5 * n_close and (counts % 1 > 0).any())
+
+
+def _outside(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> dict[str, Found]:
+    """Pixels beyond what their neighbours in ``known`` predict."""
+    sideways, upright = _predictions(known, axis=-1), _predictions(known, axis=-2)
+    spread = _spread(known, open_beam)
+
+    def beyond(expected: PerPixel, sign: int) -> Found:
+        factor = np.log(_LEAST_FACTOR) - _SPREADS * spread * np.log(expected.clip(_DARK, 1))
+        apart = sign * _log_ratio(total, expected * open_beam)
+        return (apart > factor) & (sign * _sigmas(total, expected * open_beam) > _SIGMAS)
+
+    found = {}
+    for kind, sign, furthest in (("cold", -1, np.fmin), ("hot", 1, np.fmax)):
+        beside = beyond(furthest.reduce(sideways), sign)
+        column = beside.mean(1, keepdims=True) > 0.5
+        found[kind] = beside & (beyond(furthest.reduce(upright), sign) | column)
+        if total.shape[-1] < _FEWEST_COLUMNS:
+            found[kind] &= total == 0
+    return found
+
+
+def _spread(known: PerPixel, open_beam: PerPixel) -> Float[np.ndarray, "bin 1 1"]:
+    """Standard deviation of log T / log T̄ between healthy pixels behind the object.
+
+    Thresholds that differ between pixels change how much of the same object each of them sees.
+    log T is compared with the mean of both neighbours, along the axis on which they agree better.
+    """
+    log_T, depth = np.log(known.clip(_DARK)), -np.log(known.clip(_DARK, 1))
+    behind = depth > _SHADOW
+    apart = np.fmin(
+        *(
+            np.abs(log_T - (_shifted(log_T, 1, axis) + _shifted(log_T, -1, axis)) / 2)
+            for axis in (-1, -2)
+        )
+    )
+    noise = 1 / (known * open_beam + 0.5) / depth**2
+    typical, noise = (_median(np.where(behind, v, np.nan)) for v in (apart / depth, noise))
+    variance = np.nan_to_num(np.square(_MEDIAN_TO_SD * typical) - noise)
+    return np.sqrt(variance.clip(0, _MOST_SPREAD**2))[:, None, None]
+
+
+def _attenuated(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> Found:
+    """Pixels that lack counts in every bin and not alike: a narrow object absorbs like that."""
+    expected = np.fmin(*_predictions(known, axis=-1)[:2]) * open_beam
+    lacking = -_log_ratio(total, expected)
+    most = lacking.max(0)
+    in_all = (_sigmas(total, expected * np.exp(-_LEAST_SHARE * most)) < 3).all(0)
+    others, expected_others = (values.sum(0) - values for values in (total, expected))
+    unlike = most > _UNLIKE * lacking.min(0)
+    return in_all & unlike & (_sigmas(others, expected_others) < -3)
+
+
+def _predictions(transmission: PerPixel, axis: int) -> list[PerPixel]:
+    """From the pixels before and behind along an axis: two medians, and two extrapolations.
+
+    At an edge of the panel the two nearest pixels are extrapolated as well, and the object may end.
+    """
+    at = {i: _shifted(transmission, i, axis) for i in range(-6, 7)}
+    near, beyond = [], []
+    for sign in (-1, 1):
+        first, second = (
+            _sorted_median(np.stack([at[sign * i] for i in places], -1))
+            for places in ((1, 2, 3), (4, 5, 6))
+        )
+        near.append(first)
+        beyond.append(np.clip(first + (first - second) * 2 / 3, first / 2, 2 * first))
+    for sign, opposite in ((-1, near[1]), (1, near[0])):
+        nearest = at[sign].clip(_DARK)
+        steep = np.clip(nearest**2 / at[2 * sign].clip(_DARK), nearest / 3, 3 * nearest)
+        beyond += [np.where(np.isnan(opposite), level, np.nan) for level in (steep, 1.0)]
+    return near + beyond
+
+
+def _shifted(values: PerPixel, by: int, axis: int) -> PerPixel:
+    """values[i + by] along an axis, NaN beyond the panel."""
+    moved = np.full_like(values, np.nan)
+    n = values.shape[axis]
+    target, source = [slice(None)] * 3, [slice(None)] * 3
+    target[axis] = slice(max(-by, 0), max(n - max(by, 0), 0))
+    source[axis] = slice(max(by, 0), max(n + min(by, 0), 0))
+    if abs(by) < n:
+        moved[tuple(target)] = values[tuple(source)]
+    return moved
+
+
+def _sorted_median(values: Float[np.ndarray, "bin row column value"]) -> PerPixel:
+    """Median of the known values; NaN where there are none."""
+    ordered = np.sort(values, -1)  # NaN come last
+    n_known = (~np.isnan(values)).sum(-1, keepdims=True)
+    middle = [np.maximum(n_known - 1, 0) // 2, np.minimum(n_known // 2, values.shape[-1] - 1)]
+    lower, upper = (np.take_along_axis(ordered, index, -1)[..., 0] for index in middle)
+    return np.where(n_known[..., 0] > 0, (lower + upper) / 2, np.nan)
+
+
+def _median(values: PerPixel) -> Float[np.ndarray, "bin"]:
+    return _sorted_median(values.reshape(len(values), 1, 1, -1))[:, 0, 0]
+
+
+def _sigmas(total: PerPixel, expected: PerPixel) -> PerPixel:
+    """Standard deviations of Poisson noise between two numbers of photons."""
+    return 2 * (np.sqrt(total + 0.375) - np.sqrt(expected + 0.375))
+
+
+def _log_ratio(total: PerPixel, expected: PerPixel) -> PerPixel:
+    return np.log((total + 0.5) / (expected + 0.5))
+
+
+def _stuck(counts: Sample, air: PerPixel) -> Found:
+    lowest, n_views = counts.min(1), counts.shape[1]
+    constant = (lowest == counts.max(1)) & (lowest > 0)
+    varies = np.where(air > 0, ~constant, np.nan)
+    beside = [
+        np.nan_to_num(side, nan=1.0) > 0.5 for side in _predictions(varies, axis=-1)[:2]
+    ]  # at an edge of the panel there is one side
+    log_chance = -0.5 * (n_views - 1) * np.log(2 * np.pi * np.maximum(lowest, 1))
+    found = constant & beside[0] & beside[1] & (log_chance < _LEAST_LOG_CHANCE)
+    if noise_free(counts, air):
+        found &= ~np.isclose(lowest, air, rtol=1e-6)
+    return found
