@@ -66,7 +66,7 @@ def test_no_healthy_pixel_is_found(seed):
 
 
 def near_an_edge(counts, air):
-    """Pixels that differ from one within three pixels by a factor of 1.5: object edges hide faults."""
+    """Pixels that differ by a factor of 1.5 from one within three: an edge hides faults."""
     T = counts.sum(1) / air / counts.shape[1]
     near = [np.roll(T, shift, axis) for shift in (-3, -2, -1, 1, 2, 3) for axis in (-1, -2)]
     return (np.abs(np.log(np.stack(near) / T)) > np.log(1.5)).any((0, 1))
@@ -138,7 +138,7 @@ def test_low_counts_decide_nothing():
 
 
 def test_scans_without_noise():
-    counts, air, rng = random_scan(4, FULL_PANEL, photons=1e5, n_views=24)
+    counts, air, _ = random_scan(4, FULL_PANEL, photons=1e5, n_views=24)
     assert not noise_free(counts, air)
     constant = np.broadcast_to(air[:, None], counts.shape) * 0.999999
     assert not np.any([*pixel_faults(constant.astype(np.float32), air).values()])
