@@ -9,17 +9,14 @@ Commands:
 
 import os
 from pathlib import Path
+from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from pcctlearn.command import run_command
+from pcctlearn.command.entry import run_command
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def main(config: DictConfig) -> None:
+def main(config: Any) -> None:
     """Evaluate the scans that the configuration names."""
     from pcctlearn.experiments.evaluation import evaluate  # heavy imports wait until needed
 

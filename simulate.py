@@ -11,17 +11,14 @@ Interrupted, the same command goes on where it stopped.
 
 import os
 from pathlib import Path
+from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from pcctlearn.command import run_command
+from pcctlearn.command.entry import run_command
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="simulate")
-def main(config: DictConfig) -> None:
+def main(config: Any) -> None:
     """Simulate what the configuration says."""
     from pcctlearn.experiments.simulation import simulate  # heavy imports wait until needed
 

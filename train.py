@@ -8,17 +8,14 @@ Commands:
 
 import os
 from pathlib import Path
+from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from pcctlearn.command import run_command
+from pcctlearn.command.entry import run_command
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> float | None:
+def main(config: Any) -> float | None:
     """Run the experiment; the number returned is what a sweep minimises."""
     from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
 

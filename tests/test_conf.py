@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from studies import REPOSITORY
 
+from pcctlearn.command.composition import check_compositions
+from pcctlearn.command.targets import locate
 from pcctlearn.experiments.config import check_config, check_nodes
+
+check_compositions()  # as the commands do
 
 CONF = REPOSITORY / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*/*.yaml"))
@@ -100,7 +104,7 @@ def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
 @pytest.mark.parametrize("file", CHOICES, ids=Path.as_posix)
 def test_each_written_key_is_a_parameter(file):
     for node in targets(OmegaConf.to_container(OmegaConf.load(CONF / file))):
-        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        parameters = inspect.signature(locate(node["_target_"])).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
         written = {key for key in node if key[0] != "_" and key != "defaults"}

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from studies import REPOSITORY
 from test_conf import composed
 
-from pcctlearn.command import EXPECTED, explain
+from pcctlearn.command.sentences import EXPECTED, explain
 from pcctlearn.experiments import results, run
 from pcctlearn.experiments.comparison import finished_jobs
 from pcctlearn.experiments.run_folder import held
@@ -94,7 +94,7 @@ def test_a_run_leaves_a_whole_folder_behind(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["study.bias_kev=1"], ["'study.bias_kev'", "--cfg job"]),
+        (["study.bias_kev=1"], ["study.bias_kev", "did you mean study.bias_keV?"]),
         (["hydra.run.dir=file/run"], ["file/run", "ot a directory", "hydra.run.dir=FOLDER"]),
     ],
     ids=["unknown_key", "folder_below_a_file"],
@@ -186,7 +186,14 @@ def said(folder, *overrides):
 
 EDGES = "physics.thresholds.edges_keV"
 BAD = [
-    (["foo=1"], ["'foo'", "--cfg job"]),
+    (["foo=1"], ["unknown key foo", "accepted"]),
+    (["looses=direct"], ["unknown key looses", "did you mean losses?"]),
+    (["+looses=direct"], ["unknown key looses", "did you mean losses?"]),
+    (["++looses=direct"], ["unknown key looses", "did you mean losses?"]),
+    (["+scatter=kernel"], ["unknown key scatter"]),
+    (["+paths.rot=x"], ["unknown key paths.rot", "did you mean paths.root?"]),
+    (["~seed"], ["seed was deleted", "~seed"]),
+    (["trainer.max_epochs=three"], ["trainer.max_epochs must be", "'three'"]),
     (["solvers=bisection"], ["solvers=bisection", "damped_newton", "nelder_mead"]),
     (["physics/response=germanium"], ["physics/response=germanium", "cdte", "silicon"]),
     ([f"{EDGES}=foo"], [EDGES, "Sequence[float]", "'foo'"]),

@@ -1,6 +1,5 @@
 """Check a composed configuration before anything is built from it."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -8,21 +7,26 @@ from typing import Any, get_args
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pcctlearn.command.keys import unknown
+from pcctlearn.command.quoting import typed
+from pcctlearn.command.targets import locate
 
 _NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is welcome where a float is wanted
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key, from the top
 
 
 def check_config(config: DictConfig) -> None:
     """Hold every key of every node with a ``_target_`` against the constructor it will reach.
 
     Raises:
-        ValueError: a key that the constructor does not take. TypeError: a value of another type.
+        ValueError: a key that the constructor does not take, or a ``_target_`` outside the
+            allow-list. TypeError: a value of another type.
     """
     check_nodes(config, objective=str | None)
-    if not isinstance(config.study, DictConfig):
+    if not isinstance(config.study, DictConfig) or "_target_" not in config.study:
         raise TypeError(
             f"study must be built by an experiment, got {config.study!r}: choose one "
             "with experiment=NAME"
@@ -37,44 +41,56 @@ def check_nodes(config: DictConfig, **kinds: Any) -> None:
         raise ValueError(f"seed must lie in 0 … {2**32 - 1}, got {config.seed}")
     if config.n_threads is not None and config.n_threads < 1:
         raise ValueError(f"n_threads must be 1 or more, or null, got {config.n_threads}")
-    _check_node(config, "")
+    allowed = list(config.get("allowed_targets") or [])
+    _check_node(config, OmegaConf.to_container(config, resolve=False), "", allowed)
 
 
-def _check_node(node: Any, path: str) -> None:
-    if isinstance(node, ListConfig):
-        for i, item in enumerate(node):
-            _check_node(item, f"{path}[{i}]")
+def _check_node(node: Any, raw: Any, path: str, allowed: list[str]) -> None:
+    """Walk a configuration beside its unresolved self, ``raw``.
+
+    A value is named by the key it comes from, so that ``${trainer.max_epochs}`` is reported as
+    trainer.max_epochs; a node that is referred to is checked where it stands.
+    """
+    if not isinstance(node, DictConfig | ListConfig):
         return
-    if not isinstance(node, DictConfig):
-        return
-    if "_target_" in node:
-        _check_call(node, path)
-    for key in map(str, node):
-        _check_node(node[key], f"{path}.{key}" if path else key)
+    if isinstance(node, DictConfig) and "_target_" in node:
+        _check_call(node, raw, path, allowed)
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        if not _REFERENCE.fullmatch(str(_raw(raw, key))):
+            _check_node(node[key], _raw(raw, key), _source(raw, key, path), allowed)
 
 
-def _check_call(node: DictConfig, path: str) -> None:
+def _check_call(node: DictConfig, raw: Any, path: str, allowed: list[str]) -> None:
     try:
-        target: Callable[..., Any] = get_object(node["_target_"])
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{path}._target_ names nothing that can be imported: {error}") from None
+        target: Callable[..., Any] = locate(node["_target_"], allowed)
+    except ValueError as error:
+        raise ValueError(f"{path}._target_: {error}") from None
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in map(str, node):
-        if key in _HYDRA_KEYS:
+        if key in _HYDRA_KEYS or (takes_any and key not in parameters):
             continue
-        where = f"{path}.{key}"
         if key not in parameters:
-            if takes_any:
-                continue
-            close = difflib.get_close_matches(key, parameters, n=1)
-            guess = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(
-                f"{where} is no setting of {target.__name__}: {guess}it takes "
-                + ", ".join(name for name in parameters if name != "self")
-            )
+            accepted = [name for name in parameters if name != "self"]
+            raise ValueError(unknown(f"{path}.{key}", path, accepted))
         if not _builds_something(node[key]):
-            _check_type(where, node[key], parameters[key].annotation)
+            where = _source(raw, key, path)
+            _check_type(where, node[key], parameters[key].annotation, f"{path}.{key}")
+
+
+def _raw(raw: Any, key: Any) -> Any:
+    """The unresolved value of a key; ``None`` below an interpolation."""
+    return raw[key] if isinstance(raw, dict | list) else None
+
+
+def _source(raw: Any, key: Any, path: str) -> str:
+    """The key that the value of ``path.key`` comes from: itself, or the one it refers to."""
+    value = _raw(raw, key)
+    if isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
+        return found[1]
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else str(key)
 
 
 def _builds_something(value: Any) -> bool:
@@ -86,7 +102,7 @@ def _builds_something(value: Any) -> bool:
     return False
 
 
-def _check_type(where: str, value: Any, annotation: Any) -> None:
+def _check_type(where: str, value: Any, annotation: Any, used_as: str | None = None) -> None:
     if annotation is inspect.Parameter.empty:
         return
     if isinstance(value, DictConfig | ListConfig):
@@ -105,7 +121,10 @@ def _check_type(where: str, value: Any, annotation: Any) -> None:
         kinds = plain if "Tensor" in str(annotation) and plain else [annotation]
         names = [k.__name__ if isinstance(k, type) and not get_args(k) else str(k) for k in kinds]
         wanted = re.sub(r"\b(\w+\.)+", "", " | ".join(names))
-        raise TypeError(f"{where} must be {wanted}, got {value!r}")
+        also = "" if used_as in (None, where) else f", for {used_as}"
+        text = isinstance(value, int | float) and is_bearable("text", annotation, conf=_NUMBERS)
+        remedy = f"; as text it is written {typed(where, str(value))}" if text else ""
+        raise TypeError(f"{where} must be {wanted}{also}, got {value!r}{remedy}")
 
 
 def _parts(value: Any) -> Iterator[Any]:

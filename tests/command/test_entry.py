@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from pcctlearn.command import keep_freed_memory
+from pcctlearn.command.entry import keep_freed_memory
 kept = sys.argv[1] == "kept" and keep_freed_memory()
 def faults():
     for _ in range(20):

@@ -1,0 +1,1 @@
+"""What train.py, simulate.py and evaluate.py share: composition, checks, signals, sentences."""

@@ -1,0 +1,88 @@
+"""Configurations are checked as soon as Hydra has composed them, before anything is built."""
+
+import re
+from typing import Any
+
+from hydra._internal import hydra as hydra_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from pcctlearn.command.keys import require_known, unknown_key
+from pcctlearn.command.quoting import ambiguous, unreadable
+from pcctlearn.command.targets import require_allowed
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader; a configuration with unknown keys or targets outside the list is refused."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose and check; every composition of Hydra passes here, those of a sweep too."""
+        rest = (run_mode, from_shell, validate_sweep_overrides)
+        try:
+            config = super().load_configuration(config_name, overrides, *rest)
+        except OverrideParseException as error:
+            raise ValueError(unreadable(error.override)) from None
+        except ConfigCompositionException as error:
+            if sentence := self._sentence(str(error), config_name, overrides, run_mode):
+                raise ValueError(sentence) from None
+            raise
+        self._check(config, config_name, overrides)
+        return config
+
+    def _check(self, config: DictConfig, config_name: str | None, overrides: list[str]) -> None:
+        plain: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+        typed = {word.lstrip("+~").partition("=")[0]: word for word in overrides}
+        more = plain.get("allowed_targets") or []
+        if more and "allowed_targets" not in typed:
+            raise ValueError(
+                "allowed_targets is set in a file: give it on the command line, as in "
+                f"'allowed_targets=[{','.join(map(str, more))}]'"
+            )
+        require_allowed(plain, more)
+        written = self.repository.load_config(config_name) if config_name else None
+        if written is not None:
+            added = {key for key, word in typed.items() if word.startswith("+")}
+            groups = [group for group in plain["hydra"]["runtime"]["choices"] if group not in added]
+            main: Any = OmegaConf.to_container(written.config, resolve=False)
+            require_known(plain, main, groups)
+
+    def _sentence(
+        self, text: str, config_name: str | None, overrides: list[str], run_mode: RunMode
+    ) -> str | None:
+        """What was wrong with a word, where Hydra's message suggests a wrong remedy."""
+        words = [word for word in overrides if f"'{word}'" in text]
+        if text.startswith("Ambiguous value"):
+            return ambiguous(words[0])
+        if text.startswith("Sweep parameters"):
+            return f"{words[0]!r} runs once for each value: add -m"
+        found = re.search(r"Could not (?:override|delete|delete from config\.) '([^'=@]*)", text)
+        if found is None:
+            return None
+        key = found[1]
+        words = [word for word in overrides if word.lstrip("+~").partition("=")[0] == key]
+        if words and words[-1].startswith("~"):
+            return f"{words[-1]!r} deletes nothing: the configuration has no {key}"
+        try:
+            known = super().load_configuration(
+                config_name, [word for word in overrides if word not in words], run_mode
+            )
+        except ConfigCompositionException:
+            known = super().load_configuration(config_name, [], run_mode)
+        plain: Any = OmegaConf.to_container(known, resolve=False, enum_to_str=True)
+        value = words[-1].partition("=")[2] if words else "VALUE"
+        groups = list(plain["hydra"]["runtime"]["choices"])
+        return unknown_key(key, value, plain, plain.get("allowed_targets") or [], groups)
+
+
+def check_compositions() -> None:
+    """Have Hydra load every configuration of this process through ``CheckedLoader``."""
+    hydra_module.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc,attr-defined]
