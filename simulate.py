@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pcctlearn.command.entry import run_command
+from pcctlearn.command.entry import run_configured
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
@@ -26,4 +26,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "simulate.py")
+    run_configured(main, "simulate.py")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pcctlearn.command.entry import run_command
+from pcctlearn.command.entry import run_configured
 
 os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
@@ -23,4 +23,4 @@ def main(config: Any) -> float | None:
 
 
 if __name__ == "__main__":
-    run_command(main, "train.py")
+    run_configured(main, "train.py")

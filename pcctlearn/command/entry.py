@@ -6,32 +6,37 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pcctlearn.command import interruption
+from pcctlearn.command.interruption import exit_on_signals
 from pcctlearn.command.quoting import unreadable
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def run_command(task: Callable[[Any], Any], script: str) -> None:
-    """Compose ``conf/`` with the words of the command line, and call ``task`` with the result.
+def run_configured(task: Callable[[Any], Any], script: str) -> None:
+    """Call ``task`` with the configuration that ``conf/`` and the command line give."""
+    run_command(lambda: _configured(task, script), script)
 
-    Exits with 0, with 2 and one sentence on standard error after an expected error, and with 130
-    or 143 after Ctrl-C or SIGTERM. HYDRA_FULL_ERROR=1 shows expected errors with their traceback.
+
+def run_command(main: Callable[[], object], script: str) -> None:
+    """Call ``main``; one sentence on standard error and status 2 after an expected error.
+
+    The status after Ctrl-C is 130, after SIGTERM 143. With HYDRA_FULL_ERROR=1, errors keep their
+    traceback.
     """
-    interruption.exit_on_signals()
     keep_freed_memory()
     _print_anything()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
-    try:
-        _run(task, script)
-    except Exception as error:
-        if not interruption.received():
-            _exit_with(error, script, wants_traceback)
-    finally:
-        if signal_name := interruption.received():
-            print(f"pcctlearn: stopped by {signal_name}", file=sys.stderr)
-            sys.exit(interruption.status())  # also where a library has caught the first one
+    with exit_on_signals():
+        try:
+            main()
+        except Exception as error:
+            from pcctlearn.command.sentences import EXPECTED, explain
+
+            if wants_traceback or not isinstance(error, EXPECTED):
+                raise
+            print(f"pcctlearn: {explain(error, script)}", file=sys.stderr)
+            sys.exit(2)
 
 
 def keep_freed_memory() -> bool:
@@ -47,41 +52,31 @@ def keep_freed_memory() -> bool:
     return all(libc.mallopt(*option) for option in kept)  # type: ignore[union-attr]
 
 
-def _run(task: Callable[[Any], Any], script: str) -> None:
-    _require_words(sys.argv[1:])
+def _configured(task: Callable[[Any], Any], script: str) -> None:
+    for word in sys.argv[1:]:
+        _check_word(word)
     import hydra
 
     from pcctlearn.command.composition import check_compositions
-    from pcctlearn.command.jobs import leave_failures_to_us
+    from pcctlearn.command.jobs import raise_failures_only
 
     check_compositions()
-    leave_failures_to_us()
+    raise_failures_only()
     name = script.removesuffix(".py")
     hydra.main(version_base="1.3", config_path="conf", config_name=name)(task)()
 
 
-def _exit_with(error: Exception, script: str, wants_traceback: bool) -> None:
-    from pcctlearn.command.sentences import EXPECTED, explain
-
-    if wants_traceback or not isinstance(error, EXPECTED):
-        raise error
-    print(f"pcctlearn: {explain(error, script)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _require_words(words: list[str]) -> None:
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"{word!r} is not valid UTF-8: rename the file or folder with mv, and give the "
-                "new name"
-            ) from None
-        if word.startswith("="):
-            raise ValueError(unreadable(word))
-        if word.startswith("--experimental-rerun"):
-            raise ValueError(f"{word} is not supported: it runs code from a pickle file")
+def _check_word(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{word!r} is not valid UTF-8: rename the file or folder with mv, and give the new name"
+        ) from None
+    if word.startswith("--experimental-rerun"):
+        raise ValueError(f"{word} is not accepted: it runs code from a pickle file")
+    if word.startswith("="):
+        raise ValueError(unreadable(word))
 
 
 def _print_anything() -> None:

@@ -4,35 +4,38 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-_received: list[int] = []
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-def exit_on_signals() -> None:
-    """Have SIGINT and SIGTERM raise SystemExit with 128 + number: 130 and 143.
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit on SIGINT and SIGTERM, and leave with status 128 + number: 130 or 143.
 
-    ``finally`` blocks and Lightning's teardown then run. KeyboardInterrupt would not do: Lightning
-    turns it into status 1, and Hydra's sweeps would go on. A second signal ends the process.
+    ``finally`` blocks and Lightning's teardown run. A KeyboardInterrupt would not do: Lightning
+    turns it into status 1. A library may catch the SystemExit and go on; the status is then set at
+    the end, and a second signal ends the process at once.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in _SIGNALS:
-            signal.signal(number, _stop)
+    received: list[int] = []
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        sys.exit(128 + number)
 
-def received() -> str | None:
-    """The first signal since the start, in words."""
-    return _SIGNALS[signal.Signals(_received[0])] if _received else None
-
-
-def status() -> int:
-    """The exit status of that signal."""
-    return 128 + _received[0]
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    if _received:
-        os._exit(128 + number)
-    _received.append(number)
-    sys.exit(128 + number)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in _NAMES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            print(f"pcctlearn: stopped by {_NAMES[signal.Signals(received[0])]}", file=sys.stderr)
+            sys.exit(128 + received[0])

@@ -1,13 +1,14 @@
-"""The jobs of a sweep or a single run, as Hydra hands them back."""
+"""The jobs of a sweep, and the single run, as Hydra hands them back."""
 
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
 
-def leave_failures_to_us() -> None:
-    """Raise what a job raised; Hydra's own property first prints a line of overrides."""
-    JobReturn.return_value = property(_return_value, JobReturn.return_value.fset)  # type: ignore[method-assign]
+def raise_failures_only() -> None:
+    """Raise what a job raised. Hydra's own property prints the overrides of the job before that."""
+    stored: Any = JobReturn.__dict__["return_value"]
+    JobReturn.return_value = stored.getter(_return_value)  # type: ignore[assignment]
 
 
 def _return_value(job: JobReturn) -> Any:

@@ -19,7 +19,8 @@ def set_threads(n_threads: int | None) -> None:
         log.warning("n_threads=%d is more than the %d cores of this process: %d are used",
                     n_threads, used, used)  # fmt: skip
     torch.set_num_threads(used)
-    numba.set_num_threads(min(used, numba.config.NUMBA_NUM_THREADS))
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(used, most))
 
 
 def threads() -> dict[str, int]:

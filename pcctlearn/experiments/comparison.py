@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pcctlearn.command import run_command
+from pcctlearn.command.entry import run_command
 from pcctlearn.experiments.results import StudyResults, recorded_overrides, write_run
 from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
 from pcctlearn.experiments.scatter_table import scatter_table
