@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be in
 from pcctlearn.figures.scanner import Scanner, draw_scanner
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.weights import redundancy_weights, short_scan_weights
+from pcctlearn.tomography.weights import redundancy_weights
 
 FOLDER = Path(__file__).parent
 BEAM = ConeBeam(
@@ -26,7 +26,7 @@ BEAM = ConeBeam(
     n_rows=80,
     n_columns=140,
     pixel_cm=(0.4, 0.35),
-    volume=VolumeGrid(n_z=60, n_y=80, n_x=96, voxel_cm=(0.3, 0.25, 0.25)),
+    volume=VolumeGrid(n_z=37, n_y=80, n_x=96, voxel_cm=(0.3, 0.25, 0.25)),
     source_to_axis_cm=40.0,
     source_to_detector_cm=65.0,
     arc_rad=4 / 3 * pi,
@@ -40,13 +40,15 @@ CHANGES: list[dict[str, Any]] = [
     {"source_to_axis_cm": 15.0},
     {"source_to_detector_cm": 30.0},
     {"axis_offset_cm": 50.0},
+    {"n_rows": 60},
     {"row_offset_cm": 60.0},
     {"pixel_cm": (0.4, 0.35, 0.3)},
     {"arc_rad": 6.5},
     {"measured_angles_rad": (0.0, 0.1, 0.1)},
     {"n_views": 3, "measured_angles_rad": (0.0, 0.1, 0.1)},
-    {"n_views": 5, "measured_angles_rad": (0.0, 0.1, 0.2, 0.9, 1.0)},
+    {"n_views": 7, "measured_angles_rad": (0.0, 0.5, 1.0, 3.0, 3.5, 4.0, 4.5)},
     {"arc_rad": 3.0},
+    {"n_columns": 100, "offset_cm": 9.0},
     {"arc_rad": 6.2832, "offset_cm": 40.0},
 ]
 
@@ -125,11 +127,14 @@ Positions (x, y, z) in cm: `beam.sources_cm()[view]` and `beam.pixels_cm()[view,
   R = `source_to_axis_cm` and δ = `axis_offset_cm`. In the plane z = 0, with δ = 0, this is cos γ.
 - Redundancy counts γ from the ray through the axis, whose own γ is atan(δ/R); here that is
   {axis_gamma}, and the columns go from {first_gamma} to {last_gamma} of it.
-- A short scan needs π + twice the larger of these, {shortest} here; it has {arc}. Parker's weights
-  of a line's two rays sum to one: with β = θ − `start_rad`, (β, γ) = (20°, 5°) has {weight} and
-  (β + π − 2γ, −γ) = (190°, −5°) has {conjugate}.
-- A full scan takes every ray by half, unless its panel is displaced and cut: then rays that it
-  meets once count in full, and those within the γ of its shorter side are shared by two views.
+- A view stands for half the way to each neighbour on the circle. Where the next view is farther
+  than 2.5 usual steps and than 5°, there is a gap.
+- The ray (θ, γ) has a trust c, which is 1 at most, zero in gaps, and rises as sin² over the 30°
+  beside them; where a panel reaches less far to one side of the axis, c falls to zero at that end.
+- The weight of a ray is c(θ, γ) / (c(θ, γ) + c(θ + π − 2γ, −γ)), averaged over what its view stands
+  for: the weights of a line's two rays add to one, and a line that is measured once counts in full.
+- A scan that leaves lines of the image unmeasured is refused. One arc must cover π + twice the
+  larger γ, {shortest} here; it has {arc}. A displaced panel that cuts the image needs a full turn.
 - Where the panel ends before the shadow of the image, its rows are extended, then filtered.
 - The iterative solvers have no weights: they take any arc and any panel.
 
@@ -146,8 +151,6 @@ Each line changes one thing in the scanner above, and shows what the code then s
 def page() -> str:
     """The whole of geometry.md."""
     gammas = BEAM.gammas_rad - BEAM.axis_gamma_rad
-    betas, rays = np.radians([20, 190]), np.radians([5, -5])
-    once, again = short_scan_weights(betas, rays, BEAM.arc_rad)
     return PAGE.format(
         drawn=DRAWN_VIEW,
         arrays=_table(_arrays()),
@@ -160,8 +163,6 @@ def page() -> str:
         last_gamma=_degrees(gammas[-1]),
         shortest=_degrees(pi + 2 * np.abs(gammas).max()),
         arc=_degrees(BEAM.arc_rad),
-        weight=f"{once:.4f}",
-        conjugate=f"{again:.4f}",
         told=_table((_call(change), _said(change)) for change in CHANGES),
     )
 

@@ -1,12 +1,15 @@
 """What every ray counts for in filtered back-projection: obliquity and redundancy."""
 
-from math import atan, pi
+from math import ceil, pi
 
 import numpy as np
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, Beam, DivergentBeam
 from pcctlearn.tomography.grids import FloatArray
+
+_SAMPLES_PER_VIEW = 4  # of the redundancy weights, at the least
+_SAMPLES_PER_TURN = 2000
 
 
 def cosine_weights(beam: Beam) -> FloatArray:
@@ -27,80 +30,134 @@ def cosine_weights(beam: Beam) -> FloatArray:
     return weights / beam.obliquity() if isinstance(beam, ConeBeam) else weights
 
 
-def short_scan_weights(beta: FloatArray, gamma: FloatArray, arc_rad: float) -> FloatArray:
-    """Redundancy weights of a short scan; they sum to one over conjugate rays.
+def redundancy_weights(beam: Beam) -> FloatArray:
+    """(view, column): share of each ray in its line, so that every measured line counts once.
 
-    The ray (β, γ) is met again as (β + π − 2γ, −γ). The weight rises where a ray is met again at
-    the end of the arc, and falls for the ray that meets it there. With arc = π + 2δ,
+    A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), where a view stands
+    for that angle and a column for that γ; for a parallel beam by (θ, s) and (θ + π, −s). With a
+    trust c ≥ 0 of every ray, which is zero where nothing is measured,
 
-        w = sin²(π/4 · β / (δ + γ)) · sin²(π/4 · (π + 2δ − β) / (δ − γ)),
+        w(θ, γ) = c(θ, γ) / (c(θ, γ) + c(θ + π − 2γ, −γ)),
 
-    where a fraction above 2 counts as 2, and its factor as one.
+    and a view has the mean of w over the angles that it stands for. c is the product of a taper
+    over 30° beside gaps between the views, and one over the columns that are measured again from
+    the other side, where the detector reaches less far to one side of the axis.
 
-    D. L. Parker, "Optimal short scan convolution reconstruction for fan beam CT",
-    Med. Phys. 9 (1982), with the opposite sign of γ. doi:10.1118/1.595078
-    """
-    delta = (arc_rad - pi) / 2
-    rise = _smooth_step(beta, delta + gamma)
-    fall = _smooth_step(arc_rad - beta, delta - gamma)
-    return rise * fall
-
-
-def displaced_detector_weights(gamma: FloatArray, overlap_rad: float) -> FloatArray:
-    """Redundancy weights of a full scan whose detector reaches past the axis on one side only.
-
-    Rays within ±overlap are met twice, the others once: w = (1 + sin(π/2 · γ / overlap)) / 2, and
-    one beyond, for a detector whose long side has γ > 0.
-
+    F. Noo, M. Defrise, R. Clackdoyle and H. Kudo, "Image reconstruction from fan-beam projections
+    on less than a short scan", Phys. Med. Biol. 47 (2002). doi:10.1088/0031-9155/47/14/311
     G. Wang, "X-ray micro-CT with a displaced detector array", Med. Phys. 29 (2002).
     doi:10.1118/1.1489043
     """
-    return (1 + np.sin(pi / 2 * np.clip(gamma / overlap_rad, -1, 1))) / 2
-
-
-def redundancy_weights(beam: Beam) -> FloatArray:
-    """(view, column): how much of each ray to take, so that every measured line is taken once."""
-    gamma = beam.gammas_rad - beam.axis_gamma_rad  # from the ray through the axis
+    _require_measured(beam)
+    positions = _positions(beam, beam.columns_cm)
+    own, conjugate = (_column_trust(beam, side * positions) for side in (1, -1))
     if isinstance(beam, DivergentBeam):
-        if beam.largest_hole_rad:
-            raise ValueError(
-                f"the views leave a hole of {beam.largest_hole_rad:.4g} rad, and filtered "
-                "back-projection needs an arc without one: add the missing views, or reconstruct "
-                "iteratively"
-            )
-        if beam.is_short_scan:
-            _require_short_scan(beam, gamma)
-            return short_scan_weights(beam.betas_rad[:, None], gamma, beam.arc_rad)
-        overlap_cm = min(beam.reaches_cm)
-        is_displaced = max(beam.reaches_cm) - overlap_cm > 2 * beam.column_cm
-        if any(beam.is_truncated) and is_displaced:
-            return np.ones((beam.n_views, 1)) * _displaced_weights(beam, gamma, overlap_cm)
-    return np.full((beam.n_views, beam.n_columns), pi / beam.arc_rad)
+        return _over_the_turn(beam, own, conjugate)
+    return _over_half_turns(beam, own, conjugate)
 
 
-def _require_short_scan(beam: DivergentBeam, gamma: FloatArray) -> None:
+def _over_half_turns(beam: Beam, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+    """The weights of a parallel beam, whose n half turns see a line from either side in turn."""
+    n = round(beam.arc_rad / pi)
+    half_turns = np.arange(beam.n_views + 1) * n / beam.n_views
+    in_odd_ones = half_turns // 2 + np.maximum(half_turns % 2 - 1, 0)  # integrated up to each share
+    odd_part = np.diff(in_odd_ones)[:, None] * beam.n_views / n
+    n_even, n_odd = (n + 1) // 2, n // 2
+    even = own / (n_even * own + n_odd * conjugate)
+    odd = own / (n_odd * own + n_even * conjugate) if n_odd else 0 * own
+    return (1 - odd_part) * even + odd_part * odd
+
+
+def _over_the_turn(beam: DivergentBeam, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+    """The weights of a fan, for the trust of its columns and of their mirror images."""
+    coverage, turn = beam.coverage(), pi - 2 * (beam.gammas_rad - beam.axis_gamma_rad)
+    if not beam.is_short_scan:
+        return np.tile(own / (own + conjugate), (beam.n_views, 1))
+    n_samples = max(_SAMPLES_PER_VIEW, ceil(_SAMPLES_PER_TURN / beam.n_views))
+    weights = np.zeros((beam.n_views, beam.n_columns))
+    for offset in (np.arange(n_samples) + 0.5) / n_samples - 0.5:
+        theta = (coverage.centers_rad + offset * coverage.steps_rad)[:, None]
+        ray = coverage.taper(theta) * own
+        weights += ray / (ray + coverage.taper(theta + turn) * conjugate) / n_samples
+    return weights
+
+
+def _positions(beam: Beam, columns_cm: FloatArray) -> FloatArray:
+    """γ from the ray through the axis, of points on the detector; cm for a parallel beam."""
+    if beam.source_curvature == 0:
+        return columns_cm
+    gamma = np.arctan(columns_cm * beam.source_curvature / beam.magnification)
+    return gamma - beam.axis_gamma_rad
+
+
+def _reaches(beam: Beam, reaches_cm: tuple[float, float]) -> FloatArray:
+    """How far positions go on either side of the axis, for lengths from the shadow of the axis."""
+    ends_cm = beam.magnification * beam.axis_shift_cm + np.array([-1, 1]) * reaches_cm
+    return np.abs(_positions(beam, ends_cm))
+
+
+def _column_trust(beam: Beam, positions: FloatArray) -> FloatArray:
+    """Trust of rays at these positions, which falls as sin² to zero at the shorter side's end.
+
+    Over all columns that are measured again from the other side. If the shorter side contains the
+    image, the taper may be steeper and lie beyond the image, which has less noise.
+    """
+    reaches, needed = (_reaches(beam, cm) for cm in (beam.reaches_cm, beam.needed_reaches_cm))
+    shorter = int(reaches.argmin())
+    short, long = reaches[shorter], reaches[1 - shorter]
+    if np.abs(positions).max() <= short:
+        return np.ones_like(positions)  # every ray is measured again
+    width = 2 * short
+    if not beam.is_truncated[shorter]:
+        width = min(width, max(short - needed[shorter], long - short))
+    from_end = short + (positions if shorter == 0 else -positions)
+    return np.sin(pi / 2 * np.clip(from_end / width, 0, 1)) ** 2
+
+
+def _require_measured(beam: Beam) -> None:
+    """Raise ValueError where lines through the image are measured by no ray."""
+    short_cm = min(beam.reaches_cm)
+    if short_cm <= 0:
+        raise ValueError(
+            f"the detector ends {abs(short_cm):.4g} cm before the axis, so that the middle of the "
+            "image is never seen: move it with offset_cm"
+        )
+    if not beam.is_short_scan:
+        return
+    _require_centred(beam)
+    if not isinstance(beam, DivergentBeam):
+        return
+    coverage, gamma = beam.coverage(), beam.gammas_rad - beam.axis_gamma_rad
     shortest = pi + 2 * float(np.abs(gamma).max())
-    if beam.arc_rad < shortest - ARC_TOLERANCE_RAD:
+    if len(coverage.gaps_rad) == 1 and beam.arc_rad < shortest - ARC_TOLERANCE_RAD:
         raise ValueError(
             f"the views cover an arc of {beam.arc_rad:.6g} rad, and filtered back-projection "
             f"needs π + fan angle = {shortest:.6g} or more: add views, use fewer columns, or "
             "reconstruct iteratively"
         )
-
-
-def _displaced_weights(beam: DivergentBeam, gamma: FloatArray, overlap_cm: float) -> FloatArray:
-    if overlap_cm <= 0:
+    is_inside = np.abs(gamma) <= min(_reaches(beam, beam.reaches_cm))
+    missing = coverage.missing_rad(pi - 2 * gamma[is_inside])
+    if missing.max() > ARC_TOLERANCE_RAD:
+        holes = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
         raise ValueError(
-            f"the detector ends {-overlap_cm:.4g} cm before the axis, so that the middle of the "
-            "image is never seen: move it with offset_cm"
+            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the image are measured "
+            f"by no ray: the views leave holes at {holes} rad; add views there, or reconstruct "
+            "iteratively"
         )
-    side = 1 if beam.reaches_cm[1] > overlap_cm else -1  # where the long side is
-    edge_cm = beam.magnification * beam.axis_shift_cm - side * overlap_cm
-    edge_gamma = atan(edge_cm * beam.source_curvature / beam.magnification)
-    return displaced_detector_weights(side * gamma, abs(edge_gamma - beam.axis_gamma_rad))
 
 
-def _smooth_step(position: FloatArray, half_width: FloatArray) -> FloatArray:
-    """From zero at 0 to one at twice the half width, and one from there on."""
-    fraction = position / np.maximum(half_width, 1e-12)
-    return np.sin(pi / 4 * np.clip(fraction, 0, 2)) ** 2
+def _require_centred(beam: Beam) -> None:
+    """Raise ValueError where the longer side alone sees lines, and not in a full turn."""
+    shorter = int(np.argmin(beam.reaches_cm))
+    short, long = beam.reaches_cm[shorter], beam.reaches_cm[1 - shorter]
+    if not beam.is_truncated[shorter] or long - short <= 2 * beam.column_cm:
+        return
+    n_beyond = round((long - short) / beam.column_cm)
+    shift_cm = (n_beyond if shorter == 1 else -n_beyond) / 2 * beam.column_cm
+    raise ValueError(
+        f"the detector reaches {short:.4g} cm to one side of the axis and {long:.4g} cm to the "
+        f"other, and the views cover {beam.arc_rad:.4g} rad, so that lines beyond the shorter "
+        "side are not all measured: take views of a full turn, leave out the last "
+        f"{n_beyond} columns of the longer side (n_columns={beam.n_columns - n_beyond}, "
+        f"offset_cm={beam.offset_cm + shift_cm:.6g}), or reconstruct iteratively"
+    )

@@ -97,7 +97,7 @@ def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
     np.testing.assert_allclose(listed.steps_rad, regular.steps_rad)
     assert listed.is_short_scan
 
-    np.testing.assert_allclose(listed.betas_rad, shuffled, atol=1e-12)
+    np.testing.assert_allclose(listed.coverage().centers_rad, shuffled, atol=1e-12)
 
     turn = np.arange(12) * pi / 6 + 0.1 * np.sin(np.arange(12))
     full = replace(SMALL_CONE, n_views=12, measured_angles_rad=turn)
@@ -115,15 +115,18 @@ def test_a_turn_is_a_circle(first_deg, wrap):
     listed = np.mod(angles, 2 * pi) if wrap else angles
     beam = replace(SMALL_CONE, n_views=24, measured_angles_rad=listed)
     assert beam.arc_rad == pytest.approx(radians(240))
-    np.testing.assert_allclose(beam.betas_rad, np.arange(24) * radians(10), atol=1e-9)
     np.testing.assert_allclose(beam.steps_rad, radians(10))
-    assert beam.largest_hole_rad == 0
+    from_first = beam.coverage().gaps_rad[0] - radians(first_deg)
+    np.testing.assert_allclose(from_first % (2 * pi), np.radians([235, 355]))
 
 
-def test_a_hole_in_the_arc_is_seen():
+def test_a_hole_in_the_arc_is_a_gap():
     angles = np.radians([*range(0, 100, 5), *range(140, 240, 5)])
     beam = replace(SMALL_CONE, n_views=40, measured_angles_rad=angles)
-    assert beam.largest_hole_rad == pytest.approx(radians(45))
+    np.testing.assert_allclose(
+        np.degrees(beam.coverage().gaps_rad), [[97.5, 137.5], [237.5, 357.5]]
+    )
+    assert beam.arc_rad == pytest.approx(radians(200))
     few = replace(SMALL_CONE, n_views=2, measured_angles_rad=[0.0, 5.0])
     assert few.arc_rad == pytest.approx(2 * pi)
 

@@ -134,9 +134,9 @@ def test_kernels_for_another_device_are_refused(operator):
         A.apply(meta)
 
 
-@pytest.mark.parametrize("arc_rad", [2 * pi, 4.3])
-def test_agrees_with_rtk(arc_rad):
-    """RTK's Joseph and FDK weigh the same voxels by the same weights."""
+@pytest.mark.parametrize(("arc_rad", "fdk_tolerance"), [(2 * pi, 1e-5), (4.3, 1e-2)])
+def test_agrees_with_rtk(arc_rad, fdk_tolerance):
+    """RTK's Joseph and FDK weigh the same voxels by the same weights, but for Parker's of arcs."""
     pytest.importorskip("itk", reason="RTK is an option, requirements-bench.txt")
     from benchmarks.rtk_cone import RtkCone
 
@@ -149,4 +149,4 @@ def test_agrees_with_rtk(arc_rad):
     assert (y - expected).norm() <= 1e-5 * expected.norm()
     inner = (slice(14, -14),) * 3  # of which every shadow falls on the panel
     x, expected = fdk(beam) @ y, rtk.fdk(y)
-    assert (x - expected)[inner].norm() <= 1e-5 * expected[inner].norm()
+    assert (x - expected)[inner].norm() <= fdk_tolerance * expected[inner].norm()
