@@ -1,19 +1,20 @@
 """Patients of the user's own as phantoms: any CT on disk becomes maps on any grid."""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.datasets.ct_volume import CtVolume
-from pcctlearn.datasets.dicom_files import dicom_folders
+from pcctlearn.datasets.dicom_files import dicom_folders, listed_series, series_in, slice_folders
 from pcctlearn.datasets.dicom_series import read_dicom_series
 from pcctlearn.datasets.kits import kits_cases, read_case
 from pcctlearn.datasets.nifti import SUFFIXES, read_nifti, without_suffix
@@ -24,7 +25,15 @@ from pcctlearn.phantoms.placement import BodyTooWideError, place_body
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
+_UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 CACHE_VERSION = 2  # count up when the maps of the same files change
+
+
+class Case(NamedTuple):
+    """Where one case is: its file or folder, and which series of that folder."""
+
+    path: Path
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,34 @@ def nifti_files(path: Path) -> list[Path]:
 
 
 def series_folders(path: Path) -> list[Path]:
-    """The folder itself where it holds DICOM files, or the folders below that do."""
-    folders = dicom_folders(path)
-    if not folders:
-        raise FileNotFoundError(f"no DICOM files in {path} or below; give a series, unpacked")
+    """The folder itself where it holds slices, or the folders below that do."""
+    folders = _folders_with_slices(path)
     return folders[:1] if folders[0] == path else folders
+
+
+def chosen_series(path: Path, wanted: str) -> list[Case]:
+    """Every CT series at or below a path, or with a SeriesInstanceUID the one of that name."""
+    folders = _folders_with_slices(path)
+    found = [Case(folder, name) for folder in folders for name in series_in(folder)]
+    chosen = [case for case in found if wanted in ("all", case.series)]
+    if not chosen:
+        listed = "; ".join(map(listed_series, folders))
+        raise ValueError(f"{path} holds no CT series datasets.series={wanted}; it holds {listed}")
+    return chosen
+
+
+def _folders_with_slices(path: Path) -> list[Path]:
+    if path.is_file():
+        raise ValueError(f"{path} is one file: give its folder, datasets.path={path.parent}")
+    folders = slice_folders(path)
+    if folders:
+        return folders
+    if dicom_folders(path):
+        raise FileNotFoundError(
+            f"no slices in {path} or below, only scouts, reports or screen captures; give the "
+            "folder of an axial CT series"
+        )
+    raise FileNotFoundError(f"no DICOM files in {path} or below; give a series, unpacked")
 
 
 LAYOUTS = {
@@ -88,6 +120,8 @@ class CtCases:
         limit: use the first cases only; ``None`` for all.
         resample: interpolate unevenly spaced DICOM slices instead of refusing them.
         straighten: resample a tilted volume onto the patient's axes instead of refusing it.
+        series: SeriesInstanceUID of the DICOM series to read where a folder holds several, or
+            "all" for each of them as a case; ``None`` where every folder holds one.
         cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
 
     ``placed`` also says where the patient lies.
@@ -102,40 +136,59 @@ class CtCases:
         limit: int | None = None,
         resample: bool = False,
         straighten: bool = False,
+        series: str | None = None,
         cache: bool = True,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"datasets.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         if limit is not None and limit < 1:
             raise ValueError(f"datasets.limit must be 1 or more, or null for all, got {limit}")
+        if series is not None and layout != "dicom":
+            raise ValueError(
+                f"datasets.series is a setting of datasets=dicom, got {series} for {layout}: leave "
+                "it out"
+            )
         self.path, self.layout, self.threshold_HU = path, layout, threshold_HU
         self.fit, self.limit, self.cache = fit, limit, cache
         self.resample, self.straighten = resample, straighten
-        self._sources = None if path is None else self._find(Path(path))  # bad paths fail here
+        self.series = series
+        self._cases = None if path is None else self._find(Path(path))  # bad paths fail here
+        if path is not None:
+            self._check_names()
 
     @property
-    def sources(self) -> list[Path]:
-        """The file or folder of each case."""
-        if self._sources is None:
+    def cases(self) -> list[Case]:
+        """Where each case is."""
+        if self._cases is None:
             raise ValueError(f"datasets.path needs a value: {LAYOUTS[self.layout].wanted}")
-        return self._sources
+        return self._cases
 
     @property
     def names(self) -> list[str]:
-        """What each case is called, for captions: where it lies below the path."""
+        """What each case is called, for captions and files: where it lies below the path.
+
+        Characters that not every system allows in the names of files become _.
+        """
         root = Path(self.path or "")
-        if self.sources == [root]:
-            return [without_suffix(root.resolve().name)]
-        return [without_suffix(file.relative_to(root).as_posix()) for file in self.sources]
+        folders = [case.path for case in self.cases]
+        names = []
+        for path, series in self.cases:
+            place = root.resolve().name if path == root else path.relative_to(root).as_posix()
+            which = f"/{series}" if folders.count(path) > 1 else ""
+            names.append(_UNFIT.sub("_", without_suffix(place) + which))
+        return names
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.cases)
 
     def volume(self, index: int) -> CtVolume:
         """A case in HU and house axes."""
         layout = LAYOUTS[self.layout]
+        case = self._case(index)
         options = {"resample": self.resample} if layout.slices else {}
-        return layout.read(self._source(index), straighten=self.straighten, **options)
+        if case.series is not None:
+            options["series"] = case.series
+        return layout.read(case.path, straighten=self.straighten, **options)
 
     def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
         """Water and calcium in g/cm³, float32: the maps of ``placed``."""
@@ -152,20 +205,32 @@ class CtCases:
         arrays = kept_on_disk(self._key(index, grid), build) if self.cache else build()
         return PlacedCase(torch.from_numpy(arrays["maps"]), arrays["scanner_to_patient"])
 
-    def _find(self, path: Path) -> list[Path]:
+    def _find(self, path: Path) -> list[Case]:
+        layout = LAYOUTS[self.layout]
         if not path.exists():
-            raise FileNotFoundError(
-                f"datasets.path {path} does not exist; give {LAYOUTS[self.layout].wanted}"
-            )
-        return LAYOUTS[self.layout].sources(path)[: self.limit]
+            raise FileNotFoundError(f"datasets.path {path} does not exist; give {layout.wanted}")
+        if self.series is not None:
+            return chosen_series(path, self.series)[: self.limit]
+        return [Case(source) for source in layout.sources(path)][: self.limit]
 
-    def _source(self, index: int) -> Path:
+    def _check_names(self) -> None:
+        """Their scans would be one file, on some systems."""
+        taken: dict[str, Path] = {}
+        for name, (path, _) in zip(self.names, self.cases, strict=True):
+            other = taken.setdefault(name.replace("/", "_").casefold(), path)
+            if other != path:
+                raise ValueError(
+                    f"{other} and {path} are two cases of one name, {name.replace('/', '_')}: "
+                    "rename or remove one of them"
+                )
+
+    def _case(self, index: int) -> Case:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} has cases 0 to {len(self) - 1}, got index {index}")
-        return self.sources[index]
+        return self.cases[index]
 
     def _place(self, index: int, grid: VolumeGrid) -> Arrays:
-        volume, source = self.volume(index), self._source(index)
+        volume, source = self.volume(index), self._case(index).path
         try:
             body = place_body(volume.hounsfield, volume.voxel_cm, grid, self.threshold_HU, self.fit)
         except BodyTooWideError as error:
@@ -190,10 +255,11 @@ class CtCases:
 
     def _key(self, index: int, grid: VolumeGrid) -> str:
         """Changes with the files and with everything that the maps depend on."""
-        source = self._source(index)
+        source, series = self._case(index)
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
         seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        settings = (self.layout, self.threshold_HU, self.fit, self.resample, self.straighten)
+        options = (self.fit, self.resample, self.straighten)
+        settings = (self.layout, self.threshold_HU, series, *options)
         depends = (CACHE_VERSION, settings, grid, seen)
         return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

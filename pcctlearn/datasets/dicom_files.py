@@ -1,31 +1,38 @@
 """Which files of a folder are one CT series, and whether each of them can be read as such."""
 
-import struct
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom import uid
+from pydicom.filereader import read_file_meta_info
 from pydicom.misc import is_dicom
 from pydicom.pixels import get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from pcctlearn.files import is_hidden
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.sizes import require_size
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-# what pydicom raises on bad bytes
-DAMAGED = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    ValueError,
-    AttributeError,
-    RuntimeError,
-    TypeError,
-    BytesLengthException,
-    struct.error,
+AGAIN = "download or copy it again"
+NO_SLICES = ("RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "SEG", "KO", "PR", "REG", "DOC", "OT", "FID")
+CT_CLASSES = (
+    uid.CTImageStorage,
+    uid.EnhancedCTImageStorage,
+    uid.LegacyConvertedEnhancedCTImageStorage,
 )
-NO_SLICES = ("scouts", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "SEG", "KO", "PR", "REG")
+CAPTURES = (
+    uid.SecondaryCaptureImageStorage,
+    uid.MultiFrameSingleBitSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+)
+REPORTS = re.compile(r"SCREEN|DOSE|PROTOCOL| PROT$")  # in ImageType, of GE, Philips and Siemens
 IN_HOUNSFIELD = ("HU", "HU_MOD", "US", "")  # rescale types; US is "unspecified"
 SAME = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6}
 NUMBERS = {**SAME, "ImagePositionPatient": 3}
@@ -36,10 +43,12 @@ USED = [
     "NumberOfFrames",
     "PhotometricInterpretation",
     "RescaleType",
+    "SOPClassUID",
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
 ]
+_MOST_INFLATED_BYTES = 2**28  # of a slice: one of 8192 × 8192 pixels has half of it
 
 
 @dataclass(frozen=True)
@@ -79,83 +88,144 @@ def ct_slices(folder: Path, series: str | None) -> list[DicomSlice]:
 
 
 def dicom_folders(root: str | Path) -> list[Path]:
-    """Every folder at or below ``root`` with DICOM files in it, in order."""
+    """Every folder at or below ``root`` with DICOM files in it, in order.
+
+    Hidden files and folders do not count, nor does a DICOMDIR, which lists other files.
+    """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give a folder of DICOM files")
-    folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
-    return [folder for folder in folders if any(is_dicom(file) for file in _files(folder))]
+    below = sorted(path for path in root.rglob("*") if path.is_dir() and not is_hidden(path, root))
+    return [folder for folder in (root, *below) if any(map(_is_data, _files(folder)))]
+
+
+def slice_folders(root: str | Path) -> list[Path]:
+    """Those of ``dicom_folders`` that hold more than scouts, reports and screen captures."""
+    return [folder for folder in dicom_folders(root) if _holds_slices(folder)]
+
+
+def series_in(folder: Path) -> list[str]:
+    """The SeriesInstanceUID of every CT series in a folder, scouts and reports left out."""
+    by_uid, _ = _by_series(folder)
+    return sorted(
+        name for name, slices in by_uid.items() if any(s.header.Modality == "CT" for s in slices)
+    )
+
+
+def listed_series(folder: Path) -> str:
+    """The series in a folder, in words."""
+    return _listed(_by_series(folder)[0])
 
 
 def _files(folder: Path) -> list[Path]:
-    visible = (file for file in folder.iterdir() if not file.name.startswith("."))
-    return sorted(file for file in visible if file.is_file())
+    return sorted(
+        file for file in folder.iterdir() if file.is_file() and not is_hidden(file, folder)
+    )
+
+
+def _is_data(file: Path) -> bool:
+    """Whether it is a DICOM file other than a DICOMDIR."""
+    if file.name.upper() == "DICOMDIR" or not is_dicom(file):
+        return False
+    with readable(file, "a DICOM file", AGAIN):
+        kind = read_file_meta_info(file).get("MediaStorageSOPClassUID")
+    return bool(kind != uid.MediaStorageDirectoryStorage)
+
+
+def _holds_slices(folder: Path) -> bool:
+    """Damaged files count: what is wrong with them is said when the series is read."""
+    for file in filter(_is_data, _files(folder)):
+        try:
+            if _no_slice(_header(file)) is None:
+                return True
+        except ValueError:
+            return True
+    return False
 
 
 def _one_series(folder: Path, wanted: str | None) -> list[DicomSlice]:
+    by_uid, left_out = _by_series(folder)
+    if not by_uid:
+        raise FileNotFoundError(_nothing_there(folder, left_out))
+    if wanted is None and len(by_uid) > 1:
+        raise ValueError(
+            f"{folder} holds {len(by_uid)} series: choose one with datasets.series=UID, or read "
+            f"each as a case with datasets.series=all: {_listed(by_uid)}"
+        )
+    if wanted is not None and wanted not in by_uid:
+        raise ValueError(f"{folder} has no series {wanted!r}; it holds {_listed(by_uid)}")
+    return by_uid[wanted or next(iter(by_uid))]
+
+
+def _by_series(folder: Path) -> tuple[dict[str, list[DicomSlice]], set[str]]:
+    """Slices by their SeriesInstanceUID, and the kinds of files that are none."""
     by_uid: dict[str, list[DicomSlice]] = {}
     left_out = set()
     for s in _headers(folder):
-        kind = "scouts" if _is_scout(s) else s.header.Modality
-        if kind in NO_SLICES:
+        if kind := _no_slice(s.header):
             left_out.add(kind)
-        else:
-            by_uid.setdefault(str(s.header.SeriesInstanceUID), []).append(s)
-    if not by_uid:
-        raise FileNotFoundError(_nothing_there(folder, left_out))
-    listed = "; ".join(
-        f"{uid} ({slices[0].header.get('SeriesDescription') or 'no description'}, "
+            continue
+        for tag in ("Modality", "SeriesInstanceUID", "Rows"):
+            if not s.header.get(tag):
+                raise ValueError(
+                    f"{s.file} has no {tag}: it is truncated, or no image; copy it again, or "
+                    "remove it"
+                )
+        by_uid.setdefault(str(s.header.SeriesInstanceUID), []).append(s)
+    return by_uid, left_out
+
+
+def _listed(by_uid: dict[str, list[DicomSlice]]) -> str:
+    return "; ".join(
+        f"{name} ({slices[0].header.get('SeriesDescription') or 'no description'}, "
         f"{slices[0].header.Modality}, {len(slices)} files)"
-        for uid, slices in by_uid.items()
+        for name, slices in by_uid.items()
     )
-    if wanted is None and len(by_uid) > 1:
-        raise ValueError(
-            f"{folder} holds {len(by_uid)} series; choose one with series=UID: {listed}"
-        )
-    if wanted is not None and wanted not in by_uid:
-        raise ValueError(f"{folder} has no series {wanted!r}; it holds {listed}")
-    return by_uid[wanted or next(iter(by_uid))]
 
 
 def _headers(folder: Path) -> Iterator[DicomSlice]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the folder of a DICOM series")
     for file in _files(folder):
-        if not is_dicom(file):
-            if file.suffix.lower() in SUFFIXES:
-                raise ValueError(f"{file} has no DICOM header; copy it again, or remove it")
-            continue  # licences, notes
-        header = _header(file)
-        kind = header.file_meta.get("MediaStorageSOPClassUID")
-        if kind == MediaStorageDirectoryStorage:
-            continue  # a DICOMDIR lists other files
-        image = () if header.get("Modality") in NO_SLICES else ("Rows",)
-        for tag in ("Modality", "SeriesInstanceUID", *image):
-            if not header.get(tag):
-                raise ValueError(
-                    f"{file} has no {tag}: it is truncated, or no image; copy it again, or "
-                    "remove it"
-                )
-        yield DicomSlice(file, header)
+        if _is_data(file):
+            yield DicomSlice(file, _header(file))
+        elif file.suffix.lower() in SUFFIXES and not is_dicom(file):
+            raise ValueError(f"{file} has no DICOM header; copy it again, or remove it")
 
 
 def _header(file: Path) -> pydicom.Dataset:
-    try:
+    require_inflatable(file)
+    with readable(file, "a DICOM file with a sound header", AGAIN):
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=USED)
         elements = [*header.file_meta, *header]  # each is decoded when it is asked for
         values = {element.keyword: element.value for element in elements}
         for tag in NUMBERS.keys() & values.keys():
-            np.array(values[tag], dtype=np.float64)
-    except DAMAGED as error:
-        raise ValueError(f"{file} has a damaged header ({error}); copy it again") from error
+            if not np.isfinite(np.array(values[tag] or 0, dtype=np.float64)).all():
+                raise ValueError(f"{tag} is {values[tag]}")
     return header
+
+
+def require_inflatable(file: Path) -> None:
+    """Refuse a deflated file that would fill the memory: pydicom inflates it as a whole."""
+    with readable(file, "a DICOM file", AGAIN):
+        meta = read_file_meta_info(file)
+        if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+            return
+        with file.open("rb") as stream:
+            stream.seek(144 + int(meta.FileMetaInformationGroupLength))  # preamble and its length
+            n_bytes = len(
+                zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+                    stream.read(_MOST_INFLATED_BYTES), _MOST_INFLATED_BYTES + 1
+                )
+            )
+    require_size(file, n_bytes, AGAIN, _MOST_INFLATED_BYTES)
 
 
 def _nothing_there(folder: Path, left_out: set[str]) -> str:
     if left_out:
         found = ", ".join(sorted(left_out))
         return f"{folder} holds only {found}, no slices; give the folder of an axial CT series"
-    below = dicom_folders(folder)
+    below = slice_folders(folder)
     if below:
         return (
             f"{folder} holds no DICOM files itself, but {len(below)} folders below it do; give one "
@@ -166,8 +236,26 @@ def _nothing_there(folder: Path, left_out: set[str]) -> str:
     return f"{folder} holds {found}; give the folder of a DICOM series, unpacked"
 
 
-def _is_scout(s: DicomSlice) -> bool:
-    return "LOCALIZER" in (s.header.get("ImageType") or ())
+def _no_slice(header: pydicom.Dataset) -> str | None:
+    """What a file is that belongs to a study and is no slice of a volume; None for a slice."""
+    image_type = header.get("ImageType") or ()
+    words = [image_type] if isinstance(image_type, str) else [str(word) for word in image_type]
+    sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+    placed = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
+    if "LOCALIZER" in words:
+        return "scouts"
+    if (
+        sop_class in CAPTURES
+        or any(REPORTS.search(word) for word in words)
+        or ("SECONDARY" in words and not placed)
+    ):
+        return "screen captures"
+    if header.get("Modality") in NO_SLICES:
+        return str(header.Modality)
+    known = uid.UID(sop_class or "").name  # the UID itself where a truncated file cuts it
+    if known != (sop_class or "") and sop_class not in CT_CLASSES and not header.get("Rows"):
+        return known  # raw data, documents
+    return None
 
 
 def _check_slice(s: DicomSlice) -> None:
@@ -191,6 +279,14 @@ def _check_slice(s: DicomSlice) -> None:
                 f"{s.file} has no {tag}: it is truncated, or no axial slice; copy it again, or "
                 "remove it"
             )
+    directions = s.numbers("ImageOrientationPatient").reshape(2, 3)
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01):
+        raise ValueError(
+            f"{s.file} is damaged: its ImageOrientationPatient {directions.ravel().tolist()} is "
+            f"not two unit vectors at right angles; {AGAIN}"
+        )
+    if not (s.numbers("PixelSpacing") > 0).all():
+        raise ValueError(f"{s.file} has pixels of no size; {AGAIN}")
     kind = header.get("RescaleType") or ""
     if kind not in IN_HOUNSFIELD:
         raise ValueError(f"{s.file} holds {kind}, not HU; give the CT series in HU")
@@ -199,20 +295,34 @@ def _check_slice(s: DicomSlice) -> None:
 
 def _check_decoder(s: DicomSlice) -> None:
     syntax = s.header.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
+    if not is_encoded(syntax):
         return
     try:
-        decoder = get_decoder(syntax)
+        available = get_decoder(syntax).is_available
     except NotImplementedError:
-        needs = "none of pydicom's decoders reads it"
-    else:
-        if decoder.is_available:
-            return
-        needs = " or ".join(decoder.missing_dependencies)
-    raise ValueError(
-        f"{s.file} is compressed as {syntax.name} and there is no decoder for it ({needs}); "
-        "install one, or decompress the files with gdcmconv --raw"
-    )
+        available = False
+    if not available:
+        raise ValueError(
+            f"{s.file} is compressed as {syntax.name}, which nothing installed decodes; "
+            f"{decoder_remedy(syntax)}"
+        )
+
+
+def is_encoded(syntax: uid.UID | None) -> bool:
+    """Whether pixels are compressed one by one, as RLE or JPEG."""
+    deflated = uid.DeflatedExplicitVRLittleEndian
+    return syntax is not None and syntax.is_compressed and syntax != deflated
+
+
+def decoder_remedy(syntax: uid.UID) -> str:
+    """How to read files of a compressed syntax."""
+    raw = "decompress each file with: gdcmconv --raw FILE NEW_FILE"
+    try:
+        needed = " ".join(get_decoder(syntax).missing_dependencies)
+    except NotImplementedError:
+        return raw
+    packages = re.findall(r"(pylibjpeg[\w-]*)>=", needed)
+    return f"type: pip install {' '.join(packages)}, or {raw}"
 
 
 def _check_same(s: DicomSlice, first: DicomSlice) -> None:

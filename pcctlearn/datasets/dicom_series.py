@@ -7,7 +7,16 @@ import pydicom
 from pydicom.pixels import apply_rescale
 
 from pcctlearn.datasets.ct_volume import CtVolume, air_for_padding, anatomical_axes, ct_volume
-from pcctlearn.datasets.dicom_files import DAMAGED, DicomSlice, ct_slices
+from pcctlearn.datasets.dicom_files import (
+    AGAIN,
+    DicomSlice,
+    ct_slices,
+    decoder_remedy,
+    is_encoded,
+    require_inflatable,
+)
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.sizes import require_size
 
 PADDING_HU = -2048.0  # becomes air, but is no sign that the numbers are in HU
 SAME_PLACE_MM = 0.01
@@ -50,6 +59,8 @@ def read_dicom_series(
     if not even and not resample:
         raise ValueError(_uneven(folder, slices, gaps_mm))
 
+    n_bytes = 8 * len(slices) * slices[0].header.Rows * slices[0].header.Columns
+    require_size(folder, n_bytes, "give a series of fewer voxels, or use more memory")
     hounsfield = air_for_padding(folder, np.stack([_hounsfield(s) for s in slices]))
     if not even:
         hounsfield, affine = _evenly_spaced(hounsfield, affine, gaps_mm)
@@ -123,15 +134,16 @@ def _evenly_spaced(
 
 
 def _hounsfield(s: DicomSlice) -> np.ndarray:
-    try:
+    syntax = s.header.file_meta.get("TransferSyntaxUID")
+    remedy = f"{AGAIN}, or {decoder_remedy(syntax)}" if is_encoded(syntax) else AGAIN
+    require_inflatable(s.file)
+    with readable(s.file, "a whole DICOM slice", remedy):
         dataset = pydicom.dcmread(s.file)
         stored = dataset.pixel_array
+        if stored.shape != (s.header.Rows, s.header.Columns):
+            raise ValueError(f"its pixels have shape {stored.shape}")
         hounsfield = apply_rescale(stored, dataset).astype(np.float32)
         hounsfield[_is_padding(stored, dataset)] = PADDING_HU
-    except DAMAGED as error:
-        raise ValueError(
-            f"{s.file} is truncated or damaged ({error}); download or copy it again"
-        ) from error
     return hounsfield
 
 

@@ -23,6 +23,7 @@ from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, write_run
 from pcctlearn.experiments.run_folder import held, set_aside
+from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.figures import simulated_scans
 from pcctlearn.files import discard_parts, safe_stem
 from pcctlearn.locks import LockedError, discard_locks, locked
@@ -102,7 +103,8 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
             def make(index: int) -> None:
                 _require_same(paths, recorded)  # other jobs work in this folder
                 seed = np.random.SeedSequence([config.scan.seed, _number(cases.names[index])])
-                case = cases.placed(index, simulator.geometry.volume)
+                with advice_of_settings(simulator.geometry):
+                    case = cases.placed(index, simulator.geometry.volume)
                 scan = simulator.scan(
                     case.maps,
                     cases.names[index],

@@ -21,6 +21,7 @@ from pcctlearn.experiments.calibration import (
     with_edges,
 )
 from pcctlearn.experiments.results import StudyResults
+from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.figures.calibration import (
     calibration_curves,
     phantom_images,
@@ -132,7 +133,8 @@ class PhantomCalibration:
             precision=precision[None],
         )
         grid = self.geometry.image
-        patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
+        with advice_of_settings(self.geometry):
+            patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
         patient_A = Projector(self.geometry).double() @ patient_maps
         patient = Scan(counts=self._counts(detector, patient_A))
         reference = chain.onward(Scan(line_integrals=patient_A))

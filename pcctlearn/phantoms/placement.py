@@ -66,8 +66,7 @@ def place_body(
         if not fit:
             raise BodyTooWideError(
                 f"the body is {width_cm:.1f} cm wide and needs a field of {2 * radius_cm:.1f} cm, "
-                f"the grid's is {field_cm:.1f} cm: shrink it with datasets.fit=true, or enlarge "
-                "the grid",
+                f"the grid's is {field_cm:.1f} cm: shrink the patient with datasets.fit=true",
                 radius_cm,
             )
         middle, radius_cm, _ = _extent(body.mask, spacing, half_length_cm=inf)

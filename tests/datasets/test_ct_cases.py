@@ -2,14 +2,23 @@
 
 import os
 import pickle
+import re
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import REAL_CT, round_patient, series_datasets, write_dicom, write_nifti
+from ct_files import REAL_CT, SERIES, round_patient, series_datasets, write_dicom, write_nifti
+from pydicom.uid import (
+    EncapsulatedPDFStorage,
+    MediaStorageDirectoryStorage,
+    RawDataStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from pcctlearn.datasets.ct_cases import LAYOUTS, CtCases
+from pcctlearn.files import safe_stem
 from pcctlearn.tomography.grids import VolumeGrid
 
 VOXEL_MM = (5.0, 5.0, 5.0)
@@ -141,9 +150,65 @@ def test_a_path_is_wanted_only_when_it_is_used(tmp_path, layout):
         CtCases(str(tmp_path), layout)
 
 
+HIDDEN = {
+    "nifti": ["._one.nii.gz", ".one.nii.gz.part.nii.gz"],
+    "kits": ["._case_00007/imaging.nii.gz", ".Trash/case_00001/imaging.nii.gz"],
+    "dicom": ["head/axial/._000.dcm", ".Trash/a/1.dcm", "head/.cache/1.dcm", "._1.dcm"],
+    "sinoct": [".Trash/batch_1/series_1/reconstructed_image/1.dcm",
+               "batch_1/._series_3/reconstructed_image/1.dcm",
+               "batch_1/series_2/reconstructed_image/._1.dcm"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sound", [False, True])
+def test_hidden_names_are_no_cases(ct, layout, sound):
+    """Neither the ._ files of macOS, nor what is being written, nor a trash folder."""
+    before = CtCases(str(ct / layout), layout).names
+    whole = next(path for path in sorted((ct / layout).rglob("*")) if path.is_file()).read_bytes()
+    for name in HIDDEN[layout]:
+        path = ct / layout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(whole if sound else b"\x00\x05\x16\x07 left by another system")
+    cases = CtCases(str(ct / layout), layout)
+    assert cases.names == before
+    np.testing.assert_array_equal(cases.volume(0).hounsfield, round_patient())
+
+
+def test_a_hidden_folder_that_is_named_is_read(ct):
+    (ct / "nifti").rename(ct / ".private")
+    assert CtCases(str(ct / ".private")).names == ["one"]
+
+
+def test_two_cases_of_one_name_are_refused_by_name(tmp_path):
+    write_nifti(tmp_path / "a.nii", round_patient(), VOXEL_MM)
+    write_nifti(tmp_path / "a.nii.gz", round_patient(), VOXEL_MM)
+    with pytest.raises(ValueError, match=r"a\.nii and .*a\.nii\.gz are two cases of one name, a:"):
+        CtCases(str(tmp_path))
+    (tmp_path / "a.nii").rename(tmp_path / "b.nii")
+    assert CtCases(str(tmp_path)).names == ["a", "b"]
+    for folder in ("x/y", "x_y"):
+        write_dicom(tmp_path / "cases" / folder)
+    with pytest.raises(ValueError, match=r"x/y and .*x_y are two cases of one name, x_y: rename"):
+        CtCases(str(tmp_path / "cases"), "dicom")
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b", 'he said "no"', "tab\there", b"caf\xe9".decode("utf-8", "surrogateescape")]
+)
+def test_names_are_fit_for_files(tmp_path, name):
+    write_nifti(tmp_path / "ct.nii.gz", round_patient(), VOXEL_MM)
+    (tmp_path / "ct.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    cases = CtCases(str(tmp_path))
+    assert safe_stem(cases.names[0], "a test") == cases.names[0]
+    assert cases.maps(0, GRID).max() > 0
+
+
 def test_settings_that_make_no_sense(annotations_off):
     with pytest.raises(ValueError, match=r"layout must be one of nifti, dicom.*got 'png'"):
         CtCases(None, "png")
+    with pytest.raises(ValueError, match=r"datasets\.series is a setting of datasets=dicom"):
+        CtCases(None, "kits", series="1.2.3")
     with pytest.raises(ValueError, match=r"limit must be 1 or more.*got 0"):
         CtCases(None, limit=0)
 
@@ -158,6 +223,84 @@ def test_uneven_slices_are_interpolated_on_request(ct):
     water = CtCases(str(folder), "dicom", resample=True).maps(0, GRID)[0]
     whole = CtCases(str(ct / "dicom"), "dicom").maps(0, GRID)[0]
     assert water.sum() == pytest.approx(whole.sum().item(), rel=0.01)
+
+
+def patient_cd(root):
+    """A study as hospitals hand it out: DICOMDIR on top, every series in a folder below."""
+    write_dicom(root / "DICOM/ST0/SE2", series_datasets(round_patient(), VOXEL_MM))
+    thin = series_datasets(round_patient(), VOXEL_MM)
+    for dataset in thin:
+        dataset.SeriesInstanceUID = "1.2.3"
+    write_dicom(root / "DICOM/ST0/SE3", thin)
+    for number, changes in enumerate(NO_SERIES.values(), 4):
+        (dataset,) = series_datasets(round_patient(), VOXEL_MM)[:1]
+        dataset.SeriesInstanceUID = f"9.{number}"
+        for tag, value in changes.items():
+            setattr(dataset, tag, value)
+        if "SOPClassUID" in changes:
+            dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        for tag in changes.get("without", ()):
+            delattr(dataset, tag)
+        write_dicom(root / f"DICOM/ST0/SE{number}", [dataset])
+    (index,) = series_datasets(round_patient(), VOXEL_MM)[:1]
+    index.SOPClassUID = index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.save_as(root / "DICOMDIR", enforce_file_format=True)
+    (root / "AUTORUN.INF").write_text("[autorun]")
+    return root
+
+
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+NO_SERIES = {
+    "scout": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+    "dose report": {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "without": PLACE},
+    "placed dose report": {"ImageType": ["ORIGINAL", "SECONDARY", "DOSE_INFO"]},
+    "protocol": {"ImageType": ["ORIGINAL", "SECONDARY", "OTHER", "CT_SOM5 PROT"]},
+    "capture": {"SOPClassUID": SecondaryCaptureImageStorage},
+    "structured report": {"Modality": "SR", "without": ("Rows", "PixelData")},
+    "document": {
+        "SOPClassUID": EncapsulatedPDFStorage, "Modality": "DOC", "without": ("Rows", "PixelData"),
+    },
+    "raw data": {"SOPClassUID": RawDataStorage, "without": ("Rows", "PixelData")},
+}  # fmt: skip
+
+
+def test_a_patient_cd_is_its_ct_series(tmp_path):
+    root = patient_cd(tmp_path / "CD")
+    cases = CtCases(str(root), "dicom")
+    assert cases.names == ["DICOM/ST0/SE2", "DICOM/ST0/SE3"]
+    for index in range(2):
+        np.testing.assert_array_equal(cases.volume(index).hounsfield, round_patient())
+    with pytest.raises(ValueError, match=r"DICOMDIR is one file") as refused:
+        CtCases(str(root / "DICOMDIR"), "dicom")
+    advised = re.search(r"datasets\.path=(.*)", str(refused.value))[1]
+    assert CtCases(advised, "dicom").names == cases.names
+
+
+def test_all_series_of_one_folder(tmp_path):
+    root, folder = patient_cd(tmp_path / "CD"), tmp_path / "all"
+    folder.mkdir()
+    for number, file in enumerate(sorted(root.rglob("*.dcm"))):
+        file.rename(folder / f"{number}.dcm")
+    with pytest.raises(ValueError, match=r"all holds 2 series: choose one.*1\.2\.3 \(") as refused:
+        CtCases(str(folder), "dicom").volume(0)
+    assert set(re.findall(r"datasets\.series=(\w+)", str(refused.value))) == {"UID", "all"}
+    chosen = CtCases(str(folder), "dicom", series="1.2.3")
+    np.testing.assert_array_equal(chosen.volume(0).hounsfield, round_patient())
+    assert chosen.names == ["all"]
+    both = CtCases(str(folder), "dicom", series="all", cache=False)
+    assert both.names == sorted(["all/1.2.3", f"all/{SERIES}"])
+    assert [len(both.volume(index).hounsfield) for index in range(2)] == [24, 24]
+    assert CtCases(str(root.parent), "dicom", series="1.2.3").names == ["all"]
+    with pytest.raises(ValueError, match=r"no CT series datasets\.series=7; it holds .*1\.2\.3"):
+        CtCases(str(folder), "dicom", series="7")
+
+
+def test_a_study_without_slices(tmp_path):
+    root = patient_cd(tmp_path / "CD")
+    for name in ("SE2", "SE3"):
+        shutil.rmtree(root / "DICOM/ST0" / name)
+    with pytest.raises(FileNotFoundError, match="only scouts, reports or screen captures"):
+        CtCases(str(root), "dicom")
 
 
 def tilted_as(layout, folder):

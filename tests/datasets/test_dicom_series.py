@@ -18,7 +18,15 @@ from ct_files import (
     write_dicom,
     write_nifti,
 )
-from pydicom.uid import JPEGLossless, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLossless,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+)
 
 from pcctlearn.datasets.dicom_series import read_dicom_series
 from pcctlearn.datasets.nifti import read_nifti
@@ -87,6 +95,72 @@ def test_padding_reads_as_air(tmp_path, padding, tag):
         dataset.add_new("PixelPaddingValue", "US" if tag > 0 else "SS", tag)
     volume = read_dicom_series(write_dicom(tmp_path, datasets))
     np.testing.assert_array_equal(volume.hounsfield, small_patient())
+
+
+SYNTAXES = {
+    "explicit": ExplicitVRLittleEndian,
+    "implicit": ImplicitVRLittleEndian,
+    "big-endian": ExplicitVRBigEndian,
+    "deflated": DeflatedExplicitVRLittleEndian,
+}
+PADDING = {  # pixel type, padding value, its limit, values that are padding
+    "signed": ("i2", -2000, None, [-2000]),
+    "high": ("i2", 3000, None, [3000]),
+    "as unsigned": ("i2", 63536, None, [-2000]),
+    "range": ("i2", -3000, -1500, [-3000, -2500, -1500]),
+    "range downwards": ("i2", -1500, -3000, [-3000, -2500, -1500]),
+    "range as unsigned": ("i2", 2**16 - 3000, 2**16 - 1500, [-3000, -2500, -1500]),
+    "unsigned": ("u2", 65000, None, [65000]),
+    "unsigned range": ("u2", 64000, 65535, [64000, 65000, 65535]),
+    "as signed": ("u2", -536, -1, [65000, 65535]),
+}
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("kind", PADDING)
+def test_padding_of_every_type_and_byte_order_is_air(tmp_path, syntax, kind):
+    """It is found among stored values, before slope and intercept, and never mixed with tissue."""
+    dtype, value, limit, padded = PADDING[kind]
+    order = ">" if syntax == "big-endian" else "<"
+    vr = "SS" if value < 0 or (limit or 0) < 0 else "US"
+    ramp = small_patient()
+    ramp[:, 4, 4] = 10 * np.arange(6)
+    datasets = series_datasets(ramp)
+    for dataset in datasets:
+        hounsfield = np.frombuffer(dataset.PixelData, np.int16).astype(np.int64)
+        slope, intercept = (2, -2048) if dtype == "u2" else (1, 0)
+        stored = (hounsfield - intercept) // slope
+        stored[:20] = np.resize(padded, 20)  # air, above the tissue
+        store(dataset, stored.astype(order + dtype))
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+        dataset.add_new("PixelPaddingValue", vr, value)
+        if limit is not None:
+            dataset.add_new("PixelPaddingRangeLimit", vr, limit)
+        dataset.file_meta.TransferSyntaxUID = SYNTAXES[syntax]
+    wanted = read_dicom_series(write_dicom(tmp_path / "plain", series_datasets(ramp // 2 * 2)))
+    tolerance = {"rtol": 0, "atol": 1 if dtype == "u2" else 0}
+    found = read_dicom_series(write_dicom(tmp_path / "all", datasets)).hounsfield
+    np.testing.assert_array_equal(found[:, :2], -1000)
+    if dtype == "i2":
+        np.testing.assert_array_equal(found, ramp)
+    else:
+        np.testing.assert_allclose(found, wanted.hounsfield, **tolerance)
+    del datasets[2]
+    found = read_dicom_series(write_dicom(tmp_path / "some", datasets), resample=True).hounsfield
+    np.testing.assert_array_equal(found[:, :2], -1000)
+    np.testing.assert_allclose(found[:, 4, 4], ramp[:, 4, 4], atol=1.01)
+
+
+def test_padding_that_changes_from_slice_to_slice_is_not_mixed_with_tissue(tmp_path):
+    """Half of −2048 and 40 HU would be −1004; half of air and 40 HU is −480."""
+    hounsfield = small_patient()
+    hounsfield[0, 5, 5] = -2048
+    datasets = series_datasets(hounsfield)
+    heights_mm = [0.0, 6.0, 9.0, 12.0, 15.0, 18.0]
+    for dataset, height_mm in zip(datasets, heights_mm, strict=True):
+        dataset.ImagePositionPatient[2] = LOWEST_MM + height_mm
+    volume = read_dicom_series(write_dicom(tmp_path, datasets), resample=True)
+    np.testing.assert_allclose(volume.hounsfield[:3, 5, 5], [-1000, -480, 40], rtol=1e-5)
 
 
 def test_padding_does_not_pass_raw_counts_as_hounsfield_units(tmp_path):
@@ -279,7 +353,7 @@ def without(tag):
         (changed(None, RescaleType="Z_EFF"), r"\.dcm holds Z_EFF, not HU; give the CT"),
         (without("ImagePositionPatient"), r"\.dcm has no ImagePositionPatient.*copy it again"),
         (without("PixelSpacing"), r"\.dcm has no PixelSpacing.*copy it again"),
-        (without("PixelData"), r"\.dcm is truncated or damaged.*copy it again"),
+        (without("PixelData"), r"\.dcm is damaged or not .*copy it again"),
         (changed(None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only scouts.*axial CT"),
         (changed(None, Modality="SEG"), "only SEG, no slices; give"),
         (series_datasets()[:1], "one slice; a volume needs two"),
