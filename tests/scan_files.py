@@ -6,7 +6,10 @@ import torch
 from scanners import silicon
 
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -30,14 +33,23 @@ def recorded() -> RecordedScan:
     views, pixels = (N_BINS, *BEAM.shape), BEAM.shape[1:]
     table = Table.sampled(silicon(), ENERGIES, step_keV=5.0)
     edges = torch.tensor([20.0, 55.0, 120.0], dtype=torch.float64)
+    fluence = 100 * some(len(ENERGIES), dtype=torch.float64)
+    model = SpectralModel(
+        ENERGIES, fluence, table, Thresholds(edges), attenuation_table(["water"], ENERGIES)
+    )
+    air = model.air().detach().float()[:, None, None] * (0.5 + 0.5 * some(1, *pixels))
+    transmission = torch.tensor([1.0, 0.5, 0.3, 0.5, 1.0], dtype=torch.float32) * (
+        0.9 + 0.1 * some(*views)
+    )
+    expected = air[:, None] * transmission
     return RecordedScan(
         name="all there is",
         geometry=BEAM,
         thresholds_keV=edges,
-        air=1000 * some(N_BINS, *pixels),
-        counts=torch.poisson(300 * some(*views), generator),
-        primary=250 * some(*views),
-        scatter=50 * some(*views),
+        air=air,
+        counts=torch.poisson(expected, generator),
+        primary=0.8 * expected,
+        scatter=0.2 * expected,
         scatter_standard_error=some(*views),
         line_integrals=some(3, *BEAM.shape) - 1,
         maps=some(3, 2, 3, 4),
@@ -50,7 +62,7 @@ def recorded() -> RecordedScan:
             [[-1.25, 0, 0, 3], [0, 1.25, 0, -12], [0, 0, 1.25, 40], [0, 0, 0, 1]],
             dtype=torch.float64,
         ),
-        spectrum=RecordedSpectrum(ENERGIES, 100 * some(len(ENERGIES), dtype=torch.float64)),
+        spectrum=RecordedSpectrum(ENERGIES, fluence),
         response=RecordedResponse(ENERGIES, table.deposited_keV, table.response_per_keV),
         seed=2**63 + 1,
         scatter_factor=1.5,

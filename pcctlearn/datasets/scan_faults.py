@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import torch
 
+from pcctlearn.datasets.air_findings import Findings
 from pcctlearn.datasets.patient_frame import frame_faults
 from pcctlearn.datasets.scan_schema import (
     ARRAYS,
@@ -24,7 +25,13 @@ from pcctlearn.datasets.scan_schema import (
     maps_grid_of,
     texts,
 )
-from pcctlearn.datasets.scan_values import count_faults, model_faults, value_faults
+from pcctlearn.datasets.scan_values import (
+    count_faults,
+    count_findings,
+    exposure_faults,
+    value_faults,
+    water_model,
+)
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -84,7 +91,31 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
             good[name] = item
     if "scanner_to_patient" in good:
         faults += frame_faults(good["scanner_to_patient"][()].astype(float))
-    return [*faults, *count_faults(good), *model_faults(good)]
+    return [*faults, *count_faults(good), *_model_faults(good), *_findings(good).faults]
+
+
+def doubts_in(file: h5py.File) -> list[str]:
+    """What a valid file leaves in doubt, one sentence each."""
+    return _findings({name: file[name] for name in ARRAYS if name in file}).doubts
+
+
+def _model_faults(good: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    try:
+        water_model(good)
+    except ValueError as error:
+        yield f"spectrum, response and thresholds_keV do not fit together: {error}"
+
+
+def _findings(good: Mapping[str, h5py.Dataset]) -> Findings:
+    if not {"counts", "air"} <= good.keys() or any(exposure_faults(good["counts"], good["air"])):
+        return Findings([], [])
+    try:
+        model = water_model(good)
+    except ValueError:  # is a fault of its own
+        return Findings([], [])
+    return count_findings(
+        good["counts"], torch.from_numpy(good["air"].astype("float32")[()]), model
+    )
 
 
 def _item(file: h5py.File, name: str) -> Any:

@@ -10,15 +10,16 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from pcctlearn.datasets.dead_pixels import dead_pixels, listed
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
-from pcctlearn.datasets.scan_faults import faults_in
+from pcctlearn.datasets.scan_faults import doubts_in, faults_in
 from pcctlearn.datasets.scan_schema import (
     ARRAYS,
     MATERIALS,
@@ -29,7 +30,6 @@ from pcctlearn.datasets.scan_schema import (
     maps_grid_of,
     texts,
 )
-from pcctlearn.datasets.scan_values import MAY_BE_DEAD, faults_beside_dead_pixels
 from pcctlearn.files import written_whole
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -56,15 +56,11 @@ def faults(path: str | Path) -> list[str]:
         return [_unreadable(error)]
 
 
-def read_scan(
-    path: str | Path,
-    only: Collection[str] | None = None,
-    dead_pixels: Literal["refuse", "keep"] = "refuse",
-) -> RecordedScan:
+def read_scan(path: str | Path, only: Collection[str] | None = None) -> RecordedScan:
     """The scan in a file, or of its arrays ``only`` those named (``READABLE``).
 
-    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does, but
-    that ``dead_pixels="keep"`` lets counts be NaN, and air NaN or zero.
+    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does.
+    Counts and air of dead pixels may be NaN, and air zero (``dead_pixels``).
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong with it first, and how to see
@@ -79,9 +75,7 @@ def read_scan(
     try:
         with h5py.File(path, "r") as file:
             checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
-            apart = [name for name in checked if name in MAY_BE_DEAD and dead_pixels == "keep"]
-            wrong = faults_in(file, [name for name in checked if name not in apart])
-            wrong = wrong or faults_beside_dead_pixels(file, apart)
+            wrong = faults_in(file, checked)
             _refuse(str(path), wrong, f": python -m pcctlearn.datasets.scan_file {path}")
             return _read(file, wanted)
     except (OSError, RuntimeError) as error:
@@ -107,7 +101,7 @@ def summary(path: str | Path) -> str:
     """What a valid file holds, in a few lines."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        scan = read_scan(path, only=_ALWAYS)
+        scan = read_scan(path, only={*_ALWAYS, "counts"})
     lines = [f"name: {scan.name}"]
     with h5py.File(path, "r") as file:
         for name in (name for name in ARRAYS if name in file):
@@ -117,6 +111,7 @@ def summary(path: str | Path) -> str:
         if "scatter" in file and (primary := _total(file["primary"]) if "primary" in file else 0):
             ratio = _total(file["scatter"]) / primary
             lines.append(f"scatter over primary, of all photons: {ratio:.4g}")
+        doubts = doubts_in(file)
     edges = scan.thresholds_keV
     shown, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
     lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in shown.tolist())} keV{each}")
@@ -124,7 +119,10 @@ def summary(path: str | Path) -> str:
     lines.append(
         f"exposure: {exposure:.4g} photons a pixel and view, all bins, nothing in the beam"
     )
-    return "\n".join([*lines, str(scan.geometry), *(f"warning: {w.message}" for w in warned)])
+    if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
+        lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")
+    doubts += [str(w.message) for w in warned]
+    return "\n".join([*lines, str(scan.geometry), *(f"warning: {doubt}" for doubt in doubts)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,9 @@ SCHEMA, SCHEMA_VERSION = "pcctlearn scan", 1
 _BLOCK_BYTES = 2**26
 
 
+_IN_FLOAT32 = ("infinite", "beyond the range of float32 (3.4e38)")
+
+
 class ScanArray(NamedTuple):
     """One dataset of the schema.
 
@@ -25,7 +28,7 @@ class ScanArray(NamedTuple):
     axes: str
     unit: str
     dtype: str = "float64"
-    refused: tuple[str, ...] = ("not finite", "negative")
+    refused: tuple[str, ...] = (*_IN_FLOAT32, "NaN", "negative")
     required: bool = False
     increases: bool = False
 
@@ -36,13 +39,18 @@ class ScanArray(NamedTuple):
 
 
 _COUNTS = ScanArray("bin view row column", "photons", "float32")
+_MEASURED = (*_IN_FLOAT32, "negative")  # NaN is a dead pixel
 _EDGES = ScanArray("edge | row column edge", "keV", increases=True)
-_SIGNED = ("not finite",)  # fat is water and a little less than no calcium
+_SIGNED = (*_IN_FLOAT32, "NaN")  # fat is water and a little less than no calcium
 
 ARRAYS = {
-    "counts": _COUNTS._replace(required=True),
+    "counts": _COUNTS._replace(refused=_MEASURED, required=True),
     "air": ScanArray(
-        "bin row column", "photons", "float32", ("not finite", "negative", "zero"), required=True
+        "bin row column",
+        "photons",
+        "float32",
+        (*_MEASURED, "below the range of float32 (1.2e-38)"),
+        required=True,
     ),
     "thresholds_keV": _EDGES._replace(required=True),
     "geometry/measured_angles_rad": ScanArray("view", "rad", refused=_SIGNED),

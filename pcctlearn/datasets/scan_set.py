@@ -45,6 +45,11 @@ class ScanSet(Dataset):
         self.gains, self._scans = [], []
         for path in paths:
             recorded = read_scan(path, NEEDED)
+            if recorded.at("counts").isnan().any() or not (recorded.air > 0).all():
+                raise ValueError(
+                    f"{path} has dead pixels (NaN counts, or air NaN or zero), which a network "
+                    "cannot learn from: leave this scan out"
+                )
             if len(recorded.air) != len(air):
                 raise ValueError(
                     f"{path} has {len(recorded.air)} bins, the model {len(air)}: choose the "

@@ -4,69 +4,93 @@ Arrays may be large, and are looked at in blocks.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
+from pcctlearn.datasets.air_findings import Findings, air_findings
+from pcctlearn.datasets.dead_pixels import any_of, dead_pixels
+from pcctlearn.datasets.saturation import saturation_faults
 from pcctlearn.datasets.scan_schema import ARRAYS, blocks
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.reading.damaged import reason_of
 
-REFUSED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
-    "not finite": (
-        lambda values: ~np.isfinite(values),
-        "NaN or infinite: interpolate dead pixels from their neighbours, or leave them out",
-    ),
-    "infinite": (
-        np.isinf,
-        "infinite: a division by zero? Mark what is dead as NaN",
-    ),
-    "negative": (
-        lambda values: values < 0,
-        "negative: is an offset subtracted twice, or a logarithm taken? Set what is noise to 0",
-    ),
-    "zero": (
-        lambda values: values == 0,
-        "zero, where the unattenuated beam is expected: interpolate dead pixels, and counts alike",
-    ),
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+REFUSED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "NaN": np.isnan,
+    "infinite": np.isinf,
+    "beyond the range of float32 (3.4e38)": lambda v: np.isfinite(v) & (np.abs(v) > FLOAT32_MAX),
+    "below the range of float32 (1.2e-38)": lambda v: (v > 0) & (v < _FLOAT32_TINY),
+    "negative": lambda v: v < 0,
 }
-MAY_BE_DEAD = ("counts", "air")
+_REMEDIES = {  # of counts and air, where it is not that of every other array
+    "infinite": "was something divided by zero? Store NaN for dead pixels",
+    "negative": "is an offset subtracted twice, or a logarithm taken? Store 0 for noise below zero",
+}
+_PLAUSIBLE = {  # greatest absolute value: least and most, and what it is then likely to be
+    "keV": (2.0, 1000.0, "is it in MeV? Multiply by 1000", "is it in eV? Divide by 1000"),
+    "g/cm3": (0.0, 30.0, "", "is it in mg/cm3? Divide by 1000"),
+    "g/cm2": (0.0, 5000.0, "", "is it in mg/cm2? Divide by 1000"),
+    "rad": (0.0, 8 * math.pi, "", "is it in degrees? Multiply by π / 180"),
+}
+_IN_RANGE = (  # fluence and counts may be any number, registered energies begin at 0
+    "thresholds_keV",
+    "true_thresholds_keV",
+    "spectrum/energies_keV",
+    "response/energies_keV",
+    "response/deposited_keV",
+    "geometry/measured_angles_rad",
+    "maps",
+    "line_integrals",
+)
+MEASURED = ("counts", "air")
+_MOST_EVENTS = 10.0  # per photon: charge sharing registers a few
+_MOST_VIEWS = 32  # of which counts are compared with air
 
 
-def value_faults(
-    name: str, item: h5py.Dataset, refused: Sequence[str] | None = None
-) -> Iterator[str]:
-    """Values that an array must not hold: how many, and where the first is.
-
-    refused: kinds of values, by default those that its schema refuses.
-    """
+def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+    """Values that an array must not hold: how many, where the first is, and the remedy."""
     array = ARRAYS[name]
     axes = array.axes_of(item.ndim)
-    kinds = array.refused if refused is None else refused
-    n_bad = dict.fromkeys(kinds, 0)
+    n_bad = dict.fromkeys(array.refused, 0)
     first: dict[str, list[int]] = {}
+    most = 0.0
     try:
         for start, values in blocks(item):
-            for kind in kinds:
-                bad = REFUSED[kind][0](values)
+            known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+            most = max(most, float(np.abs(known.astype(np.float64)).max(initial=0)))
+            for kind in array.refused:
+                bad = REFUSED[kind](values)
                 if n_bad_here := int(bad.sum()):
                     n_bad[kind] += n_bad_here
                     place = [int(i) for i in np.argwhere(bad)[0]]
                     first.setdefault(kind, [p + start * (i == 1) for i, p in enumerate(place)])
     except (OSError, RuntimeError) as error:
-        yield f"{name} cannot be read ({error}): the file is damaged, copy it again"
+        yield f"{name} cannot be read ({reason_of(error)}): the file is damaged, copy it again"
         return
     for kind, place in first.items():
         where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
+        remedy = _REMEDIES.get(kind) if name in MEASURED else None
         yield (
-            f"{name}: {n_bad[kind]} of {item.size} values, the first at {where}, are "
-            f"{REFUSED[kind][1]}"
+            f"{name}: {n_bad[kind]} of {item.size} values, the first at {where}, are {kind}: "
+            f"{remedy or f'store the values of {name} in {array.unit}'}"
         )
-    if array.increases and not first:
+    if first:
+        return
+    low, high, too_low, too_high = _PLAUSIBLE.get(array.unit, (0.0, math.inf, "", ""))
+    if name in _IN_RANGE and not low <= most <= high:
+        yield (
+            f"{name} goes to {most:.6g} {array.unit}: {too_low if most < low else too_high}, or "
+            "correct the values"
+        )
+    if array.increases:
         values = item.astype("float64")[()].reshape(-1, item.shape[-1])
         falling = ~(np.diff(values) > 0).all(-1)
         if falling.any():
@@ -76,27 +100,16 @@ def value_faults(
             )
 
 
-def faults_beside_dead_pixels(file: h5py.File, checked: Collection[str]) -> list[str]:
-    """What is wrong with counts and air, whose dead pixels may be NaN, or zero in air."""
-    found = {name: file[name] for name in MAY_BE_DEAD if name in checked}
-    wrong = [
-        fault
-        for name, item in found.items()
-        for fault in value_faults(name, item, ("infinite", "negative"))
-    ]
-    return wrong or list(count_faults(found))
-
-
 def count_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
     """Counts that do not go with air, or with the truth that is told of them."""
     if {"counts", "air"} <= sound.keys():
-        exposure = list(_exposure_faults(sound["counts"], sound["air"]))
+        exposure = list(exposure_faults(sound["counts"], sound["air"]))
         yield from exposure
         if not exposure and {"primary", "scatter"} <= sound.keys():
             yield from _truth_faults(sound["counts"], sound["primary"], sound["scatter"])
 
 
-def _exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
+def exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
     """Counts that are certainly no photons, by some of the views."""
     some = counts[:, :: math.ceil(counts.shape[1] / 16)]
     expected = air[()]
@@ -105,14 +118,8 @@ def _exposure_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
         return  # all of it is dead
     expected = np.broadcast_to(expected[:, None], some.shape)[lit]
     some = some[lit]
-    ratio = float(np.median(some / expected))
     if (expected == 1).all():
         yield "air is 1 everywhere: are counts transmissions? Store both in photons"
-    elif ratio > 1.5:
-        yield (
-            f"counts exceed air, by a factor of {ratio:.3g} in the median: store dark-corrected "
-            "counts in photons, and air of the same exposure"
-        )
     elif some.max() <= 20 and some.max() < 1e-4 * expected.min() and (some % 1).any():
         yield (
             f"counts are at most {some.max():.3g} and not whole, air is {expected.min():.3g} at "
@@ -134,25 +141,55 @@ def _truth_faults(
         )
 
 
-def model_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
-    """Whether response, spectrum and thresholds, as far as they are there, fit together."""
+def water_model(sound: Mapping[str, h5py.Dataset]) -> SpectralModel | None:
+    """Spectrum, response, and the thresholds of a median pixel; ``None`` where one is absent.
+
+    Raises:
+        ValueError: what of them does not fit together.
+    """
 
     def tensors(*names: str) -> list[torch.Tensor]:
         return [torch.from_numpy(sound[name].astype("float64")[()]) for name in names]
 
     table = ("response/energies_keV", "response/deposited_keV", "response/response_per_keV")
     if not set(table) <= sound.keys():
-        return
-    try:
-        response = Table(*tensors(*table))
-        if {"spectrum/energies_keV", "spectrum/fluence", "thresholds_keV"} <= sound.keys():
-            energies, fluence, edges = tensors(
-                "spectrum/energies_keV", "spectrum/fluence", "thresholds_keV"
-            )
-            # the lowest and the highest of all pixels stand for them
-            pixels = edges.reshape(-1, edges.shape[-1])
-            thresholds = Thresholds(torch.stack([pixels.amin(0), pixels.amax(0)]))
-            water = attenuation_table(["water"], energies)
-            SpectralModel(energies, fluence, response, thresholds, water).air()
-    except ValueError as error:
-        yield f"spectrum, response and thresholds_keV do not fit together: {error}"
+        return None
+    response = Table(*tensors(*table))
+    step = response.deposited_keV.diff()[0]
+    if (events := response.response_per_keV.sum(0).max() * step) > _MOST_EVENTS:
+        raise ValueError(
+            f"response_per_keV registers {events:.4g} events for one photon: divide it so that its "
+            "sum over deposited_keV, times their step, is the number of events per photon"
+        )
+    others = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
+    if not set(others) <= sound.keys():
+        return None
+    energies, fluence, edges = tensors(*others)
+    pixels = edges.reshape(-1, edges.shape[-1])
+    water = attenuation_table(["water"], energies)
+    # the lowest and the highest of all pixels stand for them
+    extremes = Thresholds(torch.stack([pixels.amin(0), pixels.amax(0)]))
+    SpectralModel(energies, fluence, response, extremes, water).air()
+    typical = Thresholds(pixels.median(0).values)
+    model = SpectralModel(energies, fluence, response, typical, water, ["water"])
+    if not (model.air() > 0).all():
+        raise ValueError(
+            f"a bin of {typical.edges_keV.tolist()} keV counts nothing of this fluence: move the "
+            "thresholds, or store the fluence in photons"
+        )
+    return model
+
+
+def count_findings(
+    counts: h5py.Dataset | Tensor, air: Tensor, model: SpectralModel | None
+) -> Findings:
+    """Saturation, and air against model and brightest rays, in some of the views."""
+    views = np.unique(np.linspace(0, counts.shape[1] - 1, _MOST_VIEWS).round().astype(int))
+    some = torch.as_tensor(np.asarray(counts[:, views], np.float32))
+    kinds = dead_pixels(some, air.float())
+    varying = some.masked_fill(kinds["stuck"], torch.nan)
+    if saturated := list(saturation_faults(varying.numpy(), air.float().numpy())):
+        return Findings(saturated, [])
+    dead = any_of(kinds)
+    sound = (values.masked_fill(dead, torch.nan).numpy() for values in (some, air.float()))
+    return air_findings(*sound, model)

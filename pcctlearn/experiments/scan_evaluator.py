@@ -80,7 +80,7 @@ class ScanEvaluator:
 
         Its counts are not looked at.
         """
-        self.chains.check(path, read_scan(path, SCANNER, dead_pixels="keep"))
+        self.chains.check(path, read_scan(path, SCANNER))
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -89,7 +89,7 @@ class ScanEvaluator:
         Raises:
             ValueError: views or too many pixels are missing; a checkpoint of another detector.
         """
-        recorded = read_scan(path, _READ, dead_pixels="keep")
+        recorded = read_scan(path, _READ)
         dead = self._dead(path, recorded)
         scanner = self.chains.of(path, recorded)
         chain, image = scanner.chain, scanner.chain.image

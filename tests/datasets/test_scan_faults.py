@@ -121,17 +121,16 @@ IN_FILE = {
         "thresholds_keV has 2 edges for the 2 bins of counts: list one edge more",
     ),
     "NaN": (
-        edit("counts", (1, 4, 2, 3), np.nan),
-        "counts: 1 of 240 values, the first at bin 1, view 4, row 2, column 3, are NaN or .*: in",
+        edit("primary", (1, 4, 2, 3), np.nan),
+        "primary: 1 of 240 values, the first at bin 1, view 4, row 2, column 3, are NaN: store",
     ),
-    "infinite": (edit("maps", (0, 1, 2, 3), np.inf), "maps: 1 of 72 .* x 3, are NaN or infinite: "),
+    "infinite": (
+        edit("maps", (0, 1, 2, 3), np.inf),
+        "maps: 1 of 72 .* x 3, are infinite: store the values of maps in g/cm3",
+    ),
     "negative": (
         edit("counts", (0, slice(2, 4), 1, 1), -3),
         "counts: 2 of 240 values, the first at bin 0, view 2, row 1, column 1, are negative: is an",
-    ),
-    "dark air": (
-        edit("air", (0, 3, 4), 0),
-        "air: 1 of 40 .* row 3, column 4, are zero, .*: interpol",
     ),
     "falling": (
         edit("thresholds_keV", 1, 10.0),
@@ -147,7 +146,7 @@ IN_FILE = {
     ),
     "more than air": (
         scaled("counts", 10.0),
-        "counts exceed air, by a factor of .*: store dark-corr",
+        "counts exceed air: .* in the bins of the brightest rays; store dark-corr",
     ),
     "scatter of another scale": (
         scaled("scatter", 1000.0),

@@ -148,11 +148,11 @@ def test_the_command_of_a_valid_file(whole, monkeypatch, capsys):
 
 
 def test_the_command_of_a_wrong_file(whole, copy, monkeypatch, capsys):
-    change(copy, edit("counts", (1, 4, 2, 3), np.nan))
+    change(copy, edit("primary", (1, 4, 2, 3), np.nan))
     change(copy, label("skew_cm", unit="mm"))
     assert command(monkeypatch, copy, whole) == 1
     said = capsys.readouterr().out
-    assert re.search(r"mine.h5: 2 fault\(s\)\n  1\. counts: 1 of .*\n  2\. unit of skew_cm", said)
+    assert re.search(r"mine.h5: 2 fault\(s\)\n  1\. primary: 1 of .*\n  2\. unit of skew_cm", said)
     assert f"{whole}: valid" in said
 
 
