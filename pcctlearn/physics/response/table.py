@@ -212,7 +212,10 @@ def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     energies, deposited, density = (
         torch.from_numpy(arrays[name].astype(np.float64)) for name in _NAMES
     )
-    if density.shape != (len(deposited), len(energies)) or energies.ndim != 1:
+    if not energies.ndim == deposited.ndim == 1 or density.shape != (
+        *deposited.shape,
+        *energies.shape,
+    ):
         shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _NAMES)
         raise ValueError(f"{path} is no response (its shapes are {shapes}): give {_LAYOUT}")
     return energies, deposited, density
