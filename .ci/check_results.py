@@ -32,7 +32,7 @@ AT_MOST = {
 def main() -> None:
     """Exit with the list of what is missing or too large."""
     folder = Path(sys.argv[1])
-    numbers = json.loads((folder / "results.json").read_text())
+    numbers = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     faults = [
         f"{name} is {numbers[name]:g}, at most {limit:g} is wanted"
         for name, limit in AT_MOST[folder.name].items()

@@ -71,7 +71,7 @@ def main() -> None:
             f"{results['peak_mb']:.0f} MB at the peak"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def scanner(device: str) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,11 @@ def resident_mb(field: str = "VmRSS") -> float:
     """Resident memory now, or its peak as ``VmHWM``; where /proc is missing, the peak so far."""
     status = Path("/proc/self/status")
     if status.is_file():  # ru_maxrss would be that of the parent, which Linux hands on through exec
-        (line,) = (row for row in status.read_text().splitlines() if row.startswith(f"{field}:"))
+        (line,) = (
+            row
+            for row in status.read_text(encoding="ascii").splitlines()
+            if row.startswith(f"{field}:")
+        )
         return float(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -71,7 +71,7 @@ def main() -> None:
         f"{results['view_histories']:.0f} histories for {100 * results['view_noise']:.2f} % noise."
     )
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:

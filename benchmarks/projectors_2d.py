@@ -78,7 +78,7 @@ def main() -> None:
     )
     if arguments.json:
         renamed = {key.removeprefix("ours_"): value for key, value in results.items()}
-        arguments.json.write_text(json.dumps(renamed, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(methods: list[Method], reconstruct: LinearOperator, repeats: int) -> dict[str, float]:

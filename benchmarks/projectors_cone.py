@@ -94,7 +94,7 @@ def main() -> None:
         print(line)
     if arguments.json:
         renamed = {key.removeprefix("ours_"): value for key, value in results.items()}
-        arguments.json.write_text(json.dumps(renamed, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
 
 
 def scanner(size: int, views: int) -> ConeBeam:

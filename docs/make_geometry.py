@@ -221,7 +221,7 @@ def _degrees(angle_rad: float) -> str:
 
 def main() -> None:
     """Write the page and its picture."""
-    (FOLDER / "geometry.md").write_text(page())
+    (FOLDER / "geometry.md").write_text(page(), encoding="utf-8")
     draw_scanner(Scanner.of(BEAM, DRAWN_VIEW)).savefig(FOLDER / "geometry.png")
 
 

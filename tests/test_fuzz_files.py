@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import fuzz_files, fuzz_sources
 from benchmarks.fuzz_files import FAULTS, Reader, make_mutant, outcome_of
-from benchmarks.fuzz_sources import SOURCES, Source, numbers_in, write_payload
+from benchmarks.fuzz_sources import SOURCES, Source, write_payload
 
 
 @pytest.fixture

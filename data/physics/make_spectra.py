@@ -30,7 +30,7 @@ def main() -> None:
         rows = zip(energies.tolist(), fluence.tolist(), strict=True)
         table = "".join(f"{e:.1f},{f:.6e}\n" for e, f in rows)
         path = FOLDER / f"tungsten_{voltage_kV}kV_{anode_degrees}deg.csv"
-        path.write_text(header + table)
+        path.write_text(header + table, encoding="utf-8")
         print(path)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from pcctlearn.experiments.run_folder import MARKER
 from pcctlearn.files import added_whole, written_whole
 from pcctlearn.reading.damaged import library_errors
+from pcctlearn.reading.text import read_yaml
 from pcctlearn.report import render_report
 
 Figures = Mapping[str, Callable[[Path], Figure]]
@@ -103,7 +103,8 @@ def recorded_overrides(folder: Path) -> list[str] | None:
     started = folder / ".hydra" / "overrides.yaml"
     if not started.is_file() or started.stat().st_mtime_ns > (folder / MARKER).stat().st_mtime_ns:
         return None
-    return [str(word) for word in OmegaConf.load(started)]
+    words = read_yaml(started, "the overrides of a run", "delete the folder, or run it again")
+    return [str(word) for word in words or ()]
 
 
 def finished_with(folder: Path, config: str) -> bool:

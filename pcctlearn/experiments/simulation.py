@@ -28,6 +28,8 @@ from pcctlearn.figures import simulated_scans
 from pcctlearn.files import discard_parts, safe_stem
 from pcctlearn.locks import LockedError, discard_locks, locked
 from pcctlearn.montecarlo.tally import relative_noise
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.text import parse_yaml
 
 _MOST_LISTED = 12  # other scans
 _RECORDED = ("scan", "datasets")  # what decides what is in a scan
@@ -253,13 +255,13 @@ def _require_same(paths: Sequence[Path], recorded: str) -> None:
 
 
 def _require_recorded(path: Path, recorded: str) -> None:
-    try:
-        with h5py.File(path) as file:
-            there = str(file.attrs.get("config", ""))
-    except OSError:
-        raise ValueError(f"{path} is no HDF5 file: delete it, and it is made again") from None
+    remedy = "delete it, and it is made again"
+    with readable(path, "a scan file", remedy), h5py.File(path) as file:
+        there = str(file.attrs.get("config", ""))
     if there != recorded:
-        old, new = (_flat(OmegaConf.to_container(OmegaConf.create(t))) for t in (there, recorded))
+        called = ("the configuration of a scan", remedy)
+        old = _flat(parse_yaml(there, f"the attribute config of {path}", *called))
+        new = _flat(parse_yaml(recorded, "this configuration", *called))
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         differ = ", ".join(f"{key} ({old.get(key)} there)" for key in keys[:3])
         raise ValueError(

@@ -1,16 +1,21 @@
 """The arrays and numbers of a finished run."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.text import read_json
+
+_AGAIN = "run it again, in a folder of its own"
+
 
 def read_arrays(folder: Path, *names: str) -> list[np.ndarray]:
     """Arrays of ``arrays.h5`` by name."""
-    with h5py.File(folder / "arrays.h5") as file:
+    path = folder / "arrays.h5"
+    with readable(path, "the arrays of a finished run", _AGAIN), h5py.File(path) as file:
         return [file[name][()] for name in names]
 
 
@@ -26,4 +31,8 @@ def read_words(folder: Path, name: str) -> list[str]:
 
 def read_numbers(folder: Path) -> dict[str, float]:
     """The numbers of ``results.json``."""
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    path = folder / "results.json"
+    numbers = read_json(path, "the numbers of a finished run", _AGAIN)
+    if not isinstance(numbers, dict):
+        raise ValueError(f"{path} holds no named numbers: {_AGAIN}")
+    return numbers

@@ -182,7 +182,7 @@ class SimulatedResponse:
         for centre, row in zip(centres, self.response_per_keV, strict=True):
             lines.append(",".join([f"{centre:g}", *(f"{h:.{_DIGITS}g}" for h in row)]))
         with written_whole(table) as part:
-            part.write_text("\n".join(lines) + "\n")
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         with written_whole(pairs) as part:
             write_pairs(part, self.pairs)
         return [table, pairs]
