@@ -97,19 +97,23 @@ def _frame(file: Path, shape: tuple[int, int], longer: bool = False) -> np.ndarr
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there; unpack CalibrationTable of Zenodo 15738314")
     n_pixels = shape[0] * shape[1]
-    pixels = np.fromfile(file, "<u2", count=n_pixels if longer else -1)
-    if pixels.size != n_pixels:
+    n_stored = file.stat().st_size / 2
+    if n_stored < n_pixels or (n_stored > n_pixels and not longer):
         raise ValueError(
-            f"{file} holds {pixels.size} numbers, not {shape[0]} rows of {shape[1]} columns; it is "
+            f"{file} holds {n_stored:g} numbers, not {shape[0]} rows of {shape[1]} columns; it is "
             "truncated or of another detector: download it again, or give n_rows and n_columns"
         )
+    pixels = np.fromfile(file, "<u2", count=n_pixels)
     return pixels.reshape(shape).astype(np.float32)
 
 
 def _broken(file: Path, n_pixels: int) -> np.ndarray:
     if not file.is_file():
         return np.zeros(0, dtype=np.int64)
-    index = np.fromfile(file, "<f4").astype(np.int64) - 1
-    if index.size and not 0 <= index.min() <= index.max() < n_pixels:
-        raise ValueError(f"{file} names pixels beyond the {n_pixels} there are; download it again")
-    return index
+    numbers = np.fromfile(file, "<f4", count=n_pixels + 1)
+    named = (numbers >= 1) & (numbers <= n_pixels) & (numbers % 1 == 0)
+    if numbers.size > n_pixels or not named.all():
+        raise ValueError(
+            f"{file} names other pixels than the {n_pixels} of the detector; download it again"
+        )
+    return numbers.astype(np.int64) - 1

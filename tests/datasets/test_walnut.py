@@ -66,9 +66,11 @@ def test_faults(walnut):
         ValueError, match=r"proj_0000\.raw holds 1792 .*not 505 rows of 2063.*again"
     ):
         read_walnut(couch, tables)
-    np.array([N_ROWS * N_COLUMNS + 1], "<f4").tofile(tables / "badchannelIndexAll.data")
-    with pytest.raises(ValueError, match=r"badchannelIndexAll\.data names pixels beyond.*again"):
-        read_walnut(couch, tables, **SIZE)
+    n_pixels = N_ROWS * N_COLUMNS
+    for indices in ([n_pixels + 1], [0], [-5], [1.5], [np.nan], [np.inf], [1] * (n_pixels + 1)):
+        np.array(indices, "<f4").tofile(tables / "badchannelIndexAll.data")
+        with pytest.raises(ValueError, match=r"badchannelIndexAll\.data names other pixels.*again"):
+            read_walnut(couch, tables, **SIZE)
     (tables / "air_table_low.raw").unlink()
     with pytest.raises(FileNotFoundError, match=r"air_table_low\.raw is not there; unpack"):
         read_walnut(couch, tables, **SIZE)
@@ -79,7 +81,7 @@ def test_faults(walnut):
     file.rename(couch / "High/proj_0002.raw")
     (couch / "Total/proj_0001.raw").write_bytes(b"12345")
     (couch / "High/proj_0002.raw").unlink()
-    with pytest.raises(ValueError, match=r"proj_0001\.raw holds 2 numbers.*truncated"):
+    with pytest.raises(ValueError, match=r"proj_0001\.raw holds 2\.5 numbers.*truncated"):
         read_walnut(couch, tables, **SIZE)
     with pytest.raises(FileNotFoundError, match=r"no \.raw views in .*Total; unpack a walnut"):
         read_walnut(tables, tables, **SIZE)
