@@ -197,6 +197,9 @@ def _header(file: Path) -> pydicom.Dataset:
     require_inflatable(file)
     with readable(file, "a DICOM file with a sound header", AGAIN):
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=USED)
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        if syntax is not None and not uid.UID(syntax).is_transfer_syntax:
+            raise ValueError(f"its transfer syntax is {syntax!r}")
         elements = [*header.file_meta, *header]  # each is decoded when it is asked for
         values = {element.keyword: element.value for element in elements}
         for tag in NUMBERS.keys() & values.keys():
