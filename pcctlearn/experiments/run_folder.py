@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 MARKER = "results.json"  # written last: where it stands, all outputs are whole
 OUTPUTS = (MARKER, "report.html", "figures", "arrays.h5")  # of every run
 EARLIER = "earlier_"  # beginning of the folders that earlier outputs are moved to
-_SIGNS = (MARKER, "arrays.h5", ".hydra")  # of a run; one of them stands as long as any output does
+_ANYONES = {"report.html", "figures", "checkpoints", "csv"}  # alone they are no sign of a run
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def set_aside(
         OSError: one of the outputs is there, but of no run.
     """
     present = [name for name in outputs if os.path.lexists(folder / name)]
-    if present and not any((folder / name).exists() for name in _SIGNS):
+    if present and set(present) <= _ANYONES:
         raise OSError(
             f"{folder / present[0]} is there already, and not from a run: choose another folder "
             f"with {setting}=FOLDER"

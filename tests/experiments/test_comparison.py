@@ -1,6 +1,7 @@
 """Runs side by side: what differs names them, seeds are averaged, and scans are paired."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
+from studies import REPOSITORY
 
 from pcctlearn.experiments.comparison import by_setting, compare, finished_jobs
+from pcctlearn.experiments.run_folder import held
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.sweeps import CompareJobs
 
@@ -160,3 +163,59 @@ def test_the_callback_of_a_sweep_compares_its_jobs(tmp_path):
     sweep(tmp_path)
     CompareJobs().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert (tmp_path / "comparison/report.html").is_file()
+
+
+# -- only what a finished run itself says of itself
+
+
+def test_the_words_are_those_that_the_results_were_made_with(tmp_path):
+    """A run started again in the folder rewrites .hydra, and its words are not of the results."""
+    for name in "ab":
+        folder = job(tmp_path / name, [f"losses={name}"], {"error_HU": 1.0})
+        with h5py.File(folder / "arrays.h5", "a") as file:
+            file.attrs["overrides"] = json.dumps([f"losses={name}"])
+    (tmp_path / "b/.hydra/overrides.yaml").write_text("- losses=of another run\n")
+    assert set(by_setting(finished_jobs(tmp_path))) == {"a", "b"}
+
+
+def test_results_of_an_earlier_version_are_believed_unless_another_run_was_started(tmp_path):
+    for name in "ab":
+        job(tmp_path / name, [f"losses={name}"], {"error_HU": 1.0})
+    assert len(finished_jobs(tmp_path)) == 2
+    words = tmp_path / "b/.hydra/overrides.yaml"
+    words.write_text("- losses=of another run\n")
+    later = (tmp_path / "b/results.json").stat().st_mtime_ns + 10**9
+    os.utime(words, ns=(later, later))
+    assert [run.folder.name for run in finished_jobs(tmp_path)] == ["a"]
+
+
+def test_what_is_moved_aside_hidden_damaged_or_unfinished_is_left_out(tmp_path, caplog):
+    for name in ("a", "b", "a/earlier_1", ".trash/c", "damaged", "unfinished"):
+        job(tmp_path / name, [f"losses={name}"], {"error_HU": 1.0})
+    (tmp_path / "unfinished/results.json").unlink()
+    whole = (tmp_path / "damaged/arrays.h5").read_bytes()
+    (tmp_path / "damaged/arrays.h5").write_bytes(whole[: len(whole) // 2])
+    assert [run.folder.name for run in finished_jobs(tmp_path)] == ["a", "b"]
+    assert "damaged is left out: its results cannot be read" in caplog.text
+    assert len(finished_jobs(tmp_path / "a/earlier_1")) == 1  # asked for by name
+
+
+def test_a_new_comparison_leaves_nothing_of_the_one_before(tmp_path):
+    sweep(tmp_path)
+    compare(tmp_path)
+    first = {path.name for path in (tmp_path / "comparison").rglob("*")}
+    (tmp_path / "comparison/figures/drawn_no_longer.png").write_text("")
+    (tmp_path / "comparison/.results.json.elsewhere.1.1.part").mkdir()
+    compare(tmp_path)
+    assert {path.name for path in (tmp_path / "comparison").rglob("*")} == first
+
+
+def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
+    with held(tmp_path / "sweep", "hydra.sweep.dir"):
+        words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+        command = [sys.executable, str(REPOSITORY / "train.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "sweep is in use by another run" in done.stderr
+        assert "hydra.sweep.dir=FOLDER" in done.stderr
+        assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]

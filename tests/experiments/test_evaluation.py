@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -355,3 +356,97 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("pcctlearn: ")
     assert last.endswith("no.h5: it is no HDF5 file: write it as docs/scan_file.md shows")
+
+
+# -- one folder: nothing stale, nothing mixed, nothing overwritten
+
+
+def test_other_settings_leave_nothing_of_the_run_before(scans, tmp_path):
+    run(scans, tmp_path, "correction=none", "vmi_keV=[50,70]")
+    before = files_of(tmp_path)
+    run(scans / "head_00001.h5", tmp_path, "correction=none", "vmi_keV=[60]")
+    new = {name for name in files_of(tmp_path) if not name.startswith("earlier_1/")}
+    run(scans / "head_00001.h5", tmp_path / "fresh", "correction=none", "vmi_keV=[60]")
+    assert new == files_of(tmp_path / "fresh").keys()
+    assert files_of(tmp_path / "earlier_1") == before
+
+
+def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
+    """Its outputs are those of one in one go, bit by bit, and nothing else is there."""
+    run(scans, tmp_path / "whole", "correction=none")
+    write, out = evaluation.write_scan_folder, tmp_path / "out"
+
+    def stop_at_second(scan, folder, *rest):
+        if folder.name == "head_00001":
+            raise KeyboardInterrupt
+        write(scan, folder, *rest)
+
+    monkeypatch.setattr(evaluation, "write_scan_folder", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(scans, out, "correction=none")
+    assert [path.name for path in out.iterdir()] == ["head_00000"]
+    (out / ".head_00001.elsewhere.1.1.part").mkdir()
+    monkeypatch.undo()
+    run(scans, out, "correction=none")
+    whole, again = (files_of(folder) for folder in (tmp_path / "whole", out))
+    assert again.keys() == whole.keys()
+    for name in whole:
+        if name.endswith((".nii.gz", ".h5", ".png", "results.json")) and name != "arrays.h5":
+            assert again[name] == whole[name], name
+
+
+def test_what_another_evaluation_of_an_interrupted_folder_finds_is_kept(scans, tmp_path):
+    run(scans, tmp_path, "correction=none")
+    (tmp_path / "results.json").unlink()
+    run(scans / "head_00001.h5", tmp_path, "correction=none")
+    assert (tmp_path / "earlier_1/head_00000/scan.json").is_file()
+    assert not (tmp_path / "head_00000").exists()
+
+
+def test_a_folder_of_the_user_with_the_name_of_a_scan(scans, tmp_path):
+    (tmp_path / "head_00000").mkdir()
+    (tmp_path / "head_00000/notes.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"head_00000 is there already.*folder=FOLDER"):
+        run(scans, tmp_path, "correction=none")
+    assert list(files_of(tmp_path)) == ["head_00000/notes.txt"]
+    run(scans, tmp_path / "another", "correction=none")  # as it says
+
+
+def test_hidden_files_are_no_scans(scans, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(scans, folder)
+    for name in (
+        "._head_00000.h5",
+        ".head_00002.h5.host.1.1.part",
+        ".head_00002.h5.host.1.part.h5",
+    ):
+        (folder / name).write_bytes(b"AppleDouble, or what a kill leaves")
+    (folder / "folder.h5").mkdir()
+    files = evaluation.scan_files(str(folder))
+    assert [path.name for path in files] == ["head_00000.h5", "head_00001.h5"]
+
+
+@pytest.mark.parametrize("name", ["...h5", ".scan.h5", "figures.h5", "results.json.h5", "x" * 201])
+def test_a_name_that_is_no_name_for_outputs_is_refused_at_the_start(copy, tmp_path, name):
+    bad = copy.rename(copy.with_name(name))
+    out = tmp_path / "outer" / "out"
+    with pytest.raises(ValueError, match="rename it"):
+        run(bad, out, "correction=none")
+    assert not out.parent.exists()
+    good = bad.rename(bad.with_name("scan_1.h5"))  # as it says
+    run(good, out, "correction=none")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
+    """Each job has a folder of its own: neither overwrites the other."""
+    for name, source in (("a", "head_00000"), ("b", "head_00001")):
+        (tmp_path / name).mkdir()
+        shutil.copy(scans / f"{source}.h5", tmp_path / name / "scan.h5")
+    words = [f"scans={tmp_path}/a/scan.h5,{tmp_path}/b/scan.h5", "correction=none", "folder=out"]
+    command = [sys.executable, str(REPOSITORY / "evaluate.py"), "-m", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads((tmp_path / f"out/{n}/scan/scan.json").read_text()) for n in (0, 1)]
+    assert [Path(one["scan"]).parent.name for one in told] == ["a", "b"]
+    assert not list(tmp_path.rglob("earlier_*"))

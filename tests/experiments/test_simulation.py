@@ -1,8 +1,11 @@
 """simulate.py: the same data set in one go, in parts, and after an interruption."""
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import numba
 import pytest
@@ -181,3 +184,84 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("pcctlearn: datasets.path needs a value")
+
+
+# -- several jobs in one folder
+
+COUNTED = """
+import os, runpy, sys
+from pcctlearn.experiments import simulation
+write = simulation.write_scan
+def noted(path, scan):
+    write(path, scan)
+    with open(notes, "a") as file:
+        file.write(f"{os.getpid()} {path.name}\\n")
+simulation.write_scan = noted
+notes = sys.argv.pop(1)
+runpy.run_path("simulate.py", run_name="__main__")
+"""
+
+
+def test_jobs_started_together_make_every_scan_once(whole, tmp_path):
+    folder, notes = tmp_path / "set", tmp_path / "notes"
+    words = [*SMALL, f"folder={folder}", "n_threads=1"]
+    command = [sys.executable, "-c", COUNTED, str(notes), *words]
+    jobs = [subprocess.Popen(command, cwd=REPOSITORY) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    made = [line.split()[1] for line in notes.read_text().splitlines()]
+    assert sorted(made) == [f"head_0000{k}.h5" for k in range(3)]
+    assert bytes_of(folder) == bytes_of(whole)
+    assert sorted(path.name for path in (folder / "scans").iterdir()) == sorted(made)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_scans_of_a_job_that_ends_are_made_by_the_one_that_waits(whole, tmp_path):
+    (tmp_path / "scans").mkdir()
+    hold = (
+        "import sys, time; from pathlib import Path; from pcctlearn.locks import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    )
+    lock = str(tmp_path / "scans/.head_00000.h5.lock")
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, lock], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
+    other.stdout.readline()
+    stop = threading.Timer(1.0, other.kill)
+    stop.start()
+    make(tmp_path)
+    assert other.wait() == -signal.SIGKILL
+    other.stdout.close()
+    assert bytes_of(tmp_path) == bytes_of(whole)
+
+
+def test_the_report_of_a_smaller_set_goes_before_a_larger_one_is_made(
+    whole, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(whole, tmp_path / "set")
+
+    def stop(path, scan):
+        assert [entry.name for entry in (tmp_path / "set").iterdir()] == ["scans"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "write_scan", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "set", "datasets.n_cases=4")
+    assert not (tmp_path / "set/results.json").exists()
+    make(tmp_path / "set", "datasets.n_cases=2")
+    assert "1 other scans in" in capsys.readouterr().out
+    assert json.loads((tmp_path / "set/results.json").read_text())["n_scans"] == 2
+
+
+def test_names_of_cases_are_checked_at_the_start(tmp_path, monkeypatch):
+    names = property(lambda self: ["head_1", "..", "head_3"])
+    monkeypatch.setattr("pcctlearn.datasets.procedural.ProceduralCases.names", names)
+    with pytest.raises(ValueError, match=r"case \.\.: outputs are named after it"):
+        make(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_response_that_is_replaced_is_told(tmp_path, capsys):
+    words = ["response.n_histories=1000", "response.first_keV=40.5", "response.last_keV=42.5"]
+    for verb in ("wrote", "replaced"):
+        make(tmp_path, "response=silicon", *words, f"response_folder={tmp_path}")
+        assert capsys.readouterr().out.count(f"{verb} {tmp_path}") == 2
