@@ -71,7 +71,7 @@ def main() -> None:
 
 def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None) -> dict:
     """Counts for each command, and what was wrong, a sentence each."""
-    commands = {k: c for k, c in prepared(folder).items() if not only or k in only}
+    commands = prepared(folder, only)
     draw, counts, faults = random.Random(seed), {name: _zeros() for name in commands}, []
     for number in range(n_kills):
         name = list(commands)[number % len(commands)]
@@ -97,8 +97,8 @@ def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None
     return {"seed": seed, "commands": counts, "faults": faults}
 
 
-def prepared(folder: Path) -> dict[str, Command]:
-    """Every command with its reference, timed, and a finished run with other settings."""
+def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
+    """The commands with its reference, timed, and a finished run with other settings."""
     root = folder / "root"  # data are made in it, and tables read from it
     (root / "data").mkdir(parents=True)
     (root / "data" / "physics").symlink_to(ROOT / "data" / "physics")
@@ -127,7 +127,8 @@ def prepared(folder: Path) -> dict[str, Command]:
             "trainer.max_epochs=4",
         ),
     }
-    _run(commands["simulate"].words(scans))
+    _run(commands["simulate"].words(scans))  # which evaluate reads
+    commands = {name: command for name, command in commands.items() if not only or name in only}
     for name, command in commands.items():
         command.reference, command.earlier = folder / f"{name}_0", folder / f"{name}_1"
         _run([*command.words(command.earlier), command.other])  # compiles and makes data, too

@@ -48,8 +48,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # first: who opens it afterwards makes a new one
-        os.close(handle)
+        _release(path, handle)
 
 
 def discard_locks(folder: Path) -> None:
@@ -82,6 +81,15 @@ def _acquired(path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)  # the file went just now: try the next one
+
+
+def _release(path: Path, handle: int) -> None:
+    if fcntl is None:  # a system that does not remove open files
+        os.close(handle)
+        path.unlink(missing_ok=True)
+    else:  # first removed: who opens it while the lock is held finds that it has gone
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _opened(path: Path) -> tuple[int, bool]:
@@ -133,7 +141,7 @@ def _is_abandoned(path: Path) -> bool:
 def _write_holder(handle: int) -> None:
     words = f"{own_process()} {platform.node()} {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
     os.ftruncate(handle, 0)
-    os.pwrite(handle, words.encode(), 0)
+    os.write(handle, words.encode())
 
 
 def _holder(path: Path) -> str:

@@ -22,7 +22,7 @@ from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, write_run
-from pcctlearn.experiments.run_folder import held, set_aside
+from pcctlearn.experiments.run_folder import MARKER, held, set_aside
 from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.figures import simulated_scans
 from pcctlearn.files import discard_parts, safe_stem
@@ -93,8 +93,8 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
     _require_same(paths, recorded)
     missing = [index for index in mine if not paths[index].is_file()]
     if missing:
-        with held(folder, "folder", wait=True):  # what was reported is not the set to come
-            set_aside(folder, "folder")
+        with held(folder, "folder", wait=True):
+            _clear(folder)  # what was reported is not the set to come
         (folder / "scans").mkdir(exist_ok=True)
     discard_parts(folder / "scans")
     discard_locks(folder / "scans")
@@ -161,7 +161,7 @@ def _report(config: DictConfig, paths: list[Path], began: float) -> None:
     folder, results = Path(config.folder), _results(paths)
     name = f"simulated scans: {HydraConfig.get().runtime.choices['datasets']}"
     with held(folder, "folder", wait=True):
-        set_aside(folder, "folder")
+        _clear(folder)
         write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
     print_table(name, results, folder, time.perf_counter() - began)
     if others := set((folder / "scans").glob("[!.]*.h5")) - set(paths):
@@ -171,6 +171,16 @@ def _report(config: DictConfig, paths: list[Path], began: float) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def _clear(folder: Path) -> None:
+    """Remove the report of an earlier set, which its scans give again; keep results of others."""
+    try:
+        with h5py.File(folder / "arrays.h5") as file:
+            is_report = "spr_by_bin" in file
+    except OSError:
+        is_report = False
+    set_aside(folder, "folder", keep=(folder / MARKER).exists() and not is_report)
 
 
 def _results(paths: list[Path]) -> StudyResults:

@@ -15,6 +15,8 @@ from test_conf import composed
 
 from pcctlearn.datasets.scan_file import faults, read_scan
 from pcctlearn.experiments import simulation
+from pcctlearn.experiments.results import StudyResults, write_results
+from pcctlearn.figures.arrays import read_numbers
 
 SMALL = [
     "datasets.n_cases=3",
@@ -191,6 +193,8 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
 COUNTED = """
 import os, runpy, sys
 from pcctlearn.experiments import simulation
+from pcctlearn.experiments.results import StudyResults, write_results
+from pcctlearn.figures.arrays import read_numbers
 write = simulation.write_scan
 def noted(path, scan):
     write(path, scan)
@@ -265,3 +269,11 @@ def test_a_response_that_is_replaced_is_told(tmp_path, capsys):
     for verb in ("wrote", "replaced"):
         make(tmp_path, "response=silicon", *words, f"response_folder={tmp_path}")
         assert capsys.readouterr().out.count(f"{verb} {tmp_path}") == 2
+
+
+def test_results_of_another_command_in_the_folder_are_kept(tmp_path, monkeypatch):
+    write_results(StudyResults({"error_HU": 1.0}, {}, {}), tmp_path)
+    monkeypatch.setattr(simulation, "write_scan", None)
+    with pytest.raises(TypeError):
+        make(tmp_path)
+    assert read_numbers(tmp_path / "earlier_1") == {"error_HU": 1.0}
