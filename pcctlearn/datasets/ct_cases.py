@@ -202,7 +202,12 @@ class CtCases:
         Raises BodyTooWideError for a body wider than the grid, unless ``fit`` shrinks it.
         """
         build = partial(self._place, index, grid)
-        arrays = kept_on_disk(self._key(index, grid), build) if self.cache else build()
+        shapes = {"maps": (2, *grid.shape), "scanner_to_patient": (4, 4)}
+
+        def is_sound(arrays: Arrays) -> bool:
+            return {name: array.shape for name, array in arrays.items()} == shapes
+
+        arrays = kept_on_disk(self._key(index, grid), build, is_sound) if self.cache else build()
         return PlacedCase(torch.from_numpy(arrays["maps"]), arrays["scanner_to_patient"])
 
     def _find(self, path: Path) -> list[Case]:

@@ -92,6 +92,8 @@ def workshop(tmp_path_factory):
     for name in ("CT.nii.gz", "CASE.nii.gz", "KITS23/dataset/case_00000/imaging.nii.gz"):
         write_nifti(folder / name, round_patient(shape=(8, 64, 64)), (30.0, 5.0, 5.0))
     shutil.copy(REPOSITORY / "data/physics/response/silicon_60mm.csv", folder / "mine.csv")
+    rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
+    (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder
 
 
