@@ -66,20 +66,25 @@ def model() -> SpectralModel:
 def write_scan_file(path: Path) -> None:
     """A scan with truth, spectrum, response and the configuration that made it."""
     generator = torch.Generator().manual_seed(1)
-    response = table()
-    views, air = (2, *GEOMETRY.shape), 1000 + torch.rand(2, 4, 5, generator=generator)
+    spectral_model = model()
+    response, expected = spectral_model.response, spectral_model.air().detach().float()
+    air = expected[:, None, None].expand(-1, *GEOMETRY.shape[1:])
+    line_integrals = torch.rand((2, *GEOMETRY.shape), generator=generator)  # g/cm²
+    line_integrals[0] *= 10
+    with torch.no_grad():
+        primary = spectral_model(line_integrals.movedim(0, -1)).movedim(-1, 0)
     scan = RecordedScan(
         name="a scan",
         geometry=GEOMETRY,
         thresholds_keV=torch.tensor(EDGES, dtype=torch.float64),
         air=air,
-        counts=300 + 10 * torch.rand(views, generator=generator),
-        primary=250 + 10 * torch.rand(views, generator=generator),
-        scatter=50 + torch.rand(views, generator=generator),
-        line_integrals=torch.rand((2, *GEOMETRY.shape), generator=generator),
+        counts=1.1 * primary,
+        primary=primary,
+        scatter=0.1 * primary,
+        line_integrals=line_integrals,
         maps=torch.rand(2, 3, 4, 5, generator=generator),
         materials=("water", "calcium"),
-        spectrum=RecordedSpectrum(ENERGIES, torch.ones_like(ENERGIES)),
+        spectrum=RecordedSpectrum(ENERGIES, spectral_model.fluence),
         response=RecordedResponse(ENERGIES, response.deposited_keV, response.response_per_keV),
         seed=1,
         scatter_factor=1.0,
