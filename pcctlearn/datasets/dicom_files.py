@@ -243,7 +243,8 @@ def _no_slice(header: pydicom.Dataset) -> str | None:
     """What a file is that belongs to a study and is no slice of a volume; None for a slice."""
     image_type = header.get("ImageType") or ()
     words = [image_type] if isinstance(image_type, str) else [str(word) for word in image_type]
-    sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+    sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
+    known = uid.UID(str(sop_class)).name  # the UID itself where a truncated file cuts it
     placed = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
     if "LOCALIZER" in words:
         return "scouts"
@@ -255,8 +256,7 @@ def _no_slice(header: pydicom.Dataset) -> str | None:
         return "screen captures"
     if header.get("Modality") in NO_SLICES:
         return str(header.Modality)
-    known = uid.UID(sop_class or "").name  # the UID itself where a truncated file cuts it
-    if known != (sop_class or "") and sop_class not in CT_CLASSES and not header.get("Rows"):
+    if known != str(sop_class) and sop_class not in CT_CLASSES and not header.get("Rows"):
         return known  # raw data, documents
     return None
 
