@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -185,7 +185,7 @@ class CtCases:
         """A case in HU and house axes."""
         layout = LAYOUTS[self.layout]
         case = self._case(index)
-        options = {"resample": self.resample} if layout.slices else {}
+        options: dict[str, Any] = {"resample": self.resample} if layout.slices else {}
         if case.series is not None:
             options["series"] = case.series
         return layout.read(case.path, straighten=self.straighten, **options)

@@ -37,11 +37,12 @@ def wider_field(beam: ConeBeam | FlatBeam, radius_cm: float) -> dict[str, int]:
     """
     image = "volume" if isinstance(beam, ConeBeam) else "image"
     (dy, dx), (y, x) = beam.grid.slice_spacing_cm, beam.grid.slice_center_cm
-    sides = {
+    sides: dict[str, Any] = {
         "n_y": max(beam.grid.n_y, ceil(2 * (radius_cm + abs(y)) / dy)),
         "n_x": max(beam.grid.n_x, ceil(2 * (radius_cm + abs(x)) / dx)),
     }
-    wide, _ = _changed(beam, **{image: replace(beam.grid, **sides)})
+    grid: Any = beam.grid
+    wide, _ = _changed(beam, **{image: replace(grid, **sides)})
     was_truncated = np.array(beam.is_truncated)
     while (wide.is_truncated & ~was_truncated).any():
         wide, _ = _changed(wide, n_columns=wide.n_columns + 1)
