@@ -135,7 +135,9 @@ Positions (x, y, z) in cm: `beam.sources_cm()[view]` and `beam.pixels_cm()[view,
   for: the weights of a line's two rays add to one, and a line that is measured once counts in full.
 - A scan that leaves lines of the image unmeasured is refused. One arc must cover π + twice the
   larger γ, {shortest} here; it has {arc}. A displaced panel that cuts the image needs a full turn.
-- Where the panel ends before the shadow of the image, its rows are extended, then filtered.
+- Where the panel ends before the shadow of the image, its rows are extended, then filtered: by
+  the edge's value that falls to zero (`truncation="cosine"`, linear), or by water cylinders fitted
+  to the edges (`truncation="water"`, a few HU off in water-like objects, and not linear).
 - The iterative solvers have no weights: they take any arc and any panel.
 
 ## What is refused, and what is warned about

@@ -1,43 +1,103 @@
 """Filtered back-projection, parallel and fan beam, as one linear operator."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, overload
+
+import numpy as np
 import torch
 
 from pcctlearn.tomography.filters import RampFilter
-from pcctlearn.tomography.geometry import FlatBeam
+from pcctlearn.tomography.geometry import Beam, FlatBeam
+from pcctlearn.tomography.grids import FloatArray
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.sparse_projector import Backprojector
-from pcctlearn.tomography.truncation import AnyBeam, EdgeExtension, widened
+from pcctlearn.tomography.truncation import (
+    AnyBeam,
+    EdgeExtension,
+    WaterExtended,
+    WaterExtension,
+    widened,
+)
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 
+TRUNCATIONS = ("cosine", "water")
 
-def fbp(geometry: FlatBeam, window: str = "ramp", max_matrix_bytes: float = 2e9) -> LinearOperator:
+
+@overload
+def fbp(
+    geometry: FlatBeam,
+    window: str = ...,
+    max_matrix_bytes: float = ...,
+    truncation: Literal["cosine"] = ...,
+) -> LinearOperator: ...
+@overload
+def fbp(
+    geometry: FlatBeam,
+    window: str = ...,
+    max_matrix_bytes: float = ...,
+    *,
+    truncation: str,
+    water_density: float = ...,
+) -> LinearOperator | WaterExtended: ...
+def fbp(
+    geometry: FlatBeam,
+    window: str = "ramp",
+    max_matrix_bytes: float = 2e9,
+    truncation: str = "cosine",
+    water_density: float = 1.0,
+) -> LinearOperator | WaterExtended:
     """Sinogram (view, column) in operand · cm to image (y, x) in operand.
 
     f(p) = ∫ (q ∗ h)(θ, u(p)) / depth(p)² dθ, with q = w cos γ · line integrals, h the ramp on the
     detector scaled down to the axis, and w the redundancy weights. For a parallel beam depth and
     cos γ are one.
 
+    truncation says what lies beyond a detector that cuts the image: "cosine" is linear
+    (EdgeExtension), "water" more accurate but not linear and without a transpose (WaterExtension).
+    water_density is that of water in the operand's unit: 1 g/cm³, or its attenuation in 1/cm.
+
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
     sections 3.3 and 3.4.2. doi:10.1137/1.9780898719277
     """
-    wide, filtered = filtering(geometry, window)
-    return Backprojector(wide, max_matrix_bytes) @ filtered
+    back = partial(Backprojector, max_matrix_bytes=max_matrix_bytes)
+    return reconstruction(geometry, window, back, truncation, water_density)
 
 
-def filtering(geometry: AnyBeam, window: str) -> tuple[AnyBeam, LinearOperator]:
-    """Sinogram to what is back-projected, and the beam along which that is done.
+def reconstruction(
+    geometry: AnyBeam,
+    window: str,
+    back_projector: Callable[[AnyBeam], LinearOperator],
+    truncation: str,
+    water_density: float,
+) -> LinearOperator | WaterExtended:
+    """Weights, the ramp along every detector row, and back-projection.
 
-    Weights, then the ramp along every detector row. Where an edge of the detector cuts through the
-    image, rows are extended to where the image's shadow ends, as if the detector were that wide.
+    Where an edge of the detector cuts through the image, rows are extended to where the image's
+    shadow ends, as if the detector were that wide. Extended columns have the redundancy weights of
+    the edge that they continue.
     """
-    dtype, shape = torch.get_default_dtype(), geometry.shape
-    redundancy = torch.from_numpy(redundancy_weights(geometry)).to(dtype)
-    redundancy = redundancy.reshape(geometry.n_views, *(1,) * (len(shape) - 2), -1)
-    cosine = torch.from_numpy(cosine_weights(geometry)).to(dtype)
-    weights = Diagonal(cosine, shape) @ Diagonal(redundancy, shape)
+    if truncation not in TRUNCATIONS:
+        accepted = ", ".join(TRUNCATIONS)
+        raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
     wide, n_before, n_after = widened(geometry)
-    pixel_at_axis_cm = geometry.column_cm / geometry.magnification
-    ramp = RampFilter(wide.shape, pixel_at_axis_cm, window)
+    filter_ = RampFilter(wide.shape, geometry.column_cm / geometry.magnification, window)
+    redundancy = redundancy_weights(geometry)
     if not n_before and not n_after:
-        return wide, ramp @ weights
-    return wide, ramp @ EdgeExtension(shape, n_before, n_after) @ weights
+        return back_projector(wide) @ filter_ @ _weights(geometry, redundancy)
+    if truncation == "cosine":
+        extend = EdgeExtension(geometry.shape, n_before, n_after)
+        return back_projector(wide) @ filter_ @ extend @ _weights(geometry, redundancy)
+    redundancy = np.pad(redundancy, ((0, 0), (n_before, n_after)), mode="edge")
+    reconstruct = back_projector(wide) @ filter_ @ _weights(wide, redundancy)
+    fitted = WaterExtension(wide, n_before, n_after, water_density)
+    return WaterExtended(reconstruct, fitted, geometry.n_columns)
+
+
+def _weights(beam: Beam, redundancy: FloatArray) -> LinearOperator:
+    """Obliquity times redundancy (view, column), for a sinogram of the beam's shape."""
+    dtype, shape = torch.get_default_dtype(), beam.shape
+    cosine = torch.from_numpy(cosine_weights(beam)).to(dtype)
+    shares = torch.from_numpy(redundancy).to(dtype)
+    shares = shares.reshape(beam.n_views, *(1,) * (len(shape) - 2), -1)
+    return Diagonal(cosine, shape) @ Diagonal(shares, shape)

@@ -2,15 +2,20 @@
 # mypy: disable-error-code=override
 
 from dataclasses import replace
-from math import ceil, pi
+from math import ceil, cos, pi
 from typing import TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.geometry import Beam
+from pcctlearn.tomography.grids import require_positive
 from pcctlearn.tomography.linear_operator import LinearOperator
 
+_FITTED_COLUMNS, _FITTED_CM = 8, 2.0  # beside an edge, at the least
+_SMALLEST_CM2 = 1e-12
 AnyBeam = TypeVar("AnyBeam", bound=Beam)
 
 
@@ -52,3 +57,82 @@ def widened(beam: AnyBeam) -> tuple[AnyBeam, int, int]:
         offset_cm=beam.offset_cm + (n_after - n_before) / 2 * beam.column_cm,
     )
     return wide, n_before, n_after
+
+
+class WaterExtension(nn.Module):
+    """Columns beyond the edges: those of a water cylinder fitted to the columns beside each edge.
+
+    A ray at the signed distance s from the axis crosses a cylinder of density ρ and radius R,
+    whose centre lies at x in this view, on a chord p with (p / 2ρ)² + s² = R² − x² + 2 x s. The
+    right-hand side is a straight line in s, fitted to the outermost columns; beyond the edge p
+    follows from it. The fit is not linear in the data, so this is no LinearOperator.
+
+    J. Hsieh et al., "A novel reconstruction algorithm to extend the CT scan field-of-view",
+    Med. Phys. 31 (2004). doi:10.1118/1.1776673
+    """
+
+    def __init__(self, wide: Beam, n_before: int, n_after: int, water_density: float) -> None:
+        super().__init__()
+        require_positive(water_density=water_density)
+        self.water_density, self.n_before, self.n_after = water_density, n_before, n_after
+        n_inner = wide.n_columns - n_before - n_after
+        spacing_cm = wide.column_cm / wide.magnification
+        n_fitted = max(_FITTED_COLUMNS, ceil(_FITTED_CM / spacing_cm))
+        self.n_fitted = min(n_fitted, max(2, n_inner // 4))
+        s = _distances_cm(wide)
+        obliquity = wide.obliquity() if isinstance(wide, ConeBeam) else np.ones_like(s)
+        for name, array in (("distances_cm", s), ("obliquity", obliquity)):
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, [row,] column) with n_before and n_after columns more."""
+        first, last, m = self.n_before, self.n_before + x.shape[-1], self.n_fitted
+        before = self._chords(x[..., :m], slice(first, first + m), slice(0, first))
+        after = self._chords(x[..., -m:], slice(last - m, last), slice(last, None))
+        return torch.cat([before, x, after], -1)
+
+    def _chords(self, x: Tensor, fitted: slice, beyond: slice) -> Tensor:
+        s, obliquity = (self.get_buffer(name).to(x) for name in ("distances_cm", "obliquity"))
+        p = x / obliquity[..., fitted]
+        middle = s[fitted].mean()
+        near, far = s[fitted] - middle, s[beyond] - middle
+        line = (p / (2 * self.water_density)) ** 2 + s[fitted] ** 2
+        slope = (line * near).sum(-1, keepdim=True) / (near**2).sum()
+        half_squared = line.mean(-1, keepdim=True) + slope * far - s[beyond] ** 2
+        half = half_squared.clamp(min=_SMALLEST_CM2).sqrt()  # whose derivative is finite at zero
+        half = torch.where(half_squared > _SMALLEST_CM2, half, 0)
+        return 2 * self.water_density * half * obliquity[..., beyond]
+
+
+class WaterExtended(nn.Module):
+    """A reconstruction of rows that are first extended by a water cylinder; not linear.
+
+    Called as ``A @ x`` like a LinearOperator, and differentiable, but it has no transpose.
+    """
+
+    def __init__(self, reconstruct: LinearOperator, extend: WaterExtension, n_columns: int) -> None:
+        super().__init__()
+        self.reconstruct, self.extend = reconstruct, extend
+        self.in_shape = (*reconstruct.in_shape[:-1], n_columns)
+        self.out_shape = reconstruct.out_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The image of a sinogram."""
+        if tuple(x.shape[-len(self.in_shape) :]) != self.in_shape:
+            raise ValueError(f"{self!r} cannot take an array of shape {tuple(x.shape)}")
+        return self.reconstruct(self.extend(x))
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self(x)
+
+    def __repr__(self) -> str:
+        return f"WaterExtended {self.in_shape} → {self.out_shape}"
+
+
+def _distances_cm(beam: Beam) -> np.ndarray:
+    """Signed distance of every column's rays from the axis."""
+    if beam.source_curvature == 0:
+        return beam.columns_cm
+    radius_cm = 1 / (beam.source_curvature * cos(beam.axis_gamma_rad))
+    return radius_cm * np.sin(beam.gammas_rad - beam.axis_gamma_rad)

@@ -1,0 +1,108 @@
+"""Extensions beyond a detector that is narrower than the object, inside its field of view."""
+
+from dataclasses import replace
+from math import pi, radians
+
+import pytest
+import torch
+from truth import image, sinogram
+
+from pcctlearn.phantoms.ellipses import Ellipse
+from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.truncation import WaterExtended
+
+pytestmark = pytest.mark.filterwarnings("ignore:truncated")
+
+GRID = ImageGrid(72, 72, 0.34)  # a field of 12.2 cm
+FAN = FanBeam(200, 70, 0.4, GRID, 62.5, 109.7)  # sees 8 cm around the axis
+PARALLEL = ParallelBeam(200, 66, 0.24, GRID)
+# of density 1, unlike those on which the number of fitted columns was chosen
+OBJECTS = {
+    "disc": [(0.0, 0.0, 10.5, 10.5, 0.0, 1.0)],
+    "beside the axis": [(-2.5, 1.5, 8.5, 8.5, 0.0, 1.0)],
+    "ellipse": [(0.4, -0.3, 11.5, 8.8, -0.5, 1.0)],
+    "body": [
+        (0.2, 0.4, 11.4, 9.3, 0.1, 1.0), (0.0, -5.0, 1.6, 1.4, 0.0, 0.5),
+        (4.0, 2.0, 2.5, 3.0, 0.2, 0.06), (-4.0, 1.0, 2.0, 2.5, 0.0, -0.2),
+    ],
+}  # fmt: skip
+
+
+def bias_HU(beam, ellipses, truncation):
+    """Median error within 85 % of the radius that every view sees."""
+    reconstruct = fbp(beam, max_matrix_bytes=0.0, truncation=truncation)
+    error = reconstruct @ sinogram(beam, ellipses) - image(GRID, ellipses, oversampling=2)
+    radius = 0.85 * min(beam.reaches_cm) / beam.magnification
+    core = image(GRID, [(0.0, 0.0, radius, radius, 0.0, 1.0)], oversampling=1) > 0
+    return 1000 * float(error[core].median())
+
+
+@pytest.mark.parametrize("beam", [FAN, replace(FAN, arc_rad=radians(230)), PARALLEL])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_water_cylinder_leaves_a_few_HU(beam, name):
+    water = abs(bias_HU(beam, OBJECTS[name], "water"))
+    assert water < (20 if name == "body" else 8)
+    assert water < abs(bias_HU(beam, OBJECTS[name], "cosine"))
+
+
+def test_a_cone_cuts_a_ball_of_water():
+    volume = VolumeGrid(9, 48, 48, 0.25)
+    beam = ConeBeam(120, 24, 44, 0.3, volume, 40.0, 64.0)  # sees 4 cm around the axis
+    ball = EllipsoidPhantom([Ellipse((0.3, -0.2, 0.0), (5.5,) * 3, (1.0,))], ["water"])
+    values = fdk(beam, truncation="water") @ ball.line_integrals(*beam.rays())[0]
+    assert values[4, 14:34, 14:34].median() == pytest.approx(1, abs=0.01)
+
+
+def test_a_uniform_disc_of_any_density_is_continued_exactly():
+    for density in (0.02, 1.0):
+        disc = [(1.0, 0.5, 10.5, 10.5, 0.0, density)]
+        reconstruct = fbp(FAN, max_matrix_bytes=0.0, truncation="water", water_density=density)
+        extended = reconstruct.extend(sinogram(FAN, disc))
+        n_before = reconstruct.extend.n_before
+        wide = replace(
+            FAN, n_columns=extended.shape[-1],
+            offset_cm=(extended.shape[-1] - FAN.n_columns - 2 * n_before) / 2 * FAN.column_cm,
+        )  # fmt: skip
+        expected = sinogram(wide, disc)
+        assert (extended - expected).abs().median() < 0.01 * density
+        assert (extended - expected).abs().max() < 1.5 * density  # where the chord ends
+
+
+def test_gradients_reach_the_counts_and_air_is_continued_by_air():
+    reconstruct = fbp(replace(FAN, n_views=9), max_matrix_bytes=0.0, truncation="water")
+    x = torch.zeros(2, 9, 70, requires_grad=True)
+    volumes = reconstruct @ x
+    assert not volumes.any()
+    volumes.sum().backward()
+    assert x.grad.isfinite().all()
+    x = (2 + torch.rand(9, 70)).requires_grad_()
+    direction, step = torch.randn(9, 70), 1e-5
+    (slope,) = torch.autograd.grad((reconstruct @ x).square().sum(), x)
+    ends = [(reconstruct @ (x + sign * step * direction)).square().sum() for sign in (1, -1)]
+    expected = (ends[0] - ends[1]) / (2 * step)
+    assert (slope * direction).sum().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_panel_that_holds_the_image_needs_no_extension():
+    wide = replace(FAN, n_columns=120)
+    assert not isinstance(fbp(wide, max_matrix_bytes=0.0, truncation="water"), WaterExtended)
+
+
+def test_what_cannot_be_extended_is_refused():
+    with pytest.raises(ValueError, match="truncation must be one of cosine, water, got 'air'"):
+        fbp(FAN, truncation="air")
+    with pytest.raises(ValueError, match="water_density must be positive"):
+        fbp(FAN, truncation="water", water_density=0.0)
+    with pytest.raises(ValueError, match="cannot take an array of shape"):
+        fbp(FAN, max_matrix_bytes=0.0, truncation="water") @ torch.zeros(200, 71)
+
+
+def test_a_displaced_panel_that_falls_short_is_extended_on_its_longer_side():
+    beam = replace(FAN, n_columns=52, offset_cm=5.0, arc_rad=2 * pi)  # 3.1 and 8.8 cm
+    for name in ("disc", "ellipse"):
+        assert abs(bias_HU(beam, OBJECTS[name], "water")) < 12
