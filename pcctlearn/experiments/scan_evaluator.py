@@ -169,7 +169,9 @@ class ScanEvaluator:
             drawn = draw_counts(recorded.at("primary"), Generator().manual_seed(self.seed))
             noisy = {"measured": measured, "alone": filled(drawn * gain, dead)[None]}
         errors: dict[str, dict[str, float]] = {}
-        for case in judged(chain, recorded.geometry, Scan(**free), **noisy):
+        for case in judged(
+            chain, recorded.geometry, Scan(**free), noisy.get("measured"), noisy.get("alone")
+        ):
             named = {case.before + metric: value for metric, value in case.errors.items()}
             errors.setdefault(case.method, {}).update(named)
         del errors["reference"]
