@@ -7,16 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pcctlearn.decomposition.pieces import (
-    Piece,
-    RayLayout,
-    gather,
-    left_over,
-    rays_contiguous,
-    scatter,
-)
+from pcctlearn.decomposition.inputs import box, check, in_one_precision
+from pcctlearn.decomposition.minima import find_minima, in_double, informative, minimum
+from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
-from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
@@ -27,14 +21,10 @@ from pcctlearn.shapes import (
     RayMask,
     Spectra,
 )
-from pcctlearn.solvers.implicit import implicit_minimum
 from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Objective, Solution, Solver
 
 log = logging.getLogger(__name__)
-
-_STEPS_OF_MOST = 5  # steps after which nearly all rays are done
-_FEW = 0.1  # share of the rays of a piece that may be left to go on by themselves
 
 
 def decompose(
@@ -71,86 +61,59 @@ def decompose(
     Raises:
         ValueError: counts that are negative or not finite; axes that do not fit.
     """
-    counts = counts if counts.is_floating_point() else counts.to(spectra)
-    _check(counts, spectra, attenuation)
+    counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
+    check(counts, spectra, attenuation)
     solver = solver or DampedNewton()
-    box = _bounds(bounds, attenuation)
+    limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
-    polynomial = None if start is not None else PolynomialDecomposition(spectra, attenuation)
-    air = None if polynomial is None or layout.shared else polynomial.air.flatten(0, -2)[:, None]
-    pieces = [
-        piece if polynomial is None else piece._replace(start=polynomial(piece.counts, piece.air))
-        for piece in layout.cut(counts, spectra, start, air)
-    ]
-
-    def minimum(piece: Piece, solver: Solver) -> Solution:
-        assert piece.start is not None
-        n, x = rays_contiguous(piece.counts), rays_contiguous(piece.start)
-        return implicit_minimum(
-            poisson_likelihood, solver, x, n, piece.spectra, attenuation, bounds=box
+    rays = layout.ordered(counts, spectra, start)
+    if start is None:
+        rays = rays.starting_at(_polynomial(rays, attenuation))
+    if getattr(solver, "differentiable", False):
+        x, converged = flat(
+            [minimum(piece, attenuation, limits, solver) for piece in rays.pieces()]
         )
-
-    if not getattr(solver, "differentiable", False):
-        with torch.no_grad():
-            found = _solve(pieces, solver, minimum)
-        # the derivative is that of the minimum, whichever way it was found
-        known = [_Known(_counted(s, p)) for s, p in zip(found, pieces, strict=True)]
-        solutions = [minimum(p, solved) for p, solved in zip(pieces, known, strict=True)]
-    else:
-        solutions = [minimum(piece, solver) for piece in pieces]
-    return layout.join([_counted(s, p) for s, p in zip(solutions, pieces, strict=True)])
-
-
-def _solve(
-    pieces: list[Piece], solver: Solver, minimum: Callable[[Piece, Solver], Solution]
-) -> list[Solution]:
-    """A few steps of Fisher scoring for all rays, then the solver itself for those left.
-
-    Scoring is cheaper a step, and its matrix is positive definite however far the start. Where few
-    are left, those of all pieces are gathered and go on by themselves; where many are, the piece
-    goes on as it is, for a gathered ray brings its own spectra and costs more.
-    """
-    if not isinstance(solver, DampedNewton) or solver.max_steps <= _STEPS_OF_MOST:
-        return [minimum(piece, solver) for piece in pieces]
-    scoring = DampedNewton(solver.tolerance, _STEPS_OF_MOST, exact=False)
-    found = []
-    for piece in pieces:
-        solution = minimum(piece, scoring)
-        if (~solution.converged).double().mean() > _FEW:
-            solution = minimum(piece._replace(start=solution.x), solver)
-        found.append(solution)
-    rays = left_over(pieces, found)
-    if not any(len(some) for some in rays):
-        return found
-    solved = [_persist(piece, solver, minimum) for piece in gather(pieces, found, rays)]
-    return scatter(found, rays, solved)
+        enough = informative(rays.counts.detach()).flatten()
+        x = torch.where(enough[:, None], x, x.detach())
+        return layout.restored(Solution(x, converged & enough))
+    with torch.no_grad():
+        found = find_minima(rays, attenuation, solver, limits)
+    solution = _at(found.own, rays, attenuation, limits)
+    if bool(found.hard.any()):
+        hard, index = rays.starting_at(found.own.x).take(found.hard)
+        solution = put_back(
+            solution, index, _at(found.double, *in_double(hard, attenuation, limits))
+        )
+    return layout.restored(solution)
 
 
-def _persist(
-    piece: Piece, solver: Solver, minimum: Callable[[Piece, Solver], Solution]
-) -> Solution:
-    """Go on from where the rays are; those that do not get there begin anew with an empty beam.
-
-    With three materials the polynomial start may lie on the far side of a ridge; from an empty
-    beam the expected counts only fall towards the measured ones.
-    """
-    first = minimum(piece, solver)
-    if bool(first.converged.all()):
-        return first
-    again = minimum(piece._replace(start=torch.zeros_like(first.x)), solver)
-    better = again.converged & ~first.converged
-    return Solution(
-        torch.where(better[..., None], again.x, first.x), first.converged | again.converged
-    )
+def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
+    """Flat start of every ray, by the polynomial of its spectra."""
+    polynomial = PolynomialDecomposition(rays.spectra, attenuation)
+    starts = []
+    for piece in rays.pieces():
+        air = piece.spectra.detach().sum(-1)
+        air = air if air.ndim == 1 else air[:, None]
+        starts.append(polynomial(piece.counts, air).flatten(0, -2))
+    return torch.cat(starts)
 
 
-def _counted(solution: Solution, piece: Piece) -> Solution:
-    """A ray without a count has no minimum, however flat the likelihood is where it was left."""
-    return Solution(solution.x, solution.converged & (piece.counts.detach().sum(-1) > 0))
+def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Solution:
+    """The known minima with the derivative of a minimum, whichever way they were found."""
+    pieces = rays.pieces()
+    sizes = [piece.counts[..., 0].numel() for piece in pieces]
+    parts = []
+    for piece, x, converged in zip(
+        pieces, known.x.split(sizes), known.converged.split(sizes), strict=True
+    ):
+        shape = (*piece.counts.shape[:-1], len(attenuation))
+        solution = Solution(x.reshape(shape), converged.reshape(shape[:-1]))
+        parts.append(minimum(piece, attenuation, bounds, _Known(solution)))
+    return flat(parts)
 
 
 class _Known:
-    """A solver that has been told the answer."""
+    """A solver that returns a solution found before."""
 
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
@@ -196,6 +159,8 @@ class MaximumLikelihood(nn.Module):
     def forward(self, counts: Counts) -> LineIntegrals:
         """Decompose (batch, bin, view, *pixel) into (batch, material, view, *pixel), g/cm²."""
         rays = counts.movedim(1, -1)
+        if rays.dtype in (torch.float16, torch.bfloat16):  # too few digits for the spectra
+            rays = rays.float()
         if self.gradient_clamp is not None:
             air = self.model.air().detach().to(rays)
             rays = _clamp_gradient(rays / air, self.gradient_clamp) * air
@@ -244,59 +209,19 @@ def compare_starts(
     The likelihood is not convex. With three materials two minima can lie far apart at nearly the
     same likelihood, and which one is found is a matter of the start.
     """
+    counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
     options = {"solver": solver, "bounds": bounds}
     first = decompose(counts, spectra, attenuation, **options)  # type: ignore[arg-type]
     second = decompose(counts, spectra, attenuation, start=second_start, **options)  # type: ignore[arg-type]
-    means = [expected_counts(x.detach(), spectra, attenuation) for x in (first.x, second.x)]
-    values = [(mean - torch.xlogy(counts, mean)).sum(-1) for mean in means]
+    n, S, mu = (t.detach().double() for t in (counts, spectra, attenuation))
+    means = [expected_counts(x.detach().double(), S, mu) for x in (first.x, second.x)]
+    values = [(mean - torch.xlogy(n, mean)).sum(-1) for mean in means]
     better = second.converged & (~first.converged | (values[1] < values[0]))
     apart = ((first.x - second.x).abs() > tolerance_g_cm2).any(-1)
     solution = Solution(
         torch.where(better[..., None], second.x, first.x), first.converged | second.converged
     )
     return solution, apart & first.converged & second.converged
-
-
-def _check(counts: Tensor, spectra: Tensor, attenuation: Tensor) -> None:
-    if counts.shape[-1] != spectra.shape[-2]:
-        raise ValueError(
-            f"counts have {counts.shape[-1]} bins, the spectra {spectra.shape[-2]}: "
-            "give one threshold more than there are bins in the counts"
-        )
-    if spectra.shape[-1] != attenuation.shape[-1]:
-        raise ValueError(
-            f"spectra have {spectra.shape[-1]} energies, attenuation {attenuation.shape[-1]}: "
-            "put both on one grid"
-        )
-    if len(attenuation) > counts.shape[-1]:
-        raise ValueError(
-            f"{len(attenuation)} materials cannot be told apart in {counts.shape[-1]} bins: "
-            "use fewer materials or more thresholds"
-        )
-    sound = counts.isfinite() & (counts >= 0)
-    if not bool(sound.all()):
-        wrong = counts.detach()[~sound]
-        raise ValueError(
-            f"counts must be finite and not negative: {len(wrong)} of {counts.numel()} are not, "
-            f"the first is {wrong[0].item():g}; mask or repair dead pixels before decomposing"
-        )
-
-
-def _bounds(
-    bounds: Bounds | Sequence[Sequence[float]] | None, attenuation: Tensor
-) -> Bounds | None:
-    if bounds is None:
-        return None
-    lower, upper = (
-        torch.as_tensor(side, dtype=attenuation.dtype, device=attenuation.device) for side in bounds
-    )
-    shape = (len(attenuation),)
-    if lower.shape != shape or upper.shape != shape or not (lower < upper).all():
-        raise ValueError(
-            f"bounds must be (lower, upper) with {len(attenuation)} increasing pairs, got "
-            f"{lower.tolist()} and {upper.tolist()}"
-        )
-    return Bounds(lower, upper)
 
 
 def _clamp_gradient(values: Tensor, limit: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rays cut into pieces of a cache's size, each with the spectra of its pixels."""
+"""Rays in the order in which they are solved, cut into pieces of a cache's size."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +10,60 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Solution
 
 PIECE = 32768  # rays whose transmission at a hundred energies stays in the cache
+_PIXELS = 8  # a pixel's own spectra cost as much as the transmission of so many rays
 
 
-class Piece(NamedTuple):
-    """Some rays of some pixels: (ray, bin) with shared spectra (bin, energy), or with a pixel axis
-    in front of both. ``start`` and ``air`` may be missing."""
+class Rays(NamedTuple):
+    """Rays of one or many pixels: (ray, bin) with shared spectra (bin, energy), or with a pixel
+    axis in front of both. ``start`` may be missing."""
 
     counts: Tensor
     spectra: Tensor
     start: Tensor | None
-    air: Tensor | None
 
+    def starting_at(self, x: Tensor) -> "Rays":
+        """The same rays with the flat ``x`` as their start."""
+        return self._replace(start=x.reshape(*self.counts.shape[:-1], x.shape[-1]))
 
-def rays_contiguous(values: Tensor) -> Tensor:
-    """(…, ray, channel) as before, in memory channel by channel: arithmetic runs along the rays."""
-    return values.mT.contiguous().mT
+    def pieces(self) -> list["Rays"]:
+        """Pieces, pixels first, then the rays of a pixel; ``split`` keeps gradients cheap."""
+        n, S, x = self
+        if S.ndim == 2:
+            return [
+                Rays(part, S, begin)
+                for part, begin in zip(n.split(PIECE), _split(x, PIECE, 0, n), strict=True)
+            ]
+        at_once = max(1, PIECE // max(n.shape[1], _PIXELS))
+        return [
+            Rays(few, own, begin)
+            for part, own, first in zip(
+                n.split(at_once), S.split(at_once), _split(x, at_once, 0, n), strict=True
+            )
+            for few, begin in zip(part.split(PIECE, 1), _split(first, PIECE, 1, part), strict=True)
+        ]
+
+    def take(self, mask: Tensor) -> tuple["Rays", Tensor]:
+        """Rays of a flat mask, and the flat index of each.
+
+        Rays of pixels with own spectra stay side by side, (pixel, ray): each pixel fills its row
+        up with rays that were not asked for, whose index is −1.
+        """
+        n, S, x = self
+        if S.ndim == 2:
+            index = mask.nonzero()[:, 0]
+            return Rays(n[index], S, None if x is None else x[index]), index
+        mask = mask.reshape(n.shape[:2])
+        pixels = mask.any(1).nonzero()[:, 0]
+        most = int(mask.sum(1).max()) if len(pixels) else 0
+        wanted, order = mask[pixels].to(torch.uint8).sort(dim=1, descending=True, stable=True)
+        index = pixels[:, None] * n.shape[1] + order[:, :most]
+        start = None if x is None else x.flatten(0, 1)[index]
+        taken = Rays(n.flatten(0, 1)[index], S[pixels], start)
+        return taken, torch.where(wanted[:, :most] == 1, index, -1)
 
 
 class RayLayout:
-    """Rays in any order of axes, as pieces in which the rays of one pixel share its spectra."""
+    """Any axes of rays and of spectra, brought into the order of ``Rays`` and back."""
 
     def __init__(self, ray_shape: torch.Size, pixel_shape: torch.Size) -> None:
         padded = [1] * (len(ray_shape) - len(pixel_shape)) + list(pixel_shape)
@@ -44,40 +79,19 @@ class RayLayout:
         self.n_pixels = math.prod(ray_shape[i] for i in own)
         self.n_rays = math.prod(ray_shape) // max(self.n_pixels, 1)
 
-    def cut(
-        self, counts: Tensor, spectra: Tensor, start: Tensor | None, air: Tensor | None
-    ) -> list[Piece]:
-        """Pieces, pixels first, then the rays of a pixel; ``split`` keeps gradients cheap."""
-        n, x = self._ordered(counts), None if start is None else self._ordered(start)
-        if self.shared:
-            spectra = spectra.reshape(spectra.shape[-2:])
-            return [
-                Piece(some, spectra, begin, air)
-                for some, begin in zip(n.split(PIECE), _split(x, PIECE, 0, n), strict=True)
-            ]
-        at_once = max(1, PIECE // max(self.n_rays, 1))
-        S = spectra.reshape(self.n_pixels, *spectra.shape[-2:])
-        pieces = []
-        for some, own, begin, a in zip(
-            n.split(at_once),
-            S.split(at_once),
-            _split(x, at_once, 0, n),
-            _split(air, at_once, 0, n),
-            strict=True,
-        ):
-            pieces += [
-                Piece(few, own, first, a)
-                for few, first in zip(
-                    some.split(PIECE, 1), _split(begin, PIECE, 1, some), strict=True
-                )
-            ]
-        return pieces
+    def ordered(self, counts: Tensor, spectra: Tensor, start: Tensor | None = None) -> Rays:
+        """The rays pixel by pixel."""
+        pixels = [] if self.shared else [self.n_pixels]
+        return Rays(
+            self._ordered(counts),
+            spectra.reshape(*pixels, *spectra.shape[-2:]),
+            None if start is None else self._ordered(start),
+        )
 
-    def join(self, solutions: Sequence[Solution]) -> Solution:
-        """The pieces' solutions put together, with the axes back in their order."""
+    def restored(self, solution: Solution) -> Solution:
+        """The solution of the ordered rays, flat, with the axes back in their places."""
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        x = torch.cat([s.x.flatten(0, -2) for s in solutions])
-        converged = torch.cat([s.converged.flatten() for s in solutions])
+        x, converged = solution
         return Solution(
             x.reshape(*self.ordered_shape, x.shape[-1]).permute(*back, -1),
             converged.reshape(self.ordered_shape).permute(back),
@@ -89,55 +103,28 @@ class RayLayout:
         return ordered.reshape(*shape, values.shape[-1])
 
 
-def left_over(pieces: Sequence[Piece], solutions: Sequence[Solution]) -> list[Tensor]:
-    """For each piece the flat indices of the rays that have not converged but have counts."""
-    return [
-        (~s.converged & (p.counts.detach().sum(-1) > 0)).flatten().nonzero()[:, 0]
-        for p, s in zip(pieces, solutions, strict=True)
-    ]
+def rays_contiguous(values: Tensor) -> Tensor:
+    """(…, ray, channel) as before, in memory channel by channel: arithmetic runs along the rays."""
+    return values.mT.contiguous().mT
 
 
-def gather(
-    pieces: Sequence[Piece], solutions: Sequence[Solution], rays: Sequence[Tensor]
-) -> list[Piece]:
-    """These rays of all pieces as new ones, each ray with the spectra of its pixel."""
-    counts, starts, spectra = [], [], []
-    for piece, solution, some in zip(pieces, solutions, rays, strict=True):
-        counts.append(piece.counts.detach().flatten(0, -2)[some])
-        starts.append(solution.x.flatten(0, -2)[some])
-        if piece.spectra.ndim == 3:
-            spectra.append(piece.spectra.detach()[some // piece.counts.shape[1]])
-    n, x = torch.cat(counts), torch.cat(starts)
-    if not spectra:
-        shared = pieces[0].spectra.detach()
-        return [
-            Piece(a, shared, b, None) for a, b in zip(n.split(PIECE), x.split(PIECE), strict=True)
-        ]
-    few = PIECE // 8  # every ray brings its own spectra
-    return [
-        Piece(a[:, None], S, b[:, None], None)
-        for a, S, b in zip(n.split(few), torch.cat(spectra).split(few), x.split(few), strict=True)
-    ]
+def flat(solutions: Sequence[Solution]) -> Solution:
+    """Solutions of pieces, joined along one flat ray axis."""
+    return Solution(
+        torch.cat([s.x.flatten(0, -2) for s in solutions]),
+        torch.cat([s.converged.flatten() for s in solutions]),
+    )
 
 
-def scatter(
-    solutions: Sequence[Solution], rays: Sequence[Tensor], solved: Sequence[Solution]
-) -> list[Solution]:
-    """Put what was solved for these rays back into the pieces they came from."""
-    x = torch.cat([s.x.flatten(0, -2) for s in solved])
-    converged = torch.cat([s.converged.flatten() for s in solved])
-    sizes = [len(some) for some in rays]
-    mended = []
-    for s, some, new_x, new_converged in zip(
-        solutions, rays, x.split(sizes), converged.split(sizes), strict=True
-    ):
-        mended.append(
-            Solution(
-                s.x.flatten(0, -2).index_copy(0, some, new_x).reshape(s.x.shape),
-                s.converged.flatten().index_copy(0, some, new_converged).reshape(s.converged.shape),
-            )
-        )
-    return mended
+def put_back(solution: Solution, index: Tensor, part: Solution) -> Solution:
+    """The flat solution with the rays of ``take`` replaced by their own, in its precision."""
+    index = index.flatten()
+    kept = index >= 0
+    where = (index[kept],)
+    return Solution(
+        solution.x.index_put(where, part.x[kept].to(solution.x)),
+        solution.converged.index_put(where, part.converged[kept]),
+    )
 
 
 def _split(values: Tensor | None, size: int, axis: int, like: Tensor) -> Sequence[Tensor | None]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.decomposition.pieces import RayLayout
+from pcctlearn.decomposition.pieces import RayLayout, flat
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 from pcctlearn.solvers.implicit import implicit_tangent
@@ -68,12 +68,13 @@ def spectra_tangent(
     ``direction`` has the shape of ``spectra``, whose pixels broadcast as in ``decompose``.
     """
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
-    along = layout.cut(counts, direction, None, None)
+    rays = layout.ordered(counts, spectra, line_integrals)
+    along = layout.ordered(counts, direction)
     tangents = []
-    for piece, way in zip(layout.cut(counts, spectra, line_integrals, None), along, strict=True):
+    for piece, way in zip(rays.pieces(), along.pieces(), strict=True):
         assert piece.start is not None
         theta = piece.counts, piece.spectra, attenuation
         change = torch.zeros_like(piece.counts), way.spectra, torch.zeros_like(attenuation)
         dx = implicit_tangent(poisson_likelihood, piece.start, theta, change)
         tangents.append(Solution(dx, torch.ones_like(dx[..., 0], dtype=torch.bool)))
-    return layout.join(tangents).x
+    return layout.restored(flat(tangents)).x

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 from pcctlearn.solvers.quadratic import Quadratic
@@ -26,12 +27,27 @@ def poisson_likelihood(
     ``exact=False`` puts the Fisher matrix Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b, the Hessian's expectation,
     in its place. Spectra are (bin, energy), or (pixel, bin, energy) for A (pixel, ray, material).
     """
+    # matrix products in half precision, as autocast asks for, would leave three digits
+    with torch.autocast(A.device.type, enabled=False):
+        return _poisson_likelihood(A, counts, spectra, attenuation, exact)
+
+
+def negligible(dtype: torch.dtype) -> float:
+    """Largest value taken as zero, in spectra and transmissions: √tiny.
+
+    A product of two factors above it is no denormal number, on which CPUs are ten times slower.
+    """
+    return torch.finfo(dtype).tiny ** 0.5
+
+
+def _poisson_likelihood(
+    A: Tensor, counts: Tensor, spectra: Tensor, attenuation: Tensor, exact: bool
+) -> Quadratic:
     n_bins, n_materials = counts.shape[-1], len(attenuation)
     pairs = [(k, m) for k in range(n_materials) for m in range(k + 1)] if exact else []
     # energy is contracted first: one matmul gives the counts and all their derivatives, with
     # rays as the last, contiguous axis, so that the rest is long vector arithmetic
-    # a product of two factors above √tiny is no denormal number, on which CPUs are ten times slower
-    smallest = torch.finfo(A.dtype).tiny ** 0.5
+    smallest = negligible(A.dtype)
     spectra = torch.where(spectra > smallest, spectra, 0)
     transmission = (attenuation.mT @ -A.mT).clamp(min=math.log(smallest)).exp_()
     once = [spectra * mu for mu in attenuation]

@@ -32,8 +32,9 @@ def expected_counts(
 
     Spectra of one pixel each, (*pixel, bin, energy), belong to the last axes of the rays.
     """
-    transmission = torch.exp(-line_integrals @ attenuation)
-    return torch.einsum("...e,...be->...b", transmission, spectra)
+    with torch.autocast(line_integrals.device.type, enabled=False):  # half has three digits
+        transmission = torch.exp(-line_integrals @ attenuation)
+        return torch.einsum("...e,...be->...b", transmission, spectra)
 
 
 class SpectralModel(nn.Module):

@@ -3,14 +3,17 @@
 import torch
 from torch import Tensor
 
+from pcctlearn.solvers.minimum import last_step
 from pcctlearn.solvers.quadratic import Bounds, Objective, Solution
 
 
 class NelderMead:
     """J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308, every ray with a simplex of its own.
 
-    A ray has converged when the values at its corners agree within ``tolerance`` or rounding, and
-    its corners within ``spread``. The box is kept by projecting each trial point.
+    The search ends when the values at the corners agree within ``tolerance`` or rounding, and the
+    corners within ``spread``. The best corner then takes a Newton step with the exact Hessian, and
+    the ray has converged if that shows a minimum nearby (``last_step``). The box is kept by
+    projecting each trial point.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class NelderMead:
                 break
             x, f = _move_worst(x, f, boxed, value, converged)
         best = f.argmin(0)[None, ..., None].expand_as(x[:1])
-        return Solution(x.gather(0, best)[0], converged)
+        x = x.gather(0, best)[0]
+        x, near = last_step(x, objective(x), bounds)
+        return Solution(x, converged & near)
 
 
 def _move_worst(x, f, boxed, value, done):  # type: ignore[no-untyped-def]

@@ -3,100 +3,108 @@
 import torch
 from torch import Tensor
 
-from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
-from pcctlearn.solvers.small_systems import quadratic_form, solve_positive_definite
+from pcctlearn.solvers.minimum import DISTANCE, last_step, newton_trial, resolved
+from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution
+from pcctlearn.solvers.small_systems import quadratic_form
+
+_STUCK = 1e12  # damping at which no step makes progress
 
 
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
 
-    A step that lowers the value is taken; δ relaxes towards 0 while the quadratic model keeps its
-    promise, and rises where it does not, or where the Hessian is not positive definite. A ray has
-    converged when the Newton decrement gᵀH⁻¹g (twice the decrease still to be had) is below
-    ``tolerance``, or below what rounding can resolve; the step that showed it is still taken. In
-    the box an unknown is held at a side while the descent leads out, and Newton's system is solved
-    for the others (D. P. Bertsekas, SIAM J. Control Optim. 20 (1982) 221).
+    A step that lowers the value is taken; δ relaxes towards 0 while the quadratic model predicts
+    the decrease, and rises where it does not, or where the Hessian is not positive definite. A ray
+    has converged where the exact Hessian is positive definite, the Newton decrement gᵀH⁻¹g (twice
+    the remaining decrease) is below ``tolerance`` or what rounding resolves, no component of the
+    step exceeds ``distance``, and rounding moves the minimum by no more than that
+    (``last_step``). The last step is still taken. No decision about a ray depends on another.
 
-    ``exact=False`` asks the objective for the expected Hessian: Fisher scoring.
+    Args:
+        tolerance: largest Newton decrement of a converged ray.
+        max_steps: steps after which a ray is given up.
+        exact: False replaces the Hessian by its expectation throughout (Fisher scoring); the exact
+            one still decides about convergence.
+        scoring_steps: so many first steps use the expected Hessian, which is positive definite
+            however far the start.
+        distance: largest last step of a converged ray, in the unit of the unknowns.
     """
 
-    def __init__(self, tolerance: float = 1e-10, max_steps: int = 60, exact: bool = True) -> None:
+    def __init__(
+        self,
+        tolerance: float = 1e-10,
+        max_steps: int = 60,
+        exact: bool = True,
+        scoring_steps: int = 0,
+        distance: float = DISTANCE,
+    ) -> None:
         if tolerance <= 0 or max_steps < 1:
             raise ValueError(f"tolerance and max_steps must be positive: {tolerance}, {max_steps}")
         self.tolerance, self.max_steps, self.exact = tolerance, max_steps, exact
+        self.scoring_steps, self.distance = scoring_steps, distance
+
+    def variant(self, max_steps: int, scoring_steps: int) -> "DampedNewton":
+        """The same solver with another number of steps."""
+        return DampedNewton(
+            self.tolerance, max_steps, self.exact, scoring_steps, distance=self.distance
+        )
 
     def __call__(
         self, objective: Objective, start: Tensor, bounds: Bounds | None = None
     ) -> Solution:
-        """Minimise from ``start``; rays that do not get there keep their best iterate."""
+        """Minimise from ``start``; rays that do not converge keep their best iterate."""
         x = start if bounds is None else start.clamp(*bounds)
-        here = objective(x, exact=self.exact)
+        here = objective(x, exact=self._exact_at(0))
+        exact = torch.full_like(here.value, self._exact_at(0), dtype=torch.bool)
         damping = torch.zeros_like(here.value)
-        converged = torch.zeros_like(here.value, dtype=torch.bool)
+        converged, stuck = torch.zeros_like(exact), torch.zeros_like(exact)
         resolvable = resolvable_decrease(self.tolerance, here)
-        for _ in range(self.max_steps):
-            trial, positive = _newton_trial(x, here, damping, bounds)
-            decrement = ((x - trial) * here.gradient).sum(-1)
-            there = objective(trial, exact=self.exact)
-            taken = positive & ~converged & (there.value <= here.value + here.rounding)
-            promised = _promised(here, x - trial)
+        for step in range(1, self.max_steps + 2):
+            trial, positive = newton_trial(x, here, damping, bounds)
+            move = x - trial
+            decrement = (move * here.gradient).sum(-1)
+            # a damped step is short for another reason than nearness; scoring, which may need the
+            # damping to the end, is judged by an exact step afterwards
+            near = positive & (damping <= (0 if self.exact else 0.1)) & (decrement <= resolvable)
+            near = near & (move.abs().amax(-1) <= self.distance)
+            near = near & (exact | (not self.exact)) & ~converged & ~stuck
+            x = torch.where(near[..., None], trial, x)
+            converged = converged | near
+            if step > self.max_steps or bool((converged | stuck).all()):
+                break
+            there = objective(trial, exact=self._exact_at(step))
+            taken = positive & ~converged & ~stuck & (there.value <= here.value + here.rounding)
+            promised = _predicted(here, move)
             # what is below rounding says nothing about the model
             gain = torch.where(
                 promised > resolvable + here.rounding, (here.value - there.value) / promised, 1
             )
             x = torch.where(taken[..., None], trial, x)
             here = _choose(taken, there, here)
-            # a heavily damped step is short for another reason than nearness
-            converged = converged | (taken & (decrement <= resolvable) & (damping < 0.1))
+            exact = torch.where(taken, self._exact_at(step), exact)
             damping = _adapt(damping, gain, taken)
-            if bool((converged | (damping > 1e12)).all()):
-                break
-        return Solution(x, converged)
+            stuck = stuck | (damping > _STUCK)
+        if self.exact:
+            return Solution(x, converged & resolved(x, here, bounds, self.distance))
+        x, near = last_step(x, objective(x), bounds, self.distance)
+        return Solution(x, converged & near)
+
+    def _exact_at(self, step: int) -> bool:
+        return self.exact and step >= self.scoring_steps
 
 
 def resolvable_decrease(tolerance: float, here: Quadratic) -> Tensor:
     """Newton decrement below which a ray is done: the tolerance, or what rounding can resolve."""
-    eps = torch.finfo(here.value.dtype).eps
-    return max(tolerance, 8 * eps) + 16 * eps * here.rounding
+    return tolerance + 16 * torch.finfo(here.value.dtype).eps * here.rounding
 
 
-def _newton_trial(
-    x: Tensor, here: Quadratic, damping: Tensor, bounds: Bounds | None
-) -> tuple[Tensor, Tensor]:
-    """Where the damped quadratic model is least within the box, and whether it has a minimum."""
-    step, positive = solve_positive_definite(here.hessian, here.gradient, lift=damping)
-    trial = x - step
-    if bounds is None:
-        return trial, positive
-    free = free_unknowns(x, here.gradient, bounds)
-    inside = (trial >= bounds.lower) & (trial <= bounds.upper)
-    if bool((free & inside).all()):  # nearly always, and cheaper
-        return trial, positive
-    matrix = here.hessian + torch.diag_embed(
-        damping[..., None] * here.hessian.diagonal(dim1=-2, dim2=-1).abs()
-    )
-    trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
-    for _ in range(x.shape[-1]):  # unknowns that would leave the box are held at its side, in turn
-        held = torch.where(free, 0, trial - x)
-        pull = here.gradient + (matrix @ held[..., None])[..., 0]
-        step, positive = solve_positive_definite(matrix, pull, free)
-        target = torch.where(free, x - step, trial)
-        everywhere = everywhere & positive
-        trial = target.clamp(*bounds)
-        leaving = free & (trial != target)
-        if not bool(leaving.any()):
-            break
-        free = free & ~leaving
-    return trial, everywhere
-
-
-def _promised(here: Quadratic, step: Tensor) -> Tensor:
+def _predicted(here: Quadratic, step: Tensor) -> Tensor:
     """Decrease of the quadratic model along a step, g·s − ½ sᵀ H s."""
     return (step * here.gradient).sum(-1) - 0.5 * quadratic_form(here.hessian, step)
 
 
 def _adapt(damping: Tensor, gain: Tensor, taken: Tensor) -> Tensor:
-    """More damping where the model promised too much, less where it kept its word."""
+    """More damping where the model promised too much, less where its prediction held."""
     less = torch.where(damping > 1e-2, damping / 10, 0)
     more = (10 * damping).clamp(min=1e-2)
     kept = torch.where(gain > 0.75, less, torch.where(gain < 0.25, more, damping))

@@ -6,6 +6,7 @@ Memory grows with every step, and the derivative is that of the iteration, not o
 import torch
 from torch import Tensor
 
+from pcctlearn.solvers.minimum import last_step
 from pcctlearn.solvers.newton import resolvable_decrease
 from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, free_unknowns
 from pcctlearn.solvers.small_systems import solve_positive_definite
@@ -16,7 +17,7 @@ class UnrolledNewton:
 
     On an active side of the box the step is that of the free unknowns. A ray whose Hessian is not
     positive definite, or whose step led to no finite value, stays where it is; a ray that did not
-    converge passes no gradient.
+    converge (``last_step``) passes no gradient.
     """
 
     differentiable = True
@@ -44,6 +45,9 @@ class UnrolledNewton:
             last, x = x, torch.where(positive[..., None], trial, x)
             decrement = ((last - trial) * here.gradient).sum(-1).abs()
             converged = finite & positive & (decrement <= resolvable_decrease(self.tolerance, here))
+        with torch.no_grad():
+            end = x.detach()
+            converged = converged & last_step(end, objective(end), bounds).converged
         return Solution(torch.where(converged[..., None], x, x.detach()), converged)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pcctlearn.decomposition import pieces
-from pcctlearn.decomposition.pieces import RayLayout
+from pcctlearn.decomposition.pieces import RayLayout, flat
 from pcctlearn.solvers.quadratic import Solution
 
 
@@ -28,7 +28,7 @@ def test_cut_and_join(rays, pixels, size, monkeypatch):
     spectra = torch.rand(*pixels, 4, 6)
     start = torch.rand(*rays, 2)
     layout = RayLayout(torch.Size(rays), torch.Size(pixels))
-    parts = layout.cut(counts, spectra, start, None)
+    parts = layout.ordered(counts, spectra, start).pieces()
     assert all(part.counts[..., 0].numel() <= size for part in parts)
     # Σ_E S_b(E) · n_b of each ray, computed by pieces and at once
     solutions = []
@@ -39,7 +39,7 @@ def test_cut_and_join(rays, pixels, size, monkeypatch):
                 torch.cat([part.start, part.counts * own.sum(-1)], -1), part.counts[..., 0] > 0.5
             )
         )
-    x, mask = layout.join(solutions)
+    x, mask = layout.restored(flat(solutions))
     padded = spectra.sum(-1).expand(*rays, 4)
     assert torch.equal(x, torch.cat([start, counts * padded], -1))
     assert torch.equal(mask, counts[..., 0] > 0.5)

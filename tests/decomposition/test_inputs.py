@@ -1,0 +1,151 @@
+"""Inputs that no decomposition can use are refused by name; the others are brought together."""
+
+import re
+
+import pytest
+import torch
+from scanners import scanner
+
+from pcctlearn.decomposition.maximum_likelihood import (
+    MaximumLikelihood,
+    compare_starts,
+    decompose,
+)
+from pcctlearn.solvers.newton import DampedNewton
+from pcctlearn.solvers.unrolled import UnrolledNewton
+
+
+def problem(n_pixels=None):
+    model = scanner(every=4, n_pixels=n_pixels)
+    truth = torch.tensor([10.0, 0.5]) * (1 + torch.rand(6, n_pixels or 1, 2))
+    truth = truth if n_pixels else truth[:, 0]
+    return model(truth).detach().round(), model.spectra().detach(), model.attenuation
+
+
+def bad_value(value):
+    def change(spectra):
+        spectra[..., 2, 5] = value
+
+    return change
+
+
+def empty_bin(spectra):
+    spectra[..., 1, :] = 0
+
+
+def nothing(spectra):
+    spectra[:] = 0
+
+
+@pytest.mark.parametrize("n_pixels", [None, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("solver", [DampedNewton(), UnrolledNewton()])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (bad_value(torch.nan), r"spectra must be finite: .* the first is nan in bin 2"),
+        (bad_value(torch.inf), r"spectra must be finite: .* the first is inf in bin 2"),
+        (bad_value(-3.0), r"spectra must not be negative: .* the first is -3 in bin 2"),
+        (lambda spectra: spectra.neg_(), "spectra must not be negative"),
+        (empty_bin, r"the spectrum of bin 1 .*is zero at every energy"),
+        (nothing, r"the spectrum of bin 0 .*is zero at every energy"),
+    ],
+)
+def test_spectra_that_no_detector_has(change, message, n_pixels, dtype, solver):
+    counts, spectra, attenuation = (t.to(dtype).clone() for t in problem(n_pixels))
+    change(spectra)
+    for given in (spectra, spectra.requires_grad_()):
+        with pytest.raises(ValueError, match=message) as error:
+            decompose(counts, given, attenuation, solver=solver)
+        assert "pixel" in str(error.value) or n_pixels is None
+
+
+def test_the_pixel_with_the_fault_is_named_and_leaving_the_bin_out_helps():
+    counts, spectra, attenuation = problem(3)
+    spectra[2, 3] = 0
+    with pytest.raises(ValueError, match=re.escape("bin 3 of pixel 2")):
+        decompose(counts, spectra, attenuation)
+    assert decompose(counts[..., :3], spectra[:, :3], attenuation).converged.all()
+
+
+def test_rounding_below_zero_is_no_fault():
+    counts, spectra, attenuation = problem()
+    reference = decompose(counts, spectra, attenuation).x
+    spectra[0, 3] = -1e-9
+    torch.testing.assert_close(
+        decompose(counts, spectra, attenuation).x, reference, atol=0.2, rtol=0
+    )
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_attenuation_that_is_no_number(bad):
+    counts, spectra, attenuation = problem()
+    attenuation = attenuation.clone()
+    attenuation[1, 3] = bad
+    with pytest.raises(ValueError, match="attenuation must be finite"):
+        decompose(counts, spectra, attenuation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_where_it_has_too_few_digits(dtype):
+    counts, spectra, attenuation = problem()
+    counts = counts.clamp(max=250)  # exact in eight bits
+    with pytest.raises(TypeError, match=r"spectra in .*float16 have too few digits"):
+        decompose(counts, spectra.to(dtype), attenuation)
+    with pytest.raises(TypeError, match=r"attenuation in .*float16 have too few digits"):
+        decompose(counts, spectra, attenuation.to(dtype))
+    x, converged = decompose(counts.to(dtype), spectra, attenuation)
+    reference = decompose(counts, spectra, attenuation)
+    assert torch.equal(converged, reference.converged)
+    torch.testing.assert_close(x, reference.x)
+
+
+def test_precisions_may_be_mixed_and_counts_integers(annotations_off):
+    counts, spectra, attenuation = problem()
+    reference = decompose(counts, spectra, attenuation).x
+    for given in (counts.to(torch.int32), counts.to(torch.int64), counts.float()):
+        x, converged = decompose(given, spectra, attenuation)
+        assert converged.all()
+        torch.testing.assert_close(x, reference)
+    single = decompose(counts.to(torch.int64), spectra.float(), attenuation.float())
+    assert single.x.dtype == torch.float32
+    solution, disagree = compare_starts(
+        counts.to(torch.int64), spectra, attenuation, torch.zeros(6, 2)
+    )
+    assert not disagree.any()
+    torch.testing.assert_close(solution.x, reference)
+
+
+@pytest.mark.parametrize("n_pixels", [None, 3])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0, 3)])
+def test_no_rays(n_pixels, shape):
+    _, spectra, attenuation = problem(n_pixels)
+    if n_pixels and shape[-1] != 3:
+        shape = (*shape, 3)
+    x, converged = decompose(torch.zeros(*shape, 4), spectra, attenuation)
+    assert x.shape == (*shape, 2)
+    assert converged.shape == shape
+
+
+def test_autocast_changes_neither_the_minimum_nor_its_gradient():
+    model = scanner(every=4)
+    counts = problem()[0].T[None, :, :, None]  # batch, bin, view, pixel
+    results = []
+    for enabled in (False, True):
+        leaf = counts.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            x = MaximumLikelihood(model)(leaf)
+            x.sum().backward()
+            expected = model(x.detach().movedim(1, -1))
+        results.append((x.detach(), leaf.grad, expected))
+    for plain, cast in zip(*results, strict=True):
+        torch.testing.assert_close(cast, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_layer_takes_counts_in_half_precision(dtype):
+    model = scanner(every=4)
+    counts = problem()[0].T[None, :, :, None].clamp(max=250)
+    x = MaximumLikelihood(model)(counts.to(dtype))
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, MaximumLikelihood(model)(counts.float()), rtol=0, atol=1e-4)
