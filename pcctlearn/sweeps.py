@@ -21,8 +21,7 @@ class CompareJobs(Callback):
         from pcctlearn.experiments.run_folder import held  # heavy, and not needed for --help
 
         try:
-            folder = Path(config.hydra.sweep.dir)
-            _folders.enter_context(held(folder, "hydra.sweep.dir", lock=".sweep.lock"))
+            _folders.enter_context(held(Path(config.hydra.sweep.dir), "hydra.sweep.dir"))
         except OSError as error:  # Hydra makes a warning of what its callbacks raise
             print(f"pcctlearn: {error}", file=sys.stderr)
             sys.exit(2)

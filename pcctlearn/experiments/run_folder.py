@@ -14,19 +14,17 @@ log = logging.getLogger(__name__)
 MARKER = "results.json"  # written last: where it stands, all outputs are whole
 OUTPUTS = (MARKER, "report.html", "figures", "arrays.h5")  # of every run
 EARLIER = "earlier_"  # beginning of the folders that earlier outputs are moved to
-_MOVING = ".moving"  # in such a folder until all outputs are in it
 _ANYONES = {"report.html", "figures", "checkpoints", "csv"}  # alone they are no sign of a run
 
 
 @contextmanager
-def held(folder: Path, setting: str, wait: bool = False, lock: str = ".lock") -> Iterator[None]:
+def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
     """Make a folder, and keep other runs out of it.
 
     Args:
         folder: that outputs will be written to.
         setting: of the command line that names the folder.
         wait: until another run has ended, in place of an error.
-        lock: name of the lock file; a sweep has another than its jobs.
 
     Raises:
         OSError: another run holds the folder, or it cannot be written to.
@@ -34,7 +32,7 @@ def held(folder: Path, setting: str, wait: bool = False, lock: str = ".lock") ->
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder / lock, wait))
+            stack.enter_context(locked(folder / ".lock", wait))
         except LockedError as holder:
             raise OSError(
                 f"{folder} is in use by another run ({holder}): wait until it has ended, or choose "
@@ -69,23 +67,16 @@ def set_aside(
             f"{folder / present[0]} is there already, and not from a run: choose another folder "
             f"with {setting}=FOLDER"
         )
-    for name in present:
-        discard_parts(folder / name, held=True)
-    begun = next(folder.glob(f"{EARLIER}*/{_MOVING}"), None)  # and not ended: by a kill
-    if begun is None and keep and present:
+    if not keep:
+        for name in present:
+            remove(folder / name)
+    elif present:
         numbers = range(1, 2 + len(list(folder.glob(f"{EARLIER}*"))))
         aside = next(p for n in numbers if not os.path.lexists(p := folder / f"{EARLIER}{n}"))
         aside.mkdir()
-        begun = aside / _MOVING
-        begun.touch()
-    if begun is None:
         for name in present:
-            remove(folder / name)
-    else:
-        for name in present:
-            (folder / name).rename(begun.parent / name)
-        begun.unlink()
-        log.warning("moved the outputs of an earlier run in %s to %s", folder, begun.parent)
+            (folder / name).rename(aside / name)
+        log.warning("moved the outputs of an earlier run in %s to %s", folder, aside)
 
 
 def is_earlier(folder: Path, above: Path) -> bool:

@@ -169,9 +169,7 @@ class ScanEvaluator:
             drawn = draw_counts(recorded.at("primary"), Generator().manual_seed(self.seed))
             noisy = {"measured": measured, "alone": filled(drawn * gain, dead)[None]}
         errors: dict[str, dict[str, float]] = {}
-        for case in judged(
-            chain, recorded.geometry, Scan(**free), noisy.get("measured"), noisy.get("alone")
-        ):
+        for case in judged(chain, recorded.geometry, Scan(**free), **noisy):
             named = {case.before + metric: value for metric, value in case.errors.items()}
             errors.setdefault(case.method, {}).update(named)
         del errors["reference"]

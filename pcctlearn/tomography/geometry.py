@@ -29,11 +29,6 @@ _BRIDGED_STEPS = 2.5  # between listed views of one arc
 # a third, whatever the step (tests/tomography/test_lost_views.py)
 _BRIDGED_RAD = 5 / 180 * pi
 
-# A list of angles may run over a few turns; in steps this coarse it stays within one
-_MAX_TURNS, _COARSE_STEP_RAD = 4, 0.2
-_IN_DEGREES = "if that is in degrees, multiply by π/180"
-_IN_DEGREES_OR_TURNS = f"{_IN_DEGREES}, else take it modulo 2π"
-
 
 class Beam:
     """What the beams share. A parallel beam is a fan whose source is at infinity."""
@@ -199,11 +194,6 @@ class ParallelBeam(FlatBeam):
     def __post_init__(self) -> None:
         self._check_detector(n_callers=1)
         require_positive(arc_rad=self.arc_rad)
-        if self.arc_rad > _MAX_TURNS * 2 * pi + ARC_TOLERANCE_RAD:
-            raise ValueError(
-                f"arc_rad of a parallel beam covers {self.arc_rad / (2 * pi):.3g} turns, got "
-                f"{self.arc_rad}: {_IN_DEGREES}"
-            )
         half_turns = max(1, round(self.arc_rad / pi))
         if abs(self.arc_rad - half_turns * pi) > ARC_TOLERANCE_RAD:
             raise ValueError(
@@ -289,30 +279,12 @@ class DivergentBeam(Beam):
                     f"measured_angles_rad must list n_views = {self.n_views} finite angles, two or "
                     f"more, got {n_angles}"
                 )
-            _require_radians(self.angles_rad)
             object.__setattr__(self, "arc_rad", self.coverage().arc_rad)
         require_finite(start_rad=self.start_rad)
-        if abs(self.start_rad) > _MAX_TURNS * 2 * pi:
-            raise ValueError(
-                f"start_rad lies {abs(self.start_rad) / (2 * pi):.3g} turns from zero, got "
-                f"{self.start_rad}: {_IN_DEGREES_OR_TURNS}"
-            )
         if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
-            hint = f": {_IN_DEGREES}" if self.arc_rad > 4 * pi else ""
             raise ValueError(
-                f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}{hint}"
+                f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}"
             )
-
-
-def _require_radians(angles_rad: FloatArray) -> None:
-    """Raise ValueError for a list that spans many turns, or turns in steps of a degree or so."""
-    span, step = float(np.ptp(angles_rad)), float(np.median(np.diff(np.sort(angles_rad))))
-    is_coarse = step > _COARSE_STEP_RAD and span > 2 * pi + step
-    if span > _MAX_TURNS * 2 * pi or is_coarse:
-        raise ValueError(
-            f"measured_angles_rad spans {span:.4g}, which is {span / (2 * pi):.3g} turns, in steps "
-            f"of {step:.3g}: {_IN_DEGREES_OR_TURNS}"
-        )
 
 
 @dataclass(frozen=True)

@@ -211,11 +211,11 @@ def test_a_new_comparison_leaves_nothing_of_the_one_before(tmp_path):
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
-    with held(tmp_path / "sweep", "hydra.sweep.dir", lock=".sweep.lock"):
+    with held(tmp_path / "sweep", "hydra.sweep.dir"):
         words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
         command = [sys.executable, str(REPOSITORY / "train.py"), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 2
         assert "sweep is in use by another run" in done.stderr
         assert "hydra.sweep.dir=FOLDER" in done.stderr
-        assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".sweep.lock"]
+        assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]

@@ -1,7 +1,7 @@
 """Where rays go, and which beams are refused."""
 
 from dataclasses import replace
-from math import inf, nan, pi, radians
+from math import inf, nan, pi
 
 import numpy as np
 import pytest
@@ -100,43 +100,3 @@ def test_truncation_is_warned_about_once():
 def test_an_image_is_as_wide_as_its_longer_side(shape):
     with pytest.warns(UserWarning, match=r"reaches 6 cm .* needs 10 cm"):
         ParallelBeam(5, 24, 0.5, ImageGrid(*shape, 0.5))
-
-
-@pytest.mark.parametrize(
-    "degrees",
-    [
-        np.arange(360), np.arange(0, 240, 0.5), np.arange(13), np.arange(-20, 20, 0.25),
-        np.arange(180)[::-1], np.random.default_rng(0).permutation(60) * 4.0,
-        np.arange(90, 110),
-    ],
-)  # fmt: skip
-def test_angles_in_degrees_are_refused_and_taken_in_radians(degrees):
-    beam = {"n_views": len(degrees)}
-    with pytest.raises(ValueError, match=r"measured_angles_rad spans .* multiply by π/180"):
-        replace(SMALL_FAN, **beam, measured_angles_rad=degrees.astype(float))
-    replace(SMALL_FAN, **beam, measured_angles_rad=degrees * (pi / 180))
-
-
-def test_angles_of_several_turns_are_accepted_modulo_one():
-    golden = np.arange(40) * 1.9416
-    with pytest.raises(ValueError, match="modulo 2π"):
-        replace(SMALL_FAN, n_views=40, measured_angles_rad=golden)
-    replace(SMALL_FAN, n_views=40, measured_angles_rad=golden % (2 * pi))
-    two_turns = np.arange(100) * 4 * pi / 101
-    assert replace(SMALL_FAN, n_views=100, measured_angles_rad=two_turns).arc_rad > 6
-
-
-@pytest.mark.parametrize(
-    ("beam", "change"),
-    [
-        (SMALL_FAN, {"start_rad": 90.0}),
-        (SMALL_FAN, {"start_rad": -180.0}),
-        (SMALL_FAN, {"arc_rad": 200.0}),
-        (SMALL_PARALLEL, {"arc_rad": 180.0}),
-        (SMALL_PARALLEL, {"arc_rad": 355.0}),  # 113 π
-    ],
-)
-def test_an_arc_or_a_start_in_degrees_is_refused(beam, change):
-    with pytest.raises(ValueError, match="multiply by π/180"):
-        replace(beam, **change)
-    replace(beam, **{name: radians(value) for name, value in change.items() if value != 355})
