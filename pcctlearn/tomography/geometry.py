@@ -25,8 +25,8 @@ from pcctlearn.tomography.grids import (
 
 ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
 _BRIDGED_STEPS = 2.5  # between listed views of one arc
-# Half-fan scans of 180 to 1440 views: a gap of 5° changes the RMS error in a disc by 3 %, of 8° by
-# a third, whatever the step (tests/tomography/test_lost_views.py)
+# In half-fan scans of 180 to 1440 views one gap raises the RMS error in a disc by 3 % at 5°, by
+# 30 % at 8° and by 70 % at 10°, whatever the step
 _BRIDGED_RAD = 5 / 180 * pi
 
 
@@ -207,7 +207,7 @@ class DivergentBeam(Beam):
 
     arc_rad is what n_views equally spaced views cover, from start_rad on. Views that are spaced
     in another way are listed, in any order and of any turn, as measured_angles_rad; arc_rad then
-    follows: a turn, or what lies beyond a gap that is clearly the largest.
+    is the sum of what the views stand for (AngularCoverage), a turn if no gap is left.
     axis_offset_cm is how far along the columns the axis lies from the central ray.
     """
 

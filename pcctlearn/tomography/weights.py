@@ -1,4 +1,4 @@
-"""What every ray counts for in filtered back-projection: obliquity and redundancy."""
+"""Weights of rays in filtered back-projection: obliquity and redundancy."""
 
 from math import ceil, pi
 
@@ -13,7 +13,7 @@ _SAMPLES_PER_TURN = 2000
 
 
 def cosine_weights(beam: Beam) -> FloatArray:
-    """([row,] column): what a flat detector sees of a ray that meets it aslant.
+    """([row,] column): cosine (obliquity) weight of each ray on a flat detector.
 
     w = D / √(D² + u² + v²) · (1 + δ/R · u/D), for a detector at D from the source, (u, v) from
     where the central ray meets it, and an axis at R that lies δ beside the central ray; one for a
@@ -91,7 +91,7 @@ def _positions(beam: Beam, columns_cm: FloatArray) -> FloatArray:
 
 
 def _reaches(beam: Beam, reaches_cm: tuple[float, float]) -> FloatArray:
-    """How far positions go on either side of the axis, for lengths from the shadow of the axis."""
+    """Positions of the detector's two ends, without sign, for reaches_cm or needed_reaches_cm."""
     ends_cm = beam.magnification * beam.axis_shift_cm + np.array([-1, 1]) * reaches_cm
     return np.abs(_positions(beam, ends_cm))
 

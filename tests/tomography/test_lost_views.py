@@ -39,7 +39,8 @@ def error(beam):
 
 
 @pytest.mark.parametrize(
-    "lost", [[(100, 102)], [(100, 102), (400, 402)], [(0, 5), (719, 720)], [(7, 700, 90)]]
+    "lost",
+    [[(100, 102)], [(100, 102), (400, 402)], [(0, 5), (719, 720)], [(7, 700, 90)], [(100, 108)]],
 )
 def test_a_displaced_panel_that_lost_views_keeps_its_image(lost):
     assert error(without(HALF_FAN, *lost)) < min(1.1 * error(HALF_FAN), 0.003)
