@@ -1,5 +1,6 @@
 """Seeded damage to files: of bytes, of header fields, and of what a format's own library edits."""
 
+import gzip
 import re
 import struct
 import zipfile
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import torch
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 EXTREME_NUMBERS = (
     *(float("nan"), float("inf"), float("-inf"), 1e300, -1e300, 1e-320, 1e12, -1.0, 0.0),
@@ -144,7 +145,7 @@ def _stored(value: Any) -> Any:
 
 def of_nifti(path: Path, generator: Generator) -> None:
     """Header fields with extreme numbers, or extreme voxels."""
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_filename(path)
     header = image.header.structarr.copy()
     field = str(generator.choice(list(header.dtype.names)))
     with np.errstate(all="ignore"):
@@ -158,8 +159,6 @@ def of_nifti(path: Path, generator: Generator) -> None:
     data = np.asarray(image.dataobj).tobytes(order="F")
     content = header.tobytes().ljust(352, b"\x00") + data
     if path.suffix == ".gz":
-        import gzip
-
         content = gzip.compress(content, 1)
     path.write_bytes(content)
 
@@ -181,8 +180,6 @@ def of_dicom(path: Path, generator: Generator) -> None:
 
 def of_arrays(path: Path, generator: Generator) -> None:
     """An array with another shape, kind or value, without a name, or a header that lies."""
-    from scipy.io import loadmat
-
     content = loadmat(path) if path.suffix == ".mat" else dict(np.load(path))
     arrays = {name: values for name, values in content.items() if name[0] != "_"}
     name = str(generator.choice(list(arrays)))

@@ -66,8 +66,8 @@ def model() -> SpectralModel:
 def write_scan_file(path: Path) -> None:
     """A scan with truth, spectrum, response and the configuration that made it."""
     generator = torch.Generator().manual_seed(1)
-    spectral_model = model()
-    response, expected = spectral_model.response, spectral_model.air().detach().float()
+    spectral_model, response = model(), table()
+    expected = spectral_model.air().detach().float()
     air = expected[:, None, None].expand(-1, *GEOMETRY.shape[1:])
     line_integrals = torch.rand((2, *GEOMETRY.shape), generator=generator)  # g/cm²
     line_integrals[0] *= 10
@@ -136,6 +136,11 @@ def response_arrays() -> dict[str, np.ndarray]:
     made = table()
     names = ("energies_keV", "deposited_keV", "response_per_keV")
     return {name: getattr(made, name).numpy() for name in names}
+
+
+def write_response_npz(path: Path) -> None:
+    """A response as arrays."""
+    np.savez(path, allow_pickle=False, **response_arrays())
 
 
 def write_response_csv(path: Path) -> None:
@@ -217,7 +222,7 @@ SOURCES = {
         Source("head.nii", write_nifti, lambda path: read_nifti(path).hounsfield),
         Source("head.nii.gz", write_nifti, lambda path: read_nifti(path).hounsfield),
         Source("dicom", write_dicom, lambda path: read_dicom_series(path).hounsfield),
-        Source("response.npz", lambda path: np.savez(path, **response_arrays()), read_response),
+        Source("response.npz", write_response_npz, read_response),
         Source("response.mat", lambda path: savemat(path, response_arrays()), read_response),
         Source("response.csv", write_response_csv, read_response),
         Source("pairs.npz", write_pairs_file, lambda path: Pairs.from_file(path).pairs_per_photon),
