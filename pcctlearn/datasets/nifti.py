@@ -107,7 +107,7 @@ def open_nifti(file: Path) -> nib.Nifti1Image:
     if not isinstance(image, nib.Nifti1Image):
         kind = type(image).__name__
         raise ValueError(f"{file} is a {kind}, not a NIfTI; convert it to .nii.gz")
-    if image.ndim < 3 or image.shape[3:] not in ((), (1,)):
+    if image.ndim < 3 or image.shape[3:] not in ((), (1,)) or min(image.shape) < 1:
         raise ValueError(
             f"{file} has shape {image.shape}; give one 3-D volume, a frame or series at a time"
         )

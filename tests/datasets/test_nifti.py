@@ -233,3 +233,13 @@ def test_a_real_abdomen():
     liver, fat = hounsfield[170:290, 90:130].median(), hounsfield[300:340, 200:220].median()
     assert 60 < liver < 160
     assert fat < -50
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_header_without_voxels_is_refused_by_name(tmp_path, axis):
+    shape = [4, 5, 6]
+    shape[axis] = 0
+    path = tmp_path / "empty.nii"
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), path)
+    with pytest.raises(ValueError, match=r"empty\.nii has shape .*; give one 3-D volume"):
+        read_nifti(path)
