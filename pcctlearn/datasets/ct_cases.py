@@ -26,7 +26,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
 _UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
-CACHE_VERSION = 2  # count up when the maps of the same files change
+CACHE_VERSION = 3  # count up when the maps of the same files change
 
 
 class Case(NamedTuple):
@@ -237,7 +237,14 @@ class CtCases:
     def _place(self, index: int, grid: VolumeGrid) -> Arrays:
         volume, source = self.volume(index), self._case(index).path
         try:
-            body = place_body(volume.hounsfield, volume.voxel_cm, grid, self.threshold_HU, self.fit)
+            body = place_body(
+                volume.hounsfield,
+                volume.voxel_cm,
+                grid,
+                self.threshold_HU,
+                self.fit,
+                None if volume.densities is None else volume.densities(self.threshold_HU),
+            )
         except BodyTooWideError as error:
             raise BodyTooWideError(f"{source}: {error}", error.radius_cm) from error
         except ValueError as error:

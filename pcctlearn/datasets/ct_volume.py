@@ -1,5 +1,6 @@
 """A CT volume as the house holds it, and what every reader checks before it makes one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from nibabel.affines import obliquity, voxel_sizes
 from nibabel.processing import resample_to_output
 from torch import Tensor
 
+from pcctlearn.phantoms.voxels import water_and_calcium
 from pcctlearn.units import AIR_HU, mm_to_cm
+
+Resampling = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MAX_TILT_DEG = 2.0
 HOUSE_DIRECTIONS = ("IS", "AP", "RL")  # z upwards, y (rows) from the front, x from the right
@@ -26,31 +30,54 @@ class CtVolume:
         voxel_cm: distance from voxel to voxel along z, y and x.
         name: of the case, for captions and messages.
         index_to_patient: takes (slice, row, column, 1) to (R, A, S, 1) of the patient, in cm.
+        densities: of a resampled volume, water and calcium in g/cm³ for a threshold in HU, made
+            voxel by voxel before they were resampled, as HU are no linear measure of materials.
     """
 
     hounsfield: Float[Tensor, "z y x"]
     voxel_cm: tuple[float, float, float]
     name: str
     index_to_patient: np.ndarray
+    densities: Callable[[float], Float[Tensor, "material z y x"]] | None = None
 
 
 def ct_volume(
-    source: Path, hounsfield: np.ndarray, affine: np.ndarray, name: str, straighten: bool = False
+    source: Path,
+    stored: np.ndarray,
+    affine: np.ndarray,
+    name: str,
+    straighten: bool = False,
+    evenly_spaced: Resampling | None = None,
 ) -> CtVolume:
     """The volume in house axes of an array of ``air_for_padding``.
 
-    ``affine`` takes its indices to R, A and S in mm. Raises ValueError for what is not a volume,
-    and for what is tilted unless ``straighten`` resamples it.
+    ``affine`` takes its indices to R, A and S in mm, and ``evenly_spaced`` changes both where
+    slices are not. Raises ValueError for what is not a volume, and for what is tilted unless
+    ``straighten`` resamples it.
     """
-    if hounsfield.ndim != 3:
-        raise ValueError(f"{source} has shape {hounsfield.shape}; give one 3-D volume at a time")
-    if straighten:
-        hounsfield, affine = straightened(source, hounsfield, affine)
-    axes = anatomical_axes(source, affine)
-    z, y, x = (mm_to_cm(float(voxel_sizes(affine)[axis])) for axis in house_order(axes))
-    in_order = np.ascontiguousarray(in_house_axes(hounsfield, axes))
-    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ affine @ _from_house(hounsfield.shape, axes)
-    return CtVolume(torch.from_numpy(in_order), (z, y, x), name, in_cm)
+    if stored.ndim != 3:
+        raise ValueError(f"{source} has shape {stored.shape}; give one 3-D volume at a time")
+
+    def resampled(values: np.ndarray, outside: float) -> tuple[np.ndarray, np.ndarray]:
+        even = (values, affine) if evenly_spaced is None else evenly_spaced(values, affine)
+        return straightened(source, *even, outside) if straighten else even
+
+    hounsfield, new_affine = resampled(stored, AIR_HU)
+    axes = anatomical_axes(source, new_affine)
+
+    def in_house(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(in_house_axes(values, axes)))
+
+    def densities(threshold_HU: float) -> Tensor:
+        both = water_and_calcium(torch.from_numpy(stored), threshold_HU).numpy()
+        return torch.stack([in_house(resampled(density, 0.0)[0]) for density in both])
+
+    z, y, x = (mm_to_cm(float(voxel_sizes(new_affine)[axis])) for axis in house_order(axes))
+    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ new_affine @ _from_house(hounsfield.shape, axes)
+    is_resampled = hounsfield is not stored
+    return CtVolume(
+        in_house(hounsfield), (z, y, x), name, in_cm, densities if is_resampled else None
+    )
 
 
 def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume") -> np.ndarray:
@@ -64,24 +91,24 @@ def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume")
 
 
 def straightened(
-    source: Path, hounsfield: np.ndarray, affine: np.ndarray
+    source: Path, values: np.ndarray, affine: np.ndarray, outside: float = AIR_HU
 ) -> tuple[np.ndarray, np.ndarray]:
     """A tilted or sheared array on axes along R, A and S, and its affine; others as they are.
 
     Along S the voxels are as far apart as the slices are along S, which under a tilted gantry is
     the step of the table; along R and A they are as fine as the finest in a slice. What lies
-    around the slices is air.
+    around the slices is ``outside``, the value of air.
     """
     if tilt_deg(source, affine) <= MAX_TILT_DEG:
-        return hounsfield, affine
+        return values, affine
     slice_axis, *plane_axes = house_order(nib.aff2axcodes(affine))
     pixel_mm = voxel_sizes(affine)[plane_axes].min()
     straight = resample_to_output(
-        nib.Nifti1Image(hounsfield, affine),
+        nib.Nifti1Image(values, affine),
         (pixel_mm, pixel_mm, abs(affine[2, slice_axis])),
         order=1,
         mode="grid-constant",  # "constant" turns the outermost voxels to air by rounding
-        cval=AIR_HU,
+        cval=outside,
     )
     return np.asarray(straight.dataobj), straight.affine
 

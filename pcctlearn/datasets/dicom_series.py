@@ -1,5 +1,6 @@
 """A CT volume out of a folder of DICOM slices, placed by where each slice says it lies."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,9 @@ def read_dicom_series(
     n_bytes = 8 * len(slices) * slices[0].header.Rows * slices[0].header.Columns
     require_size(folder, n_bytes, "give a series of fewer voxels, or use more memory")
     hounsfield = air_for_padding(folder, np.stack([_hounsfield(s) for s in slices]))
-    if not even:
-        hounsfield, affine = _evenly_spaced(hounsfield, affine, gaps_mm)
-    return ct_volume(folder, hounsfield, affine, folder.resolve().name, straighten)
+    evenly_spaced = None if even else partial(_evenly_spaced, gaps_mm=gaps_mm)
+    name = folder.resolve().name
+    return ct_volume(folder, hounsfield, affine, name, straighten, evenly_spaced)
 
 
 def _affine(folder: Path, slices: list[DicomSlice]) -> np.ndarray:
@@ -118,7 +119,7 @@ def _uneven(folder: Path, slices: list[DicomSlice], gaps_mm: np.ndarray) -> str:
 
 
 def _evenly_spaced(
-    hounsfield: np.ndarray, affine: np.ndarray, gaps_mm: np.ndarray
+    values: np.ndarray, affine: np.ndarray, gaps_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear interpolation between the two nearest slices, at about the usual spacing."""
     heights_mm = np.concatenate([[0.0], gaps_mm.cumsum()])
@@ -126,11 +127,11 @@ def _evenly_spaced(
     wanted = np.interp(
         np.linspace(0, heights_mm[-1], n_slices), heights_mm, np.arange(len(heights_mm))
     )
-    below = np.minimum(wanted.astype(int), len(hounsfield) - 2)
+    below = np.minimum(wanted.astype(int), len(values) - 2)
     share = (wanted - below).astype(np.float32)[:, None, None]
     even = affine.copy()
-    even[:3, 0] *= (len(hounsfield) - 1) / (n_slices - 1)
-    return (1 - share) * hounsfield[below] + share * hounsfield[below + 1], even
+    even[:3, 0] *= (len(values) - 1) / (n_slices - 1)
+    return (1 - share) * values[below] + share * values[below + 1], even
 
 
 def _hounsfield(s: DicomSlice) -> np.ndarray:

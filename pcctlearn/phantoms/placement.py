@@ -1,5 +1,6 @@
 """A CT in HU on the grid of a scan: water and calcium maps, and where the patient lies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -46,12 +47,14 @@ def place_body(
     grid: VolumeGrid,
     threshold_HU: float = 200.0,
     fit: bool = False,
+    densities: Float[Tensor, "material z y x"] | None = None,
 ) -> PlacedBody:
     """Maps of the body alone on the grid, its centroid on the axis x = y = 0.
 
     HU become densities voxel by voxel of the CT, and both densities are averaged over the voxels
     of the grid (``average_weights``), so that the mass of each material is kept. The middle of the
     body's length lies at the grid's central slice, and what is longer than the grid is cut off.
+    ``densities`` stand in for those of HU where the CT was resampled after they were made.
 
     Raises:
         BodyTooWideError: wider than the circle about the axis that the grid holds, unless ``fit``
@@ -72,7 +75,13 @@ def place_body(
         middle, radius_cm, _ = _extent(body.mask, spacing, half_length_cm=inf)
     scale = min(1.0, field_cm / (2 * radius_cm))
     scanner_to_index = _scanner_to_index(middle, spacing * scale, grid.center_cm[0])
-    maps = _averaged(hounsfield, body.mask, scanner_to_index, grid, threshold_HU)
+
+    def of_slice(index: int) -> Float[Tensor, "material y x"]:
+        if densities is not None:
+            return densities[:, index]
+        return water_and_calcium(hounsfield[index], threshold_HU)
+
+    maps = _averaged(of_slice, body.mask, scanner_to_index, grid, hounsfield)
     return PlacedBody(maps, scanner_to_index, float(scale), body.left_out)
 
 
@@ -97,26 +106,26 @@ def _scanner_to_index(middle: FloatArray, spacing_cm: FloatArray, center_z_cm: f
 
 
 def _averaged(
-    hounsfield: Float[Tensor, "z y x"],
+    of_slice: Callable[[int], Tensor],
     mask: Bool[Tensor, "z y x"],
     scanner_to_index: FloatArray,
     grid: VolumeGrid,
-    threshold_HU: float,
+    like: Tensor,
 ) -> Float[Tensor, "material n_z n_y n_x"]:
     """Densities of the masked voxels, averaged over the voxels of the grid."""
     x, y, _ = grid.index_to_cm @ [0, 0, 1]
     first = scanner_to_index @ [x, y, grid.slices_cm[0], 1]
     steps = np.abs(scanner_to_index[[0, 1, 2], [2, 1, 0]]) * grid.spacing_cm
     along_z, along_y, along_x = (
-        torch.from_numpy(average_weights(n_source, n_target, start, step)).to(hounsfield)
+        torch.from_numpy(average_weights(n_source, n_target, start, step)).to(like)
         for n_source, n_target, start, step in zip(
-            hounsfield.shape, grid.shape, first, steps, strict=False
+            mask.shape, grid.shape, first, steps, strict=False
         )
     )
-    maps = hounsfield.new_zeros(2, *grid.shape)
+    maps = like.new_zeros(2, *grid.shape)
     for index in along_z.any(0).nonzero()[:, 0].tolist():  # one slice at a time: CTs are large
         if mask[index].any():
-            densities = water_and_calcium(hounsfield[index], threshold_HU) * mask[index]
+            densities = of_slice(index) * mask[index]
             reached = along_z[:, index].nonzero()[:, 0]
             share = along_z[reached, index, None, None]
             maps[:, reached] += share * (along_y @ densities @ along_x.T)[:, None]

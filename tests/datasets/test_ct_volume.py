@@ -14,6 +14,7 @@ from pcctlearn.datasets.ct_volume import (
     in_house_axes,
     straightened,
 )
+from pcctlearn.phantoms.voxels import water_and_calcium
 
 FILE = Path("folder/ct.nii")
 AFFINE = np.array([[0, 0, -1, 0], [0, -2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
@@ -161,6 +162,22 @@ def test_whole_pixels_of_shift_are_undone_exactly(slice_mm):
         torch.testing.assert_close(plane[3 * k : 3 * k + 9], wanted)
 
 
+@pytest.mark.parametrize("kind", TILTED)
+def test_materials_are_made_before_a_volume_is_straightened(kind):
+    """Fine bone keeps its calcium, which interpolated HU lose below the threshold."""
+    affine, z_mm = TILTED[kind]
+    stored = np.full((26, 64, 60), -1000.0)
+    stored[2:-2, 12:-12, 8:-8] = 40
+    bone = np.random.default_rng(0).random((22, 40, 44)) < 0.1
+    stored[2:-2, 12:-12, 8:-8][bone] = 500
+    volume = made(stored, affine, straighten=True)
+    masses = volume.densities(200.0).sum((1, 2, 3)) * 0.8 * 0.8 * z_mm
+    wanted = water_and_calcium(torch.from_numpy(stored)).sum((1, 2, 3)) * np.linalg.det(affine)
+    torch.testing.assert_close(masses, wanted.abs().to(masses), rtol=5e-3, atol=0)
+    from_hounsfield = water_and_calcium(volume.hounsfield).sum((1, 2, 3)) * 0.8 * 0.8 * z_mm
+    assert from_hounsfield[1] < 0.9 * wanted[1].abs()
+
+
 def test_straight_volumes_are_not_resampled():
     c, s = np.cos(np.radians(1.9)), np.sin(np.radians(1.9))
     turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
@@ -169,6 +186,7 @@ def test_straight_volumes_are_not_resampled():
         asked, unasked = made(values, affine, straighten=True), made(values, affine)
         assert torch.equal(asked.hounsfield, unasked.hounsfield)
         assert asked.voxel_cm == unasked.voxel_cm
+        assert asked.densities is None
 
 
 def test_air_around_a_straightened_volume_does_not_pass_raw_counts():
