@@ -87,7 +87,7 @@ def main() -> None:
         print(name, results[name], flush=True)
     Console(width=140).print(table(results))
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def scanner(n_materials: int) -> Setup:
