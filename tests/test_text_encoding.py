@@ -9,13 +9,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("pcctlearn", "benchmarks", "data", "docs", ".ci")
 FILES = [*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))]
 OF_TEXT = {"read_text", "write_text", "open"}
-OF_OTHER_KINDS = {
-    "os",
-    "gzip",
-    "zipfile",
-    "archive",
-    "webbrowser",
-}  # that have an open of their own
+# with an open of their own
+OF_OTHER_KINDS = {"os", "gzip", "zipfile", "archive", "webbrowser", "Image"}
 
 
 def without_encoding(source):
