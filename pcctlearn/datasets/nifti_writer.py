@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pcctlearn.datasets.patient_frame import UPRIGHT
@@ -22,6 +23,7 @@ def write_nifti(
     grid: VolumeGrid,
     unit: str,
     scanner_to_patient: FloatArray | None = None,
+    unknown: Bool[Tensor, "z y x"] | None = None,
 ) -> None:
     """A volume on its grid, float32 in ``unit``, as ``path``.nii.gz, whole or not at all.
 
@@ -30,16 +32,22 @@ def write_nifti(
     the front and z to the head: R = −x, A = y, S = z. The axes are stored along R, A and S where
     that is so.
 
+    unknown: voxels that are stored as NaN.
+
     Raises:
-        ValueError: another shape than the grid's, values that are not finite, or another suffix.
+        ValueError: another shape than the grid's, other values that are not finite, or another
+        suffix.
     """
     path = Path(path)
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path} must end in .nii.gz")
     if tuple(volume.shape) != grid.shape:
         raise ValueError(f"{path}: the volume is {tuple(volume.shape)}, its grid {grid.shape}")
-    if n_bad := int((~volume.isfinite()).sum()):
+    known = volume if unknown is None else volume[~unknown]
+    if n_bad := int((~known.isfinite()).sum()):
         raise ValueError(f"{path} is not written: {n_bad} of its values are NaN or infinite")
+    if unknown is not None:
+        volume = volume.masked_fill(unknown, torch.nan)
     values = volume.detach().cpu().float().numpy()
     # columns begin at the right, rows at the front: R and A grow against both
     image = nib.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)[::-1, ::-1]), None)

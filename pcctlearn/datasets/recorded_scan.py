@@ -93,3 +93,8 @@ class RecordedScan:
         thresholds = Thresholds(self.thresholds_keV if edges_keV is None else edges_keV)
         attenuation = attenuation_table(names, self.spectrum.energies_keV)
         return SpectralModel(*self.spectrum, Table(*self.response), thresholds, attenuation, names)
+
+    def typical_model(self) -> SpectralModel | None:
+        """Its model of water with the thresholds of a median pixel."""
+        edges = self.thresholds_keV.reshape(-1, self.thresholds_keV.shape[-1]).median(0).values
+        return self.spectral_model(["water"], edges)

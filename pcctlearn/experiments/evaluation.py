@@ -49,6 +49,7 @@ def evaluate(config: DictConfig) -> None:
         scans=str | None,
         correction=str | None,
         vmi_keV=list[float],
+        materials=list[str] | None,
         folder=str,
         scatter_factor=float,
         max_dead_share=float,
@@ -65,6 +66,7 @@ def evaluate(config: DictConfig) -> None:
         [float(energy) for energy in config.vmi_keV],
         config.scatter_factor,
         config.seed,
+        None if config.materials is None else list(config.materials),
     )
     evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
     for path in paths:
@@ -161,7 +163,8 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
         _write_projections(scan, part / "projections.h5")
         frame = None if scan.scanner_to_patient is None else scan.scanner_to_patient.numpy()
         for name, volume, unit in scan.volumes():
-            write_nifti(part / f"{name}.nii.gz", volume, scan.geometry.volume, unit, frame)
+            path = part / f"{name}.nii.gz"
+            write_nifti(path, volume, scan.geometry.volume, unit, frame, scan.unknown)
         told = {
             "scan": str(scan.path),
             "correction": scan.correction,
@@ -214,6 +217,11 @@ class _Table:
         self.arrays[f"{name}/dead_pixels"] = scan.dead
         if len(scan.dead):
             self.told.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
+        if n_slices := int(scan.numbers["slices_with_unknown_voxels"]):
+            self.told.append(
+                f"{scan.numbers['voxels_unknown_percent']:.3g} % of the voxels of {name}, in "
+                f"{n_slices} of its slices, lie beyond the rows of the panel and are unknown (NaN)."
+            )
         for difference in scan.differences:
             sentence = f"The scanner of the checkpoint is another: {difference}."
             if sentence not in self.told:
@@ -231,7 +239,7 @@ class _Table:
         self.drawn[f"{name}_slices"] = (
             partial(figures.slices, name=name),
             f"{name}: slices through the middle, axial (front on top) and coronal (head on top); "
-            "the patient's right is on the left.",
+            "the patient's right is on the left; unknown voxels are white.",
         )
         if scan.outcome.scatter_fraction is not None:
             self.arrays[f"{name}/edges_keV"] = scan.edges_keV

@@ -12,6 +12,7 @@ from torch import Tensor
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
@@ -49,6 +50,7 @@ class ScanChains:
         decomposition: constructor of the decomposition layer, awaiting its model.
         correction: a checkpoint's path, "kernel" or "none".
         vmi_keV: of the monoenergetic images.
+        materials: the basis; by default that of each file's truth, else water and calcium.
         scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
         seed: of the kernels' pencil beams.
     """
@@ -60,6 +62,7 @@ class ScanChains:
         vmi_keV: Sequence[float] = (60.0,),
         scatter_factor: float = 1.0,
         seed: int = 0,
+        materials: Sequence[str] | None = None,
     ) -> None:
         if correction is None:
             raise ValueError(
@@ -70,11 +73,12 @@ class ScanChains:
             raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
         self.decomposition, self.correction = decomposition, correction
         self.vmi_keV, self.scatter_factor, self.seed = list(vmi_keV), scatter_factor, seed
+        self.materials = _checked_basis(materials)
         self._last: ScanChain | None = None
 
     def check(self, path: Path, recorded: RecordedScan) -> None:
         """Raise for a scanner that cannot be told, or is not that of the correction."""
-        model = _model(path, recorded)
+        model = self._model(path, recorded)
         if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
             raise ValueError(
                 f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
@@ -86,7 +90,7 @@ class ScanChains:
     def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
         """The chain of this scan's scanner, ready for use; differences are told."""
         if self._last is None or not self._last.fits(recorded):
-            model, geometry = _model(path, recorded), recorded.geometry
+            model, geometry = self._model(path, recorded), recorded.geometry
             saved = self._corrected_by(geometry, model)
             for difference in saved.differences if saved else []:
                 log.warning("the scanner of %s is another: %s", self.correction, difference)
@@ -99,6 +103,26 @@ class ScanChains:
                 saved.differences if saved else [],
             )
         return self._last
+
+    def _model(self, path: Path, recorded: RecordedScan) -> SpectralModel:
+        """Of the file's own spectrum, response and thresholds."""
+        basis = self.materials or recorded.materials
+        if not basis:
+            log.warning("%s names no materials: it is decomposed into water and calcium", path)
+            basis = _BASIS
+        if len(basis) > len(recorded.air):
+            raise ValueError(
+                f"{path} has {len(recorded.air)} bins, too few for {', '.join(basis)}: choose as "
+                "many with materials=[…] as there are bins, or fewer"
+            )
+        model = recorded.spectral_model(basis)
+        if model is None:
+            absent = " and ".join(name for name in SCANNER if getattr(recorded, name) is None)
+            raise ValueError(
+                f"{path} holds no {absent}, without which its counts cannot be decomposed: add "
+                "what is missing as docs/scan_file.md says"
+            )
+        return model
 
     def _corrected_by(self, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection | None:
         if self.correction == "none":
@@ -129,13 +153,13 @@ def _tensors(recorded: RecordedScan) -> list[Tensor]:
     return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]
 
 
-def _model(path: Path, recorded: RecordedScan) -> SpectralModel:
-    """Of the file's own spectrum, response and thresholds."""
-    model = recorded.spectral_model(recorded.materials or _BASIS)
-    if model is None:
-        absent = " and ".join(name for name in SCANNER if getattr(recorded, name) is None)
+def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of known materials, each once; empty where none are chosen."""
+    basis = tuple(materials or ())
+    if materials is not None and len(set(basis)) < max(len(basis), 1):
         raise ValueError(
-            f"{path} holds no {absent}, without which its counts cannot be decomposed: add what "
-            "is missing as docs/scan_file.md says"
+            f"materials must name each basis material once, such as materials=[water,iodine], got "
+            f"{list(basis)}"
         )
-    return model
+    attenuation_table(basis or _BASIS, [60.0])
+    return basis

@@ -13,6 +13,7 @@ from pcctlearn.datasets.dead_pixels import any_of, dead_pixels, filled, listed, 
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.datasets.scan_set import truth_of
+from pcctlearn.datasets.scan_values import count_findings
 from pcctlearn.experiments.scan_chain import SCANNER, ScanChains, air_of_pixels
 from pcctlearn.experiments.scatter_judge import judged
 from pcctlearn.physics.noise import draw_counts
@@ -50,9 +51,17 @@ class EvaluatedScan:
     differences: list[str]
     scanner_to_patient: Tensor | None
 
+    @property
+    def unknown(self) -> Tensor:
+        """(z, y, x): voxels whose rays miss the rows of the panel in some view."""
+        return torch.from_numpy(~self.geometry.seen_in_z())
+
     def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
-        """Name, values and unit of each material in mg/mL, then of each energy in HU."""
-        maps = self.outcome.at("maps")
+        """Name, values and unit of each material in mg/mL, then of each energy in HU.
+
+        Unknown voxels are NaN.
+        """
+        maps = self.outcome.at("maps").masked_fill(self.unknown, torch.nan)
         for name, density in zip(self.materials, maps[0], strict=True):
             yield name.replace("/", "_"), density * MG_ML, "mg/mL"
         for energy, volume in zip(
@@ -92,6 +101,10 @@ class ScanEvaluator:
         recorded = read_scan(path, _READ)
         dead = self._dead(path, recorded)
         scanner = self.chains.of(path, recorded)
+        for doubt in count_findings(
+            recorded.at("counts"), recorded.air, recorded.typical_model()
+        ).doubts:
+            log.warning("%s: %s", path, doubt)
         chain, image = scanner.chain, scanner.chain.image
         assert image is not None
         model = chain.decompose.model
@@ -100,9 +113,19 @@ class ScanEvaluator:
         outcome = chain(counts, until="maps")
         converged = chain.decompose.converged
         assert converged is not None
+        unknown = torch.from_numpy(~recorded.geometry.seen_in_z()).double()
+        if unknown.any():
+            log.warning(
+                "%s: %.3g %% of the voxels lie beyond the rows of the panel in some view and are "
+                "NaN; choose a volume of fewer slices (n_z)",
+                path,
+                100 * unknown.mean().item(),
+            )
         numbers = {
             "rays_not_converged_percent": 100 * (~converged).double().mean().item(),
             "dead_pixels": float(dead.sum()),
+            "voxels_unknown_percent": 100 * unknown.mean().item(),
+            "slices_with_unknown_voxels": float(unknown.any(-1).any(-1).sum()),
         }
         shadow = outcome.at("line_integrals").sum(1) > SHADOW_G_CM2
         if outcome.scatter_fraction is not None and shadow.any():
@@ -110,8 +133,15 @@ class ScanEvaluator:
             numbers["scatter_fraction_in_shadow_percent"] = 100 * mean.item()
         errors = {}
         if recorded.primary is not None and recorded.scatter is not None:
-            if unknown := set(model.materials) - REFERENCE_DENSITIES_G_CM3.keys():
-                log.warning("%s: no errors are known for %s", path, ", ".join(sorted(unknown)))
+            if recorded.materials and tuple(model.materials) != recorded.materials:
+                log.warning(
+                    "%s: no errors are computed, since its truth is of %s and the basis is %s",
+                    path,
+                    ", ".join(recorded.materials),
+                    ", ".join(model.materials),
+                )
+            elif undefined := set(model.materials) - REFERENCE_DENSITIES_G_CM3.keys():
+                log.warning("%s: no errors are known for %s", path, ", ".join(sorted(undefined)))
             else:
                 errors = self._errors(recorded, gain, dead, scanner.chain)
         return EvaluatedScan(
@@ -136,8 +166,8 @@ class ScanEvaluator:
             raise ValueError(
                 f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts, or none in a "
                 f"bin ({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
-                "leave them out of counts and n_views, and write the angles of the views that are "
-                "there as geometry/measured_angles_rad"
+                "leave them out of counts and n_views, and write the angles of the remaining views "
+                "in rad as geometry/measured_angles_rad"
             )
         kinds = dead_pixels(counts, recorded.air)
         dead = any_of(kinds)

@@ -116,3 +116,18 @@ def test_a_volume_lies_over_its_ct(tmp_path, shear):
     wanted_mm = 10 * (frame @ [x_cm, y_cm, GRID.slices_cm[2], 1])[:3]
     np.testing.assert_allclose(apply_affine(image.affine, stored), wanted_mm, atol=1e-3)
     assert image.header["qform_code"] == (0 if shear else 1)
+
+
+def test_unknown_voxels_are_nan_and_no_others_may_be(tmp_path):
+    unknown = torch.zeros(GRID.shape, dtype=torch.bool)
+    unknown[2] = True
+    path = tmp_path / "a.nii.gz"
+    write_nifti(path, hounsfield(), GRID, "HU", unknown=unknown)
+    stored = np.asarray(nib.load(path).dataobj)
+    assert np.isnan(stored[..., 2]).all()
+    assert np.isfinite(stored[..., :2]).all()
+    for wrong in (torch.nan, torch.inf):
+        volume = hounsfield()
+        volume[0, 0, 0] = wrong
+        with pytest.raises(ValueError, match="1 of its values"):
+            write_nifti(path, volume, GRID, "HU", unknown=unknown)

@@ -181,5 +181,5 @@ def test_the_example_of_the_page_writes_and_reads_a_valid_file(tmp_path, monkeyp
     assert main(["my_scan.h5"]) == 0
     names: dict = {}
     exec(read, names)
-    assert names["rays"].shape == (12, 8, 16, 2)
-    assert "12 views over 360°" in capsys.readouterr().out
+    assert names["rays"].shape == (36, 8, 16, 2)
+    assert "36 views over 360°" in capsys.readouterr().out
