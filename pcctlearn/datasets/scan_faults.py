@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import torch
 
 from pcctlearn.datasets.air_findings import Findings
@@ -23,8 +24,10 @@ from pcctlearn.datasets.scan_schema import (
     ScanArray,
     geometry_of,
     maps_grid_of,
+    shown,
     texts,
 )
+from pcctlearn.datasets.scan_storage import ForeignLinkError, item_at, storage_faults
 from pcctlearn.datasets.scan_values import (
     count_faults,
     count_findings,
@@ -51,6 +54,7 @@ _CONVERSIONS = {
     ("g/cm2", "mg/cm2"): "divide by 1000",
     ("1/keV", "1/ev"): "multiply by 1000",
 }
+_VOXELS = ("n_z", "n_y", "n_x")
 _SAME_SCAN = "store both of the same scan, axes in the order of the schema"
 
 
@@ -61,24 +65,20 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
     """
     if newer := list(_version_fault(file.attrs)):
         return newer
+    if foreign := list(_foreign_faults(file)):
+        return foreign
     faults = list(_passport_faults(file.attrs))
-    for group in GROUPS:
-        if isinstance(_item(file, group), h5py.Dataset):
-            faults.append(f"{group} must be a group, got a dataset: store its members in a group")
     sound: dict[str, h5py.Dataset] = {}  # what later checks may rely on
-    for name, array in ARRAYS.items():
-        item = _item(file, name)
-        wrong = list(_array_faults(file, name, array, item))
-        faults += wrong
-        if item is not None and not wrong:
-            sound[name] = item
+    faults += _absent_or_unreadable(file, sound)
     faults += _misspelt(file)
+    n_faults = len(faults)
     for find in (_transposed, _size_faults):
         for name, sentence in list(find(file, sound)):
             faults.append(sentence)
             sound.pop(name, None)
+    consistent = n_faults == len(faults)
     faults += _material_faults(sound)
-    faults += _geometry_faults(file, sound)
+    faults += _geometry_faults(file, sound, consistent)
     if "maps" in sound:
         faults += _maps_grid_faults(sound["maps"])
     good: dict[str, h5py.Dataset] = {}
@@ -92,6 +92,19 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
     if "scanner_to_patient" in good:
         faults += frame_faults(good["scanner_to_patient"][()].astype(float))
     return [*faults, *count_faults(good), *_model_faults(good), *_findings(good).faults]
+
+
+def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> Iterator[str]:
+    """Faults of groups and of single arrays; those without are put into ``sound``."""
+    for group in GROUPS:
+        if isinstance(_item(file, group), h5py.Dataset):
+            yield f"{group} must be a group, got a dataset: store its members in a group"
+    for name, array in ARRAYS.items():
+        item = _item(file, name)
+        wrong = list(_array_faults(file, name, array, item))
+        yield from wrong
+        if item is not None and not wrong:
+            sound[name] = item
 
 
 def doubts_in(file: h5py.File) -> list[str]:
@@ -120,14 +133,14 @@ def _findings(good: Mapping[str, h5py.Dataset]) -> Findings:
 
 def _item(file: h5py.File, name: str) -> Any:
     try:
-        return file[name]
-    except (KeyError, ValueError, OSError):  # absent, below a dataset, behind a broken link
+        return item_at(file, name)
+    except ForeignLinkError:  # is a fault of its own
         return None
 
 
 def _passport_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
     if texts(attributes, "schema") != (SCHEMA,):
-        got = " ".join(texts(attributes, "schema")) or "nothing"
+        got = shown(" ".join(texts(attributes, "schema"))) or "nothing"
         yield (
             f"the root attribute schema must be {SCHEMA!r}, got {got!r}: set it, if this HDF5 file "
             "is meant to be a scan"
@@ -141,10 +154,19 @@ def _passport_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
             kind = "whole number" if whole else "number"
             yield (
                 f"the root attribute {name} must be a {kind}, not negative, got "
-                f"{value.tolist()!r}: write it as one"
+                f"{shown(repr(value.tolist()))}: write it as one"
             )
     if "schema_version" not in attributes:
         yield f"the root attribute schema_version is missing: write {SCHEMA_VERSION}"
+
+
+def _foreign_faults(file: h5py.File) -> Iterator[str]:
+    """A file that leads to others is looked at no further."""
+    for name in [*GROUPS, *ARRAYS]:
+        try:
+            item_at(file, name)
+        except ForeignLinkError as error:
+            yield str(error)
 
 
 def _version_fault(attributes: Mapping[str, Any]) -> Iterator[str]:
@@ -167,7 +189,8 @@ def _array_faults(file: h5py.File, name: str, array: ScanArray, item: Any) -> It
             yield f"{name} is missing{beside}: add it, axes {axes}, in {array.unit}"
         return
     if not isinstance(item, h5py.Dataset):
-        yield f"{name} must be a dataset, got a group: store one array, axes {axes}"
+        kind = "a group" if isinstance(item, h5py.Group) else "a named data type"
+        yield f"{name} must be a dataset, got {kind}: store one array, axes {axes}"
         return
     if item.dtype.kind not in "iuf":
         yield f"{name} holds {item.dtype}, not numbers: write it as {array.dtype}"
@@ -175,10 +198,12 @@ def _array_faults(file: h5py.File, name: str, array: ScanArray, item: Any) -> It
         yield f"{name} has {item.ndim} axes, shape {item.shape}: store it with axes {axes}"
     elif item.size == 0:
         yield f"{name} is empty, shape {item.shape}: fill it, or leave it out of the file"
+    else:
+        yield from storage_faults(name, item)
 
 
 def _unit_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
-    wanted, got = ARRAYS[name].unit, " ".join(texts(item.attrs, "unit"))
+    wanted, got = ARRAYS[name].unit, shown(" ".join(texts(item.attrs, "unit")))
     if not got:
         yield f"{name} has no attribute unit: set it to {wanted!r}, if that is its unit"
     elif got != wanted:
@@ -192,7 +217,7 @@ def _misspelt(file: h5py.File) -> Iterator[str]:
     for name in file:
         close = difflib.get_close_matches(name, known - set(file), n=1, cutoff=0.75)
         if name not in known and close:
-            yield f"{name} is no name of this schema, and {close[0]} is absent: rename it"
+            yield f"{shown(name)} is no name of this schema, and {close[0]} is absent: rename it"
 
 
 def _transposed(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iterator[tuple[str, str]]:
@@ -256,7 +281,8 @@ def _material_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
         materials, n_wanted = texts(sound[name].attrs, "materials"), sound[name].shape[0]
         if len(materials) != n_wanted:
             yield (
-                f"the attribute materials of {name} must name {n_wanted}, got {list(materials)}: "
+                f"the attribute materials of {name} must name {n_wanted}, got "
+                f"{shown(str(list(materials)))}: "
                 "list one for each entry of its first axis"
             )
         for material in materials:
@@ -266,18 +292,21 @@ def _material_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
                 else:
                     mass_attenuation(material, energies)
             except ValueError as error:
-                yield f"the attribute materials of {name}: {error}"
+                yield f"the attribute materials of {name}: {shown(str(error), 300)}"
     if {"line_integrals", "maps"} <= sound.keys():
         both = [texts(sound[name].attrs, "materials") for name in ("line_integrals", "maps")]
         if both[0] != both[1]:
             yield (
-                f"line_integrals are of {list(both[0])}, maps of {list(both[1])}: give both the "
-                "same materials in the same order"
+                f"line_integrals are of {shown(str(list(both[0])))}, maps of "
+                f"{shown(str(list(both[1])))}: give both the same materials in the same order"
             )
 
 
-def _geometry_faults(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
-    wrong = False
+def _geometry_faults(
+    file: h5py.File, sound: Mapping[str, h5py.Dataset], consistent: bool
+) -> Iterator[str]:
+    """Faults of the groups; the scanner is built where its sizes are those of the counts."""
+    wrong = not (consistent and "counts" in sound)
     for group, kind in (("geometry", ConeBeam), ("geometry/volume", VolumeGrid)):
         item = _item(file, group)
         if item is None:
@@ -288,6 +317,9 @@ def _geometry_faults(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iter
                 yield fault
         wrong |= not isinstance(item, h5py.Group)
     angles = "geometry/measured_angles_rad"
+    for sentence in [] if wrong else _volume_faults(file["geometry/volume"].attrs):
+        wrong = True
+        yield sentence
     if not wrong and (angles in sound or _item(file, angles) is None):
         try:
             with warnings.catch_warnings():
@@ -295,6 +327,15 @@ def _geometry_faults(file: h5py.File, sound: Mapping[str, h5py.Dataset]) -> Iter
                 geometry_of(file["geometry"])
         except ValueError as error:
             yield f"geometry: {error}"
+
+
+def _volume_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
+    n_voxels = math.prod(float(np.asarray(attributes[name]).item()) for name in _VOXELS)
+    if not 4 * n_voxels < psutil.virtual_memory().available:
+        yield (
+            f"geometry/volume has {n_voxels:.3g} voxels, more than the free memory holds: lower "
+            "n_z, n_y and n_x, and enlarge voxel_cm"
+        )
 
 
 def _maps_grid_faults(maps: h5py.Dataset) -> Iterator[str]:
@@ -316,7 +357,7 @@ def _parameter_faults(group: str, attributes: Mapping[str, Any], kind: type) -> 
         if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
             close = difflib.get_close_matches(name, parameters, n=1)
             meant = f"did you mean {close[0]}" if close else f"it knows {', '.join(parameters)}"
-            yield f"{group} knows no attribute {name}: {meant}?"
+            yield f"{group} knows no attribute {shown(name)}: {meant}?"
     for name, parameter in parameters.items():
         if name not in attributes:
             if parameter.default is MISSING:
@@ -326,7 +367,8 @@ def _parameter_faults(group: str, attributes: Mapping[str, Any], kind: type) -> 
         if value.dtype.kind not in "iuf" or value.size not in wanted or value.ndim > 1:
             count = " or ".join(map(str, wanted))
             yield (
-                f"{name} of {group} must be {count} number(s), got {value.tolist()!r}: write it so"
+                f"{name} of {group} must be {count} number(s), got "
+                f"{shown(repr(value.tolist()))}: write it so"
             )
         elif name.startswith("n_") and not float(value.item()).is_integer():
             yield f"{name} of {group} must be a whole number, got {value.item()}: count again"

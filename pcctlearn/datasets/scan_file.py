@@ -28,6 +28,7 @@ from pcctlearn.datasets.scan_schema import (
     blocks,
     geometry_of,
     maps_grid_of,
+    shown,
     texts,
 )
 from pcctlearn.files import written_whole
@@ -102,7 +103,7 @@ def summary(path: str | Path) -> str:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         scan = read_scan(path, only={*_ALWAYS, "counts"})
-    lines = [f"name: {scan.name}"]
+    lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
         for name in (name for name in ARRAYS if name in file):
             axes = zip(ARRAYS[name].axes_of(file[name].ndim), file[name].shape, strict=True)
@@ -113,8 +114,8 @@ def summary(path: str | Path) -> str:
             lines.append(f"scatter over primary, of all photons: {ratio:.4g}")
         doubts = doubts_in(file)
     edges = scan.thresholds_keV
-    shown, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
-    lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in shown.tolist())} keV{each}")
+    few, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
+    lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in few.tolist())} keV{each}")
     exposure = scan.air.sum(0).mean().item()
     lines.append(
         f"exposure: {exposure:.4g} photons a pixel and view, all bins, nothing in the beam"
@@ -208,11 +209,19 @@ def _write(file: h5py.File, scan: RecordedScan) -> None:
 
 def _create(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
     if values.ndim < 4 or values.size == 0:
-        return file.create_dataset(name, data=values)
+        return file.create_dataset(
+            name, data=values, fletcher32=values.size > 0 and values.ndim > 0
+        )
     n_first, _, *rest = values.shape
     chunk = (n_first, 1, *rest)  # a view, or a slice, can be read alone
     return file.create_dataset(
-        name, data=values, chunks=chunk, compression="gzip", compression_opts=1, shuffle=True
+        name,
+        data=values,
+        chunks=chunk,
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
+        fletcher32=True,
     )
 
 

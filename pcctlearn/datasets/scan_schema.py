@@ -83,6 +83,12 @@ def texts(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values)
 
 
+def shown(text: str, most: int = 80) -> str:
+    """Text of a file for a message: one line, without control characters, not too long."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
+
+
 def numbers(attributes: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Those attributes that are parameters of a dataclass, as Python's own numbers."""
     names = [field.name for field in fields(kind) if field.name in attributes]

@@ -26,7 +26,7 @@ from scan_files import (
 
 from pcctlearn.datasets import scan_schema
 from pcctlearn.datasets.scan_file import faults, read_scan
-from pcctlearn.datasets.scan_schema import blocks
+from pcctlearn.datasets.scan_schema import ARRAYS, blocks
 
 IN_FILE = {
     "no schema": (unlabel("/", "schema"), "schema must be 'pcctlearn scan', got 'nothing': set it"),
@@ -308,3 +308,65 @@ def test_damaged_bytes(copy):
     assert re.search(
         r"counts cannot be read .*: the file is damaged, copy it again", faults(copy)[0]
     )
+
+
+@pytest.mark.parametrize("text", ["a\x1b[31m\nb", "x" * 100_000, "\u202e\r\x07"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda file, text: file.attrs.__setitem__("schema", text),
+        lambda file, text: file["counts"].attrs.__setitem__("unit", text),
+        lambda file, text: file["geometry"].attrs.__setitem__(text, 1.0),
+        lambda file, text: file["geometry"].attrs.__setitem__("pixel_cm", text),
+        lambda file, text: file["maps"].attrs.__setitem__("materials", [text] * 3),
+        lambda file, text: file["maps"].attrs.__setitem__("materials", [text]),
+        lambda file, text: file.attrs.__setitem__("seed", text),
+    ],
+)
+def test_text_of_a_file_stays_in_its_line(copy, place, text):
+    if len(text) > 60_000:
+        text = text[:60_000]
+    change(copy, lambda file: place(file, text))
+    found = faults(copy)
+    assert found
+    assert all(fault.isprintable() and len(fault) < 700 for fault in found)
+
+
+IN_RANGE = {
+    "thresholds in eV": (scaled("thresholds_keV", 1000.0), "thresholds_keV goes to 120000 keV: is"),
+    "thresholds in MeV": (scaled("thresholds_keV", 1e-3), "goes to 0.12 keV: is it in MeV?"),
+    "energies in eV": (
+        scaled("spectrum/energies_keV", 1e3),
+        "spectrum/energies_keV goes to 120500 keV",
+    ),
+    "angles in degrees": (
+        scaled("geometry/measured_angles_rad", 180 / np.pi),
+        "measured_angles_rad goes to 326.586 rad: is it in degrees",
+    ),
+    "maps in mg/cm3": (scaled("maps", 1000.0), "maps goes to .* g/cm3: is it in mg/cm3"),
+    "events": (scaled("response/response_per_keV", 1e3), "registers at most .* events per photon"),
+    "fluence": (scaled("spectrum/fluence", -1.0), "spectrum/fluence: 28 of 28 values, .* negative"),
+    "inf threshold": (edit("thresholds_keV", 2, np.inf), "are infinite: store the values of thr"),
+    "NaN spectrum": (edit("spectrum/fluence", 3, np.nan), "are NaN: store the values of spectrum"),
+}
+
+
+@pytest.mark.parametrize("case", IN_RANGE)
+def test_magnitudes_that_no_scan_has(copy, case):
+    what, sentence = IN_RANGE[case]
+    change(copy, what)
+    found = faults(copy)
+    assert any(re.search(sentence, fault) for fault in found), found
+    assert not any("dead pixel" in fault for fault in found)
+
+
+@pytest.mark.parametrize("name", [n for n in ARRAYS if n != "scanner_to_patient"])
+def test_values_that_float32_cannot_hold(copy, name):
+    def spoil(file):
+        values = file[name][()].astype("float64")
+        values.flat[-1] = 1e300
+        store(file, name, values)
+
+    change(copy, spoil)
+    found = faults(copy)
+    assert any(f"{name}: 1 of" in f and "beyond the range of float32" in f for f in found), found

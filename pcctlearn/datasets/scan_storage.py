@@ -1,0 +1,86 @@
+"""How an HDF5 file stores its datasets: in this file alone, readable, and no larger than memory."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import h5py
+import psutil
+from h5py import h5z
+
+_MOST_LINKS = 8  # soft links to follow
+_MOST_RATIO = 2000  # of a dataset's size over its storage; gzip reaches 1032
+_LARGE = 2**30  # bytes, below which the ratio does not matter
+
+
+class ForeignLinkError(ValueError):
+    """A name leads out of the file."""
+
+
+def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
+    """What a name refers to within this file; ``None`` where there is nothing.
+
+    Links are looked at before anything is opened: an external link may name any file or device.
+
+    Raises:
+        ForeignLinkError: the name leads through an external link.
+    """
+    item: Any = file
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    for index, part in enumerate(parts):
+        if not isinstance(item, h5py.Group):
+            return None
+        link = item.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ForeignLinkError(
+                f"{name} is a link to another file, which is never opened: copy the data into this "
+                "file, for example with h5repack after h5copy -f ext"
+            )
+        if isinstance(link, h5py.SoftLink):
+            base = "" if link.path.startswith("/") else item.name + "/"
+            rest = "/".join([base + link.path, *parts[index + 1 :]])
+            return item_at(file, rest, n_links - 1) if n_links else None
+        with suppress(KeyError, ValueError, OSError, RuntimeError):
+            item = item[part]
+            continue
+        return None
+    return item
+
+
+def storage_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+    """Why the values of a dataset are not to be read."""
+    n_bytes = item.size * item.dtype.itemsize
+    if item.is_virtual or item.external:
+        kind = "a virtual dataset" if item.is_virtual else "stored in another file"
+        yield f"{name} is {kind}, which is never opened: write the array itself into this file"
+    elif n_bytes > psutil.virtual_memory().available:
+        yield (
+            f"{name} declares {n_bytes / 1e9:.4g} GB, shape {item.shape}, more than the free "
+            "memory: store fewer views, or read it on a larger machine"
+        )
+    elif n_bytes and item.id.get_storage_size() == 0:
+        yield f"{name} has a shape, {item.shape}, and no values were written: write them"
+    elif n_bytes > max(_LARGE, _MOST_RATIO * item.id.get_storage_size()):
+        yield (
+            f"{name} declares {n_bytes / 1e9:.4g} GB and stores "
+            f"{item.id.get_storage_size() / 1e3:.4g} kB, as no scan does: store counts"
+        )
+    else:
+        yield from _filter_faults(name, item)
+
+
+def _filter_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+    created = item.id.get_create_plist()
+    for index in range(created.get_nfilters()):
+        code, _, _, label = created.get_filter(index)
+        if not h5z.filter_avail(code):
+            with suppress(ImportError):
+                importlib.import_module("hdf5plugin")  # registers its filters
+        if not h5z.filter_avail(code):
+            title = label.decode(errors="replace").partition(";")[0] or "unnamed"
+            yield (
+                f"{name} is compressed with the HDF5 filter {title[:40]!r} (number {code}), which "
+                "is not installed: pip install hdf5plugin, or rewrite the file where the filter "
+                "is, h5repack -f GZIP=1 OLD NEW"
+            )
