@@ -31,6 +31,7 @@ from pcctlearn.datasets.scan_schema import (
     shown,
     texts,
 )
+from pcctlearn.datasets.scan_storage import opened
 from pcctlearn.files import written_whole
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -51,7 +52,7 @@ def faults(path: str | Path) -> list[str]:
     if not path.is_file():
         return ["there is no such file: check its name and folder"]
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             return faults_in(file)
     except (OSError, RuntimeError) as error:
         return [_unreadable(error)]
@@ -74,7 +75,7 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
     if not path.is_file():
         raise FileNotFoundError(f"no scan at {path}: check its name and folder")
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
             wrong = faults_in(file, checked)
             _refuse(str(path), wrong, f": python -m pcctlearn.datasets.scan_file {path}")

@@ -1,8 +1,11 @@
 """How an HDF5 file stores its datasets: in this file alone, readable, and no larger than memory."""
 
 import importlib
+import mmap
+import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -11,7 +14,51 @@ from h5py import h5z
 
 _MOST_LINKS = 8  # soft links to follow
 _MOST_RATIO = 2000  # of a dataset's size over its storage; gzip reaches 1032
+_HEAP = b"GCOL\x01\x00\x00\x00"
 _LARGE = 2**30  # bytes, below which the ratio does not matter
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file whose root group and whose heaps of strings can be read.
+
+    Raises:
+        OSError: it is no HDF5 file, or damaged.
+    """
+    if path.stat().st_size and not _heaps_end(path):
+        raise OSError("a heap of strings is damaged")  # HDF5 would read it for ever
+    with h5py.File(path, "r") as file:
+        try:
+            file.attrs.keys()
+        except KeyError as error:
+            raise OSError(str(error)) from error
+        yield file
+
+
+def _heaps_end(path: Path) -> bool:
+    """Whether a walk through every global heap collection comes to its end.
+
+    A collection is a header of 16 bytes and objects, each with an index (2 bytes), a count (2), a
+    gap (4) and a size (8). HDF5 steps from one to the next by the size, and stands still at free
+    space (index 0) of size 0 (HDF5 File Format Specification 3.0, section III.E).
+    """
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        start = content.find(_HEAP)
+        while start >= 0:
+            n_bytes = int.from_bytes(content[start + 8 : start + 16], "little")
+            place, end = start + 16, min(start + n_bytes, len(content))
+            while place + 16 <= end:
+                index, size = struct.unpack_from("<H6xQ", content, place)
+                if size > end - place or (index == 0 and size == 0):
+                    return False
+                if index == 0:
+                    break
+                place += 16 + (size + 7) // 8 * 8
+            start = content.find(_HEAP, start + 8)
+    return True
 
 
 class ForeignLinkError(ValueError):

@@ -1,5 +1,7 @@
 """Scan files that lead elsewhere, declare too much, or need a filter that is not installed."""
 
+import struct
+
 import h5py
 import numpy as np
 import pytest
@@ -168,3 +170,23 @@ def test_written_datasets_have_checksums(whole):
     with h5py.File(whole) as file:
         assert file["counts"].fletcher32
         assert file["air"].fletcher32
+
+
+@pytest.mark.parametrize(
+    ("index", "size"), [(0, 0), (0, 2**40), (0, 2**64 - 8), (7, 2**40), (7, 2**64 - 8)]
+)
+def test_a_heap_of_strings_that_has_no_end_is_refused(copy, index, size):
+    """HDF5 itself walks free space of size 0 for ever, in C, where nothing can stop it."""
+    content = bytearray(copy.read_bytes())
+    first = content.index(b"GCOL") + 16  # the first object: its index, count, gap and size
+    content[first : first + 16] = struct.pack("<HHIQ", index, 0, 0, size)
+    copy.write_bytes(content)
+    only(copy, "a heap of strings is damaged")
+
+
+def test_a_damaged_root_is_refused(copy):
+    content = copy.read_bytes()
+    with h5py.File(copy) as file:
+        place = h5py.h5o.get_info(file.id).addr
+    copy.write_bytes(content[:place] + bytes(64) + content[place + 64 :])
+    only(copy, "it cannot be read")
