@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from pcctlearn.command.threads import threads
 from pcctlearn.figures.arrays import read_numbers
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -30,6 +31,7 @@ def render_report(
     ]
     provenance = {
         "run time": f"{seconds:.1f} s",
+        "threads": ", ".join(f"{n} ({library})" for library, n in threads().items()),
         "Python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         **{package: version(package) for package in _PACKAGES},

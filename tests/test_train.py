@@ -221,6 +221,53 @@ def test_bad_input_is_named_with_its_remedy(tmp_path, overrides, words):
     assert all(word in sentence for word in words), sentence
 
 
+NETWORK = ["experiment=scatter_cross_domain", "logger=none"]
+REFUSED_BEFORE_SCANS = [
+    (["training.optimizer.lr=-1"], ["-1"]),
+    (["training.scheduler.T_max=0.5"], ["training.scheduler.T_max", "0.5"]),
+    (["training.learned_views=0"], ["learned_views", "0"]),
+    (["training=gauss_newton"], ["training=chain"]),
+    (["trainer.max_epochs=three"], ["trainer.max_epochs", "'three'"]),
+    (["trainer.devices=0"], ["trainer"]),
+    (["trainer.precision=7"], ["precision"]),
+    (["study.split=[9,9,9]"], ["study.split", "datasets.n_cases"]),
+    (["study.vmi_keV=-60.0"], ["-60"]),
+    (["losses.terms.maps.stage=picture"], ["picture"]),
+    (["scan.scatter=null"], ["spr"]),
+    (["logger={_target_: pytorch_lightning.loggers.WandbLogger, offline: false}"], ["wandb login"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"), REFUSED_BEFORE_SCANS, ids=[" ".join(c[0]) for c in REFUSED_BEFORE_SCANS]
+)
+def test_settings_are_refused_before_a_scan_is_made(tmp_path, monkeypatch, overrides, words):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pcctlearn.datasets.simulated.ScanSimulator.scan", no_scan)
+    config = [*NETWORK, f"paths.generated={tmp_path / 'generated'}", *overrides]
+    with pytest.raises(EXPECTED) as caught:
+        run.run(composed(tmp_path / "run", *config))
+    sentence = explain(caught.value, "train.py")
+    assert all(word in sentence for word in words), sentence
+    assert not (tmp_path / "generated").exists()
+
+
+def no_scan(*arguments, **options):
+    raise AssertionError("a scan is simulated")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_trainer_without_its_device_is_refused_before_a_scan_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("pcctlearn.datasets.simulated.ScanSimulator.scan", no_scan)
+    words = [*NETWORK, f"paths.generated={tmp_path / 'generated'}", "trainer=learning_gpu"]
+    with pytest.raises(ValueError, match=r"add trainer\.accelerator=cpu"):
+        run.run(composed(tmp_path / "run", *words))
+    config = composed(tmp_path / "run", *words, "trainer.accelerator=cpu")
+    with pytest.raises(AssertionError, match="a scan is simulated"):  # it is accepted
+        run.run(config)
+
+
 def test_a_misspelt_objective_is_told_and_the_finished_run_is_kept(tmp_path):
     config = composed(tmp_path, *FEW_SLABS, "trainer.callbacks=null", "objective=loss")
     with pytest.raises(ValueError, match=r"objective='loss' is no result.*threshold_error_after"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pcctlearn.command.home import provide_home
 from pcctlearn.command.interruption import exit_on_signals
 from pcctlearn.command.quoting import unreadable
 
@@ -24,6 +25,7 @@ def run_command(main: Callable[[], object], script: str) -> None:
     traceback.
     """
     keep_freed_memory()
+    provide_home()
     _print_anything()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us

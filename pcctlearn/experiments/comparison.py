@@ -12,9 +12,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from pcctlearn.command.console import console, say
 from pcctlearn.command.entry import run_command
 from pcctlearn.experiments.results import StudyResults, recorded_overrides, write_run
 from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
@@ -57,7 +57,7 @@ def compare(folder: Path) -> Path | None:
         set_aside(out, _SETTING)
         write_run(f"{len(jobs)} runs compared", results, out, listed, began)
     _print(results, list(settings))
-    Console().print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
+    say(f"report: {out / 'report.html'}")
     return out / "report.html"
 
 
@@ -189,9 +189,9 @@ def _print(results: StudyResults, settings: Sequence[str]) -> None:
             cells.append("" if mean is None else f"{mean:.4g}{spread}")
         if any(cells):
             table.add_row(metric, *cells)
-    Console().print(table)
+    console().print(table)
     _print_pairs(results.numbers)
-    Console().print(results.summary, markup=False)
+    console().print(results.summary)
 
 
 def _print_pairs(numbers: Mapping[str, float]) -> None:
@@ -207,7 +207,7 @@ def _print_pairs(numbers: Mapping[str, float]) -> None:
             p = numbers.get(f"{metric}_p.{pair}")
             table.add_row(metric, pair, f"{difference:.4g}", "" if p is None else f"{p:.2g}")
     if table.rows:
-        Console().print(table)
+        console().print(table)
 
 
 def _has(results: StudyResults, setting: str) -> bool:

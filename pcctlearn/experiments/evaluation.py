@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numba
 import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from pcctlearn.command.console import console
+from pcctlearn.command.threads import set_threads
 from pcctlearn.datasets.nifti_writer import write_nifti
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, store, write_run
@@ -54,9 +53,7 @@ def evaluate(config: DictConfig) -> None:
         scatter_factor=float,
         max_dead_share=float,
     )
-    if config.n_threads is not None:
-        torch.set_num_threads(config.n_threads)
-        numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
+    set_threads(config.n_threads)
     paths, folder = scan_files(config.scans), _folder(config)
     for path in paths:
         safe_stem(path.stem, path, reserved=_RESERVED)
@@ -74,7 +71,7 @@ def evaluate(config: DictConfig) -> None:
     text = OmegaConf.to_yaml(config, resolve=True)
     with held(folder, "folder"):
         table, refused = _Table(), []
-        for path in track(paths, "scans", console=Console(stderr=True)):
+        for path in track(paths, "scans", console=console(stderr=True)):
             try:
                 scan = evaluator.evaluate(path)
             except ValueError as error:  # of this scan: the others are worth having

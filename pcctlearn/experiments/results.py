@@ -11,10 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from pcctlearn.command.console import console, say
+from pcctlearn.command.threads import threads
 from pcctlearn.experiments.run_folder import MARKER
 from pcctlearn.files import added_whole, written_whole
 from pcctlearn.reading.damaged import library_errors
@@ -73,6 +74,7 @@ def write_results(
         raise FloatingPointError(f"these results are not finite: {', '.join(bad)}")
     with written_whole(folder / "arrays.h5") as path, h5py.File(path, "w") as file:
         file.attrs["config"] = config
+        file.attrs.update({f"n_threads_{library}": n for library, n in threads().items()})
         if overrides is not None:
             file.attrs["overrides"] = json.dumps(list(overrides))
         for name, values in results.arrays.items():
@@ -127,12 +129,11 @@ def draw_figures(results: StudyResults, folder: Path) -> None:
 
 def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
     """The last lines on the terminal: results, and where the report is."""
-    console = Console()
     table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
     table.add_column("result")
     table.add_column("value", justify="right")
     for key, value in results.numbers.items():
         table.add_row(key, f"{value:.4g}")
-    console.print(table)
-    console.print(results.summary, markup=False)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, markup=False)
+    console().print(table)
+    console().print(results.summary)
+    say(f"report: {folder / 'report.html'}")

@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from pcctlearn.command.console import say
+from pcctlearn.command.threads import set_threads
 from pcctlearn.experiments.config import check_config
 from pcctlearn.experiments.results import StudyResults, finished_with, print_table, write_run
 from pcctlearn.experiments.run_folder import MARKER, held, set_aside
-from pcctlearn.experiments.simulation import scans_to_learn_from
+from pcctlearn.experiments.simulation import make_scans, scans_to_learn_from
 from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import written_whole
 
@@ -36,7 +38,7 @@ def run(config: DictConfig) -> float | None:
     sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
     with held(folder, "hydra.sweep.dir" if sweeps else "hydra.run.dir"):
         if sweeps and finished_with(folder, text):
-            Console().print(f"{folder} holds this run already", soft_wrap=True, markup=False)
+            say(f"{folder} holds this run already")
             return _objective(config, read_numbers(folder), name)
         results = _results(config, folder, text, name, began)
     return _objective(config, results.numbers, name)
@@ -46,14 +48,17 @@ def _results(config: DictConfig, folder: Path, text: str, name: str, began: floa
     """What the study gives, written to a folder that is held for it."""
     _be_quiet()
     seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_num_threads(config.n_threads or torch.get_num_threads())
-
-    made = {"scans": scans_to_learn_from(config)} if "scan" in config else {}
+    set_threads(config.n_threads)
+    # all that can be refused is refused here: no scan is simulated yet
+    trainer = _trainer(config)
+    plan = scans_to_learn_from(config) if "scan" in config else None
+    made = {} if plan is None else {"scans": plan.paths}
     study = instantiate(config.study, **made, _convert_="all")
-    trainer: Trainer = instantiate(config.trainer, _convert_="all")
     _begin(folder, config)
     try:
         _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
+        if plan is not None:
+            make_scans(plan)
         results: StudyResults = study.run(trainer)
         write_run(name, results, folder, text, began, overrides=HydraConfig.get().overrides.task)
         _log_to(trainer, results, folder)
@@ -61,6 +66,18 @@ def _results(config: DictConfig, folder: Path, text: str, name: str, began: floa
         _finish(trainer)
     print_table(name, results, folder, time.perf_counter() - began)
     return results
+
+
+def _trainer(config: DictConfig) -> Trainer:
+    try:
+        return instantiate(config.trainer, _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        remedy = ""
+        if config.trainer.accelerator not in ("cpu", "auto"):
+            remedy = "; without such a device, add trainer.accelerator=cpu"
+        raise ValueError(f"the trainer cannot be built: {error.__cause__}{remedy}") from None
 
 
 def _begin(folder: Path, config: DictConfig) -> None:

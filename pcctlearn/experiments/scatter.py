@@ -93,6 +93,18 @@ class ScatterStudy:
             MonoenergeticImages(self.model.materials, [vmi_keV]),
             correction(self.geometry, self.model),
         )
+        if not isinstance(self.chain.correct, KernelScatter):
+            self._module().configure_optimizers()  # refuses wrong settings before scans are made
+
+    def _module(self) -> ChainModule:
+        assert self.chain.correct is not None
+        notes = {KEY: described(self.chain.correct, self.geometry, self.model)}
+        try:
+            return self.training(self.chain, self.loss, notes=notes)
+        except TypeError as error:
+            raise TypeError(
+                f"training does not build a ChainModule: {error}; use training=chain"
+            ) from None
 
     def run(self, trainer: Trainer) -> StudyResults:
         """Learn, take the best weights, judge."""
@@ -125,9 +137,7 @@ class ScatterStudy:
         return {**numbers, "training_seconds": perf_counter() - began}
 
     def _train(self, trainer: Trainer) -> dict[str, float]:
-        assert self.chain.correct is not None
-        notes = {KEY: described(self.chain.correct, self.geometry, self.model)}
-        module = self.training(self.chain, self.loss, notes=notes)
+        module = self._module()
         train, val = (self._prepared(name) for name in ("train", "val"))
         (untrained,) = trainer.validate(module, _loader(val), verbose=False)
         began = perf_counter()

@@ -4,20 +4,20 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numba
 import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pcctlearn.command.console import console, say
+from pcctlearn.command.threads import set_threads
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import mean_spr
 from pcctlearn.experiments.config import check_nodes
@@ -39,9 +39,7 @@ _NOT_OF_A_SCAN = (("datasets", "n_cases"), ("datasets", "limit"), ("datasets", "
 def simulate(config: DictConfig) -> None:
     """The scans that ``config.datasets`` names, or the detector response ``config.response``."""
     check_nodes(config, folder=str, share=str, response_folder=str)
-    if config.n_threads is not None:
-        torch.set_num_threads(config.n_threads)
-        numba.set_num_threads(min(config.n_threads, numba.get_num_threads()))
+    set_threads(config.n_threads)
     if config.response is None:
         simulate_scans(config)
     else:
@@ -58,25 +56,43 @@ def simulate_response(config: DictConfig) -> None:
         before = set(folder.iterdir())
         for path in simulation.write(folder):
             verb = "replaced" if path in before else "wrote"
-            Console().print(f"{verb} {path}", soft_wrap=True, markup=False)
+            say(f"{verb} {path}")
 
 
 def simulate_scans(config: DictConfig) -> None:
     """This job's share of the scans; a report once all of them are there."""
     began = time.perf_counter()
-    paths = make_scans(config, Path(config.folder), config.share)
+    plan = plan_scans(config, Path(config.folder), config.share)
+    make_scans(plan)
+    paths = plan.paths
     if all(path.is_file() for path in paths):
         _report(config, paths, began)
     else:
         n_there = sum(path.is_file() for path in paths)
-        Console().print(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
+        say(f"{n_there} of {len(paths)} scans are there; other jobs make the others")
 
 
-def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Path]:
-    """The scans of all cases of ``config.datasets``, of which this job makes what is missing.
+@dataclass(frozen=True)
+class ScanPlan:
+    """The scans of all cases of a data set: their files, and what this job makes of them."""
 
-    Any number of jobs may work in one folder: each scan is locked by the job that makes it, and
-    the others go on with the next.
+    config: DictConfig
+    folder: Path
+    cases: Any
+    paths: list[Path]
+    recorded: str
+    mine: range
+
+    def missing(self) -> list[int]:
+        """Which of this job's scans are not there yet."""
+        return [index for index in self.mine if not self.paths[index].is_file()]
+
+
+def plan_scans(config: DictConfig, folder: Path, share: str = "0/1") -> ScanPlan:
+    """Check cases, names and finished scans; nothing is simulated and nothing written.
+
+    Raises:
+        ValueError: there are no volumes, two names are equal, or scans of other settings are there.
     """
     cases = instantiate(config.datasets, _convert_="all")
     if not hasattr(cases, "names"):
@@ -91,15 +107,26 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
         raise ValueError("two cases have the same name: rename one of their files")
     recorded = _recorded(config)
     _require_same(paths, recorded)
-    missing = [index for index in mine if not paths[index].is_file()]
+    return ScanPlan(config, folder, cases, paths, recorded, mine)
+
+
+def make_scans(plan: ScanPlan) -> None:
+    """Make what is missing of this job's scans.
+
+    Any number of jobs may work in one folder: each scan is locked by the job that makes it, and
+    the others go on with the next.
+    """
+    config, folder, cases = plan.config, plan.folder, plan.cases
+    paths, recorded = plan.paths, plan.recorded
+    missing = plan.missing()
     if missing:
+        simulator = instantiate(config.scan, _convert_="all")
         with held(folder, "folder", wait=True):
             _clear(folder)  # what was reported is not the set to come
         (folder / "scans").mkdir(exist_ok=True)
     discard_parts(folder / "scans")
     discard_locks(folder / "scans")
     if missing:
-        simulator = instantiate(config.scan, _convert_="all")
         with _bars("scans", "views of this scan") as (scans, views):
 
             def make(index: int) -> None:
@@ -119,7 +146,6 @@ def make_scans(config: DictConfig, folder: Path, share: str = "0/1") -> list[Pat
 
             _make_once(missing, paths, make, lambda done: scans(done, len(missing)))
         _require_same(paths, recorded)
-    return paths
 
 
 def _make_once(
@@ -135,7 +161,7 @@ def _make_once(
     for wait in (False, True):
         left = [index for index in missing if not paths[index].is_file()]
         if wait and left:
-            Console().print(f"waiting for {len(left)} scans that other jobs are making")
+            say(f"waiting for {len(left)} scans that other jobs are making")
         for index in left:
             path = paths[index]
             progress(sum(paths[other].is_file() for other in missing))
@@ -149,12 +175,11 @@ def _make_once(
     progress(len(missing))
 
 
-def scans_to_learn_from(config: DictConfig) -> list[Path]:
+def scans_to_learn_from(config: DictConfig) -> ScanPlan:
     """The scans that a study learns from, made on first use: a folder for each way to make them."""
     choice = HydraConfig.get().runtime.choices["datasets"]
     digest = hashlib.sha256(_recorded(config).encode()).hexdigest()[:8]
-    folder = Path(config.paths.root) / "data" / "generated" / f"{choice}-{digest}"
-    return make_scans(config, folder)
+    return plan_scans(config, Path(config.paths.generated) / f"{choice}-{digest}")
 
 
 def _report(config: DictConfig, paths: list[Path], began: float) -> None:
@@ -165,11 +190,9 @@ def _report(config: DictConfig, paths: list[Path], began: float) -> None:
         write_run(name, results, folder, OmegaConf.to_yaml(config, resolve=True), began)
     print_table(name, results, folder, time.perf_counter() - began)
     if others := set((folder / "scans").glob("[!.]*.h5")) - set(paths):
-        Console().print(
+        say(
             f"{len(others)} other scans in {folder / 'scans'} are not of this set: "
-            + ", ".join(sorted(path.name for path in others)[:_MOST_LISTED]),
-            soft_wrap=True,
-            markup=False,
+            + ", ".join(sorted(path.name for path in others)[:_MOST_LISTED])
         )
 
 
@@ -290,8 +313,8 @@ def _flat(node: Any, name: str = "") -> dict[str, Any]:
 @contextmanager
 def _bars(*titles: str) -> Iterator[tuple[Any, Any]]:
     """One progress bar for each title; each is told what is done, of how much."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True)) as progress:
         tasks = [progress.add_task(title, total=None) for title in titles]
 
         def update(task: Any) -> Any:

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatterMathtext
 
 COLOURS = {
     "reference": "#1f4e79",
@@ -24,6 +28,21 @@ WINDOWS = {
 WORDS = {"water": "water (g/cm³)", "calcium": "calcium (g/cm³)"}
 
 
+class PlainFigure(Figure):
+    """A figure whose text is drawn as it is: ``$`` in the name of a scan begins no formula."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Switch formulas off, except in the labels of logarithmic axes."""
+        powers = set()
+        for axis in self.findobj(Axis):
+            axis.get_ticklabels(which="both")  # makes them
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                powers |= set(axis.findobj(Text)) - {axis.label}
+        for text in self.findobj(Text):
+            text.set_parse_math(text in powers)
+        super().draw(renderer)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure without a screen, with room between the axes."""
     mpl.rcParams.update(
@@ -35,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
             "figure.dpi": 130,
         }
     )
-    return Figure(figsize=(width, height), layout="constrained")
+    return PlainFigure(figsize=(width, height), layout="constrained")
 
 
 def show_image(

@@ -1,5 +1,6 @@
 """The chain learned from scans: any loss on any stage."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -72,6 +73,8 @@ class ChainModule(LightningModule):
         predicted = self._predicted(target.at("counts"), name == "train")
         terms = self.loss(predicted, target)
         total = torch.stack(list(terms.values())).sum()
+        if not bool(total.isfinite()):
+            raise self._diverged(f"the {name} loss is {float(total.detach()):g}")
         logged = {f"{name}/{term}": value for term, value in terms.items()} | {
             f"{name}/loss": total
         }
@@ -85,22 +88,41 @@ class ChainModule(LightningModule):
     def _predicted(self, counts: Tensor, learns: bool) -> Scan:
         n_views, expect = counts.shape[2], self.loss.expects
         if not learns or self.learned_views is None or self.learned_views >= n_views:
-            return self.chain(counts, self.loss.deepest, expect)
+            return self._through(counts, self.loss.deepest, expect)
         few = torch.randperm(n_views, device=counts.device)[: self.learned_views]
         by_view = min(self.loss.deepest, "line_integrals", key=STAGES.index)
         correct = self.chain.correct
         assert correct is not None
         with torch.no_grad():
             correct.eval()  # what normalises a batch learns from the few alone
-            whole = self.chain(counts, until=by_view)
+            whole = self._through(counts, by_view)
             correct.train()
-        part = self.chain(counts[:, :, few], until=by_view)
+        part = self._through(counts[:, :, few], by_view)
         joined = {
             stage: values.index_copy(2, few, part.at(stage))
             for stage, values in vars(whole).items()
             if values is not None and stage != "counts"
         }
         return self.chain.onward(replace(whole, **joined), self.loss.deepest, expect)
+
+    def _through(self, counts: Tensor, until: str, expect: bool = False) -> Scan:
+        """The chain, whose correction is checked before its output is decomposed."""
+        corrected = min(until, "corrected_counts", key=STAGES.index)
+        scan = self.chain(counts, until=corrected)
+        values, least = scan.at(corrected), 0.0 if corrected == "corrected_counts" else -math.inf
+        if not bool((values.isfinite() & (values >= least)).all()):
+            raise self._diverged(f"{corrected.replace('_', ' ')} out of range")
+        return self.chain.onward(scan, until, expect)
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        step = self.trainer.global_step
+        if step == 0:
+            return FloatingPointError(f"{what} before the first step of training: check the scans")
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        return FloatingPointError(
+            f"training diverged, {what} after step {step}: lower training.optimizer.lr, which is "
+            f"{optimizer.param_groups[0]['lr']:g} there"
+        )
 
 
 @torch.no_grad()

@@ -73,6 +73,18 @@ def test_any_loss_finds_the_fraction(stage):
     )
 
 
+@pytest.mark.parametrize("rate", [1e30, 1e300])
+def test_a_divergence_is_told_with_its_step_and_setting(rate):
+    chain, scan, _ = problem()
+    target = with_truth(collate([scan]), chain, "maps")
+    module = ChainModule(chain, l1("maps"), partial(torch.optim.SGD, lr=rate))
+    held = {name: value[0] for name, value in vars(target).items() if value is not None}
+    loader = torch.utils.data.DataLoader([Scan(**held)], collate_fn=collate)
+    words = r"training diverged.*after step \d+: lower training.optimizer.lr"
+    with pytest.raises(FloatingPointError, match=words):
+        quiet_trainer(max_epochs=9).fit(module, loader)
+
+
 def test_training_and_validation_are_logged():
     _, trainer = learned("scatter_fraction", 2)
     assert {"train/loss", "val/loss", "val/scatter_fraction"} <= set(trainer.callback_metrics)
