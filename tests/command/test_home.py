@@ -35,7 +35,7 @@ def test_a_home_that_can_be_written_to_is_left_alone(variables, tmp_path):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize("place", ["", "/proc/nowhere"], ids=["none", "read-only"])
+@pytest.mark.parametrize("place", ["", "/dev/null"], ids=["none", "read-only"])
 def test_caches_have_a_private_folder(variables, tmp_path, place):
     variables.setattr(tempfile, "tempdir", str(tmp_path))
     variables.setattr(os.path, "expanduser", lambda path: place or path)
