@@ -130,7 +130,7 @@ def test_scans_of_other_settings_are_not_mixed(whole):
 def test_a_damaged_scan_is_named(whole, tmp_path):
     shutil.copytree(whole / "scans", tmp_path / "scans")
     (tmp_path / "scans" / "head_00002.h5").write_bytes(b"no HDF5")
-    with pytest.raises(ValueError, match=r"head_00002\.h5 is no HDF5 file: delete it"):
+    with pytest.raises(ValueError, match=r"head_00002\.h5 .*delete it"):
         make(tmp_path)
 
 
