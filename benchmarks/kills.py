@@ -28,6 +28,7 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None
     """Counts for each command, and what was wrong, a sentence each."""
     commands = prepared(folder, only)
     draw, counts, faults = random.Random(seed), {name: _zeros() for name in commands}, []
-    for number in range(n_kills):
+    for number in track(range(n_kills), "kills", console=Console(stderr=True)):
         name = list(commands)[number % len(commands)]
         command, run = commands[name], folder / "runs" / f"{name}_{number}"
         has_earlier = number // len(commands) % 2 == 1
