@@ -130,8 +130,11 @@ def test_scans_of_other_settings_are_not_mixed(whole):
 def test_a_damaged_scan_is_named(whole, tmp_path):
     shutil.copytree(whole / "scans", tmp_path / "scans")
     (tmp_path / "scans" / "head_00002.h5").write_bytes(b"no HDF5")
-    with pytest.raises(ValueError, match=r"head_00002\.h5 .*delete it"):
+    with pytest.raises(ValueError, match=r"head_00002\.h5 .*: delete it, and it is made"):
         make(tmp_path)
+    (tmp_path / "scans" / "head_00002.h5").unlink()  # as it says
+    make(tmp_path)
+    assert bytes_of(tmp_path) == bytes_of(whole)
 
 
 def test_a_slice_is_no_volume(tmp_path):
