@@ -10,7 +10,6 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.shapes import Counts
-from pcctlearn.tomography.linear_operator import LinearOperator
 
 
 class Chain(nn.Module):
@@ -25,7 +24,7 @@ class Chain(nn.Module):
     def __init__(
         self,
         decompose: MaximumLikelihood,
-        reconstruct: LinearOperator | None = None,
+        reconstruct: nn.Module | None = None,
         image: MonoenergeticImages | None = None,
         correct: nn.Module | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from pytorch_lightning import Trainer
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.cone_reconstruction import central_slices, convergence, scanner
@@ -26,7 +26,7 @@ from pcctlearn.tomography.cone_projector import ConeProjector
 from pcctlearn.tomography.grids import require_positive
 from pcctlearn.tomography.iterative.monitor import Reconstruction
 from pcctlearn.tomography.iterative.subsets import of_views, ordered_subsets
-from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
+from pcctlearn.tomography.linear_operator import Diagonal
 from pcctlearn.units import hounsfield
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ConeReconstruction:
         self,
         geometry: ConeBeam,
         phantom: EllipsoidPhantom,
-        fdk: Callable[..., LinearOperator],
+        fdk: Callable[..., nn.Module],
         sirt: Solver,
         os_sart: Solver,
         cgls: Solver,
@@ -131,7 +131,7 @@ class ConeReconstruction:
     def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
         """Sinogram to reconstruction, with any options; wrong ones are told at once."""
         if name == "fdk":
-            operator = method(self.geometry, kernels=self.kernels)
+            operator = method(self.geometry, kernels=self.kernels, water_density=self.water)
             return lambda y, **_: Reconstruction(operator.to(y.device) @ y, [], torch.tensor(True))
         one_voxel, one_ray = Diagonal(torch.ones(1, 1, 1)), torch.zeros(1, 1, 1)
         if name == "os_sart":

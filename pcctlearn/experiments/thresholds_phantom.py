@@ -114,7 +114,8 @@ class PhantomCalibration:
         detector = with_edges(self.model, true_edges)
 
         log.info("building the reconstruction of %s", self.geometry)
-        reconstruct = fbp(self.geometry, self.window).double()
+        # Gauss–Newton needs the transpose
+        reconstruct = fbp(self.geometry, self.window, truncation="cosine").double()
         image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
         chain = Chain(self.decomposition(with_edges(self.model, nominal)), reconstruct, image)
 

@@ -21,30 +21,30 @@ from pcctlearn.tomography.truncation import (
 )
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 
-TRUNCATIONS = ("cosine", "water")
+TRUNCATIONS = ("water", "cosine")
 
 
-@overload
-def fbp(
-    geometry: FlatBeam,
-    window: str = ...,
-    max_matrix_bytes: float = ...,
-    truncation: Literal["cosine"] = ...,
-) -> LinearOperator: ...
 @overload
 def fbp(
     geometry: FlatBeam,
     window: str = ...,
     max_matrix_bytes: float = ...,
     *,
-    truncation: str,
+    truncation: Literal["cosine"],
+) -> LinearOperator: ...
+@overload
+def fbp(
+    geometry: FlatBeam,
+    window: str = ...,
+    max_matrix_bytes: float = ...,
+    truncation: str = ...,
     water_density: float = ...,
 ) -> LinearOperator | WaterExtended: ...
 def fbp(
     geometry: FlatBeam,
     window: str = "ramp",
     max_matrix_bytes: float = 2e9,
-    truncation: str = "cosine",
+    truncation: str = "water",
     water_density: float = 1.0,
 ) -> LinearOperator | WaterExtended:
     """Sinogram (view, column) in operand · cm to image (y, x) in operand.
@@ -53,9 +53,10 @@ def fbp(
     detector scaled down to the axis, and w the redundancy weights. For a parallel beam depth and
     cos γ are one.
 
-    truncation says what lies beyond a detector that cuts the image: "cosine" is linear
-    (EdgeExtension), "water" more accurate but not linear and without a transpose (WaterExtension).
-    water_density is that of water in the operand's unit: 1 g/cm³, or its attenuation in 1/cm.
+    ``truncation`` chooses how rows are continued where the detector cuts the image: "water" fits
+    water cylinders (WaterExtension), which is not linear and has no transpose; "cosine" is linear
+    (EdgeExtension) and less accurate. Without truncation both are the same linear operator.
+    ``water_density`` is that of water in the operand's unit: 1 g/cm³, or its attenuation in 1/cm.
 
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
     sections 3.3 and 3.4.2. doi:10.1137/1.9780898719277

@@ -15,22 +15,22 @@ def fdk(
     geometry: ConeBeam,
     window: str = ...,
     kernels: str = ...,
-    truncation: Literal["cosine"] = ...,
+    *,
+    truncation: Literal["cosine"],
 ) -> LinearOperator: ...
 @overload
 def fdk(
     geometry: ConeBeam,
     window: str = ...,
     kernels: str = ...,
-    *,
-    truncation: str,
+    truncation: str = ...,
     water_density: float = ...,
 ) -> LinearOperator | WaterExtended: ...
 def fdk(
     geometry: ConeBeam,
     window: str = "ramp",
     kernels: str = "auto",
-    truncation: str = "cosine",
+    truncation: str = "water",
     water_density: float = 1.0,
 ) -> LinearOperator | WaterExtended:
     """Sinogram (view, row, column) in operand · cm to volume (z, y, x) in operand.

@@ -1,4 +1,4 @@
-"""What a filter sees beyond the edges of a detector that is narrower than the object."""
+"""How detector rows are continued where the detector is narrower than the object."""
 # mypy: disable-error-code=override
 
 from dataclasses import replace
@@ -102,7 +102,8 @@ class WaterExtension(nn.Module):
         half_squared = line.mean(-1, keepdim=True) + slope * far - s[beyond] ** 2
         half = half_squared.clamp(min=_SMALLEST_CM2).sqrt()  # whose derivative is finite at zero
         half = torch.where(half_squared > _SMALLEST_CM2, half, 0)
-        return 2 * self.water_density * half * obliquity[..., beyond]
+        sign = p.mean(-1, keepdim=True).sign()  # a basis material may have a negative density
+        return sign * 2 * self.water_density * half * obliquity[..., beyond]
 
 
 class WaterExtended(nn.Module):

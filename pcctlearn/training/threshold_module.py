@@ -21,6 +21,7 @@ from pcctlearn.chain import Chain
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import STAGES, Scan
+from pcctlearn.tomography.linear_operator import LinearOperator
 
 # taken before going back to the best (R. M. Chamberlain et al., 1982, "watchdog")
 _UPHILL_STEPS = 2
@@ -202,7 +203,7 @@ class ThresholdModule(LightningModule):
                 scale = 2 * term.weight / target.at(term.stage).numel()
                 of_rays = of_rays + scale * one
                 if term.stage == "maps" and self.chain.reconstruct is not None:
-                    couplings.append((scale, self.chain.reconstruct))
+                    couplings.append((scale, _linear(self.chain.reconstruct)))
                 else:
                     uncoupled = uncoupled + scale * one
             else:
@@ -239,6 +240,16 @@ class ThresholdModule(LightningModule):
         shown = ("loss", "threshold_error_max_keV")
         for name, value in numbers.items():
             self.log(name, value, prog_bar=name in shown, batch_size=1)
+
+
+def _linear(reconstruct: nn.Module) -> LinearOperator:
+    """The reconstruction, whose transpose Gauss–Newton needs."""
+    if not isinstance(reconstruct, LinearOperator):
+        raise ValueError(
+            f"Gauss–Newton needs a linear reconstruction, and {type(reconstruct).__name__} is not: "
+            'build it with truncation="cosine"'
+        )
+    return reconstruct
 
 
 def _rays(channels: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def test_a_panel_that_holds_the_image_needs_no_extension():
 
 
 def test_what_cannot_be_extended_is_refused():
-    with pytest.raises(ValueError, match="truncation must be one of cosine, water, got 'air'"):
+    with pytest.raises(ValueError, match="truncation must be one of water, cosine, got 'air'"):
         fbp(FAN, truncation="air")
     with pytest.raises(ValueError, match="water_density must be positive"):
         fbp(FAN, truncation="water", water_density=0.0)

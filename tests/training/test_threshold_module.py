@@ -112,3 +112,11 @@ def test_what_it_cannot_do_is_told():
             1,
             within_keV=1e-9,
         )
+
+
+def test_a_reconstruction_without_a_transpose_is_refused():
+    chain, target, _ = phantom_problem()
+    chain.reconstruct = torch.nn.Identity()
+    module = module_builder(chain, squares("maps"), None)
+    with pytest.raises(ValueError, match='truncation="cosine"'):
+        module._curvature(_rays(target.at("line_integrals")), torch.zeros(20, 24, 2, 5), target)
