@@ -52,6 +52,7 @@ def evaluate(config: DictConfig) -> None:
         folder=str,
         scatter_factor=float,
         max_dead_share=float,
+        truncation=str,
     )
     set_threads(config.n_threads)
     paths, folder = scan_files(config.scans), _folder(config)
@@ -64,6 +65,7 @@ def evaluate(config: DictConfig) -> None:
         config.scatter_factor,
         config.seed,
         None if config.materials is None else list(config.materials),
+        config.truncation,
     )
     evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
     for path in paths:

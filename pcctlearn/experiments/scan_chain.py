@@ -18,6 +18,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
 from pcctlearn.scatter.correction import kernel
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.fbp import TRUNCATIONS
 from pcctlearn.tomography.fdk import fdk
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class ScanChains:
         materials: the basis; by default that of each file's truth, else water and calcium.
         scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
         seed: of the kernels' pencil beams.
+        truncation: how rows that the panel cuts are continued, as in ``fdk``.
     """
 
     def __init__(
@@ -63,7 +65,11 @@ class ScanChains:
         scatter_factor: float = 1.0,
         seed: int = 0,
         materials: Sequence[str] | None = None,
+        truncation: str = "water",
     ) -> None:
+        if truncation not in TRUNCATIONS:
+            accepted = ", ".join(TRUNCATIONS)
+            raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
         if correction is None:
             raise ValueError(
                 "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "
@@ -73,7 +79,7 @@ class ScanChains:
             raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
         self.decomposition, self.correction = decomposition, correction
         self.vmi_keV, self.scatter_factor, self.seed = list(vmi_keV), scatter_factor, seed
-        self.materials = _checked_basis(materials)
+        self.materials, self.truncation = _checked_basis(materials), truncation
         self._last: ScanChain | None = None
 
     def check(self, path: Path, recorded: RecordedScan) -> None:
@@ -97,9 +103,10 @@ class ScanChains:
             decompose = self._decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
             correct = saved.correction if saved else None
+            reconstruct = fdk(geometry, truncation=self.truncation)
             self._last = ScanChain(
                 replace(recorded, counts=None, primary=None, scatter=None),
-                Chain(decompose, fdk(geometry), image, correct).eval(),
+                Chain(decompose, reconstruct, image, correct).eval(),
                 saved.differences if saved else [],
             )
         return self._last

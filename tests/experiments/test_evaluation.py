@@ -555,3 +555,9 @@ def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
     told = [json.loads((tmp_path / f"out/{n}/scan/scan.json").read_text()) for n in (0, 1)]
     assert [Path(one["scan"]).parent.name for one in told] == ["a", "b"]
     assert not list(tmp_path.rglob("earlier_*"))
+
+
+def test_an_unknown_extension_is_refused_before_anything_is_written(scans, tmp_path):
+    with pytest.raises(ValueError, match="truncation must be one of water, cosine, got 'air'"):
+        run(scans, tmp_path / "out", "correction=none", "truncation=air")
+    assert not (tmp_path / "out").exists()
