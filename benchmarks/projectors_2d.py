@@ -62,7 +62,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     projector, matrix_free = Projector(BEAM), Projector(BEAM, max_matrix_bytes=0)
-    reconstruct = fbp(BEAM)
+    reconstruct = fbp(BEAM, truncation="cosine")
     methods = [
         Method("ours", "pcctlearn, sparse matrix", *both_ways(projector)),
         Method("kernels", "pcctlearn, no matrix", *both_ways(matrix_free)),

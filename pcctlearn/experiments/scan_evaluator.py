@@ -194,12 +194,12 @@ class ScanEvaluator:
         expected = truth_of(recorded, gain, noise=False)
         free = {stage: filled(expected.at(stage), dead)[None] for stage in _COUNTS}
         measured = filled(recorded.at("counts") * gain, dead)[None]
-        noisy: dict[str, Tensor] = {}
+        noisy = alone = None
         if not torch.allclose(measured, free["counts"], rtol=1e-5, atol=0):
             drawn = draw_counts(recorded.at("primary"), Generator().manual_seed(self.seed))
-            noisy = {"measured": measured, "alone": filled(drawn * gain, dead)[None]}
+            noisy, alone = measured, filled(drawn * gain, dead)[None]
         errors: dict[str, dict[str, float]] = {}
-        for case in judged(chain, recorded.geometry, Scan(**free), **noisy):
+        for case in judged(chain, recorded.geometry, Scan(**free), noisy, alone):
             named = {case.before + metric: value for metric, value in case.errors.items()}
             errors.setdefault(case.method, {}).update(named)
         del errors["reference"]

@@ -109,6 +109,7 @@ class ScatterStudy:
     def run(self, trainer: Trainer) -> StudyResults:
         """Learn, take the best weights, judge."""
         self.model.thresholds.requires_grad_(False)
+        assert self.chain.correct is not None
         baselines = {"untrained": deepcopy(self.chain.correct), "uniform": self._uniform()}
         checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
         if isinstance(self.chain.correct, KernelScatter):
