@@ -23,16 +23,18 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """A file whose root group and whose heaps of strings can be read.
 
     Raises:
-        OSError: it is no HDF5 file, or damaged.
+        OSError: it is no HDF5 file, or damaged; also for what h5py raises as KeyError meanwhile.
     """
     if path.stat().st_size and not _heaps_end(path):
         raise OSError("a heap of strings is damaged")  # HDF5 would read it for ever
     with h5py.File(path, "r") as file:
         try:
-            file.attrs.keys()
+            file.attrs.keys()  # of the root group
+            yield file
         except KeyError as error:
-            raise OSError(str(error)) from error
-        yield file
+            if "Unable to synchronously" not in str(error):  # it is of this project's own code
+                raise
+            raise OSError(str(error.args[0])) from error
 
 
 def _heaps_end(path: Path) -> bool:

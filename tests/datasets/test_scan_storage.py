@@ -9,6 +9,7 @@ from h5py import h5z
 from scan_files import change, store
 
 from pcctlearn.datasets.scan_file import faults, read_scan
+from pcctlearn.datasets.scan_storage import opened
 
 BITSHUFFLE = 32008
 
@@ -190,3 +191,18 @@ def test_a_damaged_root_is_refused(copy):
         place = h5py.h5o.get_info(file.id).addr
     copy.write_bytes(content[:place] + bytes(64) + content[place + 64 :])
     only(copy, "it cannot be read")
+
+
+@pytest.mark.parametrize("name", ["maps", "counts", "skew_cm", "response", "geometry/volume"])
+def test_an_object_that_is_listed_and_cannot_be_opened_is_refused(copy, name):
+    content = copy.read_bytes()
+    with h5py.File(copy) as file:
+        place = h5py.h5o.get_info(file[name].id).addr
+    copy.write_bytes(content[:place] + b"\xff" * 8 + content[place + 8 :])
+    with pytest.raises(ValueError, match=r"mine\.h5: "):
+        read_scan(copy)
+
+
+def test_a_key_that_our_own_code_misses_keeps_its_traceback(copy):
+    with pytest.raises(KeyError, match="ours"), opened(copy):
+        raise KeyError("ours")
