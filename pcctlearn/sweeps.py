@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -13,13 +14,22 @@ _folders = ExitStack()  # held; not the callback's, which launchers send to othe
 atexit.register(_folders.close)
 
 
-class CompareJobs(Callback):
+class NameFolder(Callback):
+    """Let the folder of a sweep be named by the configuration, as that of a single run is."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make ``${hydra:…}`` known, which Hydra itself does only for the jobs."""
+        HydraConfig.instance().set_config(config)
+
+
+class CompareJobs(NameFolder):
     """Hold the folder of a sweep while its jobs run, and compare them in it at the end."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Keep other sweeps out of the folder; exit with 2 where one is in it."""
         from pcctlearn.experiments.run_folder import held  # heavy, and not needed for --help
 
+        super().on_multirun_start(config, **kwargs)
         try:
             _folders.enter_context(held(Path(config.hydra.sweep.dir), "hydra.sweep.dir"))
         except OSError as error:  # Hydra makes a warning of what its callbacks raise

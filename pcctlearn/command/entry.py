@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ def run_command(main: Callable[[], object], script: str) -> None:
     keep_freed_memory()
     provide_home()
     _print_anything()
+    _warn_in_one_line()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
     with exit_on_signals():
@@ -79,6 +81,19 @@ def _check_word(word: str) -> None:
         raise ValueError(f"{word} is not accepted: it runs code from a pickle file")
     if word.startswith("="):
         raise ValueError(unreadable(word))
+
+
+def _warn_in_one_line() -> None:
+    """Print each warning once, without the line of code that it comes from."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        line = " ".join(str(message).split())
+        if issubclass(category, UserWarning) and line not in printed:
+            printed.add(line)
+            print(f"pcctlearn: warning: {line}", file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 def _print_anything() -> None:

@@ -1,10 +1,13 @@
-"""Freed memory stays with the process, so that the next large tensor needs no new pages."""
+"""What every command does: freed memory is kept, and warnings are single lines."""
 
 import platform
 import subprocess
 import sys
+import warnings
 
 import pytest
+
+from pcctlearn.command.entry import run_command
 
 FAULTS = """
 import resource, sys
@@ -29,3 +32,17 @@ def test_large_arrays_need_no_new_pages():
         told[way] = [int(word) for word in done.stdout.split()]
     assert told["kept"][0] == 1
     assert told["kept"][1] < 0.1 * told["given back"][1]
+
+
+def test_a_warning_is_one_line_and_printed_once(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def main():
+        for words in ("truncated", "truncated", "two\nlines"):
+            warnings.showwarning(UserWarning(words), UserWarning, "beam.py", 12)
+        warnings.showwarning(DeprecationWarning("old"), DeprecationWarning, "torch.py", 3)
+
+    run_command(main, "train.py")
+    lines = ["truncated", "two lines"]
+    assert capsys.readouterr().err.splitlines() == [f"pcctlearn: warning: {x}" for x in lines]

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import pytest
 import torch
 from ct_files import round_patient, write_nifti
-from documents import DOCUMENTS, Command, commands
+from documents import DOCUMENTS, Command, code_blocks, commands
 from hydra.core.global_hydra import GlobalHydra
 from studies import REPOSITORY
 
@@ -92,6 +92,10 @@ def workshop(tmp_path_factory):
     for name in ("CT.nii.gz", "CASE.nii.gz", "KITS23/dataset/case_00000/imaging.nii.gz"):
         write_nifti(folder / name, round_patient(shape=(8, 64, 64)), (30.0, 5.0, 5.0))
     shutil.copy(REPOSITORY / "data/physics/response/silicon_60mm.csv", folder / "mine.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        as_a_user(patch, folder)
+        page = (REPOSITORY / "docs/scan_file.md").read_text(encoding="utf-8")
+        exec(code_blocks(page, "python")[0], {})  # writes my_scan.h5
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder
