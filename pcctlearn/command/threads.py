@@ -11,16 +11,16 @@ log = logging.getLogger(__name__)
 
 def set_threads(n_threads: int | None) -> None:
     """So many threads for torch and numba, at most one for each core; ``None`` changes nothing."""
-    if n_threads is None:
-        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    used = min(n_threads, cores or 1)
-    if used < n_threads:
-        log.warning("n_threads=%d is more than the %d cores of this process: %d are used",
-                    n_threads, used, used)  # fmt: skip
-    torch.set_num_threads(used)
-    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    numba.set_num_threads(min(used, most))
+    of_torch, of_numba = torch.get_num_threads(), numba.get_num_threads()
+    if n_threads is not None:
+        used = min(n_threads, cores or 1)
+        if used < n_threads:
+            log.warning(f"n_threads={n_threads} is more than there are cores: {used} are used")
+        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        of_torch, of_numba = used, min(used, most)
+    numba.set_num_threads(of_numba)
+    torch.set_num_threads(of_torch)  # last: numba, when it starts its threads, sets those of OpenMP
 
 
 def threads() -> dict[str, int]:
