@@ -47,26 +47,31 @@ def decompose(
         spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
             last axes of the rays: one per ray, or one per detector column shared by all views.
         attenuation: (material, energy), cm²/g.
-        solver: ``DampedNewton()`` unless given. It is preceded by five steps of Fisher scoring,
-            whose matrix is positive definite however far the start.
+        solver: ``DampedNewton()`` unless given. Newton's method begins with three steps of Fisher
+            scoring, whose matrix is positive definite however far the start.
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
         start: first iterate, (*ray, material); by default the polynomial of these spectra. Rays
             that do not converge from it begin anew with an empty beam. The likelihood may have
-            more than one minimum: ``compare_starts`` tells for which rays that matters.
+            more than one minimum: ``compare_starts`` reports the rays for which that matters.
 
     Returns:
-        ``x`` (*ray, material) in g/cm² and ``converged`` (*ray). A ray without a single count
-        never counts as converged: it says no more than that much lay in its way.
+        ``x`` (*ray, material) in g/cm² and ``converged`` (*ray), in the widest precision of the
+        inputs. A converged ray lies within 1e-4 g/cm² of a local minimum of its likelihood; rays
+        that float32 does not resolve to that distance are solved in double precision
+        (``find_minima``). A ray with less than half a photon in all bins together is never marked
+        converged (``informative``). The answer for a ray does not depend on the other rays.
 
     Raises:
-        ValueError: counts that are negative or not finite; axes that do not fit.
+        TypeError: spectra or attenuation in half precision.
+        ValueError: counts that are negative or not finite; spectra that are negative, not finite or
+            zero for a whole bin; attenuation that is not finite; axes that do not fit.
     """
     counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
     check(counts, spectra, attenuation)
     solver = solver or DampedNewton()
     limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
-    rays = layout.ordered(counts, spectra, start)
+    rays = layout.ordered(counts, spectra, None if start is None else start.to(counts))
     if start is None:
         rays = rays.starting_at(_polynomial(rays, attenuation))
     if getattr(solver, "differentiable", False):
