@@ -224,8 +224,8 @@ class Ray:
 
     def terms(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Expected counts, their slopes, and the photons of each energy."""
-        weighted = self.S * np.exp(np.clip(-x @ self.mu, -650, 650))
-        mean = np.maximum(weighted.sum(-1), 1e-290)
+        weighted = self.S * np.exp(np.clip(-x @ self.mu, -300, 300))
+        mean = np.maximum(weighted.sum(-1), 1e-130)
         return mean, -weighted @ self.mu.T, weighted
 
     def value(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -293,7 +293,8 @@ def trust_region(ray: Ray, x: np.ndarray, free: np.ndarray, scale: np.ndarray) -
         return value, gradient[free] * scale
 
     def hessian(u: np.ndarray) -> np.ndarray:
-        return ray.hessian(full(u))[np.ix_(free, free)] * np.outer(scale, scale)
+        matrix = ray.hessian(full(u))[np.ix_(free, free)] * np.outer(scale, scale)
+        return np.clip(np.nan_to_num(matrix, nan=1e100), -1e100, 1e100)  # scipy takes no inf
 
     options = {"gtol": 1e-11, "maxiter": 300}
     method, first = "trust-exact", x[free] / scale
@@ -313,6 +314,8 @@ def is_minimum(ray: Ray, x: np.ndarray, box: np.ndarray) -> bool:
     if not len(free):
         return True
     hessian = ray.hessian(x)[np.ix_(free, free)]
+    if not np.isfinite(hessian).all():
+        return False
     scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-300))
     values, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
     if not values[0] > 0:
