@@ -50,9 +50,10 @@ def decompose(
         solver: ``DampedNewton()`` unless given. Newton's method begins with three steps of Fisher
             scoring, whose matrix is positive definite however far the start.
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
-        start: first iterate, (*ray, material); by default the polynomial of these spectra. Rays
-            that do not converge from it begin anew with an empty beam. The likelihood may have
-            more than one minimum: ``compare_starts`` reports the rays for which that matters.
+        start: first iterate, (*ray, material); rays that do not converge from it begin anew with
+            an empty beam. By default the polynomial of these spectra; rays that need more than a
+            few steps from it are solved from an empty beam too, and the likelier minimum is kept.
+            The likelihood may have yet more minima: ``compare_starts`` reports where.
 
     Returns:
         ``x`` (*ray, material) in g/cm² and ``converged`` (*ray), in the widest precision of the
@@ -82,10 +83,10 @@ def decompose(
         x = torch.where(enough[:, None], x, x.detach())
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
-        found = find_minima(rays, attenuation, solver, limits)
+        found = find_minima(rays, attenuation, solver, limits, likelier=start is None)
     solution = _at(found.own, rays, attenuation, limits)
     if bool(found.hard.any()):
-        hard, index = rays.starting_at(found.own.x).take(found.hard)
+        hard, index = rays.take(found.hard)
         solution = put_back(
             solution, index, _at(found.double, *in_double(hard, attenuation, limits))
         )

@@ -17,6 +17,7 @@ from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 _LEAST_PHOTONS = 0.5
 _SCORING_STEPS = 3
 _FIRST_STEPS = 5  # after which nearly all rays with many counts are done
+_SAME = 1e-9  # difference of the half deviance at one and the same minimum
 _MORE_STEPS = 12  # after which nearly all the others are
 
 
@@ -39,15 +40,19 @@ def informative(counts: RayCounts) -> RayMask:
 
 
 def find_minima(
-    rays: Rays, attenuation: Attenuation, solver: Solver, bounds: Bounds | None
+    rays: Rays,
+    attenuation: Attenuation,
+    solver: Solver,
+    bounds: Bounds | None,
+    likelier: bool = False,
 ) -> Found:
     """Minimise ray by ray; no decision about a ray depends on another.
 
     All rays begin in their own precision. A ray that does not converge there, because it needs
-    more steps or because rounding moves its minimum too far, goes on in double precision from
-    where it is, and from an empty beam where that fails: with three materials the start may lie on
+    more steps or because rounding moves its minimum too far, is solved in double precision from the
+    same start, and from an empty beam where that fails: with three materials the start may lie on
     the far side of a ridge, and from an empty beam the expected counts only fall towards the
-    measured ones.
+    measured ones. ``likelier`` solves such rays from both, and keeps the likelier minimum.
     """
     first, more, anew = _stages(solver)
     possible = informative(rays.counts).flatten()
@@ -57,10 +62,11 @@ def find_minima(
         x, converged = _each(rays, attenuation, bounds, first)
         own = Solution(x, converged & possible)
     hard = possible & ~own.converged
-    rest, index = rays.starting_at(own.x).take(hard)
+    rest, index = rays.take(hard)
     double = Solution(own.x.new_empty(0, own.x.shape[-1]), possible.new_empty(0))
     if index.numel():
-        double = _persist(rest, (index < 0).flatten(), attenuation, more, anew, bounds)
+        done = (index < 0).flatten()
+        double = _persist(rest, done, attenuation, more, anew, bounds, likelier)
         # float32 cannot hold a large area density to the distance that convergence stands for
         blurred = double.x.abs() * (0.5 * torch.finfo(own.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
@@ -95,14 +101,33 @@ def _persist(
     more: Sequence[Solver],
     anew: Sequence[Solver],
     bounds: Bounds | None,
+    likelier: bool,
 ) -> Solution:
-    """Minima in double precision of the rays not ``done``: from where they are, then anew."""
+    """Minima in double precision of the rays not ``done``: from their start, and anew."""
     assert rays.start is not None
     x = rays.start.flatten(0, -2).double()
     first = _pursue(rays, Solution(x, done), attenuation, more, bounds)
-    empty = Solution(torch.zeros_like(x), first.converged)
+    empty = Solution(torch.zeros_like(x), done if likelier else first.converged)
     again = _pursue(rays, empty, attenuation, anew, bounds)
-    return Solution(torch.where(first.converged[:, None], first.x, again.x), again.converged)
+    better = again.converged & ~first.converged
+    if likelier:
+        before, rounding = _half_deviance(rays.starting_at(first.x), attenuation)
+        after, _ = _half_deviance(rays.starting_at(again.x), attenuation)
+        # two runs that end at one minimum differ by rounding
+        better = better | (again.converged & ~done & (after < before - _SAME - 2 * rounding))
+    x = torch.where(better[:, None], again.x, first.x)
+    return Solution(x, first.converged | again.converged)
+
+
+def _half_deviance(rays: Rays, attenuation: Attenuation) -> tuple[Tensor, Tensor]:
+    """Half the deviance at the start of the rays, and its rounding, in double precision, flat."""
+    values, roundings = [], []
+    for piece in rays.pieces():
+        (n, S, x), mu, _ = in_double(piece, attenuation, None)
+        here = poisson_likelihood(x, n, S, mu, exact=False)
+        values.append(here.value.flatten())
+        roundings.append(here.rounding.flatten())
+    return torch.cat(values), torch.cat(roundings)
 
 
 def _pursue(
@@ -134,6 +159,5 @@ def _stages(solver: Solver) -> tuple[Solver | None, list[Solver], list[Solver]]:
     if not isinstance(solver, DampedNewton):
         return None, [solver], [solver]
     first = solver.variant(min(solver.max_steps, _FIRST_STEPS), _SCORING_STEPS)
-    more = solver.variant(min(solver.max_steps, _MORE_STEPS), 0)
-    anew = solver.variant(min(solver.max_steps, _MORE_STEPS), _FIRST_STEPS)
-    return first, [more, solver], [anew, solver]
+    more = solver.variant(min(solver.max_steps, _MORE_STEPS), _FIRST_STEPS)
+    return first, [more, solver], [more, solver]
