@@ -158,6 +158,7 @@ def _stages(solver: Solver) -> tuple[Solver | None, list[Solver], list[Solver]]:
     """
     if not isinstance(solver, DampedNewton):
         return None, [solver], [solver]
-    first = solver.variant(min(solver.max_steps, _FIRST_STEPS), _SCORING_STEPS)
-    more = solver.variant(min(solver.max_steps, _MORE_STEPS), _FIRST_STEPS)
+    # what float32 cannot resolve is hard in float64 too, so that both take the same path
+    first = solver.variant(_FIRST_STEPS, _SCORING_STEPS, torch.float32)
+    more = solver.variant(_MORE_STEPS, _FIRST_STEPS)
     return first, [more, solver], [more, solver]

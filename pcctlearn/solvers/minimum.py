@@ -15,6 +15,7 @@ def last_step(
     here: Quadratic,
     bounds: Bounds | None = None,
     distance: float = DISTANCE,
+    resolved_by: torch.dtype | None = None,
 ) -> Solution:
     """Where Newton's step leads, and whether a minimum lies within ``distance`` of x.
 
@@ -24,12 +25,16 @@ def last_step(
     """
     trial, positive = newton_trial(x, here, torch.zeros_like(here.value), bounds)
     near = positive & ((trial - x).abs().amax(-1) <= distance)
-    near = near & resolved(x, here, bounds, distance)
+    near = near & resolved(x, here, bounds, distance, resolved_by)
     return Solution(torch.where(near[..., None], trial, x), near)
 
 
 def resolved(
-    x: Float[Tensor, "*ray unknown"], here: Quadratic, bounds: Bounds | None, distance: float
+    x: Float[Tensor, "*ray unknown"],
+    here: Quadratic,
+    bounds: Bounds | None,
+    distance: float,
+    dtype: torch.dtype | None = None,
 ) -> Bool[Tensor, "*ray"]:
     """True where rounding moves the minimum by no more than ``distance`` in any free unknown, and
     the Hessian is positive definite.
@@ -40,11 +45,13 @@ def resolved(
     δ = 4 eps (measured: 0.5 eps in the median) the shift is √(4 eps · rounding · (H⁻¹)_kk).
 
     The inverse itself is trusted to half the digits: H_kk (H⁻¹)_kk, the factor by which the other
-    unknowns raise the variance of this one, must stay below eps^(−1/2).
+    unknowns raise the variance of this one, must stay below eps^(−1/2). ``dtype`` asks whether
+    another precision than that of x would resolve the minimum.
     """
     free = None if bounds is None else free_unknowns(x, here.gradient, bounds)
-    eps = torch.finfo(x.dtype).eps
-    most = distance**2 / (4 * eps * here.rounding)
+    eps = torch.finfo(dtype or x.dtype).eps
+    rounding = here.rounding * (eps / torch.finfo(x.dtype).eps)
+    most = distance**2 / (4 * eps * rounding)
     sound = torch.ones_like(here.value, dtype=torch.bool)
     for k in range(x.shape[-1]):
         unit = torch.zeros_like(x)

@@ -28,6 +28,8 @@ class DampedNewton:
         scoring_steps: so many first steps use the expected Hessian, which is positive definite
             however far the start.
         distance: largest last step of a converged ray, in the unit of the unknowns.
+        resolved_by: precision that must resolve the minimum of a converged ray, by default that of
+            the unknowns.
     """
 
     def __init__(
@@ -37,16 +39,21 @@ class DampedNewton:
         exact: bool = True,
         scoring_steps: int = 0,
         distance: float = DISTANCE,
+        resolved_by: torch.dtype | None = None,
     ) -> None:
         if tolerance <= 0 or max_steps < 1:
             raise ValueError(f"tolerance and max_steps must be positive: {tolerance}, {max_steps}")
         self.tolerance, self.max_steps, self.exact = tolerance, max_steps, exact
         self.scoring_steps, self.distance = scoring_steps, distance
+        self.resolved_by = resolved_by
 
-    def variant(self, max_steps: int, scoring_steps: int) -> "DampedNewton":
-        """The same solver with another number of steps."""
+    def variant(
+        self, max_steps: int, scoring_steps: int, resolved_by: torch.dtype | None = None
+    ) -> "DampedNewton":
+        """The same solver with fewer steps, some of them scoring."""
+        steps = min(self.max_steps, max_steps)
         return DampedNewton(
-            self.tolerance, max_steps, self.exact, scoring_steps, distance=self.distance
+            self.tolerance, steps, self.exact, scoring_steps, self.distance, resolved_by
         )
 
     def __call__(
@@ -85,8 +92,9 @@ class DampedNewton:
             damping = _adapt(damping, gain, taken)
             stuck = stuck | (damping > _STUCK)
         if self.exact:
-            return Solution(x, converged & resolved(x, here, bounds, self.distance))
-        x, near = last_step(x, objective(x), bounds, self.distance)
+            sharp = resolved(x, here, bounds, self.distance, self.resolved_by)
+            return Solution(x, converged & sharp)
+        x, near = last_step(x, objective(x), bounds, self.distance, self.resolved_by)
         return Solution(x, converged & near)
 
     def _exact_at(self, step: int) -> bool:
