@@ -124,6 +124,7 @@ def _half_deviance(rays: Rays, attenuation: Attenuation) -> tuple[Tensor, Tensor
     values, roundings = [], []
     for piece in rays.pieces():
         (n, S, x), mu, _ = in_double(piece, attenuation, None)
+        assert x is not None
         here = poisson_likelihood(x, n, S, mu, exact=False)
         values.append(here.value.flatten())
         roundings.append(here.rounding.flatten())
