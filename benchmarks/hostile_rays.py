@@ -85,7 +85,7 @@ def main() -> None:
             **scipy_check(batches, setup, boxed, solution, n_checked, arguments.seed),
         }
         print(name, results[name], flush=True)
-    Console(width=140).print(table(results))
+    Console(width=160).print(table(results))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
