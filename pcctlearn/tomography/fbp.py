@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
 
-import numpy as np
 import torch
 
 from pcctlearn.tomography.filters import RampFilter
@@ -19,7 +18,7 @@ from pcctlearn.tomography.truncation import (
     WaterExtension,
     widened,
 )
-from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
+from pcctlearn.tomography.weights import cosine_weights, extended_weights, redundancy_weights
 
 TRUNCATIONS = ("water", "cosine")
 
@@ -75,8 +74,7 @@ def reconstruction(
     """Weights, the ramp along every detector row, and back-projection.
 
     Where an edge of the detector cuts through the image, rows are extended to where the image's
-    shadow ends, as if the detector were that wide. Extended columns have the redundancy weights of
-    the edge that they continue.
+    shadow ends, as if the detector were that wide.
     """
     if truncation not in TRUNCATIONS:
         accepted = ", ".join(TRUNCATIONS)
@@ -89,7 +87,7 @@ def reconstruction(
     if truncation == "cosine":
         extend = EdgeExtension(geometry.shape, n_before, n_after)
         return back_projector(wide) @ filter_ @ extend @ _weights(geometry, redundancy)
-    redundancy = np.pad(redundancy, ((0, 0), (n_before, n_after)), mode="edge")
+    redundancy = extended_weights(geometry, redundancy, n_before, n_after)
     reconstruct = back_projector(wide) @ filter_ @ _weights(wide, redundancy)
     fitted = WaterExtension(wide, n_before, n_after, water_density)
     return WaterExtended(reconstruct, fitted, geometry.n_columns)

@@ -56,6 +56,21 @@ def redundancy_weights(beam: Beam) -> FloatArray:
     return _over_half_turns(beam, own, conjugate)
 
 
+def extended_weights(beam: Beam, weights: FloatArray, n_before: int, n_after: int) -> FloatArray:
+    """Redundancy weights (view, column) with n_before and n_after columns more.
+
+    Columns beyond an edge weigh as that edge does. Beyond the shorter side of a displaced panel
+    that takes a full turn they weigh nothing: the longer side measures their lines.
+    """
+    wide = np.pad(weights, ((0, 0), (n_before, n_after)), mode="edge")
+    reaches = _reaches(beam, beam.reaches_cm)
+    is_displaced = np.abs(_positions(beam, beam.columns_cm)).max() > reaches.min()
+    if is_displaced and not beam.is_short_scan:
+        beyond = slice(0, n_before) if reaches.argmin() == 0 else slice(-n_after or wide.size, None)
+        wide[:, beyond] = 0
+    return wide
+
+
 def _over_half_turns(beam: Beam, own: FloatArray, conjugate: FloatArray) -> FloatArray:
     """The weights of a parallel beam, whose n half turns see a line from either side in turn."""
     n = round(beam.arc_rad / pi)

@@ -106,3 +106,18 @@ def test_a_displaced_panel_that_falls_short_is_extended_on_its_longer_side():
     beam = replace(FAN, n_columns=52, offset_cm=5.0, arc_rad=2 * pi)  # 3.1 and 8.8 cm
     for name in ("disc", "ellipse"):
         assert abs(bias_HU(beam, OBJECTS[name], "water")) < 12
+
+
+@pytest.mark.parametrize("reach_cm", [2.0, 0.61, 0.01, -2.0])  # of the shorter side, by its sign
+@pytest.mark.parametrize("kind", ["fan", "parallel"])
+def test_a_displaced_panel_is_extended_by_nothing_on_its_shorter_side(kind, reach_cm):
+    # its edge column weighs more than nothing, the fewer are measured twice the more
+    fan = replace(FAN, n_columns=70, pixel_cm=0.36, arc_rad=2 * pi)
+    parallel = replace(PARALLEL, n_views=400, n_columns=80, arc_rad=2 * pi)
+    beam = fan if kind == "fan" else parallel
+    side = 1 if reach_cm > 0 else -1
+    beam = replace(beam, offset_cm=side * (beam.n_columns * beam.column_cm / 2 - abs(reach_cm)))
+    reconstruct = fbp(beam, max_matrix_bytes=0.0)
+    error = reconstruct @ sinogram(beam, OBJECTS["disc"]) - image(GRID, OBJECTS["disc"])
+    inner, outer = (image(GRID, [(0.0, 0.0, r, r, 0.0, 1.0)], 1) for r in (2.0, 9.0))
+    assert abs(1000 * float(error[(outer - inner) == 1].mean())) < 2  # HU
