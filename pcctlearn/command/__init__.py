@@ -1,1 +1,1 @@
-"""What train.py, simulate.py and evaluate.py share: composition, checks, signals, sentences."""
+"""Command-line code of train.py, simulate.py and evaluate.py: configuration, signals, messages."""

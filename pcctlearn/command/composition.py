@@ -1,4 +1,4 @@
-"""Configurations are checked as soon as Hydra has composed them, before anything is built."""
+"""Check every configuration when Hydra composes it, before anything is built."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ from pcctlearn.command.targets import require_allowed
 
 
 class CheckedLoader(ConfigLoaderImpl):
-    """Hydra's loader; a configuration with unknown keys or targets outside the list is refused."""
+    """Hydra's loader, which also refuses unknown keys and targets outside the allow-list."""
 
     def load_configuration(
         self,
@@ -25,7 +25,11 @@ class CheckedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose and check; every composition of Hydra passes here, those of a sweep too."""
+        """Compose and check a configuration, of a single run or of a job of a sweep.
+
+        Raises:
+            ValueError: a word that cannot be read, an unknown key, or a target that is not allowed.
+        """
         rest = (run_mode, from_shell, validate_sweep_overrides)
         try:
             config = super().load_configuration(config_name, overrides, *rest)
@@ -58,7 +62,7 @@ class CheckedLoader(ConfigLoaderImpl):
     def _sentence(
         self, text: str, config_name: str | None, overrides: list[str], run_mode: RunMode
     ) -> str | None:
-        """What was wrong with a word, where Hydra's message suggests a wrong remedy."""
+        """A message that replaces one of Hydra's with a wrong remedy; ``None`` for the others."""
         words = [word for word in overrides if f"'{word}'" in text]
         if text.startswith("Ambiguous value"):
             return ambiguous(words[0])
@@ -70,7 +74,7 @@ class CheckedLoader(ConfigLoaderImpl):
         key = found[1]
         words = [word for word in overrides if word.lstrip("+~").partition("=")[0] == key]
         if words and words[-1].startswith("~"):
-            return f"{words[-1]!r} deletes nothing: the configuration has no {key}"
+            return f"{words[-1]!r} deletes nothing (the configuration has no {key}): leave it out"
         try:
             known = super().load_configuration(
                 config_name, [word for word in overrides if word not in words], run_mode

@@ -27,10 +27,10 @@ def run_command(main: Callable[[], object], script: str) -> None:
     """
     keep_freed_memory()
     provide_home()
-    _print_anything()
+    _escape_unprintable()
     _warn_in_one_line()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     with exit_on_signals():
         try:
             main()
@@ -44,10 +44,10 @@ def run_command(main: Callable[[], object], script: str) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have the allocator keep what large tensors leave for the next ones; whether it does.
+    """Set glibc's allocator to reuse the memory of freed tensors; True if it was set.
 
-    glibc gives such memory back at once, and every tensor of a decomposition then waits for the
-    kernel to clear new pages. Other allocators are left as they are.
+    By default glibc returns such memory to the system at once, and every tensor of a decomposition
+    then waits for the kernel to clear new pages. Other allocators are left as they are.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
@@ -96,8 +96,8 @@ def _warn_in_one_line() -> None:
     warnings.showwarning = show
 
 
-def _print_anything() -> None:
-    """Print file names that are not UTF-8, and print everything where the terminal is ASCII."""
+def _escape_unprintable() -> None:
+    """Escape characters that the encoding of the terminal lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -18,8 +18,8 @@ _CACHES = {
 def provide_home() -> None:
     """Set variables for libraries that fail without a home, as in a container or a batch job.
 
-    Nothing changes where the user's cache folder can be written to. Elsewhere caches go to a
-    private folder among the temporary files. Call it before these libraries are imported.
+    Nothing changes if the user's cache folder can be written to. Otherwise caches go to a private
+    folder in the system's temporary folder. Call it before these libraries are imported.
     """
     try:
         getpass.getuser()
@@ -48,7 +48,7 @@ def _writable(folder: str | Path | None) -> bool:
 
 
 def _private_folder() -> Path:
-    """The same folder in each run, so that caches are of use; a new one if it is not ours."""
+    """The same folder in each run, so that caches are reused; a new one if others can access it."""
     folder = Path(tempfile.gettempdir()) / f"pcctlearn-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command in order, with the exit status that shells expect."""
+"""End a command on Ctrl-C or SIGTERM after cleaning up, with the exit status that shells expect."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 def exit_on_signals() -> Iterator[None]:
     """Raise SystemExit on SIGINT and SIGTERM, and leave with status 128 + number: 130 or 143.
 
-    ``finally`` blocks and Lightning's teardown run. A KeyboardInterrupt would not do: Lightning
-    turns it into status 1. A library may catch the SystemExit and go on; the status is then set at
-    the end, and a second signal ends the process at once.
+    ``finally`` blocks and Lightning's teardown run. A KeyboardInterrupt is not raised, because
+    Lightning turns it into status 1. If a library catches the SystemExit and continues, the status
+    is set at the end. A second signal ends the process at once.
     """
     received: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, and the single run, as Hydra hands them back."""
+"""Errors of Hydra's jobs, raised without the text that Hydra prints before them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 
 def raise_failures_only() -> None:
-    """Raise what a job raised. Hydra's own property prints the overrides of the job before that."""
+    """Have Hydra raise the error of a job without printing the job's overrides first."""
     stored: Any = JobReturn.__dict__["return_value"]
     JobReturn.return_value = stored.getter(_return_value)  # type: ignore[assignment]
 

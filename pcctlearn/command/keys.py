@@ -1,4 +1,4 @@
-"""Unknown keys of a configuration: which they are, and what was probably meant."""
+"""Find unknown keys of a configuration, and suggest the keys that were probably meant."""
 
 import difflib
 import inspect
@@ -11,14 +11,14 @@ from pcctlearn.command.targets import locate
 def require_known(
     config: Mapping[str, Any], written: Mapping[str, Any], groups: Iterable[str]
 ) -> None:
-    """Refuse keys that nothing reads, above and beside the nodes that are built.
+    """Refuse unknown keys outside the nodes that are built.
 
-    Nodes with a ``_target_`` are left to their constructors.
+    Keys inside a node with ``_target_`` are compared with its constructor by ``check_config``.
 
     Args:
-        config: plain and unresolved, without ``hydra``.
-        written: the main file of the command.
-        groups: chosen by its defaults list and by those of its choices.
+        config: the composed configuration, plain and unresolved; ``hydra`` is skipped.
+        written: the main file of the command, such as conf/train.yaml.
+        groups: names of all groups in the defaults lists.
 
     Raises:
         ValueError: a key that is neither in the file nor a group, or a key of the file that is
@@ -56,7 +56,7 @@ def unknown_key(
     if "_target_" in node:
         accepted = _parameters(node["_target_"], more) or accepted
         if parts[depth] in accepted and name == key:
-            return f"{key} is not written in the configuration: set it with +{key}={value}"
+            return f"{key} is not in the configuration: add it with +{key}={value}"
     elif not parent:
         accepted += groups
     return unknown(name, parent, accepted)

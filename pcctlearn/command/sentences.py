@@ -7,8 +7,8 @@ import os
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-# what a wrong word, a wrong file, a full disk or memory, or a missing package raises; anything else
-# is ours, with its traceback
+# raised for a wrong word, a wrong file, a full disk or memory, or a missing package; any other
+# error is a fault of this project and keeps its traceback
 EXPECTED = (
     ValueError,
     TypeError,
@@ -22,7 +22,7 @@ EXPECTED = (
 
 
 def explain(error: BaseException, script: str) -> str:
-    """What was wrong and how to mend it, in one line."""
+    """The error and its remedy in one line."""
     text = _line(error)
     if isinstance(error, MissingConfigException) and "Available options" in text:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -39,7 +39,9 @@ def explain(error: BaseException, script: str) -> str:
         return f"{error.full_key}: {first}" if error.full_key else first
     if isinstance(error, OSError) and error.errno is not None:
         folder = "hydra.run.dir" if script == "train.py" else "folder"
-        remedy = f"check that it exists and is open to you, or choose another {folder}=FOLDER"
+        remedy = (
+            f"check that it exists and that you may access it, or choose another {folder}=FOLDER"
+        )
         if error.errno == errno.ENOSPC:
             remedy = f"free some space, or choose another folder with {folder}=FOLDER"
         place = "" if error.filename is None else f"{os.fspath(error.filename)!r}: "

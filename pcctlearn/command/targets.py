@@ -1,7 +1,7 @@
-"""Which names a configuration may build: an allow-list, checked before anything is imported.
+"""The allow-list of classes and functions that a configuration may name, checked before any import.
 
-The list stops configurations that name other code outright. It is no sandbox: an allowed class may
-read and write files, so that running someone's configuration is running their code.
+The list stops configurations that name other code directly. It is not a sandbox: an allowed class
+may read and write files, so running someone's configuration still means running their code.
 """
 
 import inspect
@@ -20,10 +20,10 @@ _REMEDY = "a package of your own is allowed with 'allowed_targets=[PACKAGE]' on 
 
 
 def require_allowed(config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
-    """Hold every ``_target_`` of a plain, unresolved configuration against the allow-list.
+    """Check every ``_target_`` of a plain, unresolved configuration against the allow-list.
 
     Args:
-        config: with its node ``hydra``, if there is one: Hydra builds what stands there.
+        config: including the node ``hydra``, if there is one, since Hydra builds objects from it.
         more: packages allowed beside ``ALLOWED``.
 
     Raises:
@@ -34,7 +34,9 @@ def require_allowed(config: Mapping[str, Any], more: Sequence[str] = ()) -> None
         for path, value in _leaves(node, str(key)):
             name = path.rpartition(".")[2]
             if isinstance(value, str) and _RESOLVED_NODE.search(value):
-                raise ValueError(f"{path} builds a node while it is resolved: write the node out")
+                raise ValueError(
+                    f"{path} is an interpolation that builds a node: write the node out"
+                )
             if name == "_target_":
                 _require(path, value, (*(_OF_HYDRA if key == "hydra" else ALLOWED), *more))
     if hydra := config.get("hydra"):
@@ -102,7 +104,7 @@ def _after(name: str, packages: Sequence[str]) -> str:
 
 
 def _require_plain_hydra(hydra: Mapping[str, Any], more: Sequence[str]) -> None:
-    """What Hydra runs or imports beside its targets."""
+    """Refuse settings of Hydra that run or import code without a ``_target_``."""
     for group in ("job_logging", "hydra_logging"):
         for path, value in _leaves(hydra.get(group), f"hydra.{group}"):
             name, text = path.rpartition(".")[2], str(value)

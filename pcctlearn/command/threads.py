@@ -1,4 +1,4 @@
-"""How many threads torch and numba use."""
+"""The number of threads that torch and numba use."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def set_threads(n_threads: int | None) -> None:
-    """So many threads for torch and numba, at most one for each core; ``None`` changes nothing."""
+    """Set the threads of torch and numba, at most one per core; ``None`` changes nothing."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     of_torch, of_numba = torch.get_num_threads(), numba.get_num_threads()
     if n_threads is not None:
@@ -24,5 +24,5 @@ def set_threads(n_threads: int | None) -> None:
 
 
 def threads() -> dict[str, int]:
-    """{library: threads in use}, for the record of a run."""
+    """{library: threads in use}, recorded with the results of a run."""
     return {"torch": torch.get_num_threads(), "numba": numba.get_num_threads()}

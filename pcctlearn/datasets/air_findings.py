@@ -1,4 +1,4 @@
-"""Counts and air that contradict each other, or the spectral model of their file."""
+"""Compare counts with air, and air with the spectral model of the file."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,25 +13,25 @@ Sample = Float[np.ndarray, "bin view row column"]
 PerPixel = Float[np.ndarray, "bin row column"]
 PerBin = Float[np.ndarray, "bin"]
 
-_MOST_FACTOR = 3.0  # between bins of air over model: no pile-up, tail or threshold shift makes it
+_MOST_FACTOR = 3.0  # between bins of air / model; pile-up, tails and threshold shifts cause less
 _DOUBTFUL_FACTOR = 1.5
-_CUMULATED = 1.1  # least factor between bins and their sums by which both can be told apart
-_MISSING_OBJECT = 0.8  # counts over air of rays that pass beside the object
-_EXCEEDING = 1.5  # counts over air that scatter does not reach
+_CUMULATED = 1.1  # factor between per-bin and cumulative counts that can still be distinguished
+_MISSING_OBJECT = 0.8  # least counts / air of rays that pass beside the object
+_EXCEEDING = 1.5  # counts / air that scatter cannot explain
 _WATER_G_CM2 = torch.linspace(0, 120, 481, dtype=torch.float64)
 _BRIGHTEST = 0.01  # of the rays
 _DIFFERENCES = "{0}[:-1] -= {0}[1:] (numpy, bin axis first)"
 
 
 class Findings(NamedTuple):
-    """``faults`` are certain; ``doubts`` are worth a sentence and do not stop anything."""
+    """``faults`` are certain and stop an evaluation; ``doubts`` become warnings."""
 
     faults: list[str]
     doubts: list[str]
 
 
 class Brightest(NamedTuple):
-    """Counts over air of the brightest rays: of all bins together, of each, and their error."""
+    """Counts over air of the brightest rays: all bins together, each bin, and relative errors."""
 
     ratio: float
     of_bins: PerBin
@@ -39,14 +39,15 @@ class Brightest(NamedTuple):
 
 
 def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> Findings:
-    """What bins of air and brightest rays reveal.
+    """Faults and doubts from two tests of counts and air.
 
-    Over the bins, air has the shape that spectrum, response and thresholds give it. Median over
-    the pixels: gains, skew and differing thresholds cancel. Beside the object counts are air.
+    1. Air over the bins must have the shape that spectrum, response and thresholds predict. The
+       median over the pixels is compared, in which gains, skew and threshold differences cancel.
+    2. In rays beside the object, which are the brightest, counts must equal air.
 
     Args:
-        counts: of some views.
-        air: NaN and zero, as of dead pixels, are left alone.
+        counts: photons, of a sample of the views.
+        air: photons; NaN and zero mark dead pixels, which are ignored.
         model: of water, with thresholds for all pixels; ``None`` where the file has none.
     """
     air = np.where(air > 0, air, np.nan).astype(np.float64)
@@ -70,7 +71,7 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
     elif level is not None and abs(np.log(level)) > np.log(_DOUBTFUL_FACTOR):
         findings.doubts.append(
             f"air is {level:.3g} times what spectrum and response give: the fluence is of another "
-            "exposure, and only its shape is used"
+            "exposure, so only its shape is used"
         )
     return findings
 
@@ -87,13 +88,13 @@ def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
     shown = ", ".join(f"{value:.3g}" for value in ratio / ratio[-1])
     if distinct and found > np.log(_CUMULATED) and apart(above) < found / 5:
         findings.faults.append(
-            f"air holds counts above each threshold, not of each bin: over its model it is {shown} "
-            f"in the bins; store {_DIFFERENCES.format('counts')} and "
+            f"air holds counts above each threshold, not of each bin: air over its model is "
+            f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
             f"{_DIFFERENCES.format('air')}"
         )
     elif found > np.log(_DOUBTFUL_FACTOR) and apart(expected[::-1]) < found / 3:
         findings.faults.append(
-            f"air has its bins in reverse order: over its model it is {shown} in the bins; store "
+            f"air has its bins in reverse order: air over its model is {shown} in the bins; store "
             "counts[::-1] and air[::-1] (numpy, bin axis first), from the lowest bin to the highest"
         )
     elif found > np.log(_DOUBTFUL_FACTOR):
@@ -114,7 +115,7 @@ def _falling(air: PerPixel) -> Iterator[str]:
 
 
 def _brightest(counts: Sample, air: PerPixel) -> Brightest:
-    """Of the percent of the rays with the greatest ratio; rays are of up to eight pixels."""
+    """Counts over air of the 1 % of the rays with the greatest ratio, up to eight rows summed."""
     known = ~np.isnan(counts).any(0) & ~np.isnan(air).any(0)
     n_rows = air.shape[1]
     groups = np.arange(0, n_rows, min(8, n_rows))
@@ -139,7 +140,7 @@ def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
     apart = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
     if len(air) > 1 and apart < np.ptp(np.log(cumulated)) / 3:
         yield (
-            f"counts hold those above each threshold, air those of each bin: counts over air is "
+            f"counts are counts above each threshold, air is per bin: counts over air is "
             f"{shown} in the bins of the brightest rays; store {_DIFFERENCES.format('counts')}"
         )
     else:
@@ -159,7 +160,7 @@ def _central(air: PerPixel) -> float:
 def _covered(
     brightest: Brightest, level: float | None, model: SpectralModel | None, findings: Findings
 ) -> None:
-    """No ray passes beside the object, or air is of another exposure."""
+    """Decide whether no ray passes beside the object, or air is of another exposure."""
     dim = f"counts over air is {brightest.ratio:.3g} at most"
     if level and level > 1 / _MISSING_OBJECT and abs(np.log(level * brightest.ratio)) < 0.22:
         findings.faults.append(
@@ -180,7 +181,7 @@ def _covered(
 
 
 def _unhardened(brightest: Brightest, model: SpectralModel) -> bool:
-    """Whether the bins differ by less than 0.3 of what they do behind as much water."""
+    """Whether the bins differ by less than 0.3 of their difference behind as much water."""
     with torch.no_grad():
         counts = model(_WATER_G_CM2[:, None]).numpy()
     share = counts.sum(1) / counts[0].sum()

@@ -26,7 +26,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
 _UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
-CACHE_VERSION = 3  # count up when the maps of the same files change
+CACHE_VERSION = 3  # increase when the maps of the same files change
 
 
 class Case(NamedTuple):
@@ -67,7 +67,7 @@ def series_folders(path: Path) -> list[Path]:
 
 
 def chosen_series(path: Path, wanted: str) -> list[Case]:
-    """Every CT series at or below a path, or with a SeriesInstanceUID the one of that name."""
+    """The CT series at or below a path whose SeriesInstanceUID is ``wanted``, or all of them."""
     folders = _folders_with_slices(path)
     found = [Case(folder, name) for folder in folders for name in series_in(folder)]
     chosen = [case for case in found if wanted in ("all", case.series)]
@@ -124,7 +124,7 @@ class CtCases:
             "all" for each of them as a case; ``None`` where every folder holds one.
         cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
 
-    ``placed`` also says where the patient lies.
+    ``placed`` also returns where the patient lies.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class CtCases:
 
     @property
     def names(self) -> list[str]:
-        """What each case is called, for captions and files: where it lies below the path.
+        """Name of each case for captions and files: its path below ``path``.
 
-        Characters that not every system allows in the names of files become _.
+        Characters that some systems do not allow in file names are replaced by _.
         """
         root = Path(self.path or "")
         folders = [case.path for case in self.cases]
@@ -219,13 +219,13 @@ class CtCases:
         return [Case(source) for source in layout.sources(path)][: self.limit]
 
     def _check_names(self) -> None:
-        """Their scans would be one file, on some systems."""
+        """Raise ValueError if two cases would have the same scan file, ignoring case."""
         taken: dict[str, Path] = {}
         for name, (path, _) in zip(self.names, self.cases, strict=True):
             other = taken.setdefault(name.replace("/", "_").casefold(), path)
             if other != path:
                 raise ValueError(
-                    f"{other} and {path} are two cases of one name, {name.replace('/', '_')}: "
+                    f"{other} and {path} are two cases with one name, {name.replace('/', '_')}: "
                     "rename or remove one of them"
                 )
 
@@ -253,7 +253,7 @@ class CtCases:
             shares = " and ".join(f"{100 * share:.2g} %" for share in body.left_out)
             warnings.warn(
                 f"{source}: {len(body.left_out)} separate piece(s) beside the patient are left out "
-                f"as table or equipment, of {shares} of the patient's mass",
+                f"as table or equipment, with {shares} of the patient's mass",
                 stacklevel=2,
             )
         if body.scale < 1:
@@ -270,8 +270,8 @@ class CtCases:
         source, series = self._case(index)
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
-        seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
         options = (self.fit, self.resample, self.straighten)
         settings = (self.layout, self.threshold_HU, series, *options)
-        depends = (CACHE_VERSION, settings, grid, seen)
+        depends = (CACHE_VERSION, settings, grid, versions)
         return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

@@ -116,7 +116,9 @@ def straightened(
 def tilt_deg(source: Path, affine: np.ndarray) -> float:
     """The largest angle between an array axis and the patient's axis nearest to it."""
     if not abs(np.linalg.det(affine[:3, :3])) > 0:
-        raise ValueError(f"{source} gives its voxels no size; convert it again from the scanner's")
+        raise ValueError(
+            f"{source} has voxel sizes that are not positive; convert it again from DICOM"
+        )
     return float(np.degrees(obliquity(affine)).max())
 
 

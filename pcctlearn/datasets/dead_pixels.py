@@ -21,7 +21,7 @@ def missing_views(counts: Values) -> list[int]:
 
 
 def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> dict[str, Pixels]:
-    """Pixels that cannot be used, by kind; one bin suffices, since no bin is used without the rest.
+    """Pixels that cannot be used, by kind; one faulty bin suffices, as all bins are needed.
 
     "without air" has an air of 0 or NaN, "NaN" a count of NaN, and "silent" no count in any bin and
     view. "cold", "hot" and "stuck" contradict their neighbours (``pixel_faults``, from at most 128

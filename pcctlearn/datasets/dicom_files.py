@@ -113,7 +113,7 @@ def series_in(folder: Path) -> list[str]:
 
 
 def listed_series(folder: Path) -> str:
-    """The series in a folder, in words."""
+    """UID, description, modality and number of files of every series in a folder."""
     return _listed(_by_series(folder)[0])
 
 
@@ -133,7 +133,7 @@ def _is_data(file: Path) -> bool:
 
 
 def _holds_slices(folder: Path) -> bool:
-    """Damaged files count: what is wrong with them is said when the series is read."""
+    """Damaged files count as slices, so that reading the series reports what is wrong with them."""
     for file in filter(_is_data, _files(folder)):
         try:
             if _no_slice(_header(file)) is None:
@@ -158,7 +158,7 @@ def _one_series(folder: Path, wanted: str | None) -> list[DicomSlice]:
 
 
 def _by_series(folder: Path) -> tuple[dict[str, list[DicomSlice]], set[str]]:
-    """Slices by their SeriesInstanceUID, and the kinds of files that are none."""
+    """Slices by their SeriesInstanceUID, and the kinds of the files that are not slices."""
     by_uid: dict[str, list[DicomSlice]] = {}
     left_out = set()
     for s in _headers(folder):
@@ -168,7 +168,7 @@ def _by_series(folder: Path) -> tuple[dict[str, list[DicomSlice]], set[str]]:
         for tag in ("Modality", "SeriesInstanceUID", "Rows"):
             if not s.header.get(tag):
                 raise ValueError(
-                    f"{s.file} has no {tag}: it is truncated, or no image; copy it again, or "
+                    f"{s.file} has no {tag}: it is truncated or not an image; copy it again, or "
                     "remove it"
                 )
         by_uid.setdefault(str(s.header.SeriesInstanceUID), []).append(s)
@@ -240,7 +240,7 @@ def _nothing_there(folder: Path, left_out: set[str]) -> str:
 
 
 def _no_slice(header: pydicom.Dataset) -> str | None:
-    """What a file is that belongs to a study and is no slice of a volume; None for a slice."""
+    """Kind of a file that is not a slice of a volume, such as a scout; ``None`` for a slice."""
     image_type = header.get("ImageType") or ()
     words = [image_type] if isinstance(image_type, str) else [str(word) for word in image_type]
     sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
@@ -289,7 +289,7 @@ def _check_slice(s: DicomSlice) -> None:
             f"not two unit vectors at right angles; {AGAIN}"
         )
     if not (s.numbers("PixelSpacing") > 0).all():
-        raise ValueError(f"{s.file} has pixels of no size; {AGAIN}")
+        raise ValueError(f"{s.file} has a PixelSpacing that is not positive; {AGAIN}")
     kind = header.get("RescaleType") or ""
     if kind not in IN_HOUNSFIELD:
         raise ValueError(f"{s.file} holds {kind}, not HU; give the CT series in HU")
@@ -306,7 +306,7 @@ def _check_decoder(s: DicomSlice) -> None:
         available = False
     if not available:
         raise ValueError(
-            f"{s.file} is compressed as {syntax.name}, which nothing installed decodes; "
+            f"{s.file} is compressed as {syntax.name}, which no installed package decodes; "
             f"{decoder_remedy(syntax)}"
         )
 

@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie in the patient, in mm, if its header is of one mind."""
+"""The affine matrix of a NIfTI file in mm, whose header must not contradict itself."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from nibabel.affines import voxel_sizes
 
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micrometre
 _UNIT_NAMES = {0: "no unit, which means mm", 1: "metres", 2: "mm", 3: "micrometres"}
-# of the voxels of a CT: the finest of a micro-CT, and slices taken 2 cm apart
+# plausible voxels of a CT, from the finest micro-CT to slices taken 2 cm apart
 _LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.001, 10.0, 30.0
 _SAME_SIZE = 0.01
 _SAME_DIRECTION_DEG = 1.0
@@ -71,7 +71,9 @@ def _check_plausible(file: Path, sizes: np.ndarray, code: int) -> None:
 def _check_sizes(file: Path, affine: np.ndarray, pixdim: np.ndarray) -> None:
     sizes = voxel_sizes(affine)
     if not np.isfinite(affine).all() or not (sizes > 0).all():
-        raise ValueError(f"{file} gives its voxels no size; convert it again from the scanner's")
+        raise ValueError(
+            f"{file} has voxel sizes that are not positive; convert it again from DICOM"
+        )
     if not np.allclose(pixdim, sizes, rtol=_SAME_SIZE, atol=0):
         raise ValueError(
             f"{file} contradicts itself: voxels of {_sizes(sizes)} by its sform, of "

@@ -40,6 +40,6 @@ def frame_faults(scanner_to_patient: FloatArray) -> Iterator[str]:
         )
     elif np.linalg.cond(scanner_to_patient[:3, :3]) > 1e6:
         yield (
-            "scanner_to_patient cannot be inverted: two of its columns lead the same way; leave it "
-            "out if it is unknown"
+            "scanner_to_patient cannot be inverted, because its columns are linearly dependent: "
+            "leave it out if it is unknown"
         )

@@ -13,10 +13,10 @@ _SIGMAS = 8.0  # standard deviations of Poisson noise
 _LEAST_SHARE, _UNLIKE = 0.05, 1.3  # what a dense object takes from the bins, as −log
 _MOST_SPREAD = 0.15  # of log T / log T̄; 2 keV between thresholds make 0.12
 _MEDIAN_TO_SD = 2.02  # of the lesser of two second differences of a normal variable
-_DARK = 1e-6  # least T
+_DARK = 1e-6  # least T; smaller values are set to it before taking logarithms
 _SHADOW = 0.3  # −log T above which a pixel lies behind the object
 _LEAST_LOG_CHANCE = -18.0  # of a healthy pixel that repeats one count in every view
-_FEWEST_COLUMNS = 8  # of a panel whose neighbouring pixels see much the same
+_FEWEST_COLUMNS = 8  # of a panel on which neighbouring pixels have similar counts
 _PASSES = 4  # a cluster is found from its middle or rim
 
 

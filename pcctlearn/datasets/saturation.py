@@ -1,4 +1,4 @@
-"""Counts that stopped at a limit, or went on from zero beyond it."""
+"""Find counts that saturate at a limit, or wrap around to zero beyond it."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from pcctlearn.datasets.pixel_faults import noise_free
 Sample = Float[np.ndarray, "bin view row column"]
 PerPixel = Float[np.ndarray, "bin row column"]
 
-_LEAST = 20  # counts, below which many rays share the greatest one by chance
-_SHARE = 0.005  # of the rays
+_LEAST = 20  # counts and rays; many rays share a smaller maximum by chance
+_SHARE = 0.005  # of the rays, at the maximum of a saturated bin
 _DEPTHS = (8, 10, 11, 12, 14, 15, 16, 20, 24)  # bits of counters
-_NEAR = 0.98  # of a counter's limit
+_NEAR = 0.98  # of a counter's limit, which the greatest count must reach
 
 
 def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:

@@ -108,7 +108,7 @@ def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> It
 
 
 def doubts_in(file: h5py.File) -> list[str]:
-    """What a valid file leaves in doubt, one sentence each."""
+    """Warnings about a valid file, one sentence each."""
     return _findings({name: file[name] for name in ARRAYS if name in file}).doubts
 
 
@@ -124,7 +124,7 @@ def _findings(good: Mapping[str, h5py.Dataset]) -> Findings:
         return Findings([], [])
     try:
         model = water_model(good)
-    except ValueError:  # is a fault of its own
+    except ValueError:  # reported by _model_faults
         return Findings([], [])
     return count_findings(
         good["counts"], torch.from_numpy(good["air"].astype("float32")[()]), model
@@ -134,7 +134,7 @@ def _findings(good: Mapping[str, h5py.Dataset]) -> Findings:
 def _item(file: h5py.File, name: str) -> Any:
     try:
         return item_at(file, name)
-    except ForeignLinkError:  # is a fault of its own
+    except ForeignLinkError:  # reported by _foreign_faults
         return None
 
 
@@ -161,7 +161,7 @@ def _passport_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _foreign_faults(file: h5py.File) -> Iterator[str]:
-    """A file that leads to others is looked at no further."""
+    """Links out of the file; where there is one, nothing else is checked."""
     for name in [*GROUPS, *ARRAYS]:
         try:
             item_at(file, name)
@@ -356,8 +356,8 @@ def _parameter_faults(group: str, attributes: Mapping[str, Any], kind: type) -> 
     for name in attributes:
         if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
             close = difflib.get_close_matches(name, parameters, n=1)
-            meant = f"did you mean {close[0]}" if close else f"it knows {', '.join(parameters)}"
-            yield f"{group} knows no attribute {shown(name)}: {meant}?"
+            meant = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
+            yield f"unknown attribute {shown(name)} of {group}: {meant}"
     for name, parameter in parameters.items():
         if name not in attributes:
             if parameter.default is MISSING:

@@ -1,4 +1,4 @@
-"""How an HDF5 file stores its datasets: in this file alone, readable, and no larger than memory."""
+"""Check how an HDF5 file stores its datasets: within the file, readable, smaller than memory."""
 
 import importlib
 import mmap
@@ -23,10 +23,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """A file whose root group and whose heaps of strings can be read.
 
     Raises:
-        OSError: it is no HDF5 file, or damaged; also for what h5py raises as KeyError meanwhile.
+        OSError: it is not an HDF5 file, or it is damaged, for which h5py may raise KeyError.
     """
     if path.stat().st_size and not _heaps_end(path):
-        raise OSError("a heap of strings is damaged")  # HDF5 would read it for ever
+        raise OSError("a heap of strings is damaged")  # HDF5 would read it in an endless loop
     with h5py.File(path, "r") as file:
         try:
             file.attrs.keys()  # of the root group
@@ -64,7 +64,7 @@ def _heaps_end(path: Path) -> bool:
 
 
 class ForeignLinkError(ValueError):
-    """A name leads out of the file."""
+    """A name refers to another file."""
 
 
 def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
@@ -73,7 +73,7 @@ def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
     Links are looked at before anything is opened: an external link may name any file or device.
 
     Raises:
-        ForeignLinkError: the name leads through an external link.
+        ForeignLinkError: there is an external link on the path.
     """
     item: Any = file
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -98,7 +98,7 @@ def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
 
 
 def storage_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
-    """Why the values of a dataset are not to be read."""
+    """Reasons not to read the values of a dataset, one sentence each."""
     n_bytes = item.size * item.dtype.itemsize
     if item.is_virtual or item.external:
         kind = "a virtual dataset" if item.is_virtual else "stored in another file"
@@ -109,11 +109,12 @@ def storage_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
             "memory: store fewer views, or read it on a larger machine"
         )
     elif n_bytes and item.id.get_storage_size() == 0:
-        yield f"{name} has a shape, {item.shape}, and no values were written: write them"
+        yield f"{name} has the shape {item.shape}, but no values were written: write them"
     elif n_bytes > max(_LARGE, _MOST_RATIO * item.id.get_storage_size()):
         yield (
             f"{name} declares {n_bytes / 1e9:.4g} GB and stores "
-            f"{item.id.get_storage_size() / 1e3:.4g} kB, as no scan does: store counts"
+            f"{item.id.get_storage_size() / 1e3:.4g} kB, far more than "
+            "compression saves: write the array again"
         )
     else:
         yield from _filter_faults(name, item)

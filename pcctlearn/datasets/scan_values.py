@@ -100,7 +100,7 @@ def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
 
 
 def count_faults(sound: Mapping[str, h5py.Dataset]) -> Iterator[str]:
-    """Counts that do not go with air, or with the truth that is told of them."""
+    """Counts that contradict air, or the truth in the file."""
     if {"counts", "air"} <= sound.keys():
         exposure = list(exposure_faults(sound["counts"], sound["air"]))
         yield from exposure
@@ -146,7 +146,7 @@ def water_model(sound: Mapping[str, h5py.Dataset]) -> SpectralModel | None:
     """Spectrum, response, and the thresholds of a median pixel; ``None`` where one is absent.
 
     Raises:
-        ValueError: what of them does not fit together.
+        ValueError: they do not fit together.
     """
 
     def tensors(*names: str) -> list[torch.Tensor]:
@@ -178,7 +178,7 @@ def water_model(sound: Mapping[str, h5py.Dataset]) -> SpectralModel | None:
 def count_findings(
     counts: h5py.Dataset | Tensor, air: Tensor, model: SpectralModel | None
 ) -> Findings:
-    """Saturation, and air against model and brightest rays, in some of the views."""
+    """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views."""
     views = np.unique(np.linspace(0, counts.shape[1] - 1, _MOST_VIEWS).round().astype(int))
     some = torch.as_tensor(np.asarray(counts[:, views], np.float32))
     kinds = dead_pixels(some, air.float())

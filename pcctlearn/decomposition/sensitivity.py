@@ -71,10 +71,10 @@ def spectra_tangent(
     rays = layout.ordered(counts, spectra, line_integrals)
     along = layout.ordered(counts, direction)
     tangents = []
-    for piece, way in zip(rays.pieces(), along.pieces(), strict=True):
+    for piece, tangent in zip(rays.pieces(), along.pieces(), strict=True):
         assert piece.start is not None
         theta = piece.counts, piece.spectra, attenuation
-        change = torch.zeros_like(piece.counts), way.spectra, torch.zeros_like(attenuation)
+        change = torch.zeros_like(piece.counts), tangent.spectra, torch.zeros_like(attenuation)
         dx = implicit_tangent(poisson_likelihood, piece.start, theta, change)
         tangents.append(Solution(dx, torch.ones_like(dx[..., 0], dtype=torch.bool)))
     return layout.restored(flat(tangents)).x

@@ -21,6 +21,7 @@ from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures import comparison as figures
 from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.files import is_hidden
 from pcctlearn.reading.damaged import library_errors
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def compare(folder: Path) -> Path | None:
     """Compare what runs below ``folder`` have left; where the report is, if there are two or more.
 
     Runs that differ in nothing but their seed are one setting, whose numbers are means. The
-    comparison takes the place of an earlier one.
+    comparison replaces an earlier one.
     """
     began = time.perf_counter()
     jobs = finished_jobs(folder)
@@ -62,15 +63,14 @@ def compare(folder: Path) -> Path | None:
 
 
 def finished_jobs(folder: Path) -> list[Job]:
-    """Runs below a folder that came to their end, by name of their folders.
+    """Finished runs below a folder, sorted by the names of their folders.
 
-    Each with the words that it recorded with its results. Outputs that a later run has moved aside,
-    and folders with hidden names, are left out.
+    Outputs that a later run has moved aside, and hidden folders, are left out.
     """
     jobs = []
     for marker in folder.rglob(MARKER):
         run = marker.parent
-        if is_earlier(run, folder) or any(p[0] == "." for p in run.relative_to(folder).parts):
+        if is_earlier(run, folder) or is_hidden(run, folder):
             continue
         try:
             overrides, numbers = recorded_overrides(run), read_numbers(run)

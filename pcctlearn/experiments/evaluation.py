@@ -35,7 +35,7 @@ _UNITS = {
     "scatter_fraction": "1",
     "line_integrals": "g/cm2",
 }
-_RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan can have
+_RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan may have
 _MOST_DRAWN = 10  # scans
 _MOST_LISTED = 12  # dead pixels
 
@@ -69,17 +69,17 @@ def evaluate(config: DictConfig) -> None:
     )
     evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
     for path in paths:
-        evaluator.check(path)  # told now, not after hours
+        evaluator.check(path)  # before hours of work
     text = OmegaConf.to_yaml(config, resolve=True)
     with held(folder, "folder"):
         table, refused = _Table(), []
         for path in track(paths, "scans", console=console(stderr=True)):
             try:
                 scan = evaluator.evaluate(path)
-            except ValueError as error:  # of this scan: the others are worth having
+            except ValueError as error:  # concerns this scan alone; the others are evaluated
                 refused.append(str(error))
                 continue
-            if not table.names:  # what is there stays until there is something new
+            if not table.names:  # earlier outputs stay until there is a new one
                 _set_aside(folder, paths, text)
             write_scan_folder(scan, folder / path.stem, text)
             table.add(scan)
@@ -96,7 +96,7 @@ def evaluate(config: DictConfig) -> None:
 
 
 def _folder(config: DictConfig) -> Path:
-    """Where outputs go: each job of a sweep has a folder of its own, by number."""
+    """The folder of the outputs; each job of a sweep has a numbered folder in it."""
     folder = Path(config.folder)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return folder / str(HydraConfig.get().job.num)
@@ -104,16 +104,16 @@ def _folder(config: DictConfig) -> Path:
 
 
 def _set_aside(folder: Path, paths: Sequence[Path], config: str) -> None:
-    """Clear a held folder of scans and reports of an earlier evaluation.
+    """Move the outputs of an earlier evaluation out of a held folder.
 
-    They are kept beside, but for those of an evaluation with this configuration that was
-    interrupted: it is done again as a whole.
+    Outputs of an interrupted evaluation with this configuration are removed, since all of them are
+    made again.
     """
     made = {path.parent.name: _made_by(path) for path in folder.glob("*/scan.json")}
     for path in paths:
         if path.stem not in made and (folder / path.stem).exists():
             raise OSError(
-                f"{folder / path.stem} is there already, and not from an evaluation: choose "
+                f"{folder / path.stem} exists and was not made by an evaluation: choose "
                 "another folder with folder=FOLDER"
             )
     keep = (folder / MARKER).exists() or any(digest != _digest(config) for digest in made.values())
@@ -156,7 +156,7 @@ def scan_files(scans: str | None) -> list[Path]:
 def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> None:
     """Projections, a volume for each material and energy, and ``scan.json``; all at once.
 
-    ``config`` is what made them, of which a digest is kept.
+    ``config`` is the resolved YAML that made them; its SHA-256 is kept in ``scan.json``.
     """
     with folder_written_whole(folder) as part:
         _write_projections(scan, part / "projections.h5")
@@ -164,7 +164,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
         for name, volume, unit in scan.volumes():
             path = part / f"{name}.nii.gz"
             write_nifti(path, volume, scan.geometry.volume, unit, frame, scan.unknown)
-        told = {
+        record = {
             "scan": str(scan.path),
             "correction": scan.correction,
             "config_sha256": _digest(config),
@@ -174,7 +174,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
             "errors": scan.errors,
         }
         with written_whole(part / "scan.json") as path:
-            text = json.dumps(told, indent=2, ensure_ascii=False)
+            text = json.dumps(record, indent=2, ensure_ascii=False)
             path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -200,7 +200,7 @@ class _Table:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.told: list[str] = []
+        self.remarks: list[str] = []
         self.numbers: dict[str, list[float]] = {}
         self.judgement = Judgement()
         self.arrays: dict[str, Tensor | np.ndarray] = {}
@@ -215,16 +215,16 @@ class _Table:
             self.judgement.add(method, errors, "")
         self.arrays[f"{name}/dead_pixels"] = scan.dead
         if len(scan.dead):
-            self.told.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
+            self.remarks.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
         if n_slices := int(scan.numbers["slices_with_unknown_voxels"]):
-            self.told.append(
+            self.remarks.append(
                 f"{scan.numbers['voxels_unknown_percent']:.3g} % of the voxels of {name}, in "
                 f"{n_slices} of its slices, lie beyond the rows of the panel and are unknown (NaN)."
             )
         for difference in scan.differences:
             sentence = f"The scanner of the checkpoint is another: {difference}."
-            if sentence not in self.told:
-                self.told.append(sentence)
+            if sentence not in self.remarks:
+                self.remarks.append(sentence)
         if len(self.names) <= _MOST_DRAWN:
             self._draw(name, scan)
 
@@ -254,10 +254,10 @@ class _Table:
             total = sum(values)
             numbers[key] = total if key == "dead_pixels" else total / len(values)
         numbers |= self.judgement.numbers()
-        told = [f"{len(self.names)} scan(s), correction {correction}."]
+        remarks = [f"{len(self.names)} scan(s), correction {correction}."]
         for metric in self.judgement.errors.get("corrected", {}):
             if metric.removeprefix(NOISY).startswith("vmi"):
-                told.append(
+                remarks.append(
                     f"{metric} is {numbers[f'{metric}_over_uncorrected']:.2f} of its value without "
                     f"correction, {numbers[metric]:.1f} HU."
                 )
@@ -266,7 +266,7 @@ class _Table:
             arrays=self.arrays,
             figures={name: draw for name, (draw, _) in self.drawn.items()},
             captions={name: caption for name, (_, caption) in self.drawn.items()},
-            summary=" ".join([*told, *self.told]),
+            summary=" ".join([*remarks, *self.remarks]),
         )
 
 

@@ -1,24 +1,24 @@
-"""Errors of two methods on the same scans: is their difference more than chance?"""
+"""Wilcoxon's signed-rank test for the errors of two methods on the same scans."""
 
 import numpy as np
 from scipy.stats import wilcoxon
 
-LEAST_SCANS = 6  # of which Wilcoxon's test can fall below 0.05
+LEAST_SCANS = 6  # with fewer, the p-value of Wilcoxon's test cannot fall below 0.05
 _SIGNIFICANT = 0.05
 
 
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
-    """Of Wilcoxon's signed-rank test, two-sided; 1 where the two are equal."""
+    """Two-sided p-value of Wilcoxon's signed-rank test (scan); 1 for equal errors."""
     if np.allclose(first, second):
         return 1.0
     return float(wilcoxon(first, second).pvalue)
 
 
 def compared(first: np.ndarray, second: np.ndarray) -> str:
-    """What can be said of errors of one method against those of another, scan by scan.
+    """Words for the errors of the first method relative to the second, both (scan).
 
-    "lower" and "higher" with the p-value; of fewer scans than a test needs, with the number of
-    scans that say so, all of them; else that there is no clear difference.
+    "lower", "higher" or "not significantly different" with the p-value. With too few scans for the
+    test, "lower" or "higher" only if all scans agree, otherwise "not clearly different".
     """
     n_scans = len(first)
     if np.allclose(first, second):

@@ -48,10 +48,10 @@ def write_run(
     began: float,
     overrides: Sequence[str] | None = None,
 ) -> None:
-    """Arrays, figures, ``report.html`` and, last of all, numbers, in a folder that has none yet.
+    """Write arrays, figures, ``report.html`` and, last, the numbers to a folder without outputs.
 
-    ``config`` is what made the run, ``overrides`` the words of its command line; ``began`` is what
-    ``time.perf_counter`` said then.
+    ``config`` is the resolved YAML of the run, ``overrides`` the words of its command line;
+    ``began`` is the value of ``time.perf_counter`` at its start.
     """
     with added_whole(folder, last=MARKER) as part:
         write_results(results, part, config, overrides)
@@ -67,7 +67,7 @@ def write_results(
 ) -> None:
     """``arrays.h5``, with what made it in its attributes, and ``results.json``.
 
-    The numbers come last: where they stand, the run is whole.
+    The numbers are written last: if they exist, the run is complete.
     """
     bad = [name for name, value in results.numbers.items() if not math.isfinite(value)]
     if bad:
@@ -85,7 +85,7 @@ def write_results(
 
 
 def store(file: h5py.Group, name: str, array: np.ndarray, **options: Any) -> h5py.Dataset:
-    """A dataset with a checksum, so that damage is noticed when it is read."""
+    """Write an array with a checksum, so that reading a damaged file raises an error."""
     if array.ndim == 0 or array.size == 0:  # HDF5 keeps these without filters
         return file.create_dataset(name, data=array)
     filters = {"fletcher32": True, "compression": "gzip" if array.ndim > 1 else None}
@@ -95,8 +95,8 @@ def store(file: h5py.Group, name: str, array: np.ndarray, **options: Any) -> h5p
 def recorded_overrides(folder: Path) -> list[str] | None:
     """The words of the command line that a finished run in this folder wrote with its results.
 
-    Runs of earlier versions have them in ``.hydra`` alone, which is believed unless it is younger
-    than the results: then another run was started there, and did not end.
+    Earlier versions wrote them to ``.hydra`` alone. That is read if it is older than the results;
+    a newer one belongs to a later run that did not finish, for which ``None`` is returned.
     """
     with h5py.File(folder / "arrays.h5") as file:
         words = file.attrs.get("overrides")

@@ -45,11 +45,11 @@ def run(config: DictConfig) -> float | None:
 
 
 def _results(config: DictConfig, folder: Path, text: str, name: str, began: float) -> StudyResults:
-    """What the study gives, written to a folder that is held for it."""
+    """Run the study and write its results to the held folder."""
     _be_quiet()
     seed_everything(config.seed, workers=True, verbose=False)
     set_threads(config.n_threads)
-    # all that can be refused is refused here: no scan is simulated yet
+    # wrong settings raise here, before hours of simulation
     trainer = _trainer(config)
     plan = scans_to_learn_from(config) if "scan" in config else None
     made = {} if plan is None else {"scans": plan.paths}
@@ -81,9 +81,9 @@ def _trainer(config: DictConfig) -> Trainer:
 
 
 def _begin(folder: Path, config: DictConfig) -> None:
-    """Move what an earlier run has left aside, and write down what this one was started with.
+    """Move outputs of an earlier run aside, and write this run's configuration to ``.hydra``.
 
-    Hydra would write it before the folder is held, beside the results of another run.
+    Hydra itself would write it before the folder is held, beside the results of another run.
     """
     checkpoints = list((folder / "checkpoints").glob("*.ckpt"))
     outputs = (MARKER, "report.html", "figures", "checkpoints", "csv", "arrays.h5", ".hydra")

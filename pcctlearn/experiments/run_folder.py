@@ -11,10 +11,15 @@ from pcctlearn.locks import LockedError, locked
 
 log = logging.getLogger(__name__)
 
-MARKER = "results.json"  # written last: where it stands, all outputs are whole
+MARKER = "results.json"  # written last: if it exists, all outputs are complete
 OUTPUTS = (MARKER, "report.html", "figures", "arrays.h5")  # of every run
 EARLIER = "earlier_"  # beginning of the folders that earlier outputs are moved to
-_ANYONES = {"report.html", "figures", "checkpoints", "csv"}  # alone they are no sign of a run
+_ANYONES = {
+    "report.html",
+    "figures",
+    "checkpoints",
+    "csv",
+}  # other programs may have made these, so alone they do not show that a run was here
 
 
 @contextmanager
@@ -50,21 +55,21 @@ def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
 def set_aside(
     folder: Path, setting: str, outputs: Sequence[str] = OUTPUTS, keep: bool = False
 ) -> None:
-    """Clear a held folder of what an earlier run has left, before anything new is written.
+    """Clear a held folder of the outputs of an earlier run, before anything new is written.
 
     Args:
         folder: that the caller holds.
         setting: of the command line that names the folder.
-        outputs: names of what runs write there, the marker first and signs of a run last.
+        outputs: names of all outputs of a run in the order of their removal, the marker first.
         keep: move them to a folder ``earlier_N`` and say so; else they are removed.
 
     Raises:
-        OSError: one of the outputs is there, but of no run.
+        OSError: an output exists that was not made by a run.
     """
     present = [name for name in outputs if os.path.lexists(folder / name)]
     if present and set(present) <= _ANYONES:
         raise OSError(
-            f"{folder / present[0]} is there already, and not from a run: choose another folder "
+            f"{folder / present[0]} exists and was not made by a run: choose another folder "
             f"with {setting}=FOLDER"
         )
     if not keep:
@@ -80,5 +85,5 @@ def set_aside(
 
 
 def is_earlier(folder: Path, above: Path) -> bool:
-    """Whether a folder lies in one that earlier outputs were moved to, seen from one above."""
+    """Whether a folder below ``above`` holds outputs that a later run has moved aside."""
     return any(part.startswith(EARLIER) for part in folder.relative_to(above).parts)

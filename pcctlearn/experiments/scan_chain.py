@@ -52,7 +52,7 @@ class ScanChains:
         correction: a checkpoint's path, "kernel" or "none".
         vmi_keV: of the monoenergetic images.
         materials: the basis; by default that of each file's truth, else water and calcium.
-        scatter_factor: of the kernels' scatter, behind an anti-scatter grid.
+        scatter_factor: share of the kernels' scatter that passes an anti-scatter grid.
         seed: of the kernels' pencil beams.
         truncation: how rows that the panel cuts are continued, as in ``fdk``.
     """
@@ -83,7 +83,7 @@ class ScanChains:
         self._last: ScanChain | None = None
 
     def check(self, path: Path, recorded: RecordedScan) -> None:
-        """Raise for a scanner that cannot be told, or is not that of the correction."""
+        """Raise ValueError if the file lacks its scanner, or the correction is for another."""
         model = self._model(path, recorded)
         if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
             raise ValueError(
@@ -94,7 +94,7 @@ class ScanChains:
             read_correction(self.correction, recorded.geometry, model)
 
     def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
-        """The chain of this scan's scanner, ready for use; differences are told."""
+        """The chain for this scan's scanner; differences from the checkpoint's are logged."""
         if self._last is None or not self._last.fits(recorded):
             model, geometry = self._model(path, recorded), recorded.geometry
             saved = self._corrected_by(geometry, model)

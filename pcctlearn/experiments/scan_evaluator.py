@@ -85,7 +85,7 @@ class ScanEvaluator:
         self.chains, self.max_dead_share, self.seed = chains, max_dead_share, seed
 
     def check(self, path: Path) -> None:
-        """Raise for a file whose scanner cannot be told, or is not that of the checkpoint.
+        """Raise ValueError for a file without its scanner, or with another than the checkpoint's.
 
         Its counts are not looked at.
         """

@@ -112,7 +112,7 @@ def judged(
     image = chain.image
     assert image is not None
     plain = Chain(chain.decompose, chain.reconstruct, image)
-    seen = torch.from_numpy(geometry.seen_by_all_views())
+    visible = torch.from_numpy(geometry.seen_by_all_views())
     materials = tuple(chain.decompose.model.materials)
     primary = expected.at("corrected_counts")
     reference = replace(plain(primary, until="maps"), corrected_counts=primary)
@@ -129,7 +129,7 @@ def judged(
         cases.append(("noise_alone", NOISY, plain, alone))
     for method, before, steps, counts in cases:
         outcome = steps(counts, until="maps")
-        errors = correction_errors(outcome, reference, image, materials, seen)
+        errors = correction_errors(outcome, reference, image, materials, visible)
         yield Judged(method, before, outcome, errors)
     yield Judged("reference", "", reference, {})
 

@@ -89,10 +89,11 @@ class ScanPlan:
 
 
 def plan_scans(config: DictConfig, folder: Path, share: str = "0/1") -> ScanPlan:
-    """Check cases, names and finished scans; nothing is simulated and nothing written.
+    """Check cases, names and finished scans, without simulating or writing anything.
 
     Raises:
-        ValueError: there are no volumes, two names are equal, or scans of other settings are there.
+        ValueError: there are no volumes, two names are equal, or the folder has scans of other
+        settings.
     """
     cases = instantiate(config.datasets, _convert_="all")
     if not hasattr(cases, "names"):
@@ -111,10 +112,10 @@ def plan_scans(config: DictConfig, folder: Path, share: str = "0/1") -> ScanPlan
 
 
 def make_scans(plan: ScanPlan) -> None:
-    """Make what is missing of this job's scans.
+    """Simulate the missing scans of this job.
 
     Any number of jobs may work in one folder: each scan is locked by the job that makes it, and
-    the others go on with the next.
+    other jobs continue with the next.
     """
     config, folder, cases = plan.config, plan.folder, plan.cases
     paths, recorded = plan.paths, plan.recorded
@@ -122,7 +123,7 @@ def make_scans(plan: ScanPlan) -> None:
     if missing:
         simulator = instantiate(config.scan, _convert_="all")
         with held(folder, "folder", wait=True):
-            _clear(folder)  # what was reported is not the set to come
+            _clear(folder)  # the report is of another set
         (folder / "scans").mkdir(exist_ok=True)
     discard_parts(folder / "scans")
     discard_locks(folder / "scans")
@@ -154,9 +155,9 @@ def _make_once(
     make: Callable[[int], None],
     progress: Callable[[int], None],
 ) -> None:
-    """Make every missing scan that no other job makes, each locked meanwhile.
+    """Call ``make`` for every missing scan that no other job is making, with its lock held.
 
-    Those of other jobs are waited for, and made here if these jobs end without them.
+    Scans of other jobs are waited for, and made here if those jobs end without finishing them.
     """
     for wait in (False, True):
         left = [index for index in missing if not paths[index].is_file()]
@@ -197,7 +198,7 @@ def _report(config: DictConfig, paths: list[Path], began: float) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the report of an earlier set, which its scans give again; keep results of others."""
+    """Remove the report of an earlier set of scans; move results of another command aside."""
     try:
         with h5py.File(folder / "arrays.h5") as file:
             is_report = "spr_by_bin" in file
@@ -290,10 +291,10 @@ def _require_same(paths: Sequence[Path], recorded: str) -> None:
 def _require_recorded(path: Path, recorded: str) -> None:
     remedy = "delete it, and it is made again"
     with readable(path, "a scan file", remedy), h5py.File(path) as file:
-        there = str(file.attrs.get("config", ""))
-    if there != recorded:
+        found = str(file.attrs.get("config", ""))
+    if found != recorded:
         called = ("the configuration of a scan", remedy)
-        old = _flat(parse_yaml(there, f"the attribute config of {path}", *called))
+        old = _flat(parse_yaml(found, f"the attribute config of {path}", *called))
         new = _flat(parse_yaml(recorded, "this configuration", *called))
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         differ = ", ".join(f"{key} ({old.get(key)} there)" for key in keys[:3])
@@ -312,7 +313,7 @@ def _flat(node: Any, name: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _bars(*titles: str) -> Iterator[tuple[Any, Any]]:
-    """One progress bar for each title; each is told what is done, of how much."""
+    """A function (done, total) that updates a progress bar, for each title."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True)) as progress:
         tasks = [progress.add_task(title, total=None) for title in titles]

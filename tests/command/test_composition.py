@@ -60,7 +60,7 @@ def test_unknown_keys_are_refused_with_what_is_accepted(command, words, said):
 
 def test_a_parameter_that_is_not_written_is_added_as_the_message_says():
     line = sentence("trainer.gradient_clip_val=1")
-    (word,) = shlex.split(line.partition("set it with ")[2])
+    (word,) = shlex.split(line.partition("add it with ")[2])
     assert composed(word).trainer.gradient_clip_val == 1
 
 

@@ -83,7 +83,7 @@ def test_counts_above_thresholds_are_recognised_and_the_remedy_mends_them(
 def test_cumulative_counts_with_air_of_each_bin(scan):
     edited(scan, counts=lambda counts, air: above(counts))
     (fault,) = faults(scan)
-    assert "counts hold those above each threshold, air those of each bin" in fault
+    assert "counts are counts above each threshold, air is per bin" in fault
     with h5py.File(scan, "r+") as file:
         counts = file["counts"][()]
         counts[:-1] -= counts[1:]

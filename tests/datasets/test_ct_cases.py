@@ -183,13 +183,15 @@ def test_a_hidden_folder_that_is_named_is_read(ct):
 def test_two_cases_of_one_name_are_refused_by_name(tmp_path):
     write_nifti(tmp_path / "a.nii", round_patient(), VOXEL_MM)
     write_nifti(tmp_path / "a.nii.gz", round_patient(), VOXEL_MM)
-    with pytest.raises(ValueError, match=r"a\.nii and .*a\.nii\.gz are two cases of one name, a:"):
+    with pytest.raises(
+        ValueError, match=r"a\.nii and .*a\.nii\.gz are two cases with one name, a:"
+    ):
         CtCases(str(tmp_path))
     (tmp_path / "a.nii").rename(tmp_path / "b.nii")
     assert CtCases(str(tmp_path)).names == ["a", "b"]
     for folder in ("x/y", "x_y"):
         write_dicom(tmp_path / "cases" / folder)
-    with pytest.raises(ValueError, match=r"x/y and .*x_y are two cases of one name, x_y: rename"):
+    with pytest.raises(ValueError, match=r"x/y and .*x_y are two cases with one name, x_y: rename"):
         CtCases(str(tmp_path / "cases"), "dicom")
 
 

@@ -169,5 +169,5 @@ def test_no_size(tmp_path, value):
     content = bytearray(path.read_bytes())
     content[280:284] = np.float32(value).tobytes()  # the first number of the sform
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"ct\.nii gives its voxels no size"):
+    with pytest.raises(ValueError, match=r"ct\.nii has voxel sizes that are not positive"):
         read_nifti(path)

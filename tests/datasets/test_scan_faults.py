@@ -163,11 +163,11 @@ IN_FILE = {
     ),
     "unknown parameter": (
         label("geometry", offset_mm=3.0),
-        "geometry knows no attribute offset_mm: did you mean offset_cm",
+        "unknown attribute offset_mm of geometry: did you mean offset_cm",
     ),
     "unknown to the volume": (
         label("geometry/volume", kind=1),
-        "volume knows no attribute kind: it k",
+        "unknown attribute kind of geometry/volume: accepted: n_z",
     ),
     "parameter in words": (
         label("geometry", source_to_axis_cm="far"),

@@ -511,7 +511,9 @@ def test_what_another_evaluation_of_an_interrupted_folder_finds_is_kept(scans, t
 def test_a_folder_of_the_user_with_the_name_of_a_scan(scans, tmp_path):
     (tmp_path / "head_00000").mkdir()
     (tmp_path / "head_00000/notes.txt").write_text("mine")
-    with pytest.raises(OSError, match=r"head_00000 is there already.*folder=FOLDER"):
+    with pytest.raises(
+        OSError, match=r"head_00000 exists and was not made by an eval.*folder=FOLDER"
+    ):
         run(scans, tmp_path, "correction=none")
     assert list(files_of(tmp_path)) == ["head_00000/notes.txt"]
     run(scans, tmp_path / "another", "correction=none")  # as it says

@@ -69,7 +69,7 @@ def test_what_an_interrupted_run_has_left_is_removed_and_the_rest_stays(tmp_path
 
 def test_a_folder_of_the_user_is_not_touched(tmp_path):
     fill(tmp_path, ["figures"])
-    with pytest.raises(OSError, match=r"figures is there already, and not from a run.*folder=FOLD"):
+    with pytest.raises(OSError, match=r"figures exists and was not made by a run.*folder=FOLD"):
         set_aside(tmp_path, "folder")
     assert entries(tmp_path) == ["figures"]
     set_aside(tmp_path / "another", "folder")  # as it says
