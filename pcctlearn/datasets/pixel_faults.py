@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
 Sample = Float[np.ndarray, "bin view row column"]
 PerPixel = Float[np.ndarray, "bin row column"]
@@ -17,6 +18,8 @@ _DARK = 1e-6  # least T; smaller values are set to it before taking logarithms
 _SHADOW = 0.3  # −log T above which a pixel lies behind the object
 _LEAST_LOG_CHANCE = -18.0  # of a healthy pixel that repeats one count in every view
 _FEWEST_COLUMNS = 8  # of a panel on which neighbouring pixels have similar counts
+_USUAL, _STEEPEST = 2, 10  # −log T of a bin over that of the other bins: soft tissue, any material
+_FEWEST_PHOTONS = 64.0
 _PASSES = 4  # a cluster is found from its middle or rim
 
 
@@ -34,6 +37,10 @@ def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
     alone. A row is not: a thin disc looks like that in every view. Nor is a pixel cold that lacks
     counts in all bins by unlike factors, as behind a dense rod on the axis.
 
+    Pixels that never count in a bin, while their other bins do, predict nothing there. If one of
+    them is cold, or if no material absorbs so much there and so little in its other bins, all that
+    touch it are cold: a row, a module, or the bin of the whole panel.
+
     On a panel of fewer than eight columns only pixels that never count are cold, and none is hot.
 
     A stuck pixel repeats one count in every view where most of its neighbours do not.
@@ -46,7 +53,8 @@ def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
     total = counts.sum(1, dtype=np.float64)
     found = {"cold": np.zeros(air.shape, bool), "hot": np.zeros(air.shape, bool)}
     stuck = _stuck(counts, air)
-    known = np.where(stuck, np.nan, total / open_beam)
+    never = (total == 0) & _lit(total, open_beam, _USUAL)
+    known = np.where(stuck | never, np.nan, total / open_beam)
     with np.errstate(invalid="ignore", divide="ignore"):
         for _ in range(_PASSES):
             outside = _outside(total, known, open_beam)
@@ -57,6 +65,7 @@ def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
             for kind, mask in more.items():
                 found[kind] |= mask
                 known = np.where(mask, np.nan, known)
+    found["cold"] |= _touching(never, found["cold"] | _lit(total, open_beam, _STEEPEST))
     return {**found, "stuck": stuck}
 
 
@@ -66,6 +75,22 @@ def noise_free(counts: Sample, air: PerPixel) -> bool:
         beyond = np.abs(counts / air[:, None] - 1)
     n_close, n_equal = (beyond < 1e-3).sum(), (beyond < 1e-6).sum()
     return bool(n_equal > 0.5 * n_close and (counts % 1 > 0).any())
+
+
+def _lit(total: PerPixel, open_beam: PerPixel, steepness: int) -> Found:
+    """Pixels that expect photons in a bin, by its other bins, whose log T is that much smaller."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        others = (total.sum(0) - total) / (open_beam.sum(0) - open_beam)
+        return open_beam * others**steepness > _FEWEST_PHOTONS
+
+
+def _touching(mask: Found, seeds: Found) -> Found:
+    """The connected regions of a mask, bin by bin, that hold a seed."""
+    found = np.zeros_like(mask)
+    for index, (region, seed) in enumerate(zip(mask, seeds, strict=True)):
+        labels, _ = ndimage.label(region, np.ones((3, 3)))
+        found[index] = np.isin(labels, np.unique(labels[region & seed]))
+    return found & mask
 
 
 def _outside(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> dict[str, Found]:

@@ -24,6 +24,7 @@ from pcctlearn.tomography.grids import (
 )
 
 ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
+_MOST_TURNS = 4  # of start_rad
 _BRIDGED_STEPS = 2.5  # between listed views of one arc
 # In half-fan scans of 180 to 1440 views one gap raises the RMS error in a disc by 3 % at 5°, by
 # 30 % at 8° and by 70 % at 10°, whatever the step
@@ -281,6 +282,11 @@ class DivergentBeam(Beam):
                 )
             object.__setattr__(self, "arc_rad", self.coverage().arc_rad)
         require_finite(start_rad=self.start_rad)
+        if abs(self.start_rad) > _MOST_TURNS * 2 * pi:
+            raise ValueError(
+                f"start_rad is {self.start_rad:g} rad, more than {_MOST_TURNS} turns: is it in "
+                "degrees? Multiply by π / 180"
+            )
         if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
             raise ValueError(
                 f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}"

@@ -144,3 +144,18 @@ def test_scans_without_noise():
     assert not np.any([*pixel_faults(constant.astype(np.float32), air).values()])
     with_air = np.broadcast_to(air[:, None], counts.shape).copy()
     assert noise_free(with_air, air)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [np.s_[5, :], np.s_[5, 3:-3], np.s_[3:7, 10:20], np.s_[:4, :], np.s_[:, :]],
+    ids=["row", "part of a row", "module", "part of the panel", "panel"],
+)
+@pytest.mark.parametrize("b", [0, -1])
+def test_a_bin_that_never_counts_in_many_pixels(where, b):
+    counts, air = random_scan(0, FULL_PANEL, photons=1e5, n_views=48, most_keV=1)[:2]
+    expected = np.zeros(air.shape, bool)
+    expected[b][where] = True
+    counts = np.where(expected[:, None], 0, counts)
+    cold = pixel_faults(counts, air)["cold"]
+    assert (cold == expected).all()

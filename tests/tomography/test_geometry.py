@@ -100,3 +100,8 @@ def test_truncation_is_warned_about_once():
 def test_an_image_is_as_wide_as_its_longer_side(shape):
     with pytest.warns(UserWarning, match=r"reaches 6 cm .* needs 10 cm"):
         ParallelBeam(5, 24, 0.5, ImageGrid(*shape, 0.5))
+
+
+def test_a_start_in_degrees_is_refused():
+    with pytest.raises(ValueError, match="start_rad is 90 rad, more than 4 turns: is it in deg"):
+        FanBeam(60, 40, 0.5, ImageGrid(16, 16, 0.5), 50.0, 90.0, start_rad=90.0)
