@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 
+# characters that some systems do not allow in file names, and that terminals do not print
+UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 _SUFFIX = ".part"  # last of all, so that *.h5 or *.nii.gz matches no temporary file
 _LONGEST_bytes = 200  # of a name; file systems allow 255, and endings are added
-_SAME_START_s = 2.0  # the clock is set while processes run
+_SAME_START_s = 2.0  # tolerance, since the system clock may be adjusted
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def remove(path: Path) -> None:
 
 
 def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
-    """``name``, if it is fit to name an output.
+    """Return ``name`` unchanged if an output may have that name.
 
     Args:
         name: of the output, without an ending.
@@ -105,12 +107,12 @@ def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
         reserved: names of other outputs in the same folder.
 
     Raises:
-        ValueError: a name that leads to another folder, is hidden, taken or too long, or that
-            other programs cannot read.
+        ValueError: the name contains a slash or another unsafe character, is hidden, reserved or
+            too long.
     """
     if not name.strip(". ") or name.startswith("."):
         fault = "is hidden or names a folder"
-    elif re.search(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]', name):
+    elif "/" in name or UNFIT.search(name):
         fault = "holds a character that is not allowed in file names everywhere"
     elif name in reserved:
         fault = "is the name of another output"
@@ -129,7 +131,7 @@ def _printable(text: str) -> str:
 
 
 def own_process() -> str:
-    """This process in a word, which no other process of this machine has: pid and start time."""
+    """The pid and start time of this process, as one word that identifies it on this machine."""
     return f"{os.getpid()}.{int(psutil.Process().create_time())}"
 
 
@@ -147,7 +149,7 @@ def is_alive(process: str) -> bool:
 
 
 def _part(path: Path) -> Path:
-    """Two jobs, on one machine or two, write to different temporary names."""
+    """A temporary name beside ``path`` that is unique to this process and this machine."""
     name = f".{_short(path.name)}.{platform.node()}.{own_process()}{_SUFFIX}"
     return path.with_name(name)
 
@@ -173,7 +175,7 @@ def _removed_at_the_end(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """One sentence for what the disk refuses, whichever library met it."""
+    """Raise one OSError for a full disk or a missing permission, whichever library reported it."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -195,7 +197,7 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before what comes next."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name != "posix":
         return  # only POSIX systems open folders
     handle = os.open(path, os.O_RDONLY)
@@ -206,8 +208,8 @@ def _flush(path: Path) -> None:
 
 
 def is_hidden(path: Path, root: Path) -> bool:
-    """Whether a part of its name below ``root`` begins with a dot, as what is no data does.
+    """Whether a part of the path below ``root`` begins with a dot.
 
-    Such are parts of files that are being written, the ._ files of macOS, and .Trash folders.
+    Such files are not data: unfinished files, the ._ files of macOS, and .Trash folders.
     """
     return any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -1,4 +1,4 @@
-"""Locks between processes: one at a time works on what a lock file stands for."""
+"""Lock files, by which one process at a time works on a folder or a file."""
 
 import os
 import platform
@@ -80,14 +80,14 @@ def _acquired(path: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the file went just now: try the next one
+        os.close(handle)  # another process has just removed the file: try again
 
 
 def _release(path: Path, handle: int) -> None:
     if fcntl is None:  # a system that does not remove open files
         os.close(handle)
         path.unlink(missing_ok=True)
-    else:  # first removed: who opens it while the lock is held finds that it has gone
+    else:  # removed first: a process that opened it meanwhile sees that it is gone
         path.unlink(missing_ok=True)
         os.close(handle)
 
@@ -117,7 +117,7 @@ def _flock(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # ENOLCK, ENOTSUP or ENOSYS, as the file system likes
+    except OSError:  # ENOLCK, ENOTSUP or ENOSYS, depending on the file system
         return False
     return True
 
@@ -130,7 +130,7 @@ def _is_still_there(path: Path, handle: int) -> bool:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a file that is a lock by its existence was left by a process that is no more."""
+    """Whether a lock file, on a file system without locks, was left by a process that has ended."""
     words = _words(path)
     if words is None:  # not written yet, or killed before it was
         return time.time() - path.stat().st_mtime > _UNWRITTEN_s

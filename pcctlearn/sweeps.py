@@ -18,7 +18,7 @@ class NameFolder(Callback):
     """Let the folder of a sweep be named by the configuration, as that of a single run is."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make ``${hydra:…}`` known, which Hydra itself does only for the jobs."""
+        """Set Hydra's configuration, so that ``${hydra:…}`` resolves before the first job."""
         HydraConfig.instance().set_config(config)
 
 

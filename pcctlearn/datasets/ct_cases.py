@@ -1,7 +1,6 @@
 """Patients of the user's own as phantoms: any CT on disk becomes maps on any grid."""
 
 import hashlib
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from pcctlearn.datasets.kits import kits_cases, read_case
 from pcctlearn.datasets.nifti import SUFFIXES, read_nifti, without_suffix
 from pcctlearn.datasets.patient_frame import PlacedCase
 from pcctlearn.datasets.sinoct import read_series, sinoct_series
-from pcctlearn.files import is_hidden
+from pcctlearn.files import UNFIT, is_hidden
 from pcctlearn.phantoms.placement import BodyTooWideError, place_body
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
-_UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 CACHE_VERSION = 3  # increase when the maps of the same files change
 
 
@@ -175,7 +173,7 @@ class CtCases:
         for path, series in self.cases:
             place = root.resolve().name if path == root else path.relative_to(root).as_posix()
             which = f"/{series}" if folders.count(path) > 1 else ""
-            names.append(_UNFIT.sub("_", without_suffix(place) + which))
+            names.append(UNFIT.sub("_", without_suffix(place) + which))
         return names
 
     def __len__(self) -> int:

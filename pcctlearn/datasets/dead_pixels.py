@@ -20,6 +20,11 @@ def missing_views(counts: Values) -> list[int]:
     return (unknown | nothing).nonzero().flatten().tolist()
 
 
+def spread_views(n_views: int, most: int) -> np.ndarray:
+    """Indices of at most so many views, evenly spread from the first to the last."""
+    return np.unique(np.linspace(0, n_views - 1, most).round().astype(int))
+
+
 def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> dict[str, Pixels]:
     """Pixels that cannot be used, by kind; one faulty bin suffices, as all bins are needed.
 
@@ -27,7 +32,7 @@ def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> dict[st
     view. "cold", "hot" and "stuck" contradict their neighbours (``pixel_faults``, from at most 128
     views).
     """
-    views = np.unique(np.linspace(0, counts.shape[1] - 1, _MOST_VIEWS).round().astype(int))
+    views = spread_views(counts.shape[1], _MOST_VIEWS)
     implausible = pixel_faults(counts[:, views].cpu().numpy(), air.cpu().numpy())
     return {
         "without air": (air.isnan() | (air == 0)).any(0),

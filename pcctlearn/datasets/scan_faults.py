@@ -9,7 +9,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import psutil
 import torch
 
 from pcctlearn.datasets.air_findings import Findings
@@ -37,6 +36,7 @@ from pcctlearn.datasets.scan_values import (
 )
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import transmission
+from pcctlearn.reading.sizes import usable_bytes
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -331,7 +331,7 @@ def _geometry_faults(
 
 def _volume_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
     n_voxels = math.prod(float(np.asarray(attributes[name]).item()) for name in _VOXELS)
-    if not 4 * n_voxels < psutil.virtual_memory().available:
+    if not 4 * n_voxels < usable_bytes():
         yield (
             f"geometry/volume has {n_voxels:.3g} voxels, more than the free memory holds: lower "
             "n_z, n_y and n_x, and enlarge voxel_cm"

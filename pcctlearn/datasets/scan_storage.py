@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import psutil
 from h5py import h5z
+
+from pcctlearn.reading.sizes import usable_bytes
 
 _MOST_LINKS = 8  # soft links to follow
 _MOST_RATIO = 2000  # of a dataset's size over its storage; gzip reaches 1032
@@ -103,7 +104,7 @@ def storage_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
     if item.is_virtual or item.external:
         kind = "a virtual dataset" if item.is_virtual else "stored in another file"
         yield f"{name} is {kind}, which is never opened: write the array itself into this file"
-    elif n_bytes > psutil.virtual_memory().available:
+    elif n_bytes > usable_bytes():
         yield (
             f"{name} declares {n_bytes / 1e9:.4g} GB, shape {item.shape}, more than the free "
             "memory: store fewer views, or read it on a larger machine"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.datasets.air_findings import Findings, air_findings
-from pcctlearn.datasets.dead_pixels import any_of, dead_pixels
+from pcctlearn.datasets.dead_pixels import any_of, dead_pixels, spread_views
 from pcctlearn.datasets.saturation import saturation_faults
 from pcctlearn.datasets.scan_schema import ARRAYS, blocks
 from pcctlearn.physics.attenuation import attenuation_table
@@ -179,7 +179,7 @@ def count_findings(
     counts: h5py.Dataset | Tensor, air: Tensor, model: SpectralModel | None
 ) -> Findings:
     """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views."""
-    views = np.unique(np.linspace(0, counts.shape[1] - 1, _MOST_VIEWS).round().astype(int))
+    views = spread_views(counts.shape[1], _MOST_VIEWS)
     some = torch.as_tensor(np.asarray(counts[:, views], np.float32))
     kinds = dead_pixels(some, air.float())
     varying = some.masked_fill(kinds["stuck"], torch.nan)

@@ -105,7 +105,7 @@ def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
 
 
 def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Solution:
-    """The known minima with the derivative of a minimum, whichever way they were found."""
+    """Known minima with their implicit derivative, which is independent of the solver."""
     pieces = rays.pieces()
     sizes = [piece.counts[..., 0].numel() for piece in pieces]
     parts = []

@@ -18,7 +18,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
 from pcctlearn.scatter.correction import kernel
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.fbp import TRUNCATIONS
+from pcctlearn.tomography.fbp import require_truncation
 from pcctlearn.tomography.fdk import fdk
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ class ScanChains:
         materials: Sequence[str] | None = None,
         truncation: str = "water",
     ) -> None:
-        if truncation not in TRUNCATIONS:
-            accepted = ", ".join(TRUNCATIONS)
-            raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
+        require_truncation(truncation)
         if correction is None:
             raise ValueError(
                 "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "

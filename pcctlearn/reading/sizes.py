@@ -21,7 +21,7 @@ def require_size(
         remedy: what to do, as an imperative.
         most_bytes: the largest size that such a file can have; by default the free memory decides.
     """
-    free = int(_USABLE * psutil.virtual_memory().available)
+    free = usable_bytes()
     if most_bytes is not None and n_bytes > most_bytes:
         raise ValueError(
             f"{path} declares {_size(n_bytes)}, more than the {_size(most_bytes)} that are "
@@ -32,6 +32,11 @@ def require_size(
             f"{path} declares {_size(n_bytes)}, more than the {_size(free)} of memory that are "
             f"free: {remedy}"
         )
+
+
+def usable_bytes() -> int:
+    """Bytes of memory that contents of files may take: 80 % of what is free."""
+    return int(_USABLE * psutil.virtual_memory().available)
 
 
 def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int | None) -> None:

@@ -137,7 +137,7 @@ def _check_answers(
     counts = (pixels.movedim(-1, 0)[:, None] * views[:, None, None])[None]
     fraction = correction(counts.to(torch.get_default_dtype()))
     if not ((fraction >= 0) & (fraction <= 1)).all():
-        raise ValueError("its scatter is no fraction of the counts, by numbers that are too large")
+        raise ValueError("its scatter is not between 0 and the counts: its weights are too large")
 
 
 def _check_bins(path: Path, there_keV: list[float], here_keV: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Which angles of the circle a scan's views stand for, and which no view stands for."""
+"""The angles that the views of a scan cover, and the gaps between them."""
 
 from math import pi
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class AngularCoverage(NamedTuple):
         return float(self.steps_rad.sum())
 
     def missing_rad(self, turn_rad: FloatArray) -> FloatArray:
-        """How many of all angles lie in a gap and again in one after each of these turns."""
+        """Rad of the circle that lie in a gap, and in a gap again after each of these turns."""
         starts, lengths = self.gaps_rad[:, 0], np.diff(self.gaps_rad)[:, 0]
         later = (starts - starts[:, None] - turn_rad[:, None, None]) % (2 * pi)
         begins_later = np.clip(lengths[:, None] - later, 0, lengths)

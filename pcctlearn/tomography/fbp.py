@@ -64,6 +64,13 @@ def fbp(
     return reconstruction(geometry, window, back, truncation, water_density)
 
 
+def require_truncation(truncation: str) -> None:
+    """Raise ValueError for a name that is not in ``TRUNCATIONS``."""
+    if truncation not in TRUNCATIONS:
+        accepted = ", ".join(TRUNCATIONS)
+        raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
+
+
 def reconstruction(
     geometry: AnyBeam,
     window: str,
@@ -76,9 +83,7 @@ def reconstruction(
     Where an edge of the detector cuts through the image, rows are extended to where the image's
     shadow ends, as if the detector were that wide.
     """
-    if truncation not in TRUNCATIONS:
-        accepted = ", ".join(TRUNCATIONS)
-        raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
+    require_truncation(truncation)
     wide, n_before, n_after = widened(geometry)
     filter_ = RampFilter(wide.shape, geometry.column_cm / geometry.magnification, window)
     redundancy = redundancy_weights(geometry)

@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning that are whole or absent, whatever ends the run."""
+"""Lightning checkpoints that are complete or absent, however the run ends."""
 
 from pathlib import Path
 from typing import Any
