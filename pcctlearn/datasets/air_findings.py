@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pcctlearn.datasets.pixel_faults import PerPixel, Sample
 from pcctlearn.physics.spectral_model import SpectralModel
 
-Sample = Float[np.ndarray, "bin view row column"]
-PerPixel = Float[np.ndarray, "bin row column"]
 PerBin = Float[np.ndarray, "bin"]
 
 _MOST_FACTOR = 3.0  # between bins of air / model; pile-up, tails and threshold shifts cause less

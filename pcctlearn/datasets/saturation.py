@@ -5,10 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from pcctlearn.datasets.pixel_faults import noise_free
-
-Sample = Float[np.ndarray, "bin view row column"]
-PerPixel = Float[np.ndarray, "bin row column"]
+from pcctlearn.datasets.pixel_faults import PerPixel, Sample, noise_free
 
 _LEAST = 20  # counts and rays; many rays share a smaller maximum by chance
 _SHARE = 0.005  # of the rays, at the maximum of a saturated bin
