@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 LIMIT_s, LIMIT_BYTES = 30.0, 4 * 2**30
+MOST_BYTES = 4 * LIMIT_BYTES  # of address space: a process that needs this much is stopped
 PAYLOADS = 0.05  # of the mutants hold code
 EDITED = 0.5  # of the others are edited by the library of their format, the rest in their bytes
 OUTCOMES = (
@@ -183,7 +184,7 @@ def read_forever(kind: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     SOURCES[kind].read(sound_file(kind))  # imports and compiled code are loaded before the limit
-    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(outcome_of(kind, Path(line.rstrip("\n")))), file=answers, flush=True)
@@ -203,10 +204,12 @@ def outcome_of(kind: str, path: Path) -> tuple[str, str]:
     from benchmarks.fuzz_sources import SOURCES, numbers_in
     from pcctlearn.command.sentences import EXPECTED, explain
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_bytes()
     try:
         found: Any = SOURCES[kind].read(path)
     except EXPECTED as error:
+        if peak_bytes() > max(before, LIMIT_BYTES):
+            return "memory", "more than 4 GB"
         words = explain(error, "evaluate.py")
         names = str(path) in words or any(str(file) in words for file in path.glob("*"))
         if names and "\n" not in str(error) and len(words) < 1500:
@@ -215,10 +218,15 @@ def outcome_of(kind: str, path: Path) -> tuple[str, str]:
     except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return "traceback", f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > max(before, LIMIT_BYTES):
+    if peak_bytes() > max(before, LIMIT_BYTES):
         return "memory", "more than 4 GB"
     finite = all(bool(values.isfinite().all()) for values in numbers_in(found))
     return ("accepted", "") if finite else ("not finite", "NaN or infinity was returned")
+
+
+def peak_bytes() -> int:
+    """Largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def table(results: dict[str, dict[str, int]]) -> Table:

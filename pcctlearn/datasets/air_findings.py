@@ -85,18 +85,19 @@ def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
     found = apart(expected)
     ratio = np.nanmedian(air / expected[:, None, None], (1, 2))
     shown = ", ".join(f"{value:.3g}" for value in ratio / ratio[-1])
-    if distinct and found > np.log(_CUMULATED) and apart(above) < found / 5:
+    fits = np.log(_DOUBTFUL_FACTOR)
+    if distinct and found > np.log(_CUMULATED) and apart(above) < min(found / 5, fits):
         findings.faults.append(
             f"air holds counts above each threshold, not of each bin: air over its model is "
             f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
             f"{_DIFFERENCES.format('air')}"
         )
-    elif found > np.log(_DOUBTFUL_FACTOR) and apart(expected[::-1]) < found / 3:
+    elif found > fits and apart(expected[::-1]) < min(found / 3, fits):
         findings.faults.append(
             f"air has its bins in reverse order: air over its model is {shown} in the bins; store "
             "counts[::-1] and air[::-1] (numpy, bin axis first), from the lowest bin to the highest"
         )
-    elif found > np.log(_DOUBTFUL_FACTOR):
+    elif found > fits:
         is_fault = found > np.log(_MOST_FACTOR)
         (findings.faults if is_fault else findings.doubts).append(
             f"the bins of air do not fit spectrum, response and thresholds_keV: air over its model "

@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micrometre
 _UNIT_NAMES = {0: "no unit, which means mm", 1: "metres", 2: "mm", 3: "micrometres"}
 # plausible voxels of a CT, from the finest micro-CT to slices taken 2 cm apart
-_LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.001, 10.0, 30.0
+_LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.004, 10.0, 30.0  # the finest are those of micro-CT
 _SAME_SIZE = 0.01
 _SAME_DIRECTION_DEG = 1.0
 

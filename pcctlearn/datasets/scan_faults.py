@@ -34,6 +34,7 @@ from pcctlearn.datasets.scan_values import (
     value_faults,
     water_model,
 )
+from pcctlearn.datasets.scanner_lengths import length_doubts
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.reading.sizes import usable_bytes
@@ -109,7 +110,10 @@ def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> It
 
 def doubts_in(file: h5py.File) -> list[str]:
     """Warnings about a valid file, one sentence each."""
-    return _findings({name: file[name] for name in ARRAYS if name in file}).doubts
+    counted = _findings({name: file[name] for name in ARRAYS if name in file}).doubts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a cut field of view is no fault of the file
+        return [*counted, *length_doubts(geometry_of(file["geometry"]))]
 
 
 def _model_faults(good: Mapping[str, h5py.Dataset]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from pcctlearn.tomography.fdk import fdk
 
 log = logging.getLogger(__name__)
 
+_ENERGIES_keV = [20.0, 30.0, 40.0, 60.0, 80.0, 120.0]
+_SAME_SHAPE = 1e-2  # distance of two attenuation curves of norm one; water and PMMA are 0.11 apart
 _BASIS = ("water", "calcium")  # where a file names no materials
 SCANNER = ("spectrum", "response")  # what must be read of a file beside its thresholds
 
@@ -166,5 +169,12 @@ def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:
             f"materials must name each basis material once, such as materials=[water,iodine], got "
             f"{list(basis)}"
         )
-    attenuation_table(basis or _BASIS, [60.0])
+    per_gram = attenuation_table(basis or _BASIS, _ENERGIES_keV)
+    shapes = per_gram / per_gram.norm(dim=1, keepdim=True)
+    for one, other in combinations(range(len(basis)), 2):
+        if (shapes[one] - shapes[other]).norm() < _SAME_SHAPE:
+            raise ValueError(
+                f"{basis[one]} and {basis[other]} attenuate alike at all energies, so that counts "
+                "cannot separate them: choose other materials, such as materials=[water,iodine]"
+            )
     return basis

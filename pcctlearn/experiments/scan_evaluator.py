@@ -14,6 +14,7 @@ from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.datasets.scan_set import truth_of
 from pcctlearn.datasets.scan_values import count_findings
+from pcctlearn.datasets.scanner_lengths import length_doubts
 from pcctlearn.experiments.scan_chain import SCANNER, ScanChains, air_of_pixels
 from pcctlearn.experiments.scatter_judge import judged
 from pcctlearn.physics.noise import draw_counts
@@ -101,9 +102,8 @@ class ScanEvaluator:
         recorded = read_scan(path, _READ)
         dead = self._dead(path, recorded)
         scanner = self.chains.of(path, recorded)
-        for doubt in count_findings(
-            recorded.at("counts"), recorded.air, recorded.typical_model()
-        ).doubts:
+        findings = count_findings(recorded.at("counts"), recorded.air, recorded.typical_model())
+        for doubt in [*findings.doubts, *length_doubts(recorded.geometry)]:
             log.warning("%s: %s", path, doubt)
         chain, image = scanner.chain, scanner.chain.image
         assert image is not None

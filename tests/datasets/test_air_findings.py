@@ -99,6 +99,13 @@ def test_without_a_model_it_is_left_in_doubt(scan):
     assert "air falls from bin to bin, as counts above thresholds do" in summary(scan)
 
 
+def test_a_response_in_reverse_is_not_taken_for_counts_above_thresholds(scan):
+    name = "response/response_per_keV"
+    change(scan, lambda file: store(file, name, file[name][()][::-1]))
+    (fault,) = faults(scan)
+    assert "do not fit spectrum, response and thresholds_keV" in fault
+
+
 def test_bins_in_reverse_and_bins_of_another_detector(scan):
     edited(scan, counts=lambda counts, air: counts[::-1], air=lambda counts, air: air[::-1])
     (fault,) = faults(scan)

@@ -392,6 +392,7 @@ def test_more_dead_pixels_are_taken_where_they_may_be(copy, tmp_path):
         ([], "correction needs a choice: correction=CHECKPOINT.ckpt .*, kernel .*, or none"),
         (["correction=nowhere.ckpt"], "no checkpoint at nowhere.ckpt: a scatter study leaves one"),
         (["correction=none", "vmi_keV=[]"], "vmi_keV needs one energy at least"),
+        (["correction=none", "materials=[water,H2O]"], "water and H2O attenuate alike"),
         (["correction=none", "materials=[]"], "materials must name each basis material once"),
         (["correction=none", "materials=[water,watr]"], "unknown material 'watr': did you mean"),
         (
