@@ -74,7 +74,7 @@ def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     evaluation.evaluate(composed(tmp_path, *words, name="evaluate"))
     image = nib.load(tmp_path / "out/ct/calcium.nii.gz")
     np.testing.assert_allclose(voxel_sizes(image.affine), 7 / scale, rtol=1e-5)
-    calcium = image.get_fdata()
+    calcium = np.nan_to_num(image.get_fdata())  # NaN beyond the rows of the panel
     bone = np.argwhere(calcium > calcium.max() / 2)
     found_mm = np.average(
         apply_affine(image.affine, bone), axis=0, weights=calcium[calcium > calcium.max() / 2]

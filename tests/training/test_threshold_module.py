@@ -117,6 +117,7 @@ def test_what_it_cannot_do_is_told():
 def test_a_reconstruction_without_a_transpose_is_refused():
     chain, target, _ = phantom_problem()
     chain.reconstruct = torch.nn.Identity()
-    module = module_builder(chain, squares("maps"), None)
+    module = ThresholdModule(chain, squares("maps"), GaussNewton())
+    jacobian = torch.zeros(20, 24, 2, 5)  # view, pixel, material, edge
     with pytest.raises(ValueError, match='truncation="cosine"'):
-        module._curvature(_rays(target.at("line_integrals")), torch.zeros(20, 24, 2, 5), target)
+        module._curvature(target.at("line_integrals")[0].movedim(0, -1), jacobian, target)
