@@ -29,14 +29,16 @@ def sound(tmp_path):
 def test_damaged_files_are_read_or_refused(tmp_path, sound, annotations_off, kind):
     file = sound(kind)
     assert outcome_of(kind, file) == ("accepted", "")
-    found = []
+    found, outcomes = [], set()
     for number in range(15):
         mutant, marker = tmp_path / f"{number}" / kind, tmp_path / f"code{number}"
         make_mutant(file, mutant, marker, np.random.default_rng([7, number]))
         outcome, words = outcome_of(kind, mutant)
+        outcomes.add(outcome)
         found += [f"{number}: {outcome}: {words}"] if outcome in FAULTS else []
         assert not marker.exists()
     assert not found
+    assert "refused" in outcomes
 
 
 @pytest.mark.parametrize(
