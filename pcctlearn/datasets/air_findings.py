@@ -17,6 +17,8 @@ _DOUBTFUL_FACTOR = 1.5
 _CUMULATED = 1.1  # factor between per-bin and cumulative counts that can still be distinguished
 _MISSING_OBJECT = 0.8  # least counts / air of rays that pass beside the object
 _EXCEEDING = 1.5  # counts / air that scatter cannot explain
+_USUAL = 0.93, 1.15  # counts / air of rays beside the object, scatter included
+_DRIFT = 0.88  # of the brightest view
 _WATER_G_CM2 = torch.linspace(0, 120, 481, dtype=torch.float64)
 _BRIGHTEST = 0.01  # of the rays
 _DIFFERENCES = "{0}[:-1] -= {0}[1:] (numpy, bin axis first)"
@@ -67,7 +69,10 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
     level = None if expected is None else _central(air) / expected.sum()
     if brightest.ratio < _MISSING_OBJECT:
         _covered(brightest, level, model, findings)
-    elif level is not None and abs(np.log(level)) > np.log(_DOUBTFUL_FACTOR):
+        return findings
+    findings.doubts.extend(_off(brightest))
+    findings.doubts.extend(_drift(counts, air))
+    if level is not None and abs(np.log(level)) > np.log(_DOUBTFUL_FACTOR):
         findings.doubts.append(
             f"air is {level:.3g} times what spectrum and response give: the fluence is of another "
             "exposure, so only its shape is used"
@@ -147,6 +152,34 @@ def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
         yield (
             f"counts exceed air: counts over air is {shown} in the bins of the brightest rays; "
             "store dark-corrected counts in photons, and air of the same exposure"
+        )
+
+
+def _off(brightest: Brightest) -> Iterator[str]:
+    error = 5 * float(brightest.relative_errors.min())
+    least, most = _USUAL
+    if not least - error <= brightest.ratio <= most + error:
+        yield (
+            f"counts over air is {brightest.ratio:.3g} in the brightest rays, where about 1 is "
+            "expected beside the object: store air of the exposure of counts, unless the object "
+            "covers the whole panel or scatter is as strong"
+        )
+
+
+def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
+    """An exposure that changes from view to view, seen in the brightest rays of each."""
+    counted = np.flatnonzero(~np.isnan(counts).any(0).all((1, 2)))
+    views = [_brightest(counts[:, v : v + 1], air) for v in counted]
+    if not views:
+        return
+    ratio = np.array([view.ratio for view in views])
+    error = 5 * max(float(view.relative_errors.min()) for view in views)
+    if ratio.max() > _USUAL[0] and ratio.min() < (_DRIFT - error) * ratio.max():
+        yield (
+            f"counts over air of the brightest rays is {ratio.min():.3g} in some views and "
+            f"{ratio.max():.3g} in others: if the exposure changed, divide the counts of each view "
+            "by its relative exposure; if the object covers the panel in some views, nothing is "
+            "wrong"
         )
 
 

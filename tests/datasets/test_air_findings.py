@@ -191,3 +191,22 @@ def test_full_counters_alone_are_no_fault(scan):
     edited(scan, counts=lambda counts, air: rng.poisson(scale * counts),
            air=lambda counts, air: scale * air)  # fmt: skip
     assert faults(scan) == []
+
+
+def test_an_exposure_that_changes_is_doubted_and_the_remedy_ends_the_doubt(scan):
+    assert "warning: counts over air" not in summary(scan)
+    drift = np.linspace(1, 0.6, 24)[:, None, None]
+    edited(scan, counts=lambda counts, air: counts * drift)
+    assert faults(scan) == []
+    assert "divide the counts of each view by its relative exposure" in summary(scan)
+    edited(scan, counts=lambda counts, air: counts / drift)
+    assert "warning: counts over air" not in summary(scan)
+
+
+@pytest.mark.parametrize("factor", [1.2, 0.8])
+def test_air_that_is_a_fifth_off_is_doubted(scan, factor):
+    edited(scan, air=lambda counts, air: air * factor)
+    assert faults(scan) == []
+    assert "store air of the exposure of counts" in summary(scan)
+    edited(scan, air=lambda counts, air: air / factor)
+    assert "store air of the exposure of counts" not in summary(scan)
