@@ -1,18 +1,12 @@
-"""W&B starts without a warning that is none of the user's business."""
+"""What Lightning hands to W&B."""
 
-import os
-
-import pytest
+from pytorch_lightning.loggers import WandbLogger
 
 from pcctlearn.training.wandb_run import WandbRun
 
 
-def test_an_offline_run_starts_without_a_warning(tmp_path, monkeypatch, capsys):
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    logger = WandbRun("test", "test", str(tmp_path), settings={"silent": True, "console": "off"})
-    assert logger.experiment.offline
-    wandb.finish()
-    assert "anonymous" not in capsys.readouterr().err
+def test_the_withdrawn_option_is_left_out_and_nothing_else(tmp_path):
+    words = {"project": "test", "name": "a run", "save_dir": str(tmp_path), "offline": True}
+    theirs, ours = WandbLogger(**words)._wandb_init, WandbRun(**words)._wandb_init
+    assert set(theirs) - set(ours) == {"anonymous"}
+    assert {name: value for name, value in theirs.items() if name in ours} == ours
