@@ -129,7 +129,7 @@ class ConeReconstruction:
         return self._results(numbers, arrays)
 
     def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
-        """Sinogram to reconstruction, with any options; wrong ones are told at once."""
+        """Sinogram to reconstruction, with any options; wrong ones raise at the start."""
         if name == "fdk":
             operator = method(self.geometry, kernels=self.kernels, water_density=self.water)
             return lambda y, **_: Reconstruction(operator.to(y.device) @ y, [], torch.tensor(True))
