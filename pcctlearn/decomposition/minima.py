@@ -1,6 +1,6 @@
 """Find the likelihood's minimum for every ray: most in their own precision, the rest in double."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 _LEAST_PHOTONS = 0.5
+_FEW_PHOTONS = 150  # below which a likelihood often has several minima
+_GROSS_MISFIT = 0.02  # half deviance per photon above which it often has too
 _SCORING_STEPS = 3
 _FIRST_STEPS = 5  # after which nearly all rays with many counts are done
 _SAME = 1e-9  # difference of the half deviance at one and the same minimum
@@ -52,7 +54,9 @@ def find_minima(
     more steps or because rounding moves its minimum too far, is solved in double precision from the
     same start, and from an empty beam where that fails: with three materials the start may lie on
     the far side of a ridge, and from an empty beam the expected counts only fall towards the
-    measured ones. ``likelier`` solves such rays from both, and keeps the likelier minimum.
+    measured ones. So is a ray whose likelihood may have several minima (``_ambiguous``), among
+    which rounding would choose. ``likelier`` solves such rays from both, and keeps the likelier
+    minimum.
     """
     first, more, anew = _stages(solver)
     possible = informative(rays.counts).flatten()
@@ -60,7 +64,8 @@ def find_minima(
     own = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
     if first is not None:
         x, converged = _each(rays, attenuation, bounds, first)
-        own = Solution(x, converged & possible)
+        clear = ~_ambiguous(rays.starting_at(x), attenuation)
+        own = Solution(x, converged & possible & clear)
     hard = possible & ~own.converged
     rest, index = rays.take(hard)
     double = Solution(own.x.new_empty(0, own.x.shape[-1]), possible.new_empty(0))
@@ -71,6 +76,13 @@ def find_minima(
         blurred = double.x.abs() * (0.5 * torch.finfo(own.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
     return Found(own, hard, double)
+
+
+def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
+    """True where photons are few, or fit the model badly at the start of the ray; flat."""
+    total = rays.counts.sum(-1).flatten()
+    misfit, _ = _half_deviance(rays.pieces(), attenuation)
+    return (total < _FEW_PHOTONS) | (misfit > _GROSS_MISFIT * total)
 
 
 def minimum(
@@ -111,24 +123,30 @@ def _persist(
     again = _pursue(rays, empty, attenuation, anew, bounds)
     better = again.converged & ~first.converged
     if likelier:
-        before, rounding = _half_deviance(rays.starting_at(first.x), attenuation)
-        after, _ = _half_deviance(rays.starting_at(again.x), attenuation)
+        before, rounding = _half_deviance(_doubles(rays.starting_at(first.x)), attenuation.double())
+        after, _ = _half_deviance(_doubles(rays.starting_at(again.x)), attenuation.double())
         # two runs that end at one minimum differ by rounding
         better = better | (again.converged & ~done & (after < before - _SAME - 2 * rounding))
     x = torch.where(better[:, None], again.x, first.x)
     return Solution(x, first.converged | again.converged)
 
 
-def _half_deviance(rays: Rays, attenuation: Attenuation) -> tuple[Tensor, Tensor]:
-    """Half the deviance at the start of the rays, and its rounding, in double precision, flat."""
+def _half_deviance(pieces: Iterable[Rays], attenuation: Attenuation) -> tuple[Tensor, Tensor]:
+    """Half the deviance at the start of the rays, and its rounding, flat."""
     values, roundings = [], []
-    for piece in rays.pieces():
-        (n, S, x), mu, _ = in_double(piece, attenuation, None)
+    for n, S, x in pieces:
         assert x is not None
-        here = poisson_likelihood(x, n, S, mu, exact=False)
+        here = poisson_likelihood(x, n, S, attenuation, exact=False)
         values.append(here.value.flatten())
         roundings.append(here.rounding.flatten())
     return torch.cat(values), torch.cat(roundings)
+
+
+def _doubles(rays: Rays) -> Iterator[Rays]:
+    """Pieces of the rays, each in double precision when its turn comes."""
+    for n, S, x in rays.pieces():
+        assert x is not None
+        yield Rays(n.double(), S.double(), x.double())
 
 
 def _pursue(
