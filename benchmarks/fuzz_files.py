@@ -71,6 +71,8 @@ def fuzz(
     """Counts of each outcome by kind of file, and a line for each fault."""
     from benchmarks.fuzz_sources import SOURCES
 
+    if unknown := set(kinds or ()) - set(SOURCES):
+        sys.exit(f"unknown kinds {sorted(unknown)}; accepted: {', '.join(SOURCES)}")
     results, examples = {}, []
     for kind in kinds or SOURCES:
         counts: Counter[str] = Counter()
