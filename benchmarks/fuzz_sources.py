@@ -87,7 +87,7 @@ def write_scan_file(path: Path) -> None:
         spectrum=RecordedSpectrum(ENERGIES, spectral_model.fluence),
         response=RecordedResponse(ENERGIES, response.deposited_keV, response.response_per_keV),
         seed=1,
-        scatter_factor=1.0,
+        grid_transmission=1.0,
         config="physics:\n  materials: [water, calcium]\n",
         software="benchmarks/fuzz_sources.py",
     )

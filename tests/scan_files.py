@@ -65,7 +65,7 @@ def recorded() -> RecordedScan:
         spectrum=RecordedSpectrum(ENERGIES, fluence),
         response=RecordedResponse(ENERGIES, table.deposited_keV, table.response_per_keV),
         seed=2**63 + 1,
-        scatter_factor=1.5,
+        grid_transmission=1.5,
         config="physics:\n  response: silicon\n",
         software="a test",
     )

@@ -35,7 +35,7 @@ class RecordedResponse(NamedTuple):
 class RecordedScan:
     """What one scan file holds; ``None`` where it holds none, or was asked for less.
 
-    Counts, primary, scatter (after ``scatter_factor``), its standard error, and air, which is
+    Counts, primary, scatter (after ``grid_transmission``), its standard error, and air, which is
     expected with nothing in the beam, are in photons; line integrals in g/cm² and maps in g/cm³,
     both of ``materials``; the maps on ``maps_grid``, or else on ``geometry.volume``; the skew
     filters in cm, of ``filter_materials``. ``scanner_to_patient`` takes (x, y, z, 1) of the scanner
@@ -63,7 +63,7 @@ class RecordedScan:
     spectrum: RecordedSpectrum | None = None
     response: RecordedResponse | None = None
     seed: int | None = None
-    scatter_factor: float | None = None
+    grid_transmission: float | None = None
     config: str | None = None
     software: str | None = None
 

@@ -151,7 +151,7 @@ def _passport_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
         )
     if not any(texts(attributes, "name")):
         yield "the root attribute name is missing: say in a few words what was scanned"
-    for name, whole in (("schema_version", True), ("seed", True), ("scatter_factor", False)):
+    for name, whole in (("schema_version", True), ("seed", True), ("grid_transmission", False)):
         value = np.asarray(attributes.get(name, 1))
         is_number = value.size == 1 and value.dtype.kind in "iuf" and 0 <= value.item() < math.inf
         if not is_number or (whole and value.item() != int(value.item())):

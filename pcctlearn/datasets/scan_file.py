@@ -42,7 +42,7 @@ READABLE = tuple(  # what ``only`` may name
 )
 _GROUPS: dict[str, Any] = {"spectrum": RecordedSpectrum, "response": RecordedResponse}
 _ROOT_ATTRIBUTES = {
-    "name": str, "seed": int, "scatter_factor": float, "config": str, "software": str
+    "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
 }  # fmt: skip
 
 

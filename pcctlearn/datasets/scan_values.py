@@ -138,7 +138,7 @@ def _truth_faults(
     if abs(measured - total) > 0.2 * total + 10 * math.sqrt(total):
         yield (
             f"counts are {measured / total:.3g} times primary and scatter together: store the "
-            "expected photons of the same scan and exposure, scatter after scatter_factor"
+            "expected photons of the same scan and exposure, scatter after grid_transmission"
         )
 
 

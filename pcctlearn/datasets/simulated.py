@@ -57,7 +57,7 @@ class ScanSimulator:
         scatter: how scatter is simulated; ``None`` for none.
         spr: scale the scatter of every scan so that scatter over primary, all bins together,
             averages to this over the rays through the object; it stands for an anti-scatter grid.
-        scatter_factor: scale it by this instead; one of the two.
+        grid_transmission: scale it by this instead; one of the two.
         threshold_error_keV: standard deviation of every pixel's true thresholds from nominal ones.
         skew_cm: {filter material: standard deviation of its thickness before every pixel}; the
             filter of E4 in threshold-bias models, negative thicknesses included.
@@ -71,15 +71,15 @@ class ScanSimulator:
         model: SpectralModel,
         scatter: ObjectScatter | None = None,
         spr: float | None = None,
-        scatter_factor: float | None = None,
+        grid_transmission: float | None = None,
         threshold_error_keV: float = 0.0,
         skew_cm: Mapping[str, float] | None = None,
         noise: bool = True,
         seed: int = 0,
     ) -> None:
-        if spr is not None and scatter_factor is not None:
-            raise ValueError("give spr or scatter_factor, not both: set one of them to null")
-        for name, value in (("spr", spr), ("scatter_factor", scatter_factor)):
+        if spr is not None and grid_transmission is not None:
+            raise ValueError("give spr or grid_transmission, not both: set one of them to null")
+        for name, value in (("spr", spr), ("grid_transmission", grid_transmission)):
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}")
         if spr is not None and scatter is None:
@@ -95,7 +95,7 @@ class ScanSimulator:
                 "pixels come from threshold_error_keV"
             )
         self.geometry, self.model, self.scatter = geometry, model, scatter
-        self.spr, self.scatter_factor, self.noise = spr, scatter_factor, noise
+        self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
         self._projector = ConeProjector(geometry)
         self._detector = self._flawed(edges, threshold_error_keV, dict(skew_cm or {}), seed)
 
@@ -155,7 +155,7 @@ class ScanSimulator:
                 response.energies_keV, response.deposited_keV, response.response_per_keV
             ),
             seed=seed,
-            scatter_factor=factor,
+            grid_transmission=factor,
             config=config,
             software="pcctlearn",
         )
@@ -180,8 +180,8 @@ class ScanSimulator:
         return scatter, error
 
     def _factor(self, primary: Tensor, scatter: Tensor, line_integrals: Tensor) -> float:
-        if self.scatter_factor is not None:
-            return self.scatter_factor
+        if self.grid_transmission is not None:
+            return self.grid_transmission
         if self.spr is None or self.scatter is None:
             return 1.0
         there = mean_spr(primary, scatter, line_integrals)

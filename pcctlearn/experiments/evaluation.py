@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> None:
         vmi_keV=list[float],
         materials=list[str] | None,
         folder=str,
-        scatter_factor=float,
+        grid_transmission=float,
         max_dead_share=float,
         truncation=str,
     )
@@ -62,7 +62,7 @@ def evaluate(config: DictConfig) -> None:
         instantiate(config.decomposition, _convert_="all"),
         config.correction,
         [float(energy) for energy in config.vmi_keV],
-        config.scatter_factor,
+        config.grid_transmission,
         config.seed,
         None if config.materials is None else list(config.materials),
         config.truncation,

@@ -55,7 +55,7 @@ class ScanChains:
         correction: a checkpoint's path, "kernel" or "none".
         vmi_keV: of the monoenergetic images.
         materials: the basis; by default that of each file's truth, else water and calcium.
-        scatter_factor: share of the kernels' scatter that passes an anti-scatter grid.
+        grid_transmission: share of the kernels' scatter that passes an anti-scatter grid.
         seed: of the kernels' pencil beams.
         truncation: how rows that the panel cuts are continued, as in ``fdk``.
     """
@@ -65,7 +65,7 @@ class ScanChains:
         decomposition: Callable[..., MaximumLikelihood],
         correction: str | None,
         vmi_keV: Sequence[float] = (60.0,),
-        scatter_factor: float = 1.0,
+        grid_transmission: float = 1.0,
         seed: int = 0,
         materials: Sequence[str] | None = None,
         truncation: str = "water",
@@ -79,7 +79,7 @@ class ScanChains:
         if not vmi_keV:
             raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
         self.decomposition, self.correction = decomposition, correction
-        self.vmi_keV, self.scatter_factor, self.seed = list(vmi_keV), scatter_factor, seed
+        self.vmi_keV, self.grid_transmission, self.seed = list(vmi_keV), grid_transmission, seed
         self.materials, self.truncation = _checked_basis(materials), truncation
         self._last: ScanChain | None = None
 
@@ -137,7 +137,7 @@ class ScanChains:
             return None
         if self.correction != "kernel":
             return read_correction(self.correction, geometry, model)
-        fitted = kernel(geometry, model, scatter_factor=self.scatter_factor, seed=self.seed)
+        fitted = kernel(geometry, model, grid_transmission=self.grid_transmission, seed=self.seed)
         return SavedCorrection(fitted.eval(), [])
 
     def _decomposition(self, model: SpectralModel) -> MaximumLikelihood:

@@ -134,7 +134,7 @@ class ScatterStudy:
         batch = collate([scans[k] for k in range(len(scans))])
         counts = batch.at("counts")
         factors = kernels.fit_amplitude(counts, counts * batch.at("scatter_fraction"))
-        numbers = {f"scatter_factor_bin_{b}": float(f) for b, f in enumerate(factors, 1)}
+        numbers = {f"grid_transmission_bin_{b}": float(f) for b, f in enumerate(factors, 1)}
         return {**numbers, "training_seconds": perf_counter() - began}
 
     def _train(self, trainer: Trainer) -> dict[str, float]:

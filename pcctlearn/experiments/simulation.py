@@ -228,13 +228,13 @@ def _results(paths: list[Path]) -> StudyResults:
         )
         if scatter.any():
             noise.append(max(relative_noise(*view).max() for view in views))
-        factors.append(scan.scatter_factor or 0.0)
+        factors.append(scan.grid_transmission or 0.0)
     numbers = {
         "n_scans": float(len(paths)),
         "spr_mean": float(np.mean(spr)),
         "spr_least": min(spr),
         "spr_most": max(spr),
-        "scatter_factor_mean": float(np.mean(factors)),
+        "grid_transmission_mean": float(np.mean(factors)),
     }
     for number, value in enumerate(np.mean(by_bin, 0), 1):
         numbers[f"spr_bin_{number}_mean"] = float(value)
@@ -253,8 +253,8 @@ def _results(paths: list[Path]) -> StudyResults:
             "cases": "What was scanned: slices through the middle at 60 keV, in HU.",
         },
         summary=f"{len(paths)} scans in {paths[0].parent}: scatter over primary "
-        f"{100 * numbers['spr_mean']:.3g} % (factor {numbers['scatter_factor_mean']:.3g} on what "
-        "was simulated).",
+        f"{100 * numbers['spr_mean']:.3g} % (simulated scatter times "
+        f"{numbers['grid_transmission_mean']:.3g}).",
     )
 
 

@@ -32,7 +32,7 @@ def kernel(
     thicknesses_cm: Sequence[float] = THICKNESSES_cm,
     borders_cm: Sequence[float] = (6.0, 12.0),
     n_histories: int = 64_000,
-    scatter_factor: float | Sequence[float] = 1.0,
+    grid_transmission: float | Sequence[float] = 1.0,
     seed: int = 0,
 ) -> KernelScatter:
     """``KernelScatter`` fitted to this scanner's pencil beams; without a grid, as they stand."""
@@ -43,6 +43,6 @@ def kernel(
         parameters,
         model.air().detach().double(),
         (geometry.row_cm, geometry.column_cm),
-        scatter_factor,
+        grid_transmission,
         offset_cm=(geometry.row_offset_cm, geometry.offset_cm),
     )

@@ -42,7 +42,7 @@ class KernelScatter(nn.Module):
         parameters: of the kernels, from ``fit_kernels`` or ``KernelParameters.load``.
         air: (bin) or (bin, row, column), what is counted with nothing in the beam.
         pixel_cm: of the panel, a number or (row, column).
-        scatter_factor: scales all amplitudes, for all bins or each: an anti-scatter grid.
+        grid_transmission: scales all amplitudes, for all bins or each: an anti-scatter grid.
         gamma_per_cm: γ; 0 for symmetric kernels. This value and those of edge_weight and edge_cm
             were chosen on simulated heads and water cylinders of 12 to 20 cm.
         edge_weight, edge_cm: w at a straight edge, and σ on the panel of what counts as near it.
@@ -60,14 +60,14 @@ class KernelScatter(nn.Module):
     water_weights: Tensor
     borders_cm: Tensor
     air: Tensor
-    scatter_factor: Tensor
+    grid_transmission: Tensor
 
     def __init__(
         self,
         parameters: KernelParameters,
         air: Float[Tensor, "bin *pixel"],
         pixel_cm: float | Sequence[float],
-        scatter_factor: float | Sequence[float] = 1.0,
+        grid_transmission: float | Sequence[float] = 1.0,
         gamma_per_cm: float = 0.02,
         edge_weight: float = 0.7,
         edge_cm: float = 4.0,
@@ -86,10 +86,11 @@ class KernelScatter(nn.Module):
             raise ValueError(
                 "air must be positive and finite in every bin and pixel: fill in dead pixels first"
             )
-        factor = torch.as_tensor(scatter_factor, dtype=torch.float64)
+        factor = torch.as_tensor(grid_transmission, dtype=torch.float64)
         if factor.shape not in ((), (n_bins,)) or not (factor.isfinite() & (factor >= 0)).all():
             raise ValueError(
-                f"scatter_factor must be one number of 0 or more, or {n_bins}, got {scatter_factor}"
+                f"grid_transmission must be one number of 0 or more, or {n_bins}, got "
+                f"{grid_transmission}"
             )
         pixel = (pixel_cm, pixel_cm) if isinstance(pixel_cm, int | float) else tuple(pixel_cm)
         for name, value in {"pixel_cm": min(pixel), "edge_cm": edge_cm}.items():
@@ -109,7 +110,7 @@ class KernelScatter(nn.Module):
             self.register_buffer(name, getattr(parameters, name).clone())
         self.register_buffer("borders_cm", torch.tensor(parameters.borders_cm, dtype=torch.float64))
         self.register_buffer("air", air[:, None, None, None] if air.ndim == 1 else air[:, None])
-        self.register_buffer("scatter_factor", factor.expand(n_bins).clone())
+        self.register_buffer("grid_transmission", factor.expand(n_bins).clone())
         self.parameters_of_kernels = parameters
         self.water_per_cm = parameters.water_per_cm
         self.source_to_detector_cm = parameters.source_to_detector_cm
@@ -134,7 +135,7 @@ class KernelScatter(nn.Module):
 
     @torch.no_grad()
     def fit_amplitude(self, counts: PanelCounts, scatter: PanelCounts) -> Float[Tensor, "bin"]:
-        """Put scatter_factor where it fits scans of known scatter best, and return it.
+        """Put grid_transmission where it fits scans of known scatter best, and return it.
 
         a_b = Σ f f̂ / Σ f̂², the least squares of f ≈ a f̂ over all rays: f is scatter over counts
         and f̂ what the kernels with a factor of one make of the true primary.
@@ -145,7 +146,7 @@ class KernelScatter(nn.Module):
                 f"scatter must be finite, not negative and of the counts' shape "
                 f"{tuple(counts.shape)}, got {tuple(scatter.shape)}"
             )
-        self.scatter_factor.fill_(1)
+        self.grid_transmission.fill_(1)
         both, squares = torch.zeros(2, len(self.alpha), dtype=torch.float64, device=counts.device)
         for total, scattered in zip(counts.split(1), scatter.split(1), strict=True):
             primary = (total - scattered).clamp(min=0)
@@ -159,8 +160,8 @@ class KernelScatter(nn.Module):
                 "the counts show no object, so that nothing scatters in them: give scans with "
                 "something in the beam, and the air that belongs to them"
             )
-        self.scatter_factor.copy_(both / squares)
-        return self.scatter_factor.clone()
+        self.grid_transmission.copy_(both / squares)
+        return self.grid_transmission.clone()
 
     def _primary(self, relative: Panels) -> Panels:
         """The highest bin's primary: the fixed point of I − S(I − S)."""
@@ -197,7 +198,7 @@ class KernelScatter(nn.Module):
                     skewed = skewed + weight * (down @ (thickness * source) @ across)
         gamma = self.gamma_per_cm
         scatter = (1 - gamma * thickness).clamp(min=0) * symmetric + gamma * skewed
-        return scatter / flux * self.scatter_factor[number].to(primary)
+        return scatter / flux * self.grid_transmission[number].to(primary)
 
     def _groups(self, thickness_cm: Panels) -> list[Panels]:
         """R_i: shares of the groups, one in sum."""

@@ -37,7 +37,10 @@ IN_FILE = {
     "older": (label("/", schema_version=0), "schema_version is 0, .*: write the file again"),
     "no name": (unlabel("/", "name"), "name is missing: say in a few words"),
     "seed": (label("/", seed=1.5), "seed must be a whole number, .* got 1.5: write it as one"),
-    "factor": (label("/", scatter_factor=-1.0), "scatter_factor must be a number, not negative"),
+    "factor": (
+        label("/", grid_transmission=-1.0),
+        "grid_transmission must be a number, not negative",
+    ),
     "no counts": (
         drop("counts"),
         "counts is missing: add it, axes bin view row column, in photons",

@@ -73,11 +73,11 @@ def test_scatter_is_scaled_to_the_ratio_and_its_factor_told(geometry, model, map
     scaled = simulated(geometry, model, maps, scatter=SCATTER, spr=0.1)
     spr = mean_spr(scaled.at("primary"), scaled.at("scatter"), scaled.at("line_integrals"))
     assert spr == pytest.approx(0.1, rel=1e-4)
-    assert whole.scatter_factor == 1
+    assert whole.grid_transmission == 1
     for name in ("scatter", "scatter_standard_error"):
-        expected = whole.at(name) * scaled.scatter_factor
+        expected = whole.at(name) * scaled.grid_transmission
         torch.testing.assert_close(scaled.at(name), expected)
-    half = simulated(geometry, model, maps, scatter=SCATTER, scatter_factor=0.5)
+    half = simulated(geometry, model, maps, scatter=SCATTER, grid_transmission=0.5)
     torch.testing.assert_close(half.at("scatter"), whole.at("scatter") / 2)
 
 
@@ -141,7 +141,7 @@ def test_what_is_simulated_is_a_valid_file(tmp_path, geometry, model, maps):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"spr": 0.1, "scatter_factor": 1.0}, "not both"),
+        ({"spr": 0.1, "grid_transmission": 1.0}, "not both"),
         ({"spr": -0.1}, "spr must be 0 or more"),
         ({"threshold_error_keV": -1.0}, "threshold_error_keV must be 0 or more"),
         ({"threshold_error_keV": 30.0}, "makes thresholds of a pixel cross"),

@@ -184,8 +184,8 @@ def test_kernels_are_fitted_once_to_a_scanner(scans, tmp_path, monkeypatch):
         return kernel(*arguments, n_histories=2000, **settings)
 
     monkeypatch.setattr(scan_chain, "kernel", few)
-    numbers, _ = run(scans, tmp_path, "correction=kernel", "scatter_factor=0.3")
-    assert calls == [{"scatter_factor": 0.3, "seed": 0}]
+    numbers, _ = run(scans, tmp_path, "correction=kernel", "grid_transmission=0.3")
+    assert calls == [{"grid_transmission": 0.3, "seed": 0}]
     assert numbers["scatter_fraction_in_shadow_percent"] > 0
 
 

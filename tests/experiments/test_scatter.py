@@ -109,7 +109,7 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
     results = made.run(quiet_trainer(enable_checkpointing=True, callbacks=[checkpoint]))
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9
-    assert 0 < results.numbers["scatter_factor_bin_4"] < 1  # the grid of the scans
+    assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
     again = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model)
     counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
     torch.testing.assert_close(again.correction(counts), made.chain.correct(counts))

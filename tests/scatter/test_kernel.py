@@ -50,7 +50,7 @@ def test_the_share_lies_between_none_and_most_and_is_finite():
     counts = AIR[:, None, None, None] * torch.rand(2, 2, 3, 6, 7) ** 4
     counts[0, :, 0, 2:4] = 0.0  # starved
     counts[1, :, 1] *= 3  # more than the open beam
-    fraction = method(scatter_factor=20.0)(counts)
+    fraction = method(grid_transmission=20.0)(counts)
     assert fraction.isfinite().all()
     assert fraction.min() >= 0
     assert fraction.max() == pytest.approx(0.95)
@@ -143,7 +143,7 @@ def test_the_share_has_a_gradient_in_the_counts():
 
 
 def test_amplitudes_are_fitted_to_known_scatter():
-    true = method(scatter_factor=[0.3, 0.4])
+    true = method(grid_transmission=[0.3, 0.4])
     counts, share = counts_of(true, transmissions(3, 2, 6, 7))
     kernel = method(n_iterations=40)
     factor = kernel.fit_amplitude(counts, counts * share)
@@ -156,8 +156,8 @@ def test_amplitudes_are_fitted_to_known_scatter():
     [
         ({"air": torch.ones(3)}, "with the 2 bins of the scatter kernels"),
         ({"air": torch.tensor([1.0, 0.0])}, "air must be positive"),
-        ({"scatter_factor": -1.0}, "scatter_factor must be one number"),
-        ({"scatter_factor": [1.0, 1.0, 1.0]}, "scatter_factor must be one number"),
+        ({"grid_transmission": -1.0}, "grid_transmission must be one number"),
+        ({"grid_transmission": [1.0, 1.0, 1.0]}, "grid_transmission must be one number"),
         ({"pixel_cm": 0.0}, "pixel_cm of kernel scatter must be positive"),
         ({"edge_weight": 1.5}, "edge_weight must lie in 0 … 1"),
         ({"relaxation": 0.0}, "relaxation lie in 0 … 1"),
