@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pcctlearn.montecarlo.scene import Beam, Scene, scene_of
+from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
 from pcctlearn.montecarlo.tally import smoothing_matrix
-from pcctlearn.montecarlo.tracking import N_SCATTERED
+from pcctlearn.montecarlo.tracking_numba import N_SCATTERED
 from pcctlearn.montecarlo.transport import ObjectScatter, follow
 from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.physics.response.analytic import Analytic
@@ -81,7 +81,7 @@ def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
         {"aluminium": 0.2},
         photons_per_pixel=1e5,
     )
-    beam = Beam(spectrum.energies_keV, spectrum.fluence, scatter.group_stride)
+    beam = TubeSpectrum(spectrum.energies_keV, spectrum.fluence, scatter.group_stride)
     volume = VolumeGrid(128, 128, 128, 0.16)
     geometry = ConeBeam(8, 64, 96, 0.4, volume, 62.5, 109.7)
     maps = head_phantom().volumes(volume).clamp(min=0)

@@ -170,7 +170,7 @@ class ScanSimulator:
             return scatter, error
         model = self.model
         scene = self.scatter.scene(maps, model.materials, beam, model.energies_keV, model.fluence)
-        each = self._detector.registered(scene.beam.groups_keV)
+        each = self._detector.registered(scene.spectrum.groups_keV)
         typical = each.mean((0, 1))
         for view in range(beam.n_views):
             estimate = self.scatter.estimate(scene, view, typical, seed)

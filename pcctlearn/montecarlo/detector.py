@@ -1,8 +1,8 @@
-"""A photon-counting detector, and the simulation of what it registers of photons of each energy.
+"""Photon-counting detector model and Monte Carlo simulation of its response.
 
-Left out: Doppler broadening, the statistics of charge creation (Fano; 0.1 keV in silicon),
-trapping, diffusion along the depth, pile-up, and noise counts of pixels that no charge reached:
-below three standard deviations of the noise a real detector counts those as well.
+Not modelled: Doppler broadening, Fano statistics of charge creation (0.1 keV in silicon), trapping,
+diffusion along the depth, pile-up, and noise counts of pixels without charge, which matter for
+thresholds below three standard deviations of the noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ import numpy as np
 import xraylib
 from numpy.typing import NDArray
 
-from pcctlearn.montecarlo.charge_kernel import Sensor
-from pcctlearn.montecarlo.detector_kernel import (
+from pcctlearn.montecarlo.charge_numba import Sensor
+from pcctlearn.montecarlo.detector_numba import (
     N_LEDGER,
     HIT_keV,
     PAIR_keV,
@@ -33,44 +33,44 @@ from pcctlearn.physics.attenuation import DENSITY_G_CM3, Material
 from pcctlearn.tomography.grids import require_positive
 
 BOLTZMANN_V_PER_K = 8.617333e-5
-_SEGMENT_keV = 70.0  # photons that every segment meets alike: about the mean behind a body
-_LOWEST_LINE_keV = 5.0  # softer lines stay where they are made
+_SEGMENT_keV = 70.0  # energy at which segments count equally: about the mean behind a body
+_LOWEST_LINE_keV = 5.0  # softer lines are absorbed on the spot
 _N_CHUNKS = 16
-_HISTORIES_PER_eV = 2**32  # streams set aside for every eV of photon energy
+_HISTORIES_PER_eV = 2**32  # random streams reserved for every eV of photon energy
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A semiconductor cut into pixels, or wafers of it on edge, cut into strips.
+    """Pixellated semiconductor, face-on, or edge-on wafers divided into strips.
 
-    Charge is a Gaussian cloud with σ² = σ₀(E)² + 2 (kT/q) d L / V at the electrode: it drifts
-    d of the L between the electrodes. σ₀ = 1 µm + R/4, with the range R of K. Kanaya and
-    S. Okayama (J. Phys. D 5 (1972) 43). The cloud is split over 3×3 pixels (on edge: 3×1; a foil or
-    gap parts the wafers), each with a noise of its own, and every pixel and segment that registers
-    more than a threshold counts.
+    The charge cloud at the electrode is Gaussian with σ² = σ₀(E)² + 2 (kT/q) d L / V, where d is
+    the drift distance and L the distance between the electrodes. σ₀ = 1 µm + R/4, with the range R
+    of K. Kanaya and S. Okayama (J. Phys. D 5 (1972) 43). The cloud is shared among 3×3 pixels
+    (edge-on: 3×1, since a foil or gap separates the wafers). Noise is independent between pixels,
+    and each pixel and segment above a threshold counts.
 
     Args:
         sensor: silicon, CdTe, a formula, or a mixture {material: mass fraction}.
-        thickness_cm: along the beam, what collects charge.
-        pitch_cm: (x, y) of a pixel; on edge, y goes from wafer to wafer.
-        bias_V: over the wafer on edge, else over the thickness.
-        density_g_cm3: where None, that of the named materials.
-        edge_on: charge drifts along y to the electrode at the far face of its wafer; else along
-            the beam to the far side.
+        thickness_cm: active thickness along the beam.
+        pitch_cm: (x, y) of a pixel; edge-on, y is the pitch of the wafers.
+        bias_V: across the wafer (edge-on) or across the thickness (face-on).
+        density_g_cm3: None takes that of a named material.
+        edge_on: charge drifts along y to the electrode at the far face of its wafer, instead of
+            along the beam to the exit side.
         segments: channels along the depth, which count photons of 70 keV about equally.
-        foil: opaque foils fill the gaps between wafers, however thin.
-        gap_cm: of the pitch (on edge of y, else of x and y), what collects no charge; without a
-            foil it is sensor material.
-        dead_layer_cm: sensor material before the thickness that collects no charge.
-        noise_keV: electronic, standard deviation, of every pixel.
-        anti_coincidence: of the pixels a photon hits, the largest one takes what those of its
-            neighbourhood have registered, with their noise, as one event.
-        fluorescence: follow K lines above 5 keV; else they stay where they are made.
+        foil: opaque foils fill the gaps between wafers, whatever their width.
+        gap_cm: part of the pitch (edge-on: of y; face-on: of x and y) that collects no charge;
+            without a foil it is sensor material.
+        dead_layer_cm: sensor material in front of the active thickness that collects no charge.
+        noise_keV: standard deviation of the electronic noise of every pixel.
+        anti_coincidence: the largest hit of a photon receives the charge of its neighbours, with
+            their noise, as one event.
+        fluorescence: follow K lines above 5 keV; otherwise they are absorbed on the spot.
 
     Raises:
-        ValueError: a parameter that no detector can have, or a material that xraylib lacks.
+        ValueError: a parameter outside its physical range, or a material unknown to xraylib.
     """
 
     sensor: Material
@@ -91,7 +91,7 @@ class Detector:
     def __post_init__(self) -> None:
         composition(self.sensor)
         if self.density_g_cm3 is None and str(self.sensor) not in DENSITY_G_CM3:
-            raise ValueError(f"give density_g_cm3 of the sensor {self.sensor}: it is not known")
+            raise ValueError(f"density_g_cm3 is needed for the sensor {self.sensor}")
         if len(self.pitch_cm) != 2:
             raise ValueError(f"pitch_cm needs two numbers, x and y, got {list(self.pitch_cm)}")
         positive = {
@@ -111,19 +111,19 @@ class Detector:
         narrowest = self.pitch_cm[1] if self.edge_on else min(self.pitch_cm)
         if self.gap_cm >= narrowest:
             raise ValueError(
-                f"gap_cm={self.gap_cm:g} leaves nothing of a pitch of {narrowest:g} cm"
+                f"gap_cm={self.gap_cm:g} must be smaller than the pitch of {narrowest:g} cm"
             )
         if self.foil and not self.edge_on:
-            raise ValueError("foil lies between wafers: set edge_on as well")
+            raise ValueError("foil needs edge_on=true: foils lie between edge-on wafers")
 
     @property
     def density(self) -> float:
-        """g/cm³."""
+        """Density of the sensor, g/cm³."""
         given = self.density_g_cm3
         return DENSITY_G_CM3[str(self.sensor)] if given is None else given
 
     def for_kernel(self) -> Sensor:
-        """The same in the kernel's terms."""
+        """Parameters for the kernels."""
         elements = composition(self.sensor)
         atoms = {Z: weight / xraylib.AtomicWeight(Z) for Z, weight in elements.items()}
         n_atoms = sum(atoms.values())
@@ -141,7 +141,7 @@ class Detector:
             edge_on=self.edge_on,
             foil=self.foil,
             anti_coincidence=self.anti_coincidence,
-            # the largest of several hits can only be chosen with their noise
+            # anti-coincidence picks the largest hit, which depends on the noise
             noise_keV=float(self.noise_keV) if self.anti_coincidence else 0.0,
             widening_cm=2 * thermal_V * electrodes_cm / self.bias_V,
             track_cm=1e-4,
@@ -150,7 +150,7 @@ class Detector:
         )
 
     def segment_ends_cm(self) -> Array:
-        """Depths between the segments, z_k = −ln(1 − k/n (1 − e^(−μt)))/μ, dead layer included."""
+        """Depths of segment borders, z_k = −ln(1 − k/n (1 − e^(−μt)))/μ, plus the dead layer."""
         mu = np.interp(_SEGMENT_keV, rate_energies_keV(), interactions([self.sensor]).total[0])
         mu = mu * self.density
         share = np.arange(1, self.segments) / self.segments
@@ -158,7 +158,7 @@ class Detector:
         return self.dead_layer_cm + depths
 
     def rates(self) -> Rates:
-        """Interactions of the sensor as the kernel reads them."""
+        """Interactions of the sensor for the kernels."""
         tables, lines = interactions([self.sensor]), fluorescence(self.sensor)
         followed = (lines.edges_keV > _LOWEST_LINE_keV) & self.fluorescence
         emission = lines.shares * lines.k_shares * lines.yields[:, None]
@@ -184,15 +184,14 @@ def simulate_response(
     step_keV: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> SimulatedResponse:
-    """What a detector registers of n_histories photons of each energy, from lowest_keV on.
+    """Simulate the response to n_histories photons of each energy, from lowest_keV on.
 
-    Every photon has a random stream of its own, named by seed, energy and number: an energy gives
-    the same numbers alone and among others, on one thread and on many. ``progress`` is told how
-    many energies are done, and of how many.
+    Every photon has a random stream given by seed, energy and number: the result for an energy
+    does not depend on the other energies or on the number of threads. ``progress`` is called with
+    the number of energies done and their total.
 
     Raises:
-        ValueError: energies that the tables lack or that do not increase, or numbers that are not
-            positive.
+        ValueError: energies outside the tables or not increasing, or sizes that are not positive.
     """
     energies = np.asarray(energies_keV, np.float64)
     if not (energies.size and (np.diff(energies) > 0).all()):
@@ -225,10 +224,10 @@ def simulate_response(
 
 
 class ResponseSimulation:
-    """The simulation of a detector as a configuration writes it down, and the files it makes.
+    """Configured simulation of a detector response, and the files it writes.
 
-    Photon energies go from ``first_keV`` to ``last_keV`` in steps of ``energy_step_keV``; the other
-    parameters are those of ``simulate_response``. ``name`` is that of the files.
+    Photon energies run from ``first_keV`` to ``last_keV`` in steps of ``energy_step_keV``; the
+    other parameters are those of ``simulate_response``. ``name`` is the stem of the files.
     """
 
     def __init__(
@@ -245,7 +244,7 @@ class ResponseSimulation:
     ) -> None:
         if not energy_step_keV > 0 or last_keV < first_keV:
             raise ValueError(
-                "photon energies go from first_keV up to last_keV in positive steps, got "
+                "first_keV must not exceed last_keV and energy_step_keV must be positive, got "
                 f"{first_keV:g}, {last_keV:g} and energy_step_keV={energy_step_keV:g}"
             )
         self.name, self.detector = name, detector
@@ -256,7 +255,7 @@ class ResponseSimulation:
         self.simulated: SimulatedResponse | None = None
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> SimulatedResponse:
-        """Simulate every energy; ``progress`` is told how many are done, and of how many."""
+        """Simulate all energies; ``progress`` is called with the number done and their total."""
         self.simulated = simulate_response(
             self.detector,
             self.energies_keV,
@@ -269,9 +268,9 @@ class ResponseSimulation:
         return self.simulated
 
     def write(self, folder: str | Path) -> list[Path]:
-        """<name>.csv for ``Table.from_file`` and <name>_pairs.npz for ``Pairs.from_file``.
+        """Write <name>.csv for ``Table.from_file`` and <name>_pairs.npz for ``Pairs.from_file``.
 
-        What was run last, or a run if there was none. The same seed gives the same bytes.
+        Runs the simulation unless it has run before. The same seed gives the same bytes.
         """
         simulated = self.simulated or self.run()
         return simulated.write(Path(folder), self.name, self._passport())

@@ -1,9 +1,10 @@
-"""How photons interact with materials: rates, angles, characteristic lines, as tables.
+"""Tables of photon interactions: rates, scattering angles and characteristic lines.
 
 Rates and angular shapes are xraylib's (T. Schoonjans et al., Spectrochim. Acta B 66 (2011) 776):
 photoelectric, incoherent (Klein–Nishina times the scattering function S(x)) and coherent (Thomson
-times the squared form factor F(x)²). The integral of its coherent shapes is up to 4 % below its
-coherent rates for heavy elements, so rates are taken from the rates and shapes from the shapes.
+times the squared form factor F(x)²). For heavy
+elements the integral of the coherent differential cross section is up to 4 % below the coherent
+rate, so rates and shapes are taken from their own tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,23 +19,27 @@ from numpy.typing import NDArray
 from pcctlearn.physics.attenuation import NAMED_MATERIALS, Material
 from pcctlearn.physics.response.analytic import K_LINES
 
-RATE_STEP_keV = 0.5  # linear between: 0.1 % of a photoelectric rate at 20 keV
+RATE_STEP_keV = 0.5  # linear interpolation: error 0.1 % of the photoelectric rate at 20 keV
 ANGLE_STEP_keV = 1.0
 LOWEST_keV, HIGHEST_keV = 1.0, 160.0
 _N_QUANTILES = 257
-_N_SHAPE = 257  # samples of sin(θ/2), in which the shapes are smooth
+_N_SHAPE = 257  # samples in sin(θ/2), where the shapes are smooth
 PHOTOELECTRIC, COMPTON, RAYLEIGH = range(3)
 
 Array = NDArray[np.float64]
 
 
 class Interactions(NamedTuple):
-    """Tables of several materials, laid out for compiled kernels.
+    """Tables of several materials, in the layout that the transport kernels read.
 
-    rates (material, process, energy) in cm²/g and their sum, total (material, energy), every
-    RATE_STEP_keV; cosines (material, process − 1, energy, quantile): cos θ at equal steps of
-    cumulative probability; shapes (material, process − 1, energy, sin(θ/2)) in 1/sr; the last two
-    every ANGLE_STEP_keV, for Compton and Rayleigh scattering. All begin at LOWEST_keV.
+    All start at LOWEST_keV. ``cosines`` and ``shapes`` are for Compton and Rayleigh scattering.
+
+    Args:
+        rates: (material, process, energy) cm²/g, every RATE_STEP_keV.
+        total: (material, energy) cm²/g, their sum.
+        cosines: (material, process − 1, energy, quantile), cos θ at equal steps of cumulative
+            probability, every ANGLE_STEP_keV.
+        shapes: (material, process − 1, energy, sin(θ/2)) 1/sr, every ANGLE_STEP_keV.
     """
 
     rates: Array
@@ -44,11 +49,15 @@ class Interactions(NamedTuple):
 
 
 class Fluorescence(NamedTuple):
-    """The K lines of a material's elements.
+    """K fluorescence of the elements of a material, at the energies of ``Interactions.rates``.
 
-    shares (element, energy): of a photoelectric event; k_shares (element, energy): of the K shell
-    in the element's; yields (element); lines_keV and line_shares (element, line); edges_keV
-    (element). Energies as those of Interactions.rates.
+    Args:
+        shares: (element, energy), share of an element in photoelectric events.
+        k_shares: (element, energy), share of the K shell in those of the element.
+        yields: (element), fluorescence yield of the K shell.
+        lines_keV: (element, line).
+        line_shares: (element, line), relative intensity.
+        edges_keV: (element).
     """
 
     shares: Array
@@ -60,14 +69,14 @@ class Fluorescence(NamedTuple):
 
 
 def interactions(materials: Sequence[Material]) -> Interactions:
-    """Tables of these materials; ValueError for one that xraylib does not know."""
+    """Tables of these materials; ValueError for a material unknown to xraylib."""
     tables = [_tables(_key(material)) for material in materials]
     columns = zip(*tables, strict=True)
     return Interactions(*(np.ascontiguousarray(np.stack(column)) for column in columns))
 
 
 def rate_energies_keV() -> Array:
-    """Energies of the rates."""
+    """Energies of the tables of rates."""
     return np.arange(LOWEST_keV, HIGHEST_keV + RATE_STEP_keV / 2, RATE_STEP_keV)
 
 
@@ -151,25 +160,25 @@ def _tables(key: str | tuple[tuple[str, float], ...]) -> tuple[NDArray[np.floati
 
 
 def _angular(Z: NDArray[np.int64], weights: Array, section) -> tuple[Array, NDArray[np.float32]]:
-    """Cosines at equal steps of cumulative probability, and densities per steradian."""
-    # denser near zero, where coherent scattering is peaked
+    """cos θ at equal steps of cumulative probability, and probability per steradian."""
+    # sampled more densely near 0, where coherent scattering peaks
     fine = np.unique(np.concatenate([np.linspace(0, 0.05, 401), np.linspace(0.05, 1, 1601)]))
     theta = np.maximum(2 * np.arcsin(fine), 1e-6)
     density = np.tensordot(weights, section(Z, angle_energies_keV(), theta), axes=1)
-    # with s = sin(θ/2) a solid angle is 8 π s ds
+    # with s = sin(θ/2), dΩ = 8 π s ds
     weighed = 8 * np.pi * fine * density
     steps = 0.5 * (weighed[:, 1:] + weighed[:, :-1]) * np.diff(fine)
     cumulative = np.concatenate([np.zeros_like(steps[:, :1]), steps.cumsum(1)], 1)
     total = cumulative[:, -1:]
     quantiles = np.linspace(0, 1, _N_QUANTILES)
     cosines = [
-        # in s², in which equal steps of an isotropic shape are equal
+        # interpolated in s², which is linear in the quantile for isotropic scattering
         1 - 2 * np.interp(quantiles, row / row[-1], fine**2)
         for row in cumulative
     ]
     at = np.linspace(0, 1, _N_SHAPE)
     shapes = [np.interp(at, fine, row) for row in density / total]
-    return np.array(cosines), np.array(shapes, np.float32)  # small, to stay near the processor
+    return np.array(cosines), np.array(shapes, np.float32)  # single precision, to fit the cache
 
 
 def _rate(Z: int, line: int) -> float:

@@ -1,4 +1,4 @@
-"""What was registered of simulated photons: densities, statistics, and the files they go to."""
+"""Response densities and statistics from Monte Carlo tallies, and the files they are written to."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from pcctlearn.files import written_whole
-from pcctlearn.montecarlo.detector_kernel import (
+from pcctlearn.montecarlo.detector_numba import (
     ABSORBED,
     DEPOSITED,
     EMITTED,
@@ -27,14 +27,14 @@ from pcctlearn.montecarlo.detector_kernel import (
 from pcctlearn.physics.response.pairs import Pairs, bin_covariance, write_pairs
 from pcctlearn.physics.response.table import Table
 
-PAIR_CELL_keV = 2.0  # of the pairs that are kept
-_DIGITS = 5  # of the table: 1e-5 of a density, far below its statistical error
+PAIR_CELL_keV = 2.0  # cell width of the pairs that are stored
+_DIGITS = 5  # significant digits of the table, far beyond its statistical error
 
 Array = NDArray[np.float64]
 
 
 class Tallies(NamedTuple):
-    """What the kernel counted of one photon energy, over all chunks."""
+    """Tallies of one photon energy, summed over chunks."""
 
     singles: NDArray[np.int64]
     pairs: NDArray[np.int32]
@@ -42,10 +42,10 @@ class Tallies(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of each photon energy, (energy): probabilities of a photon, and mean keV of where it went.
+    """Interaction probabilities and mean energy balance of a photon, each (energy).
 
-    first_compton and first_rayleigh are the first interactions' shares of those interacting;
-    entire is the probability that all of the energy is deposited where charge is collected.
+    first_compton and first_rayleigh are shares among interacting photons of the first interaction;
+    entire is the probability that the whole energy is deposited where charge is collected.
     """
 
     interacting: Array
@@ -60,18 +60,17 @@ class Statistics(NamedTuple):
 class SimulatedResponse:
     """Density h(E; E') of registered energy, and pairs of events of the same photon.
 
-    Electronic noise is not drawn but folded in: the tallies are of charge, in cells of 0.125 keV
-    (pairs: 0.5 keV), and a hit of charge q is registered in [a, b] with probability
-    Φ((b − q)/σ) − Φ((a − q)/σ). That is the exact expectation over the noise, and the only
-    smoothing: statistical error is correlated within the noise's width and falls about threefold
-    in each cell. (With anti-coincidence the noise is drawn, and nothing is smoothed.)
+    Electronic noise is convolved, not sampled: tallies of charge, in cells of 0.125 keV (pairs:
+    0.5 keV), are registered in [a, b] with probability Φ((b − q)/σ) − Φ((a − q)/σ). This is the
+    exact expectation over the noise and reduces the statistical error of a cell about threefold,
+    with correlations within the width of the noise. With anti-coincidence the noise is sampled.
 
     Args:
         energies_keV: photon energies.
-        borders_keV: of the cells of registered energy, equally spaced.
+        borders_keV: borders of the cells of registered energy, equally spaced.
         response_per_keV: (deposited, energy), events per keV and photon.
-        pairs: second moments of one photon's events.
-        statistics: where the photons went.
+        pairs: second moments of the events of one photon.
+        statistics: interaction probabilities and energy balance.
         n_histories: photons of each energy.
     """
 
@@ -99,7 +98,7 @@ class SimulatedResponse:
         step_keV: float,
         highest_keV: float,
     ) -> "SimulatedResponse":
-        """Fold the noise into the tallies and cut them into cells from lowest_keV on."""
+        """Convolve the tallies with the noise and bin them into cells from lowest_keV on."""
         n_cells = math.ceil((highest_keV - lowest_keV) / step_keV)
         borders = regular(lowest_keV, step_keV, n_cells + 1)
         n_pair = math.ceil((highest_keV - lowest_keV) / PAIR_CELL_keV)
@@ -129,12 +128,12 @@ class SimulatedResponse:
 
     @cached_property
     def table(self) -> Table:
-        """The response as the chain uses it."""
+        """The response as a table for the spectral model."""
         deposited = (self.borders_keV[1:] + self.borders_keV[:-1]) / 2
         return Table(*map(torch.from_numpy, (self.energies_keV, deposited, self.response_per_keV)))
 
     def moments(self, low_keV: float, high_keV: float = math.inf) -> tuple[Array, Array]:
-        """E[n] and E[n²] of the events between two energies of one photon, (energy)."""
+        """E[n] and E[n²] of the events of one photon between two energies, (energy)."""
         edges = torch.tensor([low_keV, min(high_keV, self.borders_keV[-1])], dtype=torch.float64)
         energies = torch.from_numpy(self.energies_keV)
         above = self.table.above(edges, energies)
@@ -142,7 +141,7 @@ class SimulatedResponse:
         return mean.numpy(), (mean + self.pairs.between(edges, energies)[:, 0, 0]).numpy()
 
     def standard_error(self, low_keV: float, high_keV: float = math.inf) -> Array:
-        """Of E[n] between two energies, √((E[n²] − E[n]²)/N): an upper limit, noise being exact."""
+        """Standard error of E[n], at most √((E[n²] − E[n]²)/N), since the noise is exact."""
         mean, square = self.moments(low_keV, high_keV)
         return np.sqrt((square - mean**2) / self.n_histories)
 
@@ -163,24 +162,24 @@ class SimulatedResponse:
     def bin_covariance(self, edges_keV: Sequence[float], fluence: Array) -> Array:
         """Covariance of the counts of bins, Σ_E' S(E') E[n_b n_b'] (bin, bin).
 
-        Pairs are spread evenly over cells of 2 keV: exact for edges on their borders (at odd keV by
-        default), else within 1e-3 of a photon.
+        Pairs are uniform within cells of 2 keV: exact for edges on the borders of cells (odd keV
+        by default), otherwise accurate to 1e-3 of a photon.
         """
         edges = torch.tensor(edges_keV, dtype=torch.float64)
         spectrum = map(torch.from_numpy, (self.energies_keV, np.asarray(fluence, np.float64)))
         return bin_covariance(self.table, self.pairs, edges, *spectrum).numpy()
 
     def write(self, folder: Path, name: str, passport: Sequence[str] = ()) -> list[Path]:
-        """<name>.csv, with a passport in its head, and <name>_pairs.npz; the same bytes each time.
+        """Write <name>.csv, whose header records its origin, and <name>_pairs.npz, reproducibly.
 
         Densities are rounded to five digits, pairs to 1e-6 of a photon.
         """
         table, pairs = folder / f"{name}.csv", folder / f"{name}_pairs.npz"
         lines = ["# unit: 1/keV", *(f"# {line}" for line in (*passport, *self._summary()))]
         lines.append(",".join(["deposited_keV", *(f"{e:g}" for e in self.energies_keV)]))
-        centres = (self.borders_keV[1:] + self.borders_keV[:-1]) / 2
-        for centre, row in zip(centres, self.response_per_keV, strict=True):
-            lines.append(",".join([f"{centre:g}", *(f"{h:.{_DIGITS}g}" for h in row)]))
+        centers = (self.borders_keV[1:] + self.borders_keV[:-1]) / 2
+        for center, row in zip(centers, self.response_per_keV, strict=True):
+            lines.append(",".join([f"{center:g}", *(f"{h:.{_DIGITS}g}" for h in row)]))
         with written_whole(table) as part:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
         with written_whole(pairs) as part:
@@ -188,7 +187,7 @@ class SimulatedResponse:
         return [table, pairs]
 
     def _summary(self) -> list[str]:
-        """About five energies: what became of their photons."""
+        """Header lines with the fate of photons at five energies."""
         at = np.unique(np.linspace(0, len(self.energies_keV) - 1, 5).astype(int))
         threshold = max(5.0, self.borders_keV[0])
         mean, square = self.moments(threshold)
@@ -203,14 +202,14 @@ class SimulatedResponse:
 
 
 def regular(first_keV: float, step_keV: float, n: int) -> Array:
-    """Energies in equal steps."""
+    """Equally spaced energies."""
     return np.array([first_keV + step_keV * i for i in range(n)])
 
 
 def _registered(borders_keV: Array, n_charges: int, charge_keV: float, noise_keV: float) -> Array:
     """Probability (cell, charge) that a hit in a cell of charge is registered in each cell."""
-    sigma = max(noise_keV, charge_keV / math.sqrt(12))  # a cell of charge has this width itself
+    sigma = max(noise_keV, charge_keV / math.sqrt(12))  # at least the width of a charge cell
     charges = charge_keV * np.arange(n_charges)
     below = ndtr((borders_keV[:, None] - charges) / sigma)
-    below[-1] = 1.0  # nothing is registered above the last border
+    below[-1] = 1.0  # the last cell takes everything above
     return np.diff(below, axis=0)

@@ -1,4 +1,4 @@
-"""From tallies of photons to smooth scatter with a known error."""
+"""Smoothing of Monte Carlo tallies and estimation of their standard error."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,11 @@ Array = NDArray[np.floating]
 
 
 def smoothing_matrix(at_cm: Array, from_cm: Array, sigma_cm: float) -> Array:
-    """Local quadratic regression with Gaussian weights: (at, from).
+    """Matrix (at, from) of a local quadratic regression with Gaussian weights.
 
-    Its rows sum to one and a parabola passes unchanged, up to the ends, where a plain Gaussian
-    would bend even a straight line (J. Fan and I. Gijbels, "Local Polynomial Modelling and Its
-    Applications", 1996). A sigma below a third of the spacing interpolates.
+    Rows sum to one and parabolas are reproduced exactly, including at the ends, where a Gaussian
+    filter would distort even a straight line (J. Fan and I. Gijbels, "Local polynomial modelling
+    and its applications", 1996). A sigma below a third of the spacing interpolates.
     """
     if len(from_cm) == 1:
         return np.ones((len(at_cm), 1))
@@ -32,7 +32,7 @@ def _interpolation(at_cm: Array, from_cm: Array) -> Array:
 
 
 class Accumulator:
-    """Mean over chunks of equal size and its standard error, from sums kept in order."""
+    """Running mean over chunks of equal size and its standard error."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -40,11 +40,11 @@ class Accumulator:
         self._squares: Array = np.zeros(())
 
     def add(self, value: Array) -> None:
-        """B. P. Welford's update, Technometrics 4 (1962) 419."""
+        """Add a chunk by the update of B. P. Welford, Technometrics 4 (1962) 419."""
         self.n += 1
-        away = value - self._mean
-        self._mean = self._mean + away / self.n
-        self._squares = self._squares + away * (value - self._mean)
+        deviation = value - self._mean
+        self._mean = self._mean + deviation / self.n
+        self._squares = self._squares + deviation * (value - self._mean)
 
     @property
     def mean(self) -> Array:
@@ -53,12 +53,12 @@ class Accumulator:
 
     @property
     def standard_error(self) -> Array:
-        """Of the mean: √(Σ (v − v̄)² / (n (n − 1)))."""
+        """Standard error of the mean, √(Σ (v − v̄)² / (n (n − 1)))."""
         return np.sqrt(self._squares / (self.n * max(self.n - 1, 1)))
 
 
 def relative_noise(mean: Array, standard_error: Array) -> Array:
-    """Per bin: the mean of error over scatter, where scatter exceeds 0.3 of its largest."""
+    """Mean of standard error over scatter, per bin, where scatter exceeds 0.3 of its maximum."""
     bright = mean > 0.3 * mean.max(axis=(-2, -1), keepdims=True)
     ratio = np.divide(standard_error, mean, out=np.zeros_like(mean), where=bright)
     return ratio.sum((-2, -1)) / np.maximum(bright.sum((-2, -1)), 1)

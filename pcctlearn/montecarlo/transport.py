@@ -1,4 +1,4 @@
-"""Scatter of an object, view by view, by following photons."""
+"""Monte Carlo estimate of object scatter, view by view."""
 
 import logging
 from collections.abc import Sequence
@@ -10,29 +10,28 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcctlearn.montecarlo.analog_kernel import analog
-from pcctlearn.montecarlo.forced_kernel import forced
-from pcctlearn.montecarlo.scene import Beam, Scene, scene_of
+from pcctlearn.montecarlo.analog_numba import analog
+from pcctlearn.montecarlo.forced_numba import forced
+from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
 from pcctlearn.montecarlo.tally import Accumulator, relative_noise, smoothing_matrix
-from pcctlearn.montecarlo.tracking import N_LEDGER, Panel
+from pcctlearn.montecarlo.tracking_numba import N_LEDGER, Panel
 from pcctlearn.physics.attenuation import Material
-from pcctlearn.shapes import Energies as EnergyGrid
-from pcctlearn.shapes import Fluence
+from pcctlearn.shapes import Energies, Fluence
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import require_positive
 
 log = logging.getLogger(__name__)
 
-N_KINDS = 4  # primary, Compton once, Rayleigh once, multiple: kinds of a tally, in this order
+N_KINDS = 4  # of a tally: primary, single Compton, single Rayleigh, multiple
 _CHUNKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Tally:
-    """values (chunk, kind, row, column, group) photons of one view, as each chunk estimates them.
+    """Photons of one view, (chunk, kind, row, column, group), each chunk an independent estimate.
 
-    A tally that does not tell kinds apart has one. ledger (chunk, column): energies in keV of all
-    histories' photons, and numbers of interactions, as tracking names its columns.
+    A tally that does not distinguish kinds has one. ``ledger`` (chunk, column): energies in keV
+    and numbers of interactions, summed over histories; the columns are named in tracking_numba.
     """
 
     values: NDArray[np.float64]
@@ -51,39 +50,42 @@ def follow(
 ) -> Tally:
     """Follow n_chunks · n_histories photons of one view.
 
-    The same numbers whatever the number of threads, and however the chunks are shared out.
+    Results are bit-identical for any number of threads and any partition into calls.
 
     Args:
-        n_points: points of the panel that each interaction is scored at; None: follow the photons
-            as nature does (analog), which also tallies the primary ones.
-        by_kind: tell primary, single Compton, single Rayleigh and multiple scatter apart.
+        n_points: points of the panel at which each interaction is scored (next-event estimator);
+            None: analog transport, which tallies primary photons as well.
+        by_kind: tally primary, single Compton, single Rayleigh and multiple scatter separately.
     """
     n_kinds = N_KINDS if by_kind or n_points is None else 1
-    n_groups = len(scene.beam.groups_keV)
+    n_groups = len(scene.spectrum.groups_keV)
     values = np.zeros((n_chunks, n_kinds, *scene.shape, n_groups))
     ledger = np.zeros((n_chunks, N_LEDGER))
     first = first_chunk * n_histories
-    scenery = (panel, scene.voxels, scene.tables, scene.energies)
+    inputs = (panel, scene.voxels, scene.tables, scene.energies)
     if n_points is None:
-        analog(*scenery, seed, first, n_histories, values, ledger)
+        analog(*inputs, seed, first, n_histories, values, ledger)
     else:
-        nowhere = (0.0,) * scene.voxels.density.shape[-1]
-        forced(*scenery, n_points, seed, first, n_histories, nowhere, values, ledger)
+        zeros = (0.0,) * scene.voxels.density.shape[-1]
+        forced(*inputs, n_points, seed, first, n_histories, zeros, values, ledger)
     values *= scene.photons(panel) / n_histories
     return Tally(values, ledger)
 
 
 @dataclass(frozen=True)
 class ScatterEstimate:
-    """Scattered photons (group, row, column) of one view, and how well they are known.
+    """Scattered photons of one view and their statistical error.
 
-    In photons that arrive, of each energy in groups_keV: what is counted depends on the detector,
-    ``counts``. standard_error (bin, row, column) is that of the counts, for the response that
-    the simulation went by; relative_noise (bin) is its mean over where scatter is strong.
+    Args:
+        photons: incident on the panel, at each energy of groups_keV; ``counts`` applies a detector
+            response.
+        standard_error: of the counts, for the response given to the simulation.
+        relative_noise: mean of standard error over scatter where scatter is strong.
+        n_histories: photons followed.
     """
 
     photons: Float[Tensor, "group row column"]
-    groups_keV: EnergyGrid
+    groups_keV: Energies
     standard_error: Float[Tensor, "bin row column"]
     relative_noise: Float[Tensor, "bin"]
     n_histories: int
@@ -91,27 +93,27 @@ class ScatterEstimate:
     def counts(
         self, registered: Float[Tensor, "*pixel bin group"]
     ) -> Float[Tensor, "bin row column"]:
-        """Σ_g R_b(g) N_g: counts in each bin, for one response or one for each pixel."""
+        """Σ_g R_b(g) N_g: counts in each bin; the response is shared or per pixel."""
         photons = self.photons.movedim(0, -1)[..., None]
         return (registered.to(photons) @ photons)[..., 0].movedim(-1, 0)
 
 
 class ObjectScatter:
-    """Forced detection until every bin is as accurate as asked, then smoothing.
+    """Scatter by forced detection to a requested accuracy, smoothed over the panel.
 
     Args:
-        accuracy: standard error over scatter, averaged over where scatter is strong (above 0.3 of
-            its largest), in the noisiest bin.
-        smoothing_cm: σ on the panel of a local quadratic regression. At 3.6 cm its bias, on a head,
-            is 0.7 % on average and 2 % along the shadow's edge, below what is asked for; it is in
-            no error given.
-        pixel_cm: of the panel that photons are tallied on, about.
-        voxel_cm: the object's voxels are joined up to this size.
-        n_points: points of the panel that each interaction is scored at.
-        group_stride: scatter is tallied at each so-many-th energy of the spectrum.
-        chunk_histories: photons in a chunk; errors come from the differences between chunks.
-        max_histories: photons after which it goes on no longer, and says so in the log; 8 chunks
-            are the least.
+        accuracy: largest mean ratio of standard error to scatter in any bin, over pixels with more
+            than 0.3 of the maximum scatter.
+        smoothing_cm: σ on the panel of a local quadratic regression. At 3.6 cm its bias for a head
+            is 0.7 % on average and 2 % along the edge of the projection; the standard error does
+            not include it.
+        pixel_cm: approximate pixel size of the tallied panel.
+        voxel_cm: the object is rebinned to voxels up to this size.
+        n_points: points of the panel at which each interaction is scored.
+        group_stride: scatter is tallied at every n-th energy of the spectrum.
+        chunk_histories: photons in a chunk; errors come from the variance between chunks.
+        max_histories: limit on the photons of a view, at least 8 chunks; if it is reached before
+            the accuracy, a warning is logged.
     """
 
     def __init__(
@@ -145,24 +147,24 @@ class ObjectScatter:
         maps: Float[Tensor, "material z y x"],
         materials: Sequence[Material],
         geometry: ConeBeam,
-        energies_keV: EnergyGrid,
+        energies_keV: Energies,
         fluence: Fluence,
     ) -> Scene:
-        """Densities in g/cm³ in this beam, as coarse as these settings allow."""
-        beam = Beam(energies_keV, fluence, self.group_stride)
+        """Prepare densities in g/cm³ for transport, rebinned as these settings allow."""
+        spectrum = TubeSpectrum(energies_keV, fluence, self.group_stride)
         return scene_of(
-            maps, materials, geometry, beam, pixel_cm=self.pixel_cm, voxel_cm=self.voxel_cm
+            maps, materials, geometry, spectrum, pixel_cm=self.pixel_cm, voxel_cm=self.voxel_cm
         )
 
     def estimate(
         self, scene: Scene, view: int, registered: Float[Tensor, "bin group"], seed: int
     ) -> ScatterEstimate:
-        """Scatter in one view, whose bins count ``registered`` photons of each group."""
-        n_groups = len(scene.beam.groups_keV)
+        """Estimate the scatter of a view; ``registered`` is the counts per photon of each group."""
+        n_groups = len(scene.spectrum.groups_keV)
         if registered.shape[-1] != n_groups:
             raise ValueError(
                 f"registered must have a column for each of {n_groups} groups, got "
-                f"{registered.shape[-1]}: take the response at the beam's groups_keV"
+                f"{registered.shape[-1]}: evaluate the response at the spectrum's groups_keV"
             )
         panel = scene.panel(view)
         view_seed = int(np.random.SeedSequence([seed, view]).generate_state(1, np.uint64)[0] >> 1)
@@ -186,19 +188,19 @@ class ObjectScatter:
                 break
         if noise.max() > self.accuracy:
             log.warning(
-                "view %d: scatter is known to %.2g %% after %d photons, not to %.2g %%: raise "
+                "view %d: the scatter error is %.2g %% after %d photons, above %.2g %%: raise "
                 "max_histories",
                 view,
                 100 * noise.max(),
                 n_histories,
                 100 * self.accuracy,
             )
-        # a pixel of the tallied panel is not as large as one of the true panel
+        # tallied pixels and true pixels differ in size
         share = scene.geometry.row_cm * scene.geometry.column_cm / np.prod(scene.pixel_cm)
         smooth = smooth_rows @ np.moveaxis(photons, -1, 0) @ smooth_columns.T / chunk
         return ScatterEstimate(
             torch.from_numpy(smooth * share).clamp(min=0),
-            scene.beam.groups_keV,
+            scene.spectrum.groups_keV,
             torch.from_numpy(bins.standard_error * share),
             torch.from_numpy(noise),
             n_histories,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-from pcctlearn.montecarlo.scene import Beam, Scene, scene_of
+from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
 from pcctlearn.montecarlo.transport import follow
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -103,7 +103,7 @@ def pencil_profiles(
             "scatter kernels belong to thresholds that all pixels share: give a model with the "
             "nominal ones, (edge,)"
         )
-    beam = Beam(model.energies_keV, model.fluence, group_stride)
+    beam = TubeSpectrum(model.energies_keV, model.fluence, group_stride)
     edges = model.thresholds.edges_keV.detach()
     above = model.response.above(edges, beam.groups_keV).detach()
     registered = (above[:-1] - above[1:]).numpy()
@@ -199,7 +199,7 @@ def _fitted(depth: Array, radii_cm: Array, per_primary: Array) -> list[float]:
     return [math.exp(fit.x[0]), *fit.x[1:].tolist(), residual]
 
 
-def _slab(geometry: ConeBeam, beam: Beam, thickness_cm: float, width_cm: float) -> Scene:
+def _slab(geometry: ConeBeam, beam: TubeSpectrum, thickness_cm: float, width_cm: float) -> Scene:
     """Water across the central ray, before a panel wide enough for the profiles."""
     size = (width_cm, thickness_cm / 4, width_cm / 8)
     n = 2 * round(_REACH_cm / _RING_cm)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scanners import FOUR_BINS, SPECTRA
 
-from pcctlearn.montecarlo.scene import Beam, scene_of
+from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -19,7 +19,9 @@ PANEL = ConeBeam(8, 16, 24, 1.6, GRID, 62.5, 109.7)  # 38.4 × 25.6 cm
 CENTRE = (slice(6, 10), slice(10, 14))  # 4×4 pixels
 BROAD = (slice(2, 14), slice(4, 20))  # 12×16 pixels
 # one photon energy, and the groups that Compton scattering takes it to
-SIXTY_keV = Beam(torch.arange(5.0, 61.0), torch.zeros(56).index_fill(0, torch.tensor(55), 1.0))
+SIXTY_keV = TubeSpectrum(
+    torch.arange(5.0, 61.0), torch.zeros(56).index_fill(0, torch.tensor(55), 1.0)
+)
 ALL = torch.ones(1, 56, dtype=torch.float64)
 FEW = ConeBeam(8, 8, 12, 3.2, VolumeGrid(32, 32, 32, 0.64), 62.5, 109.7)
 FINE = replace(FEW, volume=GRID)
@@ -60,7 +62,7 @@ def tube():
     spectrum = Spectrum(
         SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=1.0
     )
-    return Beam(spectrum.energies_keV, spectrum.fluence)
+    return TubeSpectrum(spectrum.energies_keV, spectrum.fluence)
 
 
 def ideal(energies_keV):

@@ -10,7 +10,7 @@ from pcctlearn.montecarlo.interactions import (
     interactions,
     rate_energies_keV,
 )
-from pcctlearn.montecarlo.photons import turned
+from pcctlearn.montecarlo.photons_numba import turned
 from pcctlearn.physics.attenuation import mass_attenuation
 
 MATERIALS = ["silicon", "CdTe", "water", {"Cd": 0.430, "Zn": 0.028, "Te": 0.542}]

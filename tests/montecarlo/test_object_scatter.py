@@ -58,7 +58,7 @@ def test_what_is_asked_for_is_reached_and_no_more():
 @pytest.mark.physics
 def test_the_noisiest_bin_decides():
     scene = scene_of(upright(5.0, 12.0, FEW.volume), ["water"], FEW, tube(), pixel_cm=1.6)
-    registered = ideal(scene.beam.energies_keV)
+    registered = ideal(scene.spectrum.energies_keV)
     scatter = ObjectScatter(0.04, pixel_cm=1.6, chunk_histories=50)
     estimate = scatter.estimate(scene, 0, registered, 1)
     assert estimate.relative_noise.max() <= 0.04
@@ -194,7 +194,7 @@ def test_an_object_off_the_axis_is_mirrored_from_the_other_side():
 
 def test_pixels_of_their_own_count_as_shared_ones_when_all_are_alike():
     scene = scene_of(upright(5.0, 12.0, FEW.volume), ["water"], FEW, tube())
-    registered = ideal(scene.beam.energies_keV)
+    registered = ideal(scene.spectrum.energies_keV)
     estimate = SIXTEEN_CHUNKS.estimate(scene, 0, registered, 1)
     shared = estimate.counts(registered)
     assert shared.shape == (4, 8, 12)
@@ -238,7 +238,7 @@ POSITIVE = {
         ("voxel_cm", -0.1, "of the scatter simulation must be 0 or more, got -0.1"),
     ],
 )
-def test_numbers_that_make_no_simulation_are_refused(name, value, message):
+def test_invalid_parameters_are_refused(name, value, message):
     with pytest.raises(ValueError, match=f"{name} {message}"):
         ObjectScatter(**{name: value})
 

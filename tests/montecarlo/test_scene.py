@@ -8,8 +8,8 @@ import pytest
 import torch
 from numba import njit
 
-from pcctlearn.montecarlo.photons import walk
-from pcctlearn.montecarlo.scene import Beam, scene_of, thick_fan
+from pcctlearn.montecarlo.photons_numba import walk
+from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of, thick_fan
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -39,7 +39,7 @@ PHANTOM = EllipsoidPhantom(  # nothing is symmetric
     ]
 )
 MATERIALS = ["water", "calcium"]
-BEAM = Beam(torch.arange(20.0, 61.0), torch.ones(41))
+BEAM = TubeSpectrum(torch.arange(20.0, 61.0), torch.ones(41))
 
 
 @njit
@@ -106,9 +106,9 @@ def test_the_panel_lies_where_the_geometry_has_it(maps):
             a, b = panel.low + (np.array([column, row]) + 0.5) * panel.pixel
             place = panel.center + a * panel.along + b * panel.up
             np.testing.assert_allclose(place, pixels[view, row, column], atol=1e-9)
-        size = panel.window[1::2] - panel.window[::2]
+        size = panel.opening[1::2] - panel.opening[::2]
         np.testing.assert_allclose(size, [20 * 1.1, 12 * 0.9])
-        np.testing.assert_allclose(panel.window[::2], panel.low)
+        np.testing.assert_allclose(panel.opening[::2], panel.low)
 
 
 def test_margins_and_coarse_pixels_keep_the_middle(maps):
@@ -120,8 +120,8 @@ def test_margins_and_coarse_pixels_keep_the_middle(maps):
     assert columns.mean() == pytest.approx(SCANNER.columns_cm.mean())
     # the beam goes on ending with the true panel
     panel = scene.panel(0)
-    assert panel.window[0] - panel.low[0] == pytest.approx(2 * scene.pixel_cm[1])
-    assert panel.window[2] - panel.low[1] == pytest.approx(2 * scene.pixel_cm[0])
+    assert panel.opening[0] - panel.low[0] == pytest.approx(2 * scene.pixel_cm[1])
+    assert panel.opening[2] - panel.low[1] == pytest.approx(2 * scene.pixel_cm[0])
 
 
 def test_photons_are_those_of_the_beam(maps):
@@ -129,7 +129,7 @@ def test_photons_are_those_of_the_beam(maps):
     scene = scene_of(maps, MATERIALS, SCANNER, replace(BEAM, fluence=fluence), pixel_cm=2.0)
     in_all = fluence.sum().item() * SCANNER.n_rows * SCANNER.n_columns
     assert scene.photons(scene.panel(0)) == pytest.approx(in_all)
-    window = scene.panel(0, window_cm=(-1.1, 0.0, 0.0, 0.9))
+    window = scene.panel(0, opening_cm=(-1.1, 0.0, 0.0, 0.9))
     assert scene.photons(window) == pytest.approx(fluence.sum().item())
     np.testing.assert_allclose(
         scene.energies.cumulative, fluence.cumsum(0) / fluence.sum(), rtol=1e-12
@@ -139,7 +139,7 @@ def test_photons_are_those_of_the_beam(maps):
 def test_groups_are_counted_from_the_highest_energy():
     assert replace(BEAM, stride=3).groups_keV.tolist() == list(np.arange(21.0, 61.0, 3))
     assert torch.equal(BEAM.groups_keV, BEAM.energies_keV)
-    assert Beam(torch.tensor([60.0]), torch.ones(1)).groups_keV.tolist() == [60.0]
+    assert TubeSpectrum(torch.tensor([60.0]), torch.ones(1)).groups_keV.tolist() == [60.0]
 
 
 def test_the_majorant_is_never_exceeded(maps):
@@ -167,40 +167,40 @@ def test_a_thick_fan_is_a_fan_with_a_height():
 @pytest.mark.parametrize(
     ("energies", "fluence", "stride", "message"),
     [
-        ([20.0, 21.0, 23.0], [1.0, 1.0, 1.0], 1, "equally spaced.*steps from 1 to 2 keV"),
-        ([22.0, 21.0, 20.0], [1.0, 1.0, 1.0], 1, "equally spaced"),
-        ([20.0, 21.0], [1.0, 1.0], 0, "stride be 1 or more.*stride 0"),
-        ([20.0], [1.0], 0, "stride be 1 or more.*stride 0"),
-        ([20.0, nan], [1.0, 1.0], 1, "equally spaced"),
+        ([20.0, 21.0, 23.0], [1.0, 1.0, 1.0], 1, "equal steps.*steps of 1 to 2 keV"),
+        ([22.0, 21.0, 20.0], [1.0, 1.0, 1.0], 1, "equal steps"),
+        ([20.0, 21.0], [1.0, 1.0], 0, "stride 0"),
+        ([20.0], [1.0], 0, "stride 0"),
+        ([20.0, nan], [1.0, 1.0], 1, "equal steps"),
         ([4.0, 5.0], [1.0, 1.0], 1, "photons of 5 to 160 keV, got 4 to 5 keV"),
         ([159.0, 160.0], [1.0, 1.0], 1, "photons of 5 to 160 keV, got 159 to 160 keV"),
-        ([20.0, 21.0], [1.0, -1.0], 1, "fluence must be finite and not negative"),
-        ([20.0, 21.0], [0.0, 0.0], 1, "not zero everywhere"),
-        ([20.0, 21.0], [1.0, nan], 1, "fluence must be finite"),
-        ([20.0, 21.0], [1.0, inf], 1, "fluence must be finite"),
+        ([20.0, 21.0], [1.0, -1.0], 1, "fluence"),
+        ([20.0, 21.0], [0.0, 0.0], 1, "fluence"),
+        ([20.0, 21.0], [1.0, nan], 1, "fluence"),
+        ([20.0, 21.0], [1.0, inf], 1, "fluence"),
         ([20.0, 21.0], [1.0, 1.0, 1.0], 1, "fluence must have one number for each of 2 energies"),
     ],
 )
 @pytest.mark.usefixtures("annotations_off")
-def test_a_beam_that_no_tube_emits_is_refused(energies, fluence, stride, message):
+def test_an_invalid_tube_spectrum_is_refused(energies, fluence, stride, message):
     with pytest.raises(ValueError, match=message):
-        Beam(torch.tensor(energies), torch.tensor(fluence), stride)
+        TubeSpectrum(torch.tensor(energies), torch.tensor(fluence), stride)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda maps: maps - 0.01, "must not be negative, the least density is -0.01 g/cm³"),
-        (lambda maps: maps.where(maps < 1, nan), "finite densities in g/cm³, and not empty"),
-        (lambda maps: maps.where(maps < 1, inf), "finite densities in g/cm³, and not empty"),
-        (lambda maps: 0 * maps, "finite densities in g/cm³, and not empty"),
+        (lambda maps: maps - 0.01, "negative.*-0.01 g/cm³"),
+        (lambda maps: maps.where(maps < 1, nan), "finite densities"),
+        (lambda maps: maps.where(maps < 1, inf), "finite densities"),
+        (lambda maps: 0 * maps, "finite densities"),
         (lambda maps: maps[:1], r"\(2, 30, 41, 50\).*got \(1, 30, 41, 50\)"),
         (lambda maps: maps[..., 1:], r"\(2, 30, 41, 50\).*got \(2, 30, 41, 49\)"),
         (lambda maps: maps[0], r"\(2, 30, 41, 50\).*got \(30, 41, 50\)"),
     ],
 )
 @pytest.mark.usefixtures("annotations_off")
-def test_maps_that_are_no_densities_are_refused(maps, change, message):
+def test_invalid_densities_are_refused(maps, change, message):
     with pytest.raises(ValueError, match=message):
         scene_of(change(maps), MATERIALS, SCANNER, BEAM)
 
@@ -214,7 +214,7 @@ def test_maps_that_are_no_densities_are_refused(maps, change, message):
         ({"voxel_cm": nan}, "voxel_cm .* must be 0 or more, got nan"),
     ],
 )
-def test_sizes_that_are_none_are_refused(maps, size, message):
+def test_invalid_sizes_are_refused(maps, size, message):
     with pytest.raises(ValueError, match=message):
         scene_of(maps, MATERIALS, SCANNER, BEAM, **size)
 

@@ -23,8 +23,8 @@ from cylinders import (
 )
 from single_scatter import Cylinder, single_scatter
 
-from pcctlearn.montecarlo.scene import Beam, scene_of
-from pcctlearn.montecarlo.tracking import (
+from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of
+from pcctlearn.montecarlo.tracking_numba import (
     ABSORBED,
     COMPTON_ONCE,
     EMITTED,
@@ -54,11 +54,11 @@ class SPR(NamedTuple):
 
 def scatter_to_primary(scene, line_integrals):
     """Scatter of the central 4×4 pixels over what the central ray brings, and its error."""
-    registered = ideal(scene.beam.energies_keV)
+    registered = ideal(scene.spectrum.energies_keV)
     mu = attenuation_table(
-        ["water", "cortical_bone"][: len(line_integrals)], scene.beam.energies_keV
+        ["water", "cortical_bone"][: len(line_integrals)], scene.spectrum.energies_keV
     )
-    primary = (registered @ (scene.beam.fluence * torch.exp(-line_integrals @ mu))).numpy()
+    primary = (registered @ (scene.spectrum.fluence * torch.exp(-line_integrals @ mu))).numpy()
     tally = follow(scene, scene.panel(0), 3, 20, 20_000)
     bins = tally.values[:, 0, *CENTRE].mean((1, 2)) @ registered.numpy().T
     total = bins.sum(1) / primary.sum()
@@ -79,8 +79,8 @@ def forced_tally():
 
 @pytest.mark.physics
 def test_primary_photons_obey_beer_lambert():
-    window_cm = (-3.2, 3.2, -3.2, 3.2)  # the central 4×4 pixels
-    tally = follow(water(), water().panel(0, window_cm), 5, 20, 500_000, n_points=None)
+    opening_cm = (-3.2, 3.2, -3.2, 3.2)  # the central 4×4 pixels
+    tally = follow(water(), water().panel(0, opening_cm), 5, 20, 500_000, n_points=None)
     (primary, *_), (error, *_) = of_kind(tally, CENTRE)
     a = (np.arange(64) - 31.5) * 0.1
     rays = np.stack([*np.meshgrid(a, a), np.full((64, 64), 109.7)], -1)
@@ -238,7 +238,7 @@ def test_kinds_add_up():
 
 def test_photons_below_the_lowest_energy_are_left_out():
     maps = upright(5.0, 12.0, FEW.volume)
-    lone = Beam(torch.tensor([60.0]), torch.ones(1))
+    lone = TubeSpectrum(torch.tensor([60.0]), torch.ones(1))
     scenes = (scene_of(maps, ["water"], FEW, beam) for beam in (lone, SIXTY_keV))
     narrow, wide = (
         follow(scene, scene.panel(0), 1, 4, 500, by_kind=True).values.sum((0, 2, 3, 4))

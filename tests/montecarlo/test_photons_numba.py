@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from pcctlearn.montecarlo.photons import (
+from pcctlearn.montecarlo.photons_numba import (
     Voxels,
     compton_energy,
     crossing,

@@ -1,7 +1,8 @@
-"""The steps of a photon from the source through an object to the panel, compiled.
+"""Emission, delta tracking, scattering and scoring of photons between source and panel (numba).
 
-A tally is (kind, row, column, group), a ledger a row of energies and numbers; each chunk of
-histories has its own of both, so that their sum is the same bit for bit on any number of threads.
+A tally is (kind, row, column, group); a ledger is a row of energies and numbers of photons. Each
+chunk of histories has a tally and a ledger of its own, so that results are bit-identical on any
+number of threads.
 """
 
 import math
@@ -12,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pcctlearn.montecarlo.interactions import Interactions
-from pcctlearn.montecarlo.photons import (
+from pcctlearn.montecarlo.photons_numba import (
     compton_energy,
     draw,
     drawn_cosine,
@@ -21,15 +22,17 @@ from pcctlearn.montecarlo.photons import (
 )
 
 PRIMARY, COMPTON_ONCE, RAYLEIGH_ONCE, MULTIPLE = range(4)  # kinds
-EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH, N_SCATTERED = range(7)  # of a ledger
+EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH, N_SCATTERED = range(
+    7
+)  # columns of a ledger
 N_LEDGER = 7
-LOWEST_TRACKED_keV = 5.0  # no bin counts a photon below: it is absorbed where it is
+LOWEST_TRACKED_keV = 5.0  # below every threshold: absorbed on the spot
 
 FASTMATH = {"contract", "arcp", "nsz", "reassoc"}
 
 
 class Panel(NamedTuple):
-    """Source and panel of one view, in cm; positions on it are from where the central ray meets."""
+    """Source and panel of one view, cm; the origin on the panel is the foot of the central ray."""
 
     source: NDArray[np.float64]
     center: NDArray[np.float64]
@@ -38,15 +41,15 @@ class Panel(NamedTuple):
     up: NDArray[np.float64]  # the rows
     low: NDArray[np.float64]  # (column, row) edges of the first pixel
     pixel: NDArray[np.float64]  # (column, row)
-    window: NDArray[np.float64]  # the beam on the panel: least and most, along columns and rows
+    opening: NDArray[np.float64]  # of the beam on the panel: (left, right, bottom, top)
 
 
-class Energies(NamedTuple):
-    """What is emitted and how it is tallied: keV."""
+class EmissionTable(NamedTuple):
+    """Energies that the tube emits and groups in which photons are tallied, keV."""
 
     emitted: NDArray[np.float64]
-    cumulative: NDArray[np.float64]  # of the emitted, ends at one
-    majorant: NDArray[np.float64]  # 1/cm, the most of any voxel, on the grid of the rates
+    cumulative: NDArray[np.float64]  # probability of the emitted energies, ends at 1
+    majorant: NDArray[np.float64]  # 1/cm, largest of any voxel, on the energies of the rates
     first_group: float
     group_step: float
 
@@ -54,15 +57,15 @@ class Energies(NamedTuple):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def emitted(panel, energies, state):
-    """A photon to a point of the window: position, direction, energy, fluence there, state.
+    """Emit a photon to a random point of the opening: direction, energy, relative fluence, state.
 
     The fluence of a point source on a flat panel is cos³ of the angle of incidence.
     """
     r_u, state = draw(state)
     r_v, state = draw(state)
-    window = panel.window
-    a = window[0] + r_u * (window[1] - window[0])
-    b = window[2] + r_v * (window[3] - window[2])
+    opening = panel.opening
+    a = opening[0] + r_u * (opening[1] - opening[0])
+    b = opening[2] + r_v * (opening[3] - opening[2])
     u = panel.center[0] + a * panel.along[0] + b * panel.up[0] - panel.source[0]
     v = panel.center[1] + a * panel.along[1] + b * panel.up[1] - panel.source[1]
     w = panel.center[2] + a * panel.along[2] + b * panel.up[2] - panel.source[2]
@@ -78,7 +81,10 @@ def emitted(panel, energies, state):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
 def next_interaction(voxels, tables, majorant, x, y, z, u, v, w, energy, state):
-    """Woodcock's way: x, y, z, indices and the rates' sum there; the slice is −1 outside.
+    """Delta (Woodcock) tracking to the next interaction.
+
+    Returns position, voxel indices, total attenuation there (1/cm) and the random state; k = −1 if
+    the photon has left the volume.
 
     E. Woodcock et al., Argonne National Laboratory ANL-7050 (1965) 557.
     """
@@ -104,7 +110,7 @@ def next_interaction(voxels, tables, majorant, x, y, z, u, v, w, energy, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def chosen(tables, densities, energy, first_process, total, state):
-    """Material and process of an interaction, among the processes from the first on."""
+    """Sample material and process of an interaction, among processes from ``first_process`` on."""
     r, state = draw(state)
     left = r * total
     material, process = densities.size - 1, 2
@@ -121,7 +127,7 @@ def chosen(tables, densities, energy, first_process, total, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def scattered(tables, material, process, u, v, w, energy, state):
-    """Direction and energy after Compton or Rayleigh scattering."""
+    """Sample direction and energy after Compton or Rayleigh scattering."""
     cosine, state = drawn_cosine(tables.cosines[material, process - 1], energy, state)
     r, state = draw(state)
     u, v, w = turned(u, v, w, cosine, 2 * math.pi * r)
@@ -133,7 +139,7 @@ def scattered(tables, material, process, u, v, w, energy, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def score(tally, kind, row, column, energies, energy, value):
-    """Share a value between the two groups on either side of its energy."""
+    """Add a value to the two groups on either side of its energy, by linear interpolation."""
     position = (energy - energies.first_group) / energies.group_step
     n_groups = tally.shape[3]
     if position < 0:
@@ -148,7 +154,7 @@ def score(tally, kind, row, column, energies, energy, value):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
 def meeting(panel, x, y, z, u, v, w):
-    """Row and column where a ray meets the plane of the panel, −1 if never, and the way there."""
+    """Row and column where a ray meets the panel's plane, −1 if it does not, and the distance."""
     forward = u * panel.toward[0] + v * panel.toward[1] + w * panel.toward[2]
     if forward <= 1e-6:
         return -1, -1, 0.0
@@ -161,7 +167,7 @@ def meeting(panel, x, y, z, u, v, w):
 
 
 def majorant(density: NDArray[np.uint16], tables: Interactions) -> NDArray[np.float64]:
-    """The most attenuating voxel at each energy of the rates, 1/cm."""
+    """Largest attenuation of any voxel at each energy of the rates, 1/cm."""
     # rounded up to one byte, a volume has few different mixtures
     rounded = (density.reshape(-1, density.shape[-1]).astype(np.uint32) + 255) // 256
     mixtures = np.unique(rounded, axis=0) * 256

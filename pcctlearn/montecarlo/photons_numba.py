@@ -1,8 +1,8 @@
-"""One photon at a time, compiled: its random numbers, its angles, its way through voxels.
+"""Random numbers, scattering angles and voxel traversal of one photon (numba).
 
-Every history draws from a stream of its own, named by seed and number: any number of workers
-follows the same photons. numba's cache of a kernel does not notice a change in this
-file: touch the kernels' own files too.
+Each history has a random stream of its own, given by seed and history number, so that results do
+not depend on the number of workers. numba does not notice a change in this file when it loads a
+cached kernel of another file: touch those files as well.
 """
 
 import math
@@ -21,14 +21,14 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _ULP = 2.0**-53
 _FAR_cm = 1e30
-_NUDGE_cm = 1e-7  # into the next voxel
+_NUDGE_cm = 1e-7  # past a face, into the next voxel
 
 
 class Voxels(NamedTuple):
     """Densities (z, y, x, material), each axis ascending; cm.
 
-    Whole numbers of a small unit, two bytes each: rays spend their time waiting for densities, and
-    the tables that they meet are per unit.
+    Densities are stored as multiples of a small unit in two bytes, since traversal is bound by
+    memory; attenuation tables are given per unit.
     """
 
     density: NDArray[np.uint16]
@@ -38,13 +38,13 @@ class Voxels(NamedTuple):
 
 
 def plus(path, length_cm, densities, m=0):
-    """path + length · densities from material m on: a tuple, one number for each material."""
+    """path + length · densities, from material m on: a tuple with one number for each material."""
     return tuple(p + length_cm * d for p, d in zip(path, densities[m:], strict=True))
 
 
 @overload(plus)
 def _plus(path, length_cm, densities, m=0):
-    """Written out for the length of the tuple: it then stays in registers."""
+    """Unrolled over the length of the tuple, which keeps it in registers."""
     if len(path) == 1:
         return lambda path, length_cm, densities, m=0: (path[0] + length_cm * densities[m],)
 
@@ -68,14 +68,14 @@ def mixed(z):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def stream(seed, history):
-    """The first state of the random numbers of one history."""
+    """Initial state of the random stream of one history."""
     return mixed(mixed(np.uint64(seed) * _GAMMA + _MIX_1) + np.uint64(history) * _GAMMA)
 
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def draw(state):
-    """A uniform number in [0, 1), and the next state."""
+    """Draw a uniform number in [0, 1); returns it and the next state."""
     state = state + _GAMMA
     return np.float64(np.int64(mixed(state) >> _S11)) * _ULP, state
 
@@ -83,7 +83,7 @@ def draw(state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def rate_at(table, energy_keV):
-    """Linear interpolation in a table of rates, for energies within it."""
+    """Interpolate linearly in a table of rates, for energies within its range."""
     position = (energy_keV - LOWEST_keV) / RATE_STEP_keV
     i = np.uint32(position)
     return table[i] + (position - i) * (table[i + 1] - table[i])
@@ -92,7 +92,7 @@ def rate_at(table, energy_keV):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def cosine_at(cosines, energy_keV, quantile, state):
-    """cos θ at a cumulative probability; between two tabulated energies one is drawn."""
+    """cos θ at a quantile; one of the two nearest tabulated energies is drawn."""
     r, state = draw(state)
     i = np.uint32((energy_keV - LOWEST_keV) / ANGLE_STEP_keV + r)
     position = quantile * (cosines.shape[1] - 1)
@@ -103,7 +103,7 @@ def cosine_at(cosines, energy_keV, quantile, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def drawn_cosine(cosines, energy_keV, state):
-    """cos θ drawn from a table of quantiles."""
+    """Sample cos θ from a table of quantiles."""
     r, state = draw(state)
     return cosine_at(cosines, energy_keV, r, state)
 
@@ -111,7 +111,7 @@ def drawn_cosine(cosines, energy_keV, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def density_per_sr(shapes, energy_keV, cosine):
-    """Probability per steradian of this scattering angle, at the nearest tabulated energy."""
+    """Probability per steradian of a scattering angle, at the nearest tabulated energy."""
     i = np.uint32((energy_keV - LOWEST_keV) / ANGLE_STEP_keV + 0.5)
     position = math.sqrt(max(0.0, 0.5 * (1.0 - cosine))) * (shapes.shape[1] - 1)
     j = min(np.uint32(position), np.uint32(shapes.shape[1] - 2))
@@ -128,7 +128,7 @@ def compton_energy(energy_keV, cosine):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def turned(u, v, w, cosine, azimuth):
-    """A unit vector turned by the polar angle θ and an azimuth."""
+    """Rotate a unit vector by the polar angle θ and an azimuth."""
     sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
     c, s = sine * math.cos(azimuth), sine * math.sin(azimuth)
     across = math.sqrt(max(0.0, 1.0 - w * w))
@@ -144,7 +144,7 @@ def turned(u, v, w, cosine, azimuth):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _slab(low, high, position, direction):
-    """Distances to the near and the far face of a slab."""
+    """Distances along one axis to the near and the far face of the volume."""
     if abs(direction) < 1e-12:
         inside = low < position < high
         return (-_FAR_cm, _FAR_cm) if inside else (_FAR_cm, -_FAR_cm)
@@ -155,7 +155,7 @@ def _slab(low, high, position, direction):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def crossing(voxels, x, y, z, u, v, w):
-    """Distances at which a ray enters and leaves the volume; the first is larger if it misses."""
+    """Distances at which a ray enters and leaves the volume; entry exceeds exit if it misses."""
     n_z, n_y, n_x, _ = voxels.density.shape
     lower, size = voxels.lower_cm, voxels.size_cm
     near_x, far_x = _slab(lower[0], lower[0] + n_x * size[0], x, u)
@@ -167,7 +167,7 @@ def crossing(voxels, x, y, z, u, v, w):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _start(position_cm, direction, size_cm, n):
-    """First voxel along one axis, step, distance from face to face and to the first face."""
+    """First voxel along one axis, step, distance between faces and distance to the first face."""
     i = min(max(int(position_cm / size_cm), 0), n - 1)
     if abs(direction) < 1e-12:
         return i, 0, _FAR_cm, _FAR_cm
@@ -180,10 +180,10 @@ def _start(position_cm, direction, size_cm, n):
 @njit(cache=True, fastmath={"contract", "arcp", "nsz", "reassoc"}, error_model="numpy")
 @no_type_check
 def walk(voxels, x, y, z, u, v, w, length_cm, path, rates=None, target=0.0):
-    """Through voxels: the area density of each material on the way, and where the way ends.
+    """Accumulate the area density of each material along a ray, up to length_cm.
 
-    ``path``, a tuple in units · cm, is where the densities begin. With ``rates`` per unit, the way
-    ends where Σ_m rates_m · path_m reaches the target. Returns the path, the distance in cm, and
+    ``path``, a tuple in units · cm, is the initial value. With ``rates`` per unit, the traversal
+    ends where Σ_m rates_m · path_m reaches ``target``. Returns the path, the distance in cm, and
     the indices i, j, k of the last voxel.
 
     J. Amanatides and A. Woo, "A fast voxel traversal algorithm for ray tracing", Eurographics 1987.
@@ -215,7 +215,7 @@ def walk(voxels, x, y, z, u, v, w, length_cm, path, rates=None, target=0.0):
         t = face
         if face >= end:
             return path, t, i, j, k
-        # the last voxel is kept: a way that ends at the far side ends in it
+        # indices stay inside the volume when the ray leaves it
         if face == next_x:
             if not 0 <= i + step_x < n_x:
                 return path, t, i, j, k

@@ -1,7 +1,7 @@
-"""Photons in a semiconductor and the charge they leave in its pixels, compiled.
+"""Photon transport in a semiconductor and tallies of the charge in its pixels (numba).
 
-Tallies are whole numbers of hits, and energies multiples of 2⁻¹² keV, whose sums are exact: they
-are the same bit for bit on any number of threads, and energy is conserved to the last digit.
+Tallies are integers and energies multiples of 2⁻¹² keV, so that all sums are exact: results are
+bit-identical on any number of threads, and energy is conserved exactly.
 """
 
 import math
@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from pcctlearn.montecarlo.charge_kernel import MOST_HITS, Hits, add_noise, add_up, collect
+from pcctlearn.montecarlo.charge_numba import MAX_HITS, Hits, add_noise, anti_coincidence, collect
 from pcctlearn.montecarlo.interactions import COMPTON, PHOTOELECTRIC, RAYLEIGH
-from pcctlearn.montecarlo.photons import (
+from pcctlearn.montecarlo.photons_numba import (
     compton_energy,
     draw,
     drawn_cosine,
@@ -23,24 +23,24 @@ from pcctlearn.montecarlo.photons import (
 )
 
 EMITTED, DEPOSITED, ESCAPED, ABSORBED = range(4)  # columns of a ledger, keV
-INTERACTING, FIRST_COMPTON, FIRST_RAYLEIGH, ENTIRE, UNBALANCED = range(4, 9)  # and photons
+INTERACTING, FIRST_COMPTON, FIRST_RAYLEIGH, ENTIRE, UNBALANCED = range(4, 9)  # photons
 N_LEDGER = 9
-HIT_keV, PAIR_keV = 0.125, 0.5  # cells of the tallies, about their multiples
-LOWEST_TRACKED_keV = 2.0  # its mean free path is 2 µm in silicon: it stays where it is
+HIT_keV, PAIR_keV = 0.125, 0.5  # cell widths of the tallies, centered on multiples
+LOWEST_TRACKED_keV = 2.0  # mean free path 2 µm in silicon: absorbed on the spot
 _QUANTUM_keV = 2.0**-12
 
 Array = NDArray[np.float64]
 
 
 class Rates(NamedTuple):
-    """Interactions of the sensor on the grids of ``interactions``: 1/cm, cos θ, probabilities."""
+    """Interactions of the sensor at the energies of ``interactions``: 1/cm, cos θ, probability."""
 
     total: Array
     photo: Array
     compton: Array
     compton_cosines: Array
     rayleigh_cosines: Array
-    emission: Array  # (element, energy): of a K line by a photoelectric event
+    emission: Array  # (element, energy): K lines per photoelectric event
     edges_keV: Array
     lines_keV: Array  # (element, line)
     cumulative_lines: Array
@@ -49,14 +49,14 @@ class Rates(NamedTuple):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def rounded(energy_keV):
-    """The next multiple of the quantum."""
+    """Round to the nearest multiple of the energy quantum."""
     return math.floor(energy_keV / _QUANTUM_keV + 0.5) * _QUANTUM_keV
 
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _line(rates, energy, state):
-    """keV of the K line that a photoelectric event emits, 0 for none, and the state."""
+    """Sample the K line of a photoelectric event, keV, 0 for none; returns it and the state."""
     r, state = draw(state)
     for element in range(rates.edges_keV.size):
         r -= rate_at(rates.emission[element], energy)
@@ -73,7 +73,7 @@ def _line(rates, energy, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _interaction(rates, energy, total, state):
-    """Process, energy of the photon that leaves it (0: none), cos θ to its way, and the state."""
+    """Sample process, energy of the outgoing photon (0: none) and cos θ; returns the state too."""
     r, state = draw(state)
     left = r * total - rate_at(rates.photo, energy)
     if left < 0.0:
@@ -89,7 +89,7 @@ def _interaction(rates, energy, total, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _collects(sensor, x, y, z):
-    """Whether charge made there, from the centre of a pixel, is collected."""
+    """Whether charge created at this position relative to the pixel center is collected."""
     across = abs(y) <= sensor.sensitive_y and (sensor.edge_on or abs(x) <= sensor.sensitive_x)
     return across and z > sensor.dead
 
@@ -97,7 +97,7 @@ def _collects(sensor, x, y, z):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _lost(sensor, y, z, v, w, step):
-    """ABSORBED for a step through a foil, ESCAPED for one out of the depth, 0 for one within."""
+    """ABSORBED if the step meets a foil, ESCAPED if it leaves the sensor, otherwise 0."""
     if sensor.foil and abs(y + v * step) > sensor.sensitive_y:
         at_foil = z + w * (math.copysign(sensor.sensitive_y, v) - y) / v
         if 0.0 <= at_foil <= sensor.depth:
@@ -108,7 +108,7 @@ def _lost(sensor, y, z, v, w, step):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _settle(ledger, emitted, deposited, escaped, absorbed):
-    """Book one photon."""
+    """Add one photon to the ledger."""
     ledger[EMITTED] += emitted
     ledger[DEPOSITED] += deposited
     ledger[ESCAPED] += escaped
@@ -120,9 +120,9 @@ def _settle(ledger, emitted, deposited, escaped, absorbed):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def history(sensor, rates, energy, state, hits, ledger):
-    """Follow one photon and its fluorescence to the end: number of hits, and the state.
+    """Follow one photon and its fluorescence; returns the number of hits and the state.
 
-    One photon is under way at any time: a photoelectric event leaves none or one, the K line.
+    There is one photon at a time: a photoelectric event emits at most one, the K line.
     """
     emitted, deposited, escaped, absorbed = energy, 0.0, 0.0, 0.0
     r, state = draw(state)
@@ -144,7 +144,7 @@ def history(sensor, rates, energy, state, hits, ledger):
             absorbed += energy if lost == ABSORBED else 0.0
             break
         x, y, z = x + u * step, y + v * step, z + w * step
-        # coordinates from the centre of the photon's own pixel
+        # coordinates relative to the center of the current pixel
         across_x = math.floor(x / sensor.pitch_x + 0.5)
         across_y = math.floor(y / sensor.pitch_y + 0.5)
         x, y = x - across_x * sensor.pitch_x, y - across_y * sensor.pitch_y
@@ -155,7 +155,7 @@ def history(sensor, rates, energy, state, hits, ledger):
             ledger[INTERACTING] += 1.0
             ledger[FIRST_COMPTON] += 1.0 if process == COMPTON else 0.0
             ledger[FIRST_RAYLEIGH] += 1.0 if process == RAYLEIGH else 0.0
-        if after < LOWEST_TRACKED_keV or n_hits > MOST_HITS - 10:
+        if after < LOWEST_TRACKED_keV or n_hits > MAX_HITS - 10:
             after = 0.0
         here = energy - after
         if here > 0.0:
@@ -178,17 +178,17 @@ def history(sensor, rates, energy, state, hits, ledger):
 @njit(cache=True, error_model="numpy", parallel=True)
 @no_type_check
 def simulate(sensor, rates, energy_keV, seed, first, n_histories, singles, pairs, ledger):
-    """n_histories over the chunks of the tallies; the first one has number ``first``.
+    """Run n_histories, divided over the chunks; the first history has number ``first``.
 
-    singles (chunk, energy) counts hits, pairs (chunk, energy, energy) every two hits of one photon.
+    singles (chunk, energy) counts hits, pairs (chunk, energy, energy) pairs of hits of one photon.
     """
     n_chunks = singles.shape[0]
     for chunk in prange(n_chunks):
         hits = Hits(
-            np.zeros(MOST_HITS, np.int64),
-            np.zeros(MOST_HITS, np.int64),
-            np.zeros(MOST_HITS, np.int64),
-            np.zeros(MOST_HITS),
+            np.zeros(MAX_HITS, np.int64),
+            np.zeros(MAX_HITS, np.int64),
+            np.zeros(MAX_HITS, np.int64),
+            np.zeros(MAX_HITS),
         )
         single, pair, book = singles[chunk], pairs[chunk], ledger[chunk]
         energy = rounded(energy_keV)
@@ -197,7 +197,7 @@ def simulate(sensor, rates, energy_keV, seed, first, n_histories, singles, pairs
             if sensor.noise_keV > 0.0:
                 state = add_noise(sensor, hits, n_hits, state)
             if sensor.anti_coincidence:
-                n_hits = add_up(sensor, hits, n_hits)
+                n_hits = anti_coincidence(sensor, hits, n_hits)
             for i in range(n_hits):
                 if hits.keV[i] < 0.0:
                     continue

@@ -1,4 +1,4 @@
-"""The charge that photons leave in the pixels of a detector, compiled."""
+"""Charge collection in the pixels of a detector: sharing, noise, anti-coincidence (numba)."""
 
 import math
 from typing import NamedTuple, no_type_check
@@ -7,17 +7,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pcctlearn.montecarlo.photons import draw
+from pcctlearn.montecarlo.photons_numba import draw
 
-MOST_HITS = 128
-_LEAST_CHARGE_keV = 1e-3  # a pixel that gets less is not hit
-_FAR = 4.0  # standard deviations of a cloud: beyond are 3e-5 of it
+MAX_HITS = 128
+_MIN_CHARGE_keV = 1e-3  # less charge in a pixel is neglected
+_FAR = 4.0  # standard deviations of a charge cloud; 3e-5 of the charge lies beyond
 
 Array = NDArray[np.float64]
 
 
 class Sensor(NamedTuple):
-    """A detector as the kernel sees it: cm, keV; z goes down into the depth from 0."""
+    """Detector parameters for the kernels: cm, keV; depth z increases from 0 at the entrance."""
 
     pitch_x: float
     pitch_y: float
@@ -28,15 +28,15 @@ class Sensor(NamedTuple):
     edge_on: bool
     foil: bool
     anti_coincidence: bool
-    noise_keV: float  # drawn for every hit; 0 leaves it to a convolution
-    widening_cm: float  # 2 (kT/q) L / V: of the cloud's variance for each cm of drift
+    noise_keV: float  # sampled for every hit; 0 if it is convolved afterwards
+    widening_cm: float  # 2 (kT/q) L / V: variance of the cloud per cm of drift
     track_cm: float  # σ₀ = track + track_per · E^1.67
     track_per: float
     segment_ends: Array
 
 
 class Hits(NamedTuple):
-    """Pixels, segments and keV of the charge of one photon."""
+    """Pixel, depth segment and charge (keV) of every hit of one photon."""
 
     x: NDArray[np.int64]
     y: NDArray[np.int64]
@@ -47,8 +47,8 @@ class Hits(NamedTuple):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _add(hits, n_hits, x, y, segment, energy):
-    """Charge of that energy into one pixel; the number of hits after it."""
-    if energy < _LEAST_CHARGE_keV:
+    """Add charge to a pixel; returns the number of hits."""
+    if energy < _MIN_CHARGE_keV:
         return n_hits
     for i in range(n_hits):
         if hits.x[i] == x and hits.y[i] == y and hits.segment[i] == segment:
@@ -62,7 +62,7 @@ def _add(hits, n_hits, x, y, segment, energy):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _beyond(offset, pitch, sigma):
-    """Shares of a cloud that lie below and above its own pixel."""
+    """Shares of a Gaussian cloud below and above its pixel."""
     low, high = 0.0, 0.0
     below, above = 0.5 * pitch + offset, 0.5 * pitch - offset
     if below < _FAR * sigma:
@@ -75,7 +75,7 @@ def _beyond(offset, pitch, sigma):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def collect(sensor, hits, n_hits, i, j, x, y, z, energy):
-    """Share a deposit at (x, y) of pixel (i, j) and depth z among 3×3 pixels."""
+    """Share the charge of a deposit at (x, y) in pixel (i, j) and depth z among 3×3 pixels."""
     drift = sensor.sensitive_y - y if sensor.edge_on else sensor.depth - z
     track = sensor.track_cm + sensor.track_per * energy**1.67
     sigma = math.sqrt(track * track + sensor.widening_cm * drift)
@@ -102,7 +102,7 @@ def collect(sensor, hits, n_hits, i, j, x, y, z, energy):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def add_noise(sensor, hits, n_hits, state):
-    """A Gaussian number for each hit (G. Box and M. Muller, Ann. Math. Stat. 29 (1958) 610)."""
+    """Add Gaussian noise to each hit (G. Box and M. Muller, Ann. Math. Stat. 29 (1958) 610)."""
     for i in range(n_hits):
         r, state = draw(state)
         s, state = draw(state)
@@ -113,8 +113,8 @@ def add_noise(sensor, hits, n_hits, state):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def add_up(sensor, hits, n_hits):
-    """Each largest hit takes those of its 3×3 neighbourhood; the number of events."""
+def anti_coincidence(sensor, hits, n_hits):
+    """Sum the hits of each 3×3 neighbourhood into its largest; returns the number of events."""
     n_events = 0
     while n_events < n_hits:
         largest = n_events

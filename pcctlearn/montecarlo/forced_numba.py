@@ -1,7 +1,11 @@
-"""Photons that are never absorbed, only lighter, and seen from every interaction; compiled.
+"""Forced-detection transport with implicit capture and Russian roulette (numba).
 
-``nowhere`` is the path of a photon that has not moved: a tuple with a zero for each material, which
-tells the compiler how many there are, so that paths stay in registers.
+A history is forced to scatter. Every interaction is scored on the panel by a next-event estimator,
+absorption reduces the weight of the photon (implicit capture), and photons of low weight are ended
+by Russian roulette.
+
+``zeros`` is a tuple with a zero for each material. Its length tells the compiler the number of
+materials, so that path integrals stay in registers.
 """
 
 import math
@@ -10,7 +14,7 @@ from typing import no_type_check
 from numba import njit, prange
 from numba.extending import overload
 
-from pcctlearn.montecarlo.photons import (
+from pcctlearn.montecarlo.photons_numba import (
     compton_energy,
     cosine_at,
     density_per_sr,
@@ -20,7 +24,7 @@ from pcctlearn.montecarlo.photons import (
     turned,
     walk,
 )
-from pcctlearn.montecarlo.tracking import (
+from pcctlearn.montecarlo.tracking_numba import (
     COMPTON_ONCE,
     FASTMATH,
     N_SCATTERED,
@@ -34,36 +38,36 @@ from pcctlearn.montecarlo.tracking import (
     score,
 )
 
-_LEAST_WEIGHT = 0.02  # below, half of the histories go on with twice the weight
-_MOST_ORDERS = 50
+_ROULETTE_WEIGHT = 0.02  # below it, half of the histories survive with twice the weight
+_MAX_ORDERS = 50
 _FAR_cm = 1e9
-# steps of the two-dimensional sequence of M. Roberts: the plastic number and its square, inverted
+# steps of the R2 low-discrepancy sequence (M. Roberts): 1/p and 1/p², with p the plastic number
 _STEP_U, _STEP_V = 0.7548776662466927, 0.5698402909980532
 
 
-def scatter_rates(nowhere, tables, energy, m=0):
-    """Compton and Rayleigh scattering of each material together, cm²/g, from m on."""
+def scatter_rates(zeros, tables, energy, m=0):
+    """Compton plus Rayleigh rate of each material, from material m on, cm²/g."""
     return tuple(
         rate_at(tables.rates[k, 1], energy) + rate_at(tables.rates[k, 2], energy)
-        for k in range(m, m + len(nowhere))
+        for k in range(m, m + len(zeros))
     )
 
 
 @overload(scatter_rates)
-def _scatter_rates(nowhere, tables, energy, m=0):
-    if len(nowhere) == 0:
-        return lambda nowhere, tables, energy, m=0: ()
+def _scatter_rates(zeros, tables, energy, m=0):
+    if len(zeros) == 0:
+        return lambda zeros, tables, energy, m=0: ()
 
     @no_type_check
-    def rates(nowhere, tables, energy, m=0):
+    def rates(zeros, tables, energy, m=0):
         here = rate_at(tables.rates[m, 1], energy) + rate_at(tables.rates[m, 2], energy)
-        return (here, *scatter_rates(nowhere[1:], tables, energy, m + 1))
+        return (here, *scatter_rates(zeros[1:], tables, energy, m + 1))
 
     return rates
 
 
-def scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
-    """(Compton, Rayleigh) share of each material in the scattering at one place, from m on."""
+def scatter_chances(zeros, tables, densities, energy, scatter, m=0):
+    """(Compton, Rayleigh) probability of each material in one voxel, from material m on."""
     return tuple(
         tuple(d * rate_at(tables.rates[k, p], energy) / scatter for p in (1, 2))
         for k, d in enumerate(densities[m:], m)
@@ -71,16 +75,16 @@ def scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
 
 
 @overload(scatter_chances)
-def _scatter_chances(nowhere, tables, densities, energy, scatter, m=0):
-    if len(nowhere) == 0:
-        return lambda nowhere, tables, densities, energy, scatter, m=0: ()
+def _scatter_chances(zeros, tables, densities, energy, scatter, m=0):
+    if len(zeros) == 0:
+        return lambda zeros, tables, densities, energy, scatter, m=0: ()
 
     @no_type_check
-    def chances(nowhere, tables, densities, energy, scatter, m=0):
+    def chances(zeros, tables, densities, energy, scatter, m=0):
         share = densities[m] / scatter
         compton = share * rate_at(tables.rates[m, 1], energy)
         rayleigh = share * rate_at(tables.rates[m, 2], energy)
-        others = scatter_chances(nowhere[1:], tables, densities, energy, scatter, m + 1)
+        others = scatter_chances(zeros[1:], tables, densities, energy, scatter, m + 1)
         return ((compton, rayleigh), *others)
 
     return chances
@@ -99,7 +103,7 @@ def per_cm(rates, densities):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def drawn_rayleigh(tables, chances, total, energy, quantile, state):
-    """cos θ at a cumulative probability, in a material drawn by its share of the scattering."""
+    """cos θ of Rayleigh scattering at a quantile, in a material drawn by its probability."""
     r, state = draw(state)
     left, material = r * total, len(chances) - 1
     for m in range(len(chances)):
@@ -112,11 +116,11 @@ def drawn_rayleigh(tables, chances, total, energy, quantile, state):
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
-def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, nowhere, kind, tally):
-    """What Compton scattering at one place sends to one point of the panel.
+def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, zeros, kind, tally):
+    """Next-event estimate of a Compton scattering at one point of the panel.
 
-    weight · Σ_m P_m p_m(θ) · cos α / d² · area · exp(−τ'): ``chances`` holds P_m, p_m is per
-    steradian, τ' is at the energy after.
+    weight · Σ_m P_m p_m(θ) · cos α / d² · area · exp(−τ'), with P_m from ``chances``, p_m per
+    steradian, and τ' the optical depth at the energy after scattering.
     """
     x, y, z, u, v, w, energy, weight = photon
     n_rows, n_columns = tally.shape[1], tally.shape[2]
@@ -133,7 +137,7 @@ def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, now
     if incidence <= 0:
         return
     cosine = u * to_x + v * to_y + w * to_z
-    path = walk(voxels, x, y, z, to_x, to_y, to_z, length, nowhere)[0]
+    path = walk(voxels, x, y, z, to_x, to_y, to_z, length, zeros)[0]
     after = compton_energy(energy, cosine)
     per_sr, tau = 0.0, 0.0
     for m in range(len(path)):
@@ -147,17 +151,17 @@ def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, now
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
-def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, nowhere, kind, tally):
-    """What Rayleigh scattering sends into one direction, weight · exp(−τ), where the panel is.
+def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, zeros, kind, tally):
+    """Next-event estimate of a Rayleigh scattering in one direction, weight · exp(−τ).
 
-    Directions are drawn, not points of the panel: p(θ) is so peaked that most points get nothing
-    and few get nearly all.
+    Directions are sampled from p(θ), not points of the panel: p(θ) is so peaked that a uniform
+    sample of points would leave the estimate to a few of them.
     """
     x, y, z, u, v, w, energy, weight = photon
     u, v, w = turned(u, v, w, cosine, azimuth)
     row, column, length = meeting(panel, x, y, z, u, v, w)
     if 0 <= column < tally.shape[2] and 0 <= row < tally.shape[1]:
-        path = walk(voxels, x, y, z, u, v, w, length, nowhere)[0]
+        path = walk(voxels, x, y, z, u, v, w, length, zeros)[0]
         tau = 0.0
         for m in range(len(path)):
             tau += path[m] * rate_at(tables.total[m], energy)
@@ -166,46 +170,46 @@ def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, nowh
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def first_scattering(panel, voxels, tables, energies, state, nowhere):
-    """A photon at its first scattering, and the indices of the voxel; no weight if there is none.
+def first_scattering(panel, voxels, tables, energies, state, zeros):
+    """A photon at its first scattering, and the voxel indices; weight 0 without an object.
 
-    The place is drawn along the whole ray from the scattering power there, as if nothing were
-    absorbed before, and weighed by what is: forward scatter from any depth passes about the same
-    matter in all, so that it counts about the same.
+    The site is sampled along the whole ray in proportion to the scattering coefficient, without
+    the attenuation before it, which enters the weight. Forward-scattered photons from any depth
+    cross about the same amount of material in total, so that their weights are nearly equal.
     """
     u, v, w, energy, weight, state = emitted(panel, energies, state)
     x, y, z = panel.source
-    rates = scatter_rates(nowhere, tables, energy)
-    through = walk(voxels, x, y, z, u, v, w, _FAR_cm, nowhere)[0]
+    rates = scatter_rates(zeros, tables, energy)
+    through = walk(voxels, x, y, z, u, v, w, _FAR_cm, zeros)[0]
     power = 0.0
-    for m in range(len(nowhere)):
+    for m in range(len(zeros)):
         power += rates[m] * through[m]
     r, state = draw(state)
-    before, way, i, j, k = walk(voxels, x, y, z, u, v, w, _FAR_cm, nowhere, rates, r * power)
+    before, distance, i, j, k = walk(voxels, x, y, z, u, v, w, _FAR_cm, zeros, rates, r * power)
     tau = 0.0
-    for m in range(len(nowhere)):
+    for m in range(len(zeros)):
         tau += before[m] * rate_at(tables.total[m], energy)
     weight *= power * math.exp(-tau)
-    photon = (x + u * way, y + v * way, z + w * way, u, v, w, energy, weight)
+    photon = (x + u * distance, y + v * distance, z + w * distance, u, v, w, energy, weight)
     return photon, i, j, k, state
 
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def seen(panel, voxels, tables, energies, photon, chances, n_points, kinds, nowhere, tally, state):
-    """Score one interaction: at n_points for Compton, in n_points directions for Rayleigh."""
+def score_interaction(
+    panel, voxels, tables, energies, photon, chances, n_points, kinds, zeros, tally, state
+):
+    """Score one interaction at n_points (Compton) and in n_points directions (Rayleigh)."""
     x, y, z, u, v, w, energy, weight = photon
     share = (x, y, z, u, v, w, energy, weight / n_points)
     a, state = draw(state)
     b, state = draw(state)
     for _ in range(n_points):
-        send_compton(
-            panel, voxels, tables, energies, share, chances, a, b, nowhere, kinds[0], tally
-        )
+        send_compton(panel, voxels, tables, energies, share, chances, a, b, zeros, kinds[0], tally)
         a, b = a + _STEP_U, b + _STEP_V
         a, b = a - math.floor(a), b - math.floor(b)
     rayleigh = 0.0
-    for m in range(len(nowhere)):
+    for m in range(len(zeros)):
         rayleigh += chances[m][1]
     share = (x, y, z, u, v, w, energy, weight * rayleigh / n_points)
     a, state = draw(state)
@@ -214,7 +218,7 @@ def seen(panel, voxels, tables, energies, photon, chances, n_points, kinds, nowh
         cosine, state = drawn_rayleigh(tables, chances, rayleigh, energy, a, state)
         azimuth = 2 * math.pi * b
         send_rayleigh(
-            panel, voxels, tables, energies, share, cosine, azimuth, nowhere, kinds[1], tally
+            panel, voxels, tables, energies, share, cosine, azimuth, zeros, kinds[1], tally
         )
         a, b = a + _STEP_U, b + _STEP_V
         a -= math.floor(a)
@@ -223,28 +227,28 @@ def seen(panel, voxels, tables, energies, photon, chances, n_points, kinds, nowh
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def forced_history(panel, voxels, tables, energies, n_points, state, nowhere, tally, ledger):
-    """One photon from its first scattering on, seen from each; absorption takes weight only."""
-    photon, i, j, k, state = first_scattering(panel, voxels, tables, energies, state, nowhere)
+def forced_history(panel, voxels, tables, energies, n_points, state, zeros, tally, ledger):
+    """Follow one history from its first scattering; absorption only reduces its weight."""
+    photon, i, j, k, state = first_scattering(panel, voxels, tables, energies, state, zeros)
     x, y, z, u, v, w, energy, weight = photon
-    last = tally.shape[0] - 1  # with one kind asked for, all of it goes there
+    last = tally.shape[0] - 1  # a tally of one kind takes all scatter
     kinds = (COMPTON_ONCE, RAYLEIGH_ONCE) if last else (last, last)
-    for _ in range(_MOST_ORDERS):
-        if weight < _LEAST_WEIGHT:
+    for _ in range(_MAX_ORDERS):
+        if weight < _ROULETTE_WEIGHT:  # Russian roulette
             r, state = draw(state)
             if r < 0.5 or weight == 0:
                 return
             weight *= 2
         densities = voxels.density[k, j, i]
-        rates = scatter_rates(nowhere, tables, energy)
+        rates = scatter_rates(zeros, tables, energy)
         scatter = per_cm(rates, densities)
-        if scatter <= 0:  # rounding took a way to its far side, into air
+        if scatter <= 0:  # rounding placed the site in air at the far side of the object
             return
         ledger[N_SCATTERED] += 1
-        chances = scatter_chances(nowhere, tables, densities, energy, scatter)
+        chances = scatter_chances(zeros, tables, densities, energy, scatter)
         photon = (x, y, z, u, v, w, energy, weight)
-        state = seen(
-            panel, voxels, tables, energies, photon, chances, n_points, kinds, nowhere, tally, state
+        state = score_interaction(
+            panel, voxels, tables, energies, photon, chances, n_points, kinds, zeros, tally, state
         )
         m, process, state = chosen(tables, densities, energy, 1, scatter, state)
         u, v, w, energy, state = scattered(tables, m, process, u, v, w, energy, state)
@@ -257,17 +261,17 @@ def forced_history(panel, voxels, tables, energies, n_points, state, nowhere, ta
         )
         if k < 0:
             return
-        rates = scatter_rates(nowhere, tables, energy)
+        rates = scatter_rates(zeros, tables, energy)
         scatter = per_cm(rates, voxels.density[k, j, i])
-        weight *= scatter / total
+        weight *= scatter / total  # implicit capture
 
 
 @njit(cache=True, error_model="numpy", parallel=True)
 @no_type_check
 def forced(
-    panel, voxels, tables, energies, n_points, seed, first, n_histories, nowhere, tally, ledger
+    panel, voxels, tables, energies, n_points, seed, first, n_histories, zeros, tally, ledger
 ):
-    """n_histories for each chunk of the tally; the first one has number ``first``."""
+    """Run n_histories for each chunk of the tally; the first history has number ``first``."""
     for chunk in prange(tally.shape[0]):
         for n in range(n_histories):
             state = stream(seed, first + chunk * n_histories + n)
@@ -278,7 +282,7 @@ def forced(
                 energies,
                 n_points,
                 state,
-                nowhere,
+                zeros,
                 tally[chunk],
                 ledger[chunk],
             )

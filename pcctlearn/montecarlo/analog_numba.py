@@ -1,11 +1,11 @@
-"""Photons followed as nature does, compiled: the reference for everything quicker."""
+"""Analog photon transport (numba): unbiased reference for the variance-reduced kernel."""
 
 from typing import no_type_check
 
 from numba import njit, prange
 
-from pcctlearn.montecarlo.photons import crossing, rate_at, stream
-from pcctlearn.montecarlo.tracking import (
+from pcctlearn.montecarlo.photons_numba import crossing, rate_at, stream
+from pcctlearn.montecarlo.tracking_numba import (
     ABSORBED,
     EMITTED,
     ESCAPED,
@@ -25,7 +25,7 @@ from pcctlearn.montecarlo.tracking import (
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def analog_history(panel, voxels, tables, energies, state, tally, ledger):
-    """Follow one photon as nature does; the tally has all four kinds."""
+    """Follow one photon without variance reduction; the tally has all four kinds."""
     u, v, w, energy, weight, state = emitted(panel, energies, state)
     x, y, z = panel.source
     ledger[EMITTED] += weight * energy
@@ -61,7 +61,7 @@ def analog_history(panel, voxels, tables, energies, state, tally, ledger):
 @njit(cache=True, error_model="numpy", parallel=True)
 @no_type_check
 def analog(panel, voxels, tables, energies, seed, first, n_histories, tally, ledger):
-    """n_histories for each chunk of the tally; the first one has number ``first``."""
+    """Run n_histories for each chunk of the tally; the first history has number ``first``."""
     for chunk in prange(tally.shape[0]):
         for n in range(n_histories):
             state = stream(seed, first + chunk * n_histories + n)
