@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from pcctlearn.files import discard_parts, written_whole
 from pcctlearn.reading.arrays import Arrays, read_npz
@@ -16,15 +17,11 @@ _REMEDY = "it cannot be read and will be rebuilt"
 
 
 def cache_folder() -> Path | None:
-    """$PCCTLEARN_CACHE, or pcctlearn/ among the user's caches; none for a user without a home."""
+    """$PCCTLEARN_CACHE, or pcctlearn among the user's caches; None for a user without a home."""
     if named := os.environ.get("PCCTLEARN_CACHE"):
         return Path(named)
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "pcctlearn"
-    try:
-        return Path.home() / ".cache" / "pcctlearn"
-    except (RuntimeError, KeyError):  # neither $HOME nor an entry in passwd
-        return None
+    folder = user_cache_path("pcctlearn")
+    return folder if folder.is_absolute() else None
 
 
 def kept_on_disk(
