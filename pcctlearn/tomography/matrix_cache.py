@@ -20,8 +20,10 @@ def cache_folder() -> Path | None:
     """$PCCTLEARN_CACHE, or pcctlearn among the user's caches; None for a user without a home."""
     if named := os.environ.get("PCCTLEARN_CACHE"):
         return Path(named)
-    folder = user_cache_path("pcctlearn")
-    return folder if folder.is_absolute() else None
+    try:
+        return user_cache_path("pcctlearn")
+    except RuntimeError:  # neither $HOME nor an entry in the password database
+        return None
 
 
 def kept_on_disk(
