@@ -118,7 +118,7 @@ def measure(
 
     def nelder_mead() -> None:
         with torch.no_grad():
-            decompose(few, spectra, attenuation, bounds=BOUNDS, solver=NelderMead())
+            decompose(few, spectra, attenuation, bounds=BOUNDS, solver=NelderMead(), warm_start=())
 
     jobs: dict[str, tuple[Callable[[], None], int, int]] = {
         "forward": (forward, len(counts), repeats),

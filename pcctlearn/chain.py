@@ -1,15 +1,14 @@
 """The differentiable chain: correct, decompose, reconstruct, image."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.shapes import Counts
+from pcctlearn.shapes import Counts, channels_first, channels_last
 
 
 class Chain(nn.Module):
@@ -23,7 +22,7 @@ class Chain(nn.Module):
 
     def __init__(
         self,
-        decompose: MaximumLikelihood,
+        decompose: Decomposition,
         reconstruct: nn.Module | None = None,
         image: MonoenergeticImages | None = None,
         correct: nn.Module | None = None,
@@ -42,37 +41,23 @@ class Chain(nn.Module):
         """The stages the scan still lacks, up to ``until``; with ``expect`` the side branch too."""
         if until not in STAGES:
             raise ValueError(f"until must be one of {STAGES}, got {until!r}")
-        for stage, step in self._steps().items():
-            if STAGES.index(stage) > STAGES.index(until) or step is None:
-                break
-            if getattr(scan, stage) is None:
-                with _precision(scan, mixed=stage == "scatter_fraction"):
-                    scan = replace(scan, **{stage: step(scan)})
+        missing = [s for s in STAGES[: STAGES.index(until) + 1] if getattr(scan, s) is None]
+        if self.correct is not None:
+            if "scatter_fraction" in missing:
+                scan = replace(scan, scatter_fraction=self.correct(scan.at("counts")))
+            if "corrected_counts" in missing:
+                primary = scan.at("counts") * (1 - scan.at("scatter_fraction"))
+                scan = replace(scan, corrected_counts=primary)
+        with torch.autocast(self.decompose.model.energies_keV.device.type, enabled=False):
+            if "line_integrals" in missing:
+                counts = "counts" if self.correct is None else "corrected_counts"
+                x, converged = self.decompose(scan.at(counts))
+                scan = replace(scan, line_integrals=x, converged=converged)
+            if "maps" in missing and self.reconstruct is not None:
+                scan = replace(scan, maps=self.reconstruct(scan.at("line_integrals")))
+            if "vmi" in missing and self.image is not None:
+                scan = replace(scan, vmi=self.image(scan.at("maps")))
         if expect or until == "expected_counts":
-            rays = self.decompose.model(scan.at("line_integrals").movedim(1, -1))
-            scan = replace(scan, expected_counts=rays.movedim(-1, 1))
+            rays = self.decompose.model(channels_last(scan.at("line_integrals")))
+            scan = replace(scan, expected_counts=channels_first(rays))
         return scan
-
-    def _steps(self) -> dict[str, Callable[[Scan], Tensor] | None]:
-        """What makes each stage of a scan that has come to the one before, in their order."""
-        correct, reconstruct, image = self.correct, self.reconstruct, self.image
-        correction: dict[str, Callable[[Scan], Tensor] | None] = {}
-        counted = "counts"
-        if correct is not None:
-            counted = "corrected_counts"
-            correction = {
-                "scatter_fraction": lambda scan: correct(scan.at("counts")),
-                counted: lambda scan: scan.at("counts") * (1 - scan.at("scatter_fraction")),
-            }
-        return {
-            **correction,
-            "line_integrals": lambda scan: self.decompose(scan.at(counted)),
-            "maps": reconstruct and (lambda scan: reconstruct(scan.at("line_integrals"))),
-            "vmi": image and (lambda scan: image(scan.at("maps"))),
-        }
-
-
-def _precision(scan: Scan, mixed: bool) -> torch.autocast:
-    """Autocast as it is where ``mixed``, else none."""
-    device = next(held for held in vars(scan).values() if held is not None).device.type
-    return torch.autocast(device, enabled=mixed and torch.is_autocast_enabled(device))

@@ -23,14 +23,17 @@ class Scan:
     counts (batch, bin, view, *pixel) photons; scatter_fraction, scatter over all counts, and
     corrected_counts, what is left without it, as counts; line_integrals (batch, material, view,
     *pixel) g/cm²; expected_counts, what the scanner's model expects behind these line integrals,
-    as counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``precision``
-    (batch, view, *pixel, material, material) is the Fisher information of the line integrals.
+    as counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``converged``
+    (batch, view, *pixel) is True for rays whose line integrals the decomposition found;
+    ``precision`` (batch, view, *pixel, material, material) is the Fisher information of the line
+    integrals.
     """
 
     counts: Tensor | None = None
     scatter_fraction: Tensor | None = None
     corrected_counts: Tensor | None = None
     line_integrals: Tensor | None = None
+    converged: Tensor | None = None
     expected_counts: Tensor | None = None
     maps: Tensor | None = None
     vmi: Tensor | None = None

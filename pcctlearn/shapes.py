@@ -21,3 +21,13 @@ Counts = Float[Tensor, "batch bin view *pixel"]
 LineIntegrals = Float[Tensor, "batch material view *pixel"]
 Maps = Float[Tensor, "batch material *voxel"]
 Vmi = Float[Tensor, "batch keV *voxel"]
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """(batch, channel, view, *pixel) to rays (batch, view, *pixel, channel)."""
+    return images.movedim(1, -1)
+
+
+def channels_first(rays: Tensor) -> Tensor:
+    """Rays (batch, view, *pixel, channel) to (batch, channel, view, *pixel)."""
+    return rays.movedim(-1, 1)

@@ -3,26 +3,37 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
-from pcctlearn.decomposition.minima import find_minima, in_double, informative, minimum
-from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back
+from pcctlearn.decomposition.minima import (
+    WARM_START,
+    find_minima,
+    in_double,
+    informative,
+    minimum,
+)
+from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
+from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
     Counts,
-    LineIntegrals,
     RayCounts,
     RayLineIntegrals,
     RayMask,
     Spectra,
+    channels_first,
+    channels_last,
 )
+from pcctlearn.solvers.implicit import Adjoint, implicit_derivative
 from pcctlearn.solvers.newton import DampedNewton
-from pcctlearn.solvers.quadratic import Bounds, Objective, Solution, Solver
+from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +44,8 @@ def decompose(
     attenuation: Attenuation,
     *,
     solver: Solver | None = None,
+    warm_start: Sequence[Solver] = WARM_START,
+    adjoint: Adjoint = "implicit",
     bounds: Bounds | Sequence[Sequence[float]] | None = None,
     start: RayLineIntegrals | None = None,
 ) -> Solution:
@@ -47,8 +60,13 @@ def decompose(
         spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
             last axes of the rays: one per ray, or one per detector column shared by all views.
         attenuation: (material, energy), cm²/g.
-        solver: ``DampedNewton()`` unless given. Newton's method begins with three steps of Fisher
-            scoring, whose matrix is positive definite however far the start.
+        solver: for the rays that the warm start leaves, in double precision; ``DampedNewton()``
+            unless given.
+        warm_start: solvers that go before, by default a few steps of Newton's method: the first
+            for all rays in their own precision, the others, in double precision, for the rays
+            left. With ``()`` all rays are the solver's.
+        adjoint: "implicit" differentiates the minimum; "unrolled" the steps of ``solver``, which
+            then takes all rays without a warm start (``UnrolledNewton`` is made for it).
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
         start: first iterate, (*ray, material); rays that do not converge from it begin anew with
             an empty beam. By default the polynomial of these spectra; rays that need more than a
@@ -69,21 +87,23 @@ def decompose(
     """
     counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
     check(counts, spectra, attenuation)
+    if adjoint not in get_args(Adjoint):
+        raise ValueError(f"adjoint must be one of {', '.join(get_args(Adjoint))}, got {adjoint!r}")
     solver = solver or DampedNewton()
     limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
     rays = layout.ordered(counts, spectra, None if start is None else start.to(counts))
     if start is None:
         rays = rays.starting_at(_polynomial(rays, attenuation))
-    if getattr(solver, "differentiable", False):
+    if adjoint == "unrolled":
         x, converged = flat(
-            [minimum(piece, attenuation, limits, solver) for piece in rays.pieces()]
+            [minimum(piece, attenuation, limits, solver, adjoint) for piece in rays.pieces()]
         )
         enough = informative(rays.counts.detach()).flatten()
         x = torch.where(enough[:, None], x, x.detach())
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
-        found = find_minima(rays, attenuation, solver, limits, likelier=start is None)
+        found = find_minima(rays, attenuation, solver, warm_start, limits, start is None)
     solution = _at(found.own, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
@@ -105,7 +125,7 @@ def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
 
 
 def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Solution:
-    """Known minima with their implicit derivative, which is independent of the solver."""
+    """Known minima, flat, with their implicit derivative."""
     pieces = rays.pieces()
     sizes = [piece.counts[..., 0].numel() for piece in pieces]
     parts = []
@@ -114,36 +134,24 @@ def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | 
     ):
         shape = (*piece.counts.shape[:-1], len(attenuation))
         solution = Solution(x.reshape(shape), converged.reshape(shape[:-1]))
-        parts.append(minimum(piece, attenuation, bounds, _Known(solution)))
+        theta = rays_contiguous(piece.counts), piece.spectra, attenuation
+        parts.append(implicit_derivative(poisson_likelihood, solution, theta, bounds))
     return flat(parts)
 
 
-class _Known:
-    """A solver that returns a solution found before."""
-
-    def __init__(self, solution: Solution) -> None:
-        self.solution = solution
-
-    def __call__(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
-    ) -> Solution:
-        return self.solution
-
-
-class MaximumLikelihood(nn.Module):
+class MaximumLikelihood(Decomposition):
     """Counts to line integrals through ``decompose``, as one stage of the chain.
+
+    The log tells how many rays were not solved and how many lie on a limit of the box.
 
     Args:
         model: the scanner; its spectra are taken afresh at each call, so they may be learned.
-        solver: see ``decompose``.
+        solver, warm_start, adjoint: see ``decompose``.
         bounds_g_cm2: {material name: (lower, upper)}; materials not named are free.
         gradient_clamp: largest gradient that may pass, element by element, in terms of the
-            relative counts n/air; ``None`` for no limit. It keeps single rays with few counts from
-            setting the step; one that many rays reach turns the gradient away, and the loss may
-            rise.
-
-    After a call ``converged`` holds the mask of the rays, and the log tells how many were not
-    solved and how many lie at the side of the box.
+            relative counts n/air; ``None`` for no limit. It limits the influence of single rays
+            with few counts. If many rays reach it, the clamped gradient may no longer be a
+            descent direction.
     """
 
     def __init__(
@@ -152,29 +160,38 @@ class MaximumLikelihood(nn.Module):
         solver: Solver | None = None,
         bounds_g_cm2: Mapping[str, Sequence[float]] | None = None,
         gradient_clamp: float | None = None,
+        warm_start: Sequence[Solver] = WARM_START,
+        adjoint: Adjoint = "implicit",
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         if unknown := set(bounds_g_cm2 or {}) - set(model.materials):
             raise ValueError(
                 f"bounds_g_cm2 names {sorted(unknown)}, the basis materials are {model.materials}"
             )
-        self.model, self.solver, self.gradient_clamp = model, solver, gradient_clamp
+        self.solver, self.warm_start, self.adjoint = solver, warm_start, adjoint
+        self.gradient_clamp = gradient_clamp
         self.bounds_g_cm2 = dict(bounds_g_cm2 or {})
-        self.converged: Tensor | None = None
 
-    def forward(self, counts: Counts) -> LineIntegrals:
-        """Decompose (batch, bin, view, *pixel) into (batch, material, view, *pixel), g/cm²."""
-        rays = counts.movedim(1, -1)
+    def forward(self, counts: Counts) -> Solution:
+        """Line integrals (batch, material, view, *pixel) in g/cm² and the mask of solved rays."""
+        rays = channels_last(counts)
         if rays.dtype in (torch.float16, torch.bfloat16):  # too few digits for the spectra
             rays = rays.float()
         if self.gradient_clamp is not None:
             air = self.model.air().detach().to(rays)
             rays = _clamp_gradient(rays / air, self.gradient_clamp) * air
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
-        box = self.bounds()
-        x, self.converged = decompose(rays, spectra, attenuation, solver=self.solver, bounds=box)
-        self._report(x.detach(), box)
-        return x.movedim(-1, 1)
+        solution = decompose(
+            rays,
+            spectra,
+            attenuation,
+            solver=self.solver,
+            warm_start=self.warm_start,
+            adjoint=self.adjoint,
+            bounds=self.bounds(),
+        )
+        self._report(solution)
+        return Solution(channels_first(solution.x), solution.converged)
 
     def bounds(self) -> list[list[float]] | None:
         """Lower and upper corner of the box, or None where every material is free."""
@@ -184,19 +201,18 @@ class MaximumLikelihood(nn.Module):
         sides = [self.bounds_g_cm2.get(name, free) for name in self.model.materials]
         return [[float(low) for low, _ in sides], [float(high) for _, high in sides]]
 
-    def _report(self, x: Tensor, box: list[list[float]] | None) -> None:
-        assert self.converged is not None
-        failed = int((~self.converged).sum())
-        at_side = 0
-        if box is not None:
+    def _report(self, solution: Solution) -> None:
+        x, converged = solution.x.detach(), solution.converged
+        failed, on_limit = int((~converged).sum()), 0
+        if box := self.bounds():
             lower, upper = x.new_tensor(box)
-            at_side = int(((x <= lower) | (x >= upper)).any(-1).sum())
-        if failed or at_side:
+            on_limit = int(((x <= lower) | (x >= upper)).any(-1).sum())
+        if failed or on_limit:
             log.warning(
-                "%d of %d rays were not solved, %d lie at the side of the box",
+                "%d of %d rays were not solved, %d lie on a limit of the box (bounds_g_cm2)",
                 failed,
-                self.converged.numel(),
-                at_side,
+                converged.numel(),
+                on_limit,
             )
 
 

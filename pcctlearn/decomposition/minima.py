@@ -9,7 +9,7 @@ from torch import Tensor
 from pcctlearn.decomposition.pieces import Rays, flat, put_back, rays_contiguous
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.shapes import Attenuation, RayCounts, RayMask
-from pcctlearn.solvers.implicit import implicit_minimum
+from pcctlearn.solvers.implicit import Adjoint, implicit_minimum
 from pcctlearn.solvers.minimum import DISTANCE
 from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
@@ -17,10 +17,15 @@ from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 _LEAST_PHOTONS = 0.5
 _FEW_PHOTONS = 150  # below which a likelihood often has several minima
 _GROSS_MISFIT = 0.02  # half deviance per photon above which it often has too
-_SCORING_STEPS = 3
-_FIRST_STEPS = 5  # after which nearly all rays with many counts are done
 _SAME = 1e-9  # difference of the half deviance at one and the same minimum
-_MORE_STEPS = 12  # after which nearly all the others are
+
+# Five steps solve nearly all rays with many counts, twelve nearly all the others. The first steps
+# use the Fisher matrix, which is positive definite however far the start. What float32 cannot
+# resolve counts as unsolved in float64 too, so that both precisions take the same path.
+WARM_START: tuple[Solver, ...] = (
+    DampedNewton(max_steps=5, scoring_steps=3, resolved_by=torch.float32),
+    DampedNewton(max_steps=12, scoring_steps=5),
+)
 
 
 class Found(NamedTuple):
@@ -45,25 +50,28 @@ def find_minima(
     rays: Rays,
     attenuation: Attenuation,
     solver: Solver,
+    warm_start: Sequence[Solver],
     bounds: Bounds | None,
     likelier: bool = False,
 ) -> Found:
     """Minimise ray by ray; no decision about a ray depends on another.
 
-    All rays begin in their own precision. A ray that does not converge there, because it needs
-    more steps or because rounding moves its minimum too far, is solved in double precision from the
-    same start, and from an empty beam where that fails: with three materials the start may lie on
-    the far side of a ridge, and from an empty beam the expected counts only fall towards the
-    measured ones. So is a ray whose likelihood may have several minima (``_ambiguous``), among
-    which rounding would choose. ``likelier`` solves such rays from both, and keeps the likelier
-    minimum.
+    The first solver of ``warm_start`` takes all rays in their own precision. A ray that does not
+    converge there, because it needs more steps or because rounding moves its minimum too far, is
+    solved in double precision by the other solvers of ``warm_start`` and then by ``solver``, each
+    for the rays that the one before has not solved: from the same start, and from an empty beam
+    where that fails. With three materials the start may lie on the far side of a ridge; from an
+    empty beam the expected counts only fall towards the measured ones. A ray whose likelihood may
+    have several minima (``_ambiguous``) is solved in double precision too, because in float32
+    rounding would choose among them. ``likelier`` solves the rays in double precision from both
+    starts, and keeps the likelier minimum. Without a warm start all rays are solved in double
+    precision.
     """
-    first, more, anew = _stages(solver)
     possible = informative(rays.counts).flatten()
     assert rays.start is not None
     own = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
-    if first is not None:
-        x, converged = _each(rays, attenuation, bounds, first)
+    if warm_start:
+        x, converged = _each(rays, attenuation, bounds, warm_start[0])
         clear = ~_ambiguous(rays.starting_at(x), attenuation)
         own = Solution(x, converged & possible & clear)
     hard = possible & ~own.converged
@@ -71,7 +79,8 @@ def find_minima(
     double = Solution(own.x.new_empty(0, own.x.shape[-1]), possible.new_empty(0))
     if index.numel():
         done = (index < 0).flatten()
-        double = _persist(rest, done, attenuation, more, anew, bounds, likelier)
+        in_turn = [*warm_start[1:], solver]
+        double = _persist(rest, done, attenuation, in_turn, bounds, likelier)
         # float32 cannot hold a large area density to the distance that convergence stands for
         blurred = double.x.abs() * (0.5 * torch.finfo(own.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
@@ -86,14 +95,17 @@ def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
 
 
 def minimum(
-    piece: Rays, attenuation: Attenuation, bounds: Bounds | None, solver: Solver
+    piece: Rays,
+    attenuation: Attenuation,
+    bounds: Bounds | None,
+    solver: Solver,
+    adjoint: Adjoint = "implicit",
 ) -> Solution:
     """Minimum of a piece by ``solver``, with its derivative."""
     assert piece.start is not None
-    n, x = rays_contiguous(piece.counts), rays_contiguous(piece.start)
-    return implicit_minimum(
-        poisson_likelihood, solver, x, n, piece.spectra, attenuation, bounds=bounds
-    )
+    theta = rays_contiguous(piece.counts), piece.spectra, attenuation
+    start = rays_contiguous(piece.start)
+    return implicit_minimum(poisson_likelihood, solver, start, theta, bounds, adjoint)
 
 
 def in_double(
@@ -110,17 +122,16 @@ def _persist(
     rays: Rays,
     done: Tensor,
     attenuation: Attenuation,
-    more: Sequence[Solver],
-    anew: Sequence[Solver],
+    solvers: Sequence[Solver],
     bounds: Bounds | None,
     likelier: bool,
 ) -> Solution:
     """Minima in double precision of the rays not ``done``: from their start, and anew."""
     assert rays.start is not None
     x = rays.start.flatten(0, -2).double()
-    first = _pursue(rays, Solution(x, done), attenuation, more, bounds)
+    first = _pursue(rays, Solution(x, done), attenuation, solvers, bounds)
     empty = Solution(torch.zeros_like(x), done if likelier else first.converged)
-    again = _pursue(rays, empty, attenuation, anew, bounds)
+    again = _pursue(rays, empty, attenuation, solvers, bounds)
     better = again.converged & ~first.converged
     if likelier:
         before, rounding = _half_deviance(_doubles(rays.starting_at(first.x)), attenuation.double())
@@ -167,17 +178,3 @@ def _pursue(
 
 def _each(rays: Rays, attenuation: Attenuation, bounds: Bounds | None, solver: Solver) -> Solution:
     return flat([minimum(piece, attenuation, bounds, solver) for piece in rays.pieces()])
-
-
-def _stages(solver: Solver) -> tuple[Solver | None, list[Solver], list[Solver]]:
-    """Solvers for all rays, for those left, and for those that begin anew.
-
-    Newton's method runs in stages, each for the rays that the one before has not solved. Any other
-    solver works in double precision: one that compares values needs the digits.
-    """
-    if not isinstance(solver, DampedNewton):
-        return None, [solver], [solver]
-    # what float32 cannot resolve is hard in float64 too, so that both take the same path
-    first = solver.variant(_FIRST_STEPS, _SCORING_STEPS, torch.float32)
-    more = solver.variant(_MORE_STEPS, _FIRST_STEPS)
-    return first, [more, solver], [more, solver]

@@ -121,6 +121,8 @@ class Perturbation:
             spectra,
             self.model.attenuation,
             solver=self.layer.solver,
+            warm_start=self.layer.warm_start,
+            adjoint=self.layer.adjoint,
             bounds=self.layer.bounds(),
             start=self.centre.expand(*rays, -1),
         )

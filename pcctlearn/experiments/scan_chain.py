@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.recorded_scan import RecordedScan
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
@@ -62,7 +62,7 @@ class ScanChains:
 
     def __init__(
         self,
-        decomposition: Callable[..., MaximumLikelihood],
+        decomposition: Callable[..., Decomposition],
         correction: str | None,
         vmi_keV: Sequence[float] = (60.0,),
         grid_transmission: float = 1.0,
@@ -140,7 +140,7 @@ class ScanChains:
         fitted = kernel(geometry, model, grid_transmission=self.grid_transmission, seed=self.seed)
         return SavedCorrection(fitted.eval(), [])
 
-    def _decomposition(self, model: SpectralModel) -> MaximumLikelihood:
+    def _decomposition(self, model: SpectralModel) -> Decomposition:
         """With the bounds of those materials that the scan has."""
         build = self.decomposition
         bounds = build.keywords.get("bounds_g_cm2") if isinstance(build, partial) else None

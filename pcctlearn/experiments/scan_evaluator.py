@@ -111,8 +111,6 @@ class ScanEvaluator:
         gain = filled((air_of_pixels(model) / recorded.air)[:, None].float(), dead)
         counts = filled(recorded.at("counts") * gain, dead)[None]
         outcome = chain(counts, until="maps")
-        converged = chain.decompose.converged
-        assert converged is not None
         unknown = torch.from_numpy(~recorded.geometry.seen_in_z()).double()
         if unknown.any():
             log.warning(
@@ -122,7 +120,7 @@ class ScanEvaluator:
                 100 * unknown.mean().item(),
             )
         numbers = {
-            "rays_not_converged_percent": 100 * (~converged).double().mean().item(),
+            "rays_not_converged_percent": 100 * (~outcome.at("converged")).double().mean().item(),
             "dead_pixels": float(dead.sum()),
             "voxels_unknown_percent": 100 * unknown.mean().item(),
             "slices_with_unknown_voxels": float(unknown.any(-1).any(-1).sum()),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
 from pcctlearn.datasets.simulated import ScanSimulator
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.scatter_judge import Judgement, judge
@@ -63,7 +63,7 @@ class ScatterStudy:
         self,
         scans: Sequence[Path],
         scan: ScanSimulator,
-        decomposition: Callable[..., MaximumLikelihood],
+        decomposition: Callable[..., Decomposition],
         correction: Callable[..., nn.Module],
         loss: TotalLoss,
         training: Callable[..., ChainModule],

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.axial_slice import AxialSlice
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import (
     biased,
@@ -67,7 +67,7 @@ class PhantomCalibration:
     def __init__(
         self,
         model: SpectralModel,
-        decomposition: Callable[[SpectralModel], MaximumLikelihood],
+        decomposition: Callable[[SpectralModel], Decomposition],
         loss: TotalLoss,
         training: Callable[..., ThresholdModule],
         geometry: FlatBeam,

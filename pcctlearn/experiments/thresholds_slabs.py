@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.information import count_information
 from pcctlearn.chain import Chain
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import (
     biased,
@@ -51,7 +51,7 @@ class SlabCalibration:
     def __init__(
         self,
         model: SpectralModel,
-        decomposition: Callable[[SpectralModel], MaximumLikelihood],
+        decomposition: Callable[[SpectralModel], Decomposition],
         loss: TotalLoss,
         training: Callable[..., ThresholdModule],
         water_cm: Sequence[float] = (0.0, 30.0, 2.0),

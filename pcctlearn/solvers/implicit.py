@@ -1,39 +1,56 @@
-"""Differentiate a minimum without differentiating the road to it."""
+"""The derivative of a minimum, from the minimum alone: dx/dθ = −H⁻¹ ∂g/∂θ."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pcctlearn.solvers.quadratic import Bounds, Quadratic, Solution, Solver, free_unknowns
+from pcctlearn.solvers.quadratic import Bounds, Objective, Solution, Solver, free_unknowns
 from pcctlearn.solvers.small_systems import solve_positive_definite
+
+Adjoint = Literal["implicit", "unrolled"]
 
 
 def implicit_minimum(
-    objective: Callable[..., Quadratic],
+    objective: Objective,
     solver: Solver,
     start: Tensor,
-    *theta: Tensor,
+    theta: tuple[Tensor, ...] = (),
+    bounds: Bounds | None = None,
+    adjoint: Adjoint = "implicit",
+) -> Solution:
+    """argmin over x of objective(x, *theta), differentiable in θ.
+
+    ``adjoint="implicit"`` differentiates the minimum (``implicit_derivative``), whichever solver
+    found it. ``"unrolled"`` leaves the solver's own steps to autograd; ``UnrolledNewton`` is made
+    for it. The start gets no gradient.
+    """
+    start = start.detach()
+    if adjoint == "unrolled":
+        return solver(objective, start, theta, bounds)
+    with torch.no_grad():
+        solution = solver(objective, start, theta, bounds)
+    return implicit_derivative(objective, solution, theta, bounds)
+
+
+def implicit_derivative(
+    objective: Objective,
+    solution: Solution,
+    theta: tuple[Tensor, ...],
     bounds: Bounds | None = None,
 ) -> Solution:
-    """argmin over x of objective(x, *theta), differentiable in θ: dx/dθ = −H⁻¹ ∂g/∂θ.
+    """A known minimum with its derivative dx/dθ = −H⁻¹ ∂g/∂θ, H the exact Hessian.
 
     On an active bound the minimum is the constrained one and only the free unknowns move with θ.
-    A ray that did not converge, or at whose end H is not positive definite, passes no gradient.
-    A solver that is itself ``differentiable`` is left to autograd.
+    A ray that did not converge, or whose H is not positive definite, passes no gradient.
     """
-    if getattr(solver, "differentiable", False):
-        return solver(_bind(objective, theta), start.detach(), bounds)
-    return Solution(*_ImplicitMinimum.apply(objective, solver, bounds, start.detach(), *theta))
+    x = _Minimum.apply(objective, bounds, solution.x, solution.converged, *theta)
+    return Solution(x, solution.converged)
 
 
 def implicit_tangent(
-    objective: Callable[..., Quadratic],
-    x: Tensor,
-    theta: tuple[Tensor, ...],
-    tangents: tuple[Tensor, ...],
+    objective: Objective, x: Tensor, theta: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> Tensor:
     """Directional derivative of the minimum, dx = −H⁻¹ (∂g/∂θ) dθ, at a free minimum x."""
     # exact Hessian, computed once; the directional derivative of the gradient needs none
@@ -42,25 +59,17 @@ def implicit_tangent(
     return -solve_positive_definite(hessian, moved)[0]
 
 
-def _bind(objective: Callable[..., Quadratic], theta: tuple[Tensor, ...]) -> Callable[..., Any]:
-    def bound(x: Tensor, **options: Any) -> Quadratic:
-        return objective(x, *theta, **options)
-
-    return bound
-
-
-class _ImplicitMinimum(torch.autograd.Function):
+class _Minimum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, objective, solver, bounds, start, *theta):  # type: ignore[no-untyped-def]
-        x, converged = solver(_bind(objective, theta), start, bounds)
+    def forward(ctx, objective, bounds, x, converged, *theta):  # type: ignore[no-untyped-def]
+        x = x.detach()  # a new tensor, as an output must be
         ctx.objective, ctx.bounds = objective, bounds
         ctx.save_for_backward(x, converged, *theta)
-        ctx.mark_non_differentiable(converged)
-        return x, converged
+        return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, cotangent, _):  # type: ignore[no-untyped-def]
+    def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
         x, converged, *theta = ctx.saved_tensors
         wanted = ctx.needs_input_grad[4:]
         theta = [t.detach().requires_grad_(w) for t, w in zip(theta, wanted, strict=True)]

@@ -22,7 +22,11 @@ class NelderMead:
         self.tolerance, self.spread, self.max_steps = tolerance, spread, max_steps
 
     def __call__(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+        self,
+        objective: Objective,
+        start: Tensor,
+        theta: tuple[Tensor, ...] = (),
+        bounds: Bounds | None = None,
     ) -> Solution:
         """Minimise from ``start`` with a first simplex a tenth of it, at least 0.1, wide."""
 
@@ -30,14 +34,14 @@ class NelderMead:
             return x if bounds is None else x.clamp(*bounds)
 
         def value(x: Tensor) -> Tensor:
-            return objective(x, exact=False).value.nan_to_num(nan=torch.inf)
+            return objective(x, *theta, exact=False).value.nan_to_num(nan=torch.inf)
 
         n = start.shape[-1]
         width = torch.diag_embed((0.1 * start.abs()).clamp(min=0.1))
         corners = [boxed(start), *(boxed(start + width[..., i]) for i in range(n))]
         x = torch.stack(corners)  # corner, *ray, unknown
         f = torch.stack([value(corner) for corner in corners])
-        resolvable = self.tolerance + objective(start, exact=False).rounding
+        resolvable = self.tolerance + objective(start, *theta, exact=False).rounding
         converged = torch.zeros_like(f[0], dtype=torch.bool)
         for _ in range(self.max_steps):
             f, order = f.sort(0)
@@ -50,7 +54,7 @@ class NelderMead:
             x, f = _move_worst(x, f, boxed, value, converged)
         best = f.argmin(0)[None, ..., None].expand_as(x[:1])
         x = x.gather(0, best)[0]
-        x, near = last_step(x, objective(x), bounds)
+        x, near = last_step(x, objective(x, *theta), bounds)
         return Solution(x, converged & near)
 
 

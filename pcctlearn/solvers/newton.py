@@ -47,21 +47,16 @@ class DampedNewton:
         self.scoring_steps, self.distance = scoring_steps, distance
         self.resolved_by = resolved_by
 
-    def variant(
-        self, max_steps: int, scoring_steps: int, resolved_by: torch.dtype | None = None
-    ) -> "DampedNewton":
-        """The same solver with fewer steps, some of them scoring."""
-        steps = min(self.max_steps, max_steps)
-        return DampedNewton(
-            self.tolerance, steps, self.exact, scoring_steps, self.distance, resolved_by
-        )
-
     def __call__(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+        self,
+        objective: Objective,
+        start: Tensor,
+        theta: tuple[Tensor, ...] = (),
+        bounds: Bounds | None = None,
     ) -> Solution:
         """Minimise from ``start``; rays that do not converge keep their best iterate."""
         x = start if bounds is None else start.clamp(*bounds)
-        here = objective(x, exact=self._exact_at(0))
+        here = objective(x, *theta, exact=self._exact_at(0))
         exact = torch.full_like(here.value, self._exact_at(0), dtype=torch.bool)
         damping = torch.zeros_like(here.value)
         converged, stuck = torch.zeros_like(exact), torch.zeros_like(exact)
@@ -79,7 +74,7 @@ class DampedNewton:
             converged = converged | near
             if step > self.max_steps or bool((converged | stuck).all()):
                 break
-            there = objective(trial, exact=self._exact_at(step))
+            there = objective(trial, *theta, exact=self._exact_at(step))
             taken = positive & ~converged & ~stuck & (there.value <= here.value + here.rounding)
             promised = _predicted(here, move)
             # what is below rounding says nothing about the model
@@ -94,7 +89,7 @@ class DampedNewton:
         if self.exact:
             sharp = resolved(x, here, bounds, self.distance, self.resolved_by)
             return Solution(x, converged & sharp)
-        x, near = last_step(x, objective(x), bounds, self.distance, self.resolved_by)
+        x, near = last_step(x, objective(x, *theta), bounds, self.distance, self.resolved_by)
         return Solution(x, converged & near)
 
     def _exact_at(self, step: int) -> bool:

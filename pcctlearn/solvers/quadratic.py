@@ -1,6 +1,7 @@
-"""What a solver sees of a problem, and what it gives back."""
+"""The protocol of objectives and solvers: what a solver is given and what it returns."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,28 +34,13 @@ class Solution(NamedTuple):
     converged: Bool[Tensor, "*ray"]
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """``objective(x)``: value and derivatives at x, one independent problem per ray.
+# objective(x, *theta, exact=True): value and derivatives at x, one independent problem per ray.
+# With exact=False the Hessian may be its expectation, which is cheaper and never indefinite.
+Objective = Callable[..., Quadratic]
 
-    With ``exact=False`` the Hessian may be replaced by its expectation, which is cheaper and never
-    indefinite.
-    """
-
-    def __call__(self, x: Tensor, *, exact: bool = True) -> Quadratic:
-        """Evaluate at x."""
-        ...
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """Anything that minimises: ``(objective, start, bounds) -> Solution``."""
-
-    def __call__(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
-    ) -> Solution:
-        """Minimise from ``start``."""
-        ...
+# solver(objective, start, theta, bounds): the minimum over x. All that the objective depends on is
+# in theta, so that a compiled solver can read it.
+Solver = Callable[[Objective, Tensor, tuple[Tensor, ...], Bounds | None], Solution]
 
 
 def free_unknowns(

@@ -20,25 +20,27 @@ class UnrolledNewton:
     converge (``last_step``) passes no gradient.
     """
 
-    differentiable = True
-
     def __init__(self, steps: int = 8, tolerance: float = 1e-10) -> None:
         if tolerance <= 0 or steps < 1:
             raise ValueError(f"tolerance and steps must be positive: {tolerance}, {steps}")
         self.steps, self.tolerance = steps, tolerance
 
     def __call__(
-        self, objective: Objective, start: Tensor, bounds: Bounds | None = None
+        self,
+        objective: Objective,
+        start: Tensor,
+        theta: tuple[Tensor, ...] = (),
+        bounds: Bounds | None = None,
     ) -> Solution:
         """Step from ``start``; the box is kept by projection, whose gradient is zero outside."""
         x = last = start if bounds is None else start.clamp(*bounds)
         converged = torch.zeros_like(start[..., 0], dtype=torch.bool)
         for _ in range(self.steps):
-            here = objective(x)
+            here = objective(x, *theta)
             finite = _finite(here)
             if not bool(finite.all()):  # evaluated anew: 0 · NaN would reach θ in the backward pass
                 x = torch.where(finite[..., None], x, last)
-                here = objective(x)
+                here = objective(x, *theta)
             free = bounds and free_unknowns(x.detach(), here.gradient.detach(), bounds)
             step, positive = solve_positive_definite(here.hessian, here.gradient, free)
             trial = x - step if bounds is None else (x - step).clamp(*bounds)
@@ -47,7 +49,7 @@ class UnrolledNewton:
             converged = finite & positive & (decrement <= resolvable_decrease(self.tolerance, here))
         with torch.no_grad():
             end = x.detach()
-            converged = converged & last_step(end, objective(end), bounds).converged
+            converged = converged & last_step(end, objective(end, *theta), bounds).converged
         return Solution(torch.where(converged[..., None], x, x.detach()), converged)
 
 

@@ -99,9 +99,9 @@ class ChainModule(LightningModule):
             correct.train()
         part = self._through(counts[:, :, few], by_view)
         joined = {
-            stage: values.index_copy(2, few, part.at(stage))
-            for stage, values in vars(whole).items()
-            if values is not None and stage != "counts"
+            name: values.index_copy(1 if name == "converged" else 2, few, part.at(name))
+            for name, values in vars(whole).items()
+            if values is not None and name != "counts"
         }
         return self.chain.onward(replace(whole, **joined), self.loss.deepest, expect)
 

@@ -165,7 +165,8 @@ class ThresholdModule(LightningModule):
         rays = _rays(predicted.at("line_integrals"))
         jacobian = threshold_jacobian(self.chain.decompose.model, rays, _rays(target.at("counts")))
         learned = self.observable[:, None] & self.thresholds.learn
-        jacobian = jacobian * learned[:, None, :] * self._moves(rays)
+        moves = self._moves(rays, predicted.at("converged"))
+        jacobian = jacobian * learned[:, None, :] * moves
         step = self.optimizer.step(
             jacobian, gradient * learned, self._curvature(rays, jacobian, target), self._damping
         )
@@ -173,10 +174,9 @@ class ThresholdModule(LightningModule):
         self.thresholds.assign(edges.detach() + step)
         return step
 
-    def _moves(self, rays: Tensor) -> Tensor:
+    def _moves(self, rays: Tensor, converged: Tensor) -> Tensor:
         """1 for rays that follow the thresholds; 0 for those unsolved or at the side of the box."""
-        assert self.chain.decompose.converged is not None
-        moves = self.chain.decompose.converged[0]
+        moves = converged[0]
         if box := self.chain.decompose.bounds():
             lower, upper = rays.new_tensor(box)
             moves = moves & ((rays > lower) & (rays < upper)).all(-1)

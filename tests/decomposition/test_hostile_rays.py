@@ -21,12 +21,15 @@ benchmark = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(benchmark)
 
 SOLVERS = {
-    "newton": DampedNewton(),
-    "scoring": DampedNewton(max_steps=100, exact=False),
-    "simplex": NelderMead(max_steps=200),
-    "unrolled": UnrolledNewton(steps=20),
+    "newton": {},
+    "scoring": {
+        "solver": DampedNewton(max_steps=100, exact=False),
+        "warm_start": [DampedNewton(max_steps=5, exact=False, resolved_by=torch.float32)],
+    },
+    "simplex": {"solver": NelderMead(max_steps=200), "warm_start": ()},
+    "unrolled": {"solver": UnrolledNewton(steps=20), "adjoint": "unrolled"},
 }
-EVERY_SOLVER = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+EVERY_SOLVER = pytest.mark.parametrize("solver", SOLVERS)
 EVERY_PRECISION = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 EVERY_SIZE = pytest.mark.parametrize("n_materials", [2, 3])
 BOXED = pytest.mark.parametrize("boxed", [True, False], ids=["box", "no box"])
@@ -56,10 +59,11 @@ def hostile(scene, n, photons=1e5, seed=3):
     return counts.float().double(), spectra.float().double()
 
 
-def solved(scene, counts, spectra, dtype=torch.float64, boxed=True, solver=None):
+def solved(scene, counts, spectra, dtype=torch.float64, boxed=True, solver="newton"):
     box = scene.box if boxed else None
     mu = scene.attenuation
-    return decompose(*(t.to(dtype) for t in (counts, spectra, mu)), bounds=box, solver=solver)
+    given = (t.to(dtype) for t in (counts, spectra, mu))
+    return decompose(*given, bounds=box, **SOLVERS[solver])
 
 
 @EVERY_SOLVER
@@ -72,7 +76,7 @@ def test_a_converged_ray_is_at_a_minimum(solver, dtype, n_materials, boxed):
     x, converged = solved(scene, counts, spectra, dtype, boxed, solver)
     assert x.isfinite().all()
     # undamped steps in float32 reach few such minima
-    assert converged.sum() >= 4 or isinstance(solver, UnrolledNewton)
+    assert converged.sum() >= 4 or solver == "unrolled"
     limits = np.array(scene.box).T if boxed else np.array([[-np.inf, np.inf]] * n_materials)
     for ray in converged.nonzero()[:, 0]:
         problem = benchmark.Ray(counts[ray], spectra, scene.attenuation)
@@ -103,7 +107,7 @@ def test_single_precision_equals_double(n_materials, boxed, photons):
 @BOXED
 def test_a_ray_depends_on_itself_alone(solver, dtype, n_materials, boxed):
     scene = setup(n_materials)
-    n, n_hard = (60, 100) if isinstance(solver, DampedNewton) else (8, 6)
+    n, n_hard = (60, 100) if solver in ("newton", "scoring") else (8, 6)
     counts, spectra = hostile(scene, n)
     hard = hostile(scene, n_hard, photons=1e2, seed=4)[0]  # nearly all of them need more steps
     x, converged = solved(scene, counts, spectra, dtype, boxed, solver)

@@ -188,7 +188,7 @@ def test_a_cotangent_of_no_number_at_an_unsolved_ray_reaches_nothing():
     def objective(x, shared, *, exact=True):
         return bowl(matrix, centre * shared)(x)
 
-    x, converged = implicit_minimum(objective, DampedNewton(), torch.zeros(3, 2), shared)
+    x, converged = implicit_minimum(objective, DampedNewton(), torch.zeros(3, 2), (shared,))
     assert converged[[0, 2]].all()
     (gradient,) = torch.autograd.grad(
         x, shared, torch.tensor([1.0, torch.nan, 1.0])[:, None].expand(3, 2)
@@ -202,11 +202,11 @@ def test_a_hessian_that_is_not_positive_definite_passes_no_gradient():
         hessian = torch.diag(torch.tensor([1.0, -1.0])).expand(*x.shape, 2)
         return Quadratic(0 * x[..., 0], gradient, hessian, 0 * x[..., 0])
 
-    def claims_to_have_solved(objective, start, bounds=None):
+    def claims_to_have_solved(objective, start, theta, bounds):
         return Solution(start, torch.ones(len(start), dtype=torch.bool))
 
     theta = torch.tensor(1.0, requires_grad=True)
-    x, _ = implicit_minimum(saddle, claims_to_have_solved, torch.ones(3, 2), theta)
+    x, _ = implicit_minimum(saddle, claims_to_have_solved, torch.ones(3, 2), (theta,))
     x.sum().backward()
     assert theta.grad == 0
 
@@ -219,7 +219,7 @@ def test_gradient_does_not_depend_on_the_start_nor_reach_it():
     def objective(x, theta, *, exact=True):
         return bowl(matrix, theta)(x)
 
-    x, _ = implicit_minimum(objective, DampedNewton(), start, theta)
+    x, _ = implicit_minimum(objective, DampedNewton(), start, (theta,))
     own, none = torch.autograd.grad(x.sum(), (theta, start), allow_unused=True)
     torch.testing.assert_close(own, torch.ones_like(theta))
     assert none is None

@@ -47,7 +47,7 @@ def test_a_curved_valley():
 def test_the_box_is_kept():
     matrix, centre = torch.eye(2), torch.tensor([[3.0, 0.2], [0.1, -4.0], [0.3, 0.4]])
     box = Bounds(torch.full((2,), -1.0), torch.full((2,), 1.0))
-    x, converged = NelderMead()(bowl(matrix, centre), torch.zeros(3, 2), box)
+    x, converged = NelderMead()(bowl(matrix, centre), torch.zeros(3, 2), bounds=box)
     assert converged.all()
     torch.testing.assert_close(x, centre.clamp(-1, 1), rtol=0, atol=1e-4)
 

@@ -39,7 +39,7 @@ def test_a_quadratic_takes_one_step(n_unknowns):
 @pytest.mark.parametrize("start", [0.0, 5.0])
 def test_a_quadratic_in_a_box_is_solved_exactly(start):
     matrix, centre = random_bowls(60, 3)
-    x, converged = DampedNewton()(bowl(matrix, centre), torch.full((60, 3), start), BOX)
+    x, converged = DampedNewton()(bowl(matrix, centre), torch.full((60, 3), start), bounds=BOX)
     assert converged.all()
     assert ((x >= BOX.lower) & (x <= BOX.upper)).all()
     for ray in range(60):  # ½ |Lᵀ (x − c)|² with M = L Lᵀ
@@ -54,7 +54,7 @@ def test_a_quadratic_in_a_box_is_solved_exactly(start):
 def test_a_box_around_the_minimum_changes_nothing():
     matrix, centre = random_bowls(30, 3)
     wide = Bounds(torch.full((3,), -torch.inf), torch.full((3,), torch.inf))
-    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), torch.zeros(30, 3), wide)
+    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), torch.zeros(30, 3), bounds=wide)
     torch.testing.assert_close(x, centre)
 
 
@@ -62,7 +62,7 @@ def test_a_box_around_the_minimum_changes_nothing():
 def test_a_likelihood_in_a_box_agrees_with_scipy(exact):
     objective, truth = likelihood()
     box = Bounds(torch.tensor([2.0, 0.5]), torch.tensor([15.0, 1.2]))
-    x, converged = DampedNewton(exact=exact)(objective, torch.full_like(truth, 3.0), box)
+    x, converged = DampedNewton(exact=exact)(objective, torch.full_like(truth, 3.0), bounds=box)
     assert converged.all()
 
     def value(flat):  # one problem for scipy: the rays do not mix
@@ -132,7 +132,7 @@ def test_one_hopeless_ray_leaves_its_batch_undisturbed(bounds):
         return DampedNewton()(
             lambda x, exact=True: poisson_likelihood(x, counts, spectra, attenuation, exact=exact),
             start,
-            bounds,
+            bounds=bounds,
         )
 
     calm = solve(counts)

@@ -19,12 +19,12 @@ def test_enough_steps_have_the_gradient_of_the_minimum(pixels):
     counts = draw_counts(model(truth).detach(), generator)
     cotangent = torch.rand(truth.shape, generator=generator)
     gradients = []
-    for solver in (UnrolledNewton(steps=12), None):
+    for solver, adjoint in ((UnrolledNewton(steps=12), "unrolled"), (None, "implicit")):
         theta = [
             t.detach().clone().requires_grad_()
             for t in (counts, model.spectra(), model.attenuation)
         ]
-        x, converged = decompose(*theta, solver=solver, start=truth)
+        x, converged = decompose(*theta, solver=solver, adjoint=adjoint, start=truth)
         assert converged.all()
         gradients.append(torch.autograd.grad(x, theta, cotangent))
     for unrolled, implicit in zip(*gradients, strict=True):
@@ -43,7 +43,7 @@ def test_a_quadratic_takes_one_step():
 def test_the_box_is_kept_by_projection():
     centre = torch.tensor([[3.0, 0.2]])
     box = Bounds(torch.full((2,), -1.0), torch.full((2,), 1.0))
-    x, _ = UnrolledNewton(steps=3)(bowl(torch.eye(2), centre), torch.zeros(1, 2), box)
+    x, _ = UnrolledNewton(steps=3)(bowl(torch.eye(2), centre), torch.zeros(1, 2), bounds=box)
     assert x.tolist() == [[1.0, 0.2]]
 
 
@@ -52,7 +52,12 @@ def test_too_few_steps_are_marked():
     counts = model(torch.tensor([[10.0, 0.5]])).detach()
     spectra, attenuation = model.spectra().detach(), model.attenuation
     _, converged = decompose(
-        counts, spectra, attenuation, solver=UnrolledNewton(steps=1), start=torch.zeros(1, 2)
+        counts,
+        spectra,
+        attenuation,
+        solver=UnrolledNewton(steps=1),
+        adjoint="unrolled",
+        start=torch.zeros(1, 2),
     )
     assert not converged.any()
 
@@ -63,7 +68,7 @@ def test_single_precision_converges():
     counts = draw_counts(model(truth).detach(), generator).float()
     theta = counts, model.spectra().detach().float(), model.attenuation.float()
     start = truth.float()
-    x, converged = decompose(*theta, solver=UnrolledNewton(), start=start)
+    x, converged = decompose(*theta, solver=UnrolledNewton(), adjoint="unrolled", start=start)
     assert converged.all()
     torch.testing.assert_close(x, decompose(*theta, start=start).x, rtol=1e-3, atol=1e-3)
 
@@ -73,8 +78,8 @@ def test_active_bounds_converge_like_newton(n_unknowns):
     matrix, centre = random_bowls(200, n_unknowns)
     problem, start = bowl(matrix, centre), torch.zeros(200, n_unknowns)
     box = Bounds(torch.full((n_unknowns,), -1.0), torch.full((n_unknowns,), 1.0))
-    expected, reached = DampedNewton()(problem, start, box)
-    x, converged = UnrolledNewton(steps=12)(problem, start, box)
+    expected, reached = DampedNewton()(problem, start, bounds=box)
+    x, converged = UnrolledNewton(steps=12)(problem, start, bounds=box)
     assert reached.all()
     assert ((expected.abs() == 1).any(-1)).sum() > 100
     assert converged.double().mean() > 0.9
@@ -85,11 +90,16 @@ def test_active_bounds_have_the_gradient_of_the_minimum():
     model = scanner(every=4)
     counts = model(torch.tensor([[10.0, 0.0]])).detach() * torch.tensor([0.97, 1, 1, 1])
     gradients = []
-    for solver in (UnrolledNewton(steps=12), None):
+    for solver, adjoint in ((UnrolledNewton(steps=12), "unrolled"), (None, "implicit")):
         n = counts.clone().requires_grad_()
         box = [[-5.0, 0.2], [60.0, 15.0]]
         x, converged = decompose(
-            n, model.spectra().detach(), model.attenuation, solver=solver, bounds=box
+            n,
+            model.spectra().detach(),
+            model.attenuation,
+            solver=solver,
+            adjoint=adjoint,
+            bounds=box,
         )
         assert converged.all()
         assert x[0, 1] == 0.2
