@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, Energies
 
-# Name in this project -> formula, or entry of the NIST compound list that xraylib carries.
+# name in this project -> formula, or name in xraylib's list of NIST compounds
 NAMED_MATERIALS = {
     "water": "H2O",
     "air": "Air, Dry (near sea level)",
@@ -57,7 +57,7 @@ def mass_attenuation(material: Material, energies_keV: Energies | Sequence[float
         parts = [w / total * mass_attenuation(m, energies_keV) for m, w in material.items()]
         return torch.stack(parts).sum(0)
     energies = torch.as_tensor(energies_keV, dtype=torch.float64)
-    if not energies.isfinite().all():  # which xraylib would answer with NaN
+    if not energies.isfinite().all():  # xraylib would return NaN
         raise ValueError(f"energies_keV must be finite, got {energies.tolist()}")
     compound = NAMED_MATERIALS.get(material, material)
     try:
@@ -78,8 +78,8 @@ def _explain(material: str, energies_keV: Tensor, reason: str) -> str:
     if "extrapolation" in reason or "energy" in reason.lower():
         low, high = energies_keV.min().item(), energies_keV.max().item()
         return (
-            f"energies from {low:g} to {high:g} keV leave xraylib's tables of {material!r}: "
-            "keep to 1-800 keV"
+            f"energies from {low:g} to {high:g} keV exceed xraylib's tables of {material!r}: use "
+            "1 to 800 keV"
         )
     names = [*NAMED_MATERIALS, *xraylib.GetCompoundDataNISTList()]
     close = difflib.get_close_matches(material, names, n=1)

@@ -1,4 +1,4 @@
-"""Expected photon counts behind basis materials."""
+"""Forward model: line integrals of basis materials to expected photon counts."""
 
 import logging
 from collections.abc import Sequence
@@ -30,25 +30,26 @@ def expected_counts(
 ) -> RayCounts:
     """ȳ_b(A) = Σ_E S_b(E) · exp(−Σ_m μ_m(E) A_m), with A in g/cm² and μ in cm²/g.
 
-    Spectra of one pixel each, (*pixel, bin, energy), belong to the last axes of the rays.
+    Spectra per pixel, (*pixel, bin, energy), broadcast against the last axes of the rays.
     """
-    with torch.autocast(line_integrals.device.type, enabled=False):  # half has three digits
+    with torch.autocast(line_integrals.device.type, enabled=False):  # half precision has 3 digits
         transmission = torch.exp(-line_integrals @ attenuation)
         return torch.einsum("...e,...be->...b", transmission, spectra)
 
 
 class SpectralModel(nn.Module):
-    """The scanner's view of basis materials: fluence, response, thresholds, attenuation.
+    """Line integrals → expected counts: fluence, detector response, thresholds and attenuation.
 
     Args:
-        energies_keV, fluence: the photons that reach a pixel, per energy sample; the fluence may
-            differ per pixel.
-        response: what the detector registers.
-        thresholds: the bins.
-        attenuation: mass attenuation of the basis materials at the energies, cm²/g.
+        energies_keV, fluence: photons that reach a pixel, per energy sample; the fluence may
+            differ between pixels.
+        response: of the detector.
+        thresholds: edges of the energy bins.
+        attenuation: mass attenuation of the basis materials at these energies, cm²/g.
+        materials: names of the basis materials.
 
     Raises:
-        ValueError: tensors that do not fit together, energies that do not cover the thresholds.
+        ValueError: shapes that do not match, or energies that do not cover the thresholds.
     """
 
     energies_keV: Tensor
@@ -95,7 +96,7 @@ class SpectralModel(nn.Module):
         thresholds: Thresholds,
         materials: Sequence[Material],
     ) -> "SpectralModel":
-        """Put a tube, a detector and named basis materials together."""
+        """Build the model from a tube spectrum, a detector and named basis materials."""
         attenuation = attenuation_table(materials, spectrum.energies_keV)
         top, last = thresholds.edges_keV.detach()[..., -1].min(), spectrum.energies_keV[-1]
         if top < last - 1:
@@ -125,17 +126,17 @@ class SpectralModel(nn.Module):
         return cls(energies_keV, fluence, response, Thresholds(edges_keV), attenuation)
 
     def spectra(self, edges_keV: Edges | None = None) -> Spectra:
-        """S_b(E'): photons of each energy that bin b counts with nothing in the beam."""
+        """S_b(E'): counts in bin b per energy sample without an object."""
         edges = self.thresholds() if edges_keV is None else edges_keV
         above = self.response.above(edges, self.energies_keV)  # smooth in the edges
         return (above[..., :-1, :] - above[..., 1:, :]) * self.fluence[..., None, :]
 
     def air(self) -> Float[Tensor, "*pixel bin"]:
-        """Expected counts with nothing in the beam."""
+        """Expected counts without an object."""
         return self.spectra().sum(-1)
 
     def forward(self, line_integrals: RayLineIntegrals) -> RayCounts:
-        """Expected counts behind line integrals in g/cm², in their precision."""
+        """Expected counts for line integrals in g/cm², in their precision."""
         spectra, attenuation = self.spectra(), self.attenuation
         return expected_counts(
             line_integrals, spectra.to(line_integrals), attenuation.to(line_integrals)

@@ -25,14 +25,14 @@ _AIR_ENERGY_ABSORPTION = [
 
 
 class SpekpyTube(NamedTuple):
-    """A tungsten tube that spekpy computes when it is asked for, in place of a table."""
+    """A tungsten tube whose spectrum spekpy computes, instead of a table."""
 
     tube_voltage_kV: float
     anode_degrees: float
 
 
 class Spectrum:
-    """Photons per energy sample that reach a pixel with nothing in the beam.
+    """Photons per energy sample that reach a pixel without an object.
 
     S(E) = scale · T(E) · exp(−Σ_f μ_f(E) t_f) · ΔE, with the tube's table T of photons per keV, the
     width ΔE of the cell of each energy, and the inherent and the added filtration f of thickness
@@ -44,14 +44,15 @@ class Spectrum:
             ``SpekpyTube`` or a ``SpectrumTable``.
         inherent_filtration_cm, added_filtration_cm: {material: thickness in cm}.
         exposure_mAs: tube current times time of one view.
-        pixel_area_cm2, source_to_detector_cm: size and place of the pixel.
-        photons_per_pixel: photons per pixel and view, in place of the exposure.
-        lowest_keV: energies below are dropped: they carry no counts above the lowest threshold,
-            and exp(−μ A) overflows there for a slightly negative A.
-        energy_unit: of the text file.
+        pixel_area_cm2, source_to_detector_cm: area and distance of the pixel.
+        photons_per_pixel: photons per pixel and view, instead of the exposure.
+        lowest_keV: lower energies are dropped: they give no counts above the lowest threshold, and
+            exp(−μ A) overflows there for slightly negative A.
+        energy_unit: unit of the energies in the text file.
 
     Raises:
-        FileNotFoundError: the table does not exist. ValueError: a table that is no spectrum.
+        FileNotFoundError: the table does not exist.
+        ValueError: the table is not a spectrum.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class Spectrum:
         source = "given as arrays" if isinstance(table, SpectrumTable) else str(table)
         if not (tube.absolute or photons_per_pixel is not None):
             raise ValueError(
-                f"the spectrum {source} does not say for what area, exposure and distance its "
-                "photons are counted: give photons_per_pixel, such as photons_per_pixel=1e6"
+                f"the spectrum {source} does not state the area, exposure and distance of its "
+                "photons: give photons_per_pixel, such as photons_per_pixel=1e6"
             )
         last = tube.energies_keV[tube.fluence > 0].max()  # zeros above the tube voltage
         kept = (tube.energies_keV >= lowest_keV) & (tube.energies_keV <= last)
         if kept.sum() < 2:
             raise ValueError(
-                f"lowest_keV={lowest_keV:g} leaves nothing of the spectrum {source}, whose photons "
-                f"end at {last:g} keV: lower lowest_keV"
+                f"lowest_keV={lowest_keV:g} removes the whole spectrum {source}, which ends at "
+                f"{last:g} keV: lower lowest_keV"
             )
         self.energies_keV = tube.energies_keV[kept]
         attenuated = (tube.fluence * cell_widths_keV(tube.energies_keV))[kept]
@@ -105,15 +106,15 @@ class Spectrum:
         fluence: Tensor | np.ndarray | Sequence[float],
         **settings: Any,
     ) -> "Spectrum":
-        """The spectrum of samples: energies that increase, in any steps, and photons per keV.
+        """Build a spectrum from increasing energies and the photons per keV at each of them.
 
-        The fluence is in photons/(cm² mAs keV) at 100 cm, which the exposure scales; any multiple
-        of it will do where ``photons_per_pixel`` is given. Divide photons per sample by the width
-        of their step if the steps differ. ``settings`` are the other parameters of ``Spectrum``;
-        there is no filtration by default.
+        The fluence is in photons/(cm² mAs keV) at 100 cm and scales with the exposure; with
+        ``photons_per_pixel`` any multiple of it may be given. Divide photons per sample by the
+        width of their step if the steps differ. ``settings`` are the other parameters of
+        ``Spectrum``; there is no filtration by default.
 
         Raises:
-            ValueError: what cannot be a spectrum, as ``check_spectrum`` says.
+            ValueError: values that cannot be a spectrum (``check_spectrum``).
         """
         energies, photons = (
             torch.as_tensor(values, dtype=torch.float64).detach().clone()
@@ -135,7 +136,7 @@ class Spectrum:
         photons_per_pixel: float | None = None,
         lowest_keV: float = 12.0,
     ) -> "Spectrum":
-        """The same of a tungsten tube of any voltage and anode angle, computed by spekpy."""
+        """Build the spectrum of a tungsten tube of any voltage and anode angle with spekpy."""
         return cls(
             SpekpyTube(tube_voltage_kV, anode_degrees),
             inherent_filtration_cm,
@@ -151,7 +152,7 @@ class Spectrum:
 def tube_output(
     source: str | Path | SpekpyTube | SpectrumTable, energy_unit: EnergyUnit = "keV"
 ) -> SpectrumTable:
-    """Energies in keV and photons per keV: of a table, or of unfiltered tungsten by spekpy."""
+    """Energies in keV and photons per keV, from a table or for unfiltered tungsten by spekpy."""
     if isinstance(source, SpectrumTable):
         return source
     if not isinstance(source, SpekpyTube):
@@ -201,7 +202,7 @@ def half_value_layer_cm(
     energies_keV: Energies, fluence: Fluence, material: str = "aluminium"
 ) -> float:
     """Thickness of the filter that halves the air kerma Σ S E (μ_en/ρ)_air, by bisection, in cm."""
-    # xraylib's energy absorption of air is a third too low near 20 keV: NIST's table instead.
+    # NIST's table: xraylib's energy absorption of air is a third too low near 20 keV
     energy, absorption = np.log(_AIR_ENERGY_ABSORPTION).T
     log_energies = np.log(energies_keV.cpu().numpy())
     air = torch.from_numpy(np.exp(np.interp(log_energies, energy, absorption))).to(fluence.device)

@@ -1,4 +1,4 @@
-"""X-ray spectra as tables: those of data/physics, and two columns as other programs write them."""
+"""Read X-ray spectra: the tables of data/physics, and two columns as other programs write them."""
 
 import re
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ _LAYOUT = (
     "lines"
 )
 _MOST_BYTES = 2**23
-_LOWEST_keV, _HIGHEST_keV = 1.0, 1000.0  # of a tube; beyond, the unit is another
+_LOWEST_keV, _HIGHEST_keV = 1.0, 1000.0  # beyond these the unit is not keV
 
 
 class SpectrumTable(NamedTuple):
-    """Photon energies and fluence per keV; ``absolute`` if that is per cm² and mAs at 100 cm."""
+    """Photon energies and fluence per keV, per cm² and mAs at 100 cm if ``absolute``."""
 
     energies_keV: Energies
     fluence: Fluence
@@ -31,16 +31,17 @@ class SpectrumTable(NamedTuple):
 
 
 def read_spectrum(path: str | Path, energy_unit: EnergyUnit = "keV") -> SpectrumTable:
-    """The spectrum of a text file.
+    """Read a spectrum from a text file.
 
-    Tables of data/physics/spectra begin with ``energy_keV,fluence_per_cm2_mAs_keV_at_100cm``. Of
-    any other file the rows that begin with two numbers are taken, as SpekPy, SpekCalc, TASMIP and
+    Tables of data/physics/spectra begin with ``energy_keV,fluence_per_cm2_mAs_keV_at_100cm``. From
+    other files the rows that begin with two numbers are read, as SpekPy, SpekCalc, TASMIP and
     gecatsim write them: separated by commas, semicolons, tabs or blanks, with decimal points or
-    commas. A staircase of two rows for each cell (``get_spectrum(edges=True)`` of SpekPy) becomes
-    one sample at the centre of each.
+    commas. A staircase of two rows per cell (``get_spectrum(edges=True)`` of SpekPy) is converted
+    to one sample at the center of each cell.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no spectrum, as ``check_spectrum`` says.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a spectrum (``check_spectrum``).
     """
     path = Path(path)
     if not path.is_file():
@@ -59,7 +60,7 @@ def read_spectrum(path: str | Path, energy_unit: EnergyUnit = "keV") -> Spectrum
 
 
 def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
-    """Raise ValueError, naming ``source``, for what cannot be the spectrum of an X-ray tube."""
+    """Raise ValueError, naming ``source``, for values that cannot be the spectrum of a tube."""
     if energies_keV.shape != fluence.shape or energies_keV.ndim != 1 or len(energies_keV) < 2:
         raise ValueError(
             f"{source} must have one fluence for each of two or more energies, got "
@@ -67,13 +68,13 @@ def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
         )
     if not (energies_keV.isfinite().all() and (energies_keV >= 0).all()):
         raise ValueError(
-            f"the energies of {source} must be finite and not negative: leave the other rows out"
+            f"the energies of {source} must be finite and not negative: remove the other rows"
         )
     if (falling := energies_keV.diff() <= 0).any():
         before, after = energies_keV[int(falling.nonzero()[0]) :][:2].tolist()
         raise ValueError(
             f"the energies of {source} must increase, and {after:g} keV follows {before:g} keV: "
-            "sort the rows by energy, each energy once, and leave out rows of other numbers"
+            "sort the rows by energy, each energy once, and remove rows with other numbers"
         )
     highest = energies_keV[-1].item()
     if highest > _HIGHEST_keV:
@@ -87,7 +88,7 @@ def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
             "multiply the energies by 1000"
         )
     for name, wrong, remedy in (
-        ("NaN or infinite", ~fluence.isfinite(), "leave those samples out"),
+        ("NaN or infinite", ~fluence.isfinite(), "remove those samples"),
         ("negative", fluence < 0, "set them to 0"),
     ):
         if wrong.any():
@@ -106,7 +107,7 @@ def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
 
 
 def _rows(path: Path, lines: list[str]) -> Iterator[list[float]]:
-    """The first two numbers of every row, from the first row on that has two."""
+    """First two numbers of every row, starting at the first row that has two."""
     begun = False
     for number, line in enumerate(lines, 1):
         cells = _numbers(line)
@@ -115,12 +116,13 @@ def _rows(path: Path, lines: list[str]) -> Iterator[list[float]]:
             yield cells[:2]
         elif begun and line.strip() and line.strip()[0] not in "#%;!":
             raise ValueError(
-                f"line {number} of {path} is no row of a spectrum, {line.strip()[:40]!r}: {_LAYOUT}"
+                f"line {number} of {path} is not a row of a spectrum, {line.strip()[:40]!r}: "
+                f"{_LAYOUT}"
             )
 
 
 def _numbers(line: str) -> list[float]:
-    """The first two cells of a line, or none where one of them is no number."""
+    """First two cells of a line, or an empty list unless both are numbers."""
     cells = [cell for cell in re.split(r"[;\s]+", line) if cell]
     if len(cells) < 2 or any(cell[0] == "," or cell[-1] == "," for cell in cells):
         cells = [cell for cell in re.split(r"[,;\s]+", line) if cell]
@@ -131,7 +133,7 @@ def _numbers(line: str) -> list[float]:
 
 
 def _cells(rows: Tensor) -> tuple[Energies, Fluence]:
-    """Rows as samples; the two rows of each cell of a staircase as one sample at its centre."""
+    """Convert rows to samples; two rows per cell of a staircase to one sample at its center."""
     energies, fluence = rows.T.contiguous()
     if len(rows) >= 4 and len(rows) % 2 == 0:
         starts, ends = energies.reshape(-1, 2).T

@@ -1,4 +1,4 @@
-"""The edges of the energy bins, smooth and learnable, shared or per pixel."""
+"""Edges of the energy bins, learnable, shared or per pixel."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,10 @@ class Thresholds(nn.Module):
 
     Args:
         edges_keV: (edge,) for all pixels, or (*pixel, edge).
-        n_pixels: give each of so many pixels a copy of its own.
-        learn: which edges may move; the others pass no gradient. By default all but the last:
-            hardly a photon has the energy of the tube voltage, so moving an upper edge that lies
-            there moves no counts, and nothing can tell where it is. ``information.py`` in
-            ``calibration`` measures this for every edge.
+        n_pixels: number of pixels that each get a copy of shared edges.
+        learn: edges that receive a gradient. By default all but the last: an upper edge at the
+            tube voltage separates almost no photons, so counts do not determine it.
+            ``calibration.information`` measures this for every edge.
     """
 
     learn: Tensor
@@ -31,7 +30,7 @@ class Thresholds(nn.Module):
         super().__init__()
         edges = torch.as_tensor(edges_keV, dtype=torch.float64).clone()
         if edges.shape[-1] < 2:
-            raise ValueError(f"edges_keV needs two edges at least, got {edges.tolist()}")
+            raise ValueError(f"edges_keV needs at least two edges, got {edges.tolist()}")
         if not edges.isfinite().all() or not (edges.diff(dim=-1) > 0).all():
             wrong = edges.flatten(0, -2) if edges.ndim > 1 else edges[None]
             first = wrong[~(wrong.diff(dim=-1) > 0).all(-1)][:1].flatten().tolist()
@@ -47,16 +46,16 @@ class Thresholds(nn.Module):
 
     @property
     def n_bins(self) -> int:
-        """One less than there are edges."""
+        """Number of energy bins."""
         return self.edges_keV.shape[-1] - 1
 
     def forward(self) -> Edges:
-        """The edges, with a gradient only in those that may be learned."""
+        """The edges; only learnable ones pass a gradient."""
         return torch.where(self.learn, self.edges_keV, self.edges_keV.detach())
 
     @torch.no_grad()
     def assign(self, edges_keV: Tensor) -> None:
-        """Put the edges at new values of the same shape."""
+        """Set the edges to new values of the same shape."""
         self.edges_keV.copy_(edges_keV)
 
     def extra_repr(self) -> str:

@@ -33,6 +33,6 @@ class MonoenergeticImages(nn.Module):
         return torch.einsum("mk,bm...->bk...", self.attenuation.to(maps), maps)
 
     def hounsfield(self, maps: Maps) -> Vmi:
-        """The same in HU, 1000 (μ − μ_water)/μ_water at each energy."""
+        """Density maps to HU, 1000 (μ − μ_water)/μ_water at each energy."""
         water = self.water.to(maps).view(-1, *[1] * (maps.ndim - 2))
         return hounsfield(self(maps), water)

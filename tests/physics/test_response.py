@@ -205,7 +205,7 @@ def test_fluorescence_takes_its_line_out_of_the_peak_and_puts_it_next_door():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Analytic("germanium", 1.0), "no density is known for the sensor 'germanium'"),
+        (lambda: Analytic("germanium", 1.0), "sensor 'germanium'"),
         (lambda: Analytic("silicon", 0.0), "thickness_cm of the response must be positive, got 0"),
         (lambda: Analytic("silicon", 1.0, noise_keV=-1.0), "noise_keV .* must be positive"),
         (lambda: Analytic("CdTe", 1.0, fluorescence_escape=-0.1), "fluorescence_escape .* -0.1"),
@@ -219,13 +219,13 @@ def test_a_detector_that_cannot_be(make, message):
 
 
 def test_a_response_must_say_what_it_registers():
-    with pytest.raises(NotImplementedError, match="Response must say"):
+    with pytest.raises(NotImplementedError, match="must define above"):
         Response().above(torch.tensor([15.0]), ENERGIES)
 
 
 @pytest.mark.parametrize("name", ["fluorescence_escape", "fluorescence_capture"])
 def test_fluorescence_is_a_probability(name):
-    with pytest.raises(ValueError, match=f"{name} of the response is a probability, got 1.2"):
+    with pytest.raises(ValueError, match=f"{name} of the response .* got 1.2"):
         Analytic("CdTe", 0.075, **{name: 1.2})
 
 

@@ -40,11 +40,11 @@ def test_round_trip(tmp_path, suffix):
         ("", "its first line is ''"),
         (CSV.replace("1/keV", "1/eV"), "its first line is '# unit: 1/eV'"),
         (CSV.removeprefix(UNIT), "its first line is 'deposited_keV,30,60'"),
-        (UNIT, "there is no table in it"),
+        (UNIT, "no table"),
         (CSV.replace("deposited_keV", "energy_keV"), "its first column is 'energy_keV'"),
         (CSV.replace("0.03", "many"), "could not convert string to float: 'many'"),
         (CSV.replace("20,0,0.03", "20,0"), "damaged or not a detector response"),
-        (UNIT + "deposited_keV,30,60\n", "there is no table in it"),
+        (UNIT + "deposited_keV,30,60\n", "no table"),
         (CSV.replace("0.03", "-0.03"), "finite and not negative"),
         (CSV.replace("0.03", "nan"), "finite and not negative"),
         (CSV.replace("40,0.01", "45,0.01"), "equal steps"),
@@ -101,7 +101,7 @@ def test_a_file_that_only_claims_to_be_one(tmp_path, suffix):
 def test_another_ending(tmp_path):
     path = tmp_path / "response.txt"
     path.write_text(CSV)
-    with pytest.raises(ValueError, match=r"it ends in '.txt'\): give a .csv"):
+    with pytest.raises(ValueError, match=r"'\.txt'"):
         Table.from_file(path)
 
 
@@ -123,7 +123,7 @@ def test_lowest_keV_mends_a_spectrum_that_begins_below_the_response():
     response = Table.from_file(SPECTRA.parent / "response/cdte_750um.csv")
     low = {"table": SPECTRA / "tungsten_120kV_12deg.csv", "photons_per_pixel": 1e5}
     edges = torch.tensor(FOUR_BINS)
-    with pytest.raises(ValueError, match=r"leave out the energies below with lowest_keV=10\.5"):
+    with pytest.raises(ValueError, match=r"lowest_keV=10\.5"):
         response.above(edges, Spectrum(**low, lowest_keV=5.0).energies_keV)
     assert response.above(edges, Spectrum(**low, lowest_keV=10.5).energies_keV).isfinite().all()
 
@@ -209,7 +209,7 @@ def test_a_k_edge_between_columns_is_a_jump():
 def test_other_units_are_named_and_mended(tmp_path, change, message, mend):
     path = tmp_path / "response.npz"
     np.savez(path, **{**ARRAYS, **change})
-    with pytest.raises(ValueError, match=rf"response\.npz is no response: {message}"):
+    with pytest.raises(ValueError, match=rf"response\.npz is not a response: {message}"):
         Table.from_file(path)
     ((name, values),) = change.items()
     np.savez(path, **{**ARRAYS, name: values * mend})
@@ -220,7 +220,7 @@ def test_other_units_are_named_and_mended(tmp_path, change, message, mend):
 def test_photon_energies_that_cannot_be(tmp_path, energies):
     path = tmp_path / "response.npz"
     np.savez(path, **{**ARRAYS, "energies_keV": np.array(energies)})
-    with pytest.raises(ValueError, match=r"response\.npz is no response: energies_keV must be"):
+    with pytest.raises(ValueError, match=r"response\.npz is not a response: energies_keV must be"):
         Table.from_file(path)
 
 
@@ -249,7 +249,7 @@ def test_a_sampled_table_has_the_bins_of_its_response(response, edges_keV):
 
 def test_a_sampled_table_ends_above_all_events():
     wide, energies = Gaussian(2.0, relative_resolution=0.1), torch.tensor([30.0, 120.0])
-    with pytest.raises(ValueError, match=r"events a photon above 140 keV.*: raise highest_keV"):
+    with pytest.raises(ValueError, match=r"events per photon above 140 keV.*: raise highest_keV"):
         Table.sampled(wide, energies)
     everything = Table.sampled(wide, energies, highest_keV=200.0).above(torch.zeros(1), energies)
     torch.testing.assert_close(everything, torch.ones(1, 2), rtol=0, atol=1e-6)

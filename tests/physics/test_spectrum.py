@@ -120,7 +120,7 @@ def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
         ({"inherent_filtration_cm": {"lead": 0.1}}, "no density is known for the filter 'lead'"),
         ({"inherent_filtration_cm": {"tin": 1e4}}, "no photons left: lower the filtration"),
         ({"exposure_mAs": 0.0}, "no photons left"),
-        ({"lowest_keV": 119.4}, "leaves nothing of the spectrum"),
+        ({"lowest_keV": 119.4}, "lowest_keV=119.4"),
     ],
 )
 def test_a_tube_without_photons_is_told_so(options, message):
@@ -195,12 +195,12 @@ SOUND = {"energies_keV": [20.0, 40.0, 60.0, 80.0], "fluence": [1.0, 3.0, 2.0, 1.
         ),
         (
             {"energies_keV": [20.0, 40.0, float("nan"), 80.0]},
-            "finite and not negative: leave the other rows out",
+            "finite and not negative",
             {"energies_keV": [20.0, 40.0, 80.0], "fluence": [1.0, 3.0, 1.0]},
         ),
         (
             {"fluence": [1.0, float("nan"), 2.0, 1.0]},
-            "NaN or infinite in 1 of 4 samples, the first at 40 keV: leave those samples out",
+            "NaN or infinite in 1 of 4 samples, the first at 40 keV",
             {"energies_keV": [20.0, 60.0, 80.0], "fluence": [1.0, 2.0, 1.0]},
         ),
         (

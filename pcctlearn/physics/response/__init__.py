@@ -1,1 +1,1 @@
-"""Detector responses: how often a photon of one energy is registered above another."""
+"""Detector responses: events registered above an energy, per incident photon."""

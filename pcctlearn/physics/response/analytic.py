@@ -1,4 +1,4 @@
-"""A semiconductor in closed form: photopeak, Compton plateau, fluorescence, charge sharing."""
+"""Closed-form semiconductor response: photopeak, Compton, fluorescence, charge sharing."""
 
 import torch
 import xraylib
@@ -9,7 +9,7 @@ from pcctlearn.physics.response.base import Above, Response, peak_above, plateau
 from pcctlearn.shapes import Edges, Energies
 
 ELECTRON_REST_keV = 510.99895
-_LOWEST_K_EDGE_keV = 10.0  # below, the fluorescence photon stays where it was made
+_LOWEST_K_EDGE_keV = 10.0  # below, fluorescence is reabsorbed on the spot
 K_LINES = [
     xraylib.KL3_LINE,
     xraylib.KL2_LINE,
@@ -26,18 +26,18 @@ class Analytic(Response):
     A photon interacts with probability 1 − exp(−μ(E') ρ t), first by one of three processes in
     proportion to their cross sections:
 
-    * Coherent: nothing is registered; the photon leaves towards a foil or the far side.
+    * Coherent: nothing is registered; the photon is lost.
     * Compton: a recoil electron, flat from 0 to the Compton edge 2E'²/(511 + 2E'); the scattered
-      photon is lost likewise.
+      photon is lost.
     * Photoelectric: a peak at E'. With probability p_K ω_K the K line E_K is emitted, and leaves
       the pixel with probability ``fluorescence_escape``: then a peak at E' − E_K remains, and a
       neighbour registers E_K with probability ``fluorescence_capture``.
     * Every peak c is shared between two pixels with probability 1 − exp(−(c/``sharing_keV``)^p),
       and then registered twice, with energies flat from 0 to c (they sum to c).
-    * All of it is blurred by the electronic noise, ``noise_keV``.
+    * Everything is blurred by the electronic noise, ``noise_keV``.
 
-    It stands in for a simulated response: simple enough to learn its parameters. Their defaults
-    and what they reproduce are in conf/physics/response and tests/physics/test_response.py.
+    It approximates a simulated response with few parameters, which can be learned. Defaults are in
+    conf/physics/response; tests/physics/test_response.py lists the values they reproduce.
     """
 
     thickness_cm: Tensor
@@ -61,7 +61,7 @@ class Analytic(Response):
         super().__init__()
         if sensor not in DENSITY_G_CM3:
             raise ValueError(
-                f"no density is known for the sensor {sensor!r}: use silicon or CdTe, or one of "
+                f"the density of the sensor {sensor!r} is unknown: use silicon or CdTe, or one of "
                 + ", ".join(DENSITY_G_CM3)
             )
         parameters = {
@@ -76,13 +76,13 @@ class Analytic(Response):
             if value < 0 or (value == 0 and not name.startswith("fluorescence")):
                 raise ValueError(f"{name} of the response must be positive, got {value:g}")
             if name.startswith("fluorescence") and value > 1:
-                raise ValueError(f"{name} of the response is a probability, got {value:g}")
+                raise ValueError(f"{name} of the response must be at most 1, got {value:g}")
             value_tensor = torch.tensor(value, dtype=torch.float64)
             self.register_parameter(name, nn.Parameter(value_tensor, requires_grad=learn))
         self.sensor = sensor
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
-        """Sum over the peaks and the plateau, each in closed form."""
+        """Events above each edge: the sum of all peaks and plateaus in closed form."""
         edge, energies = edges_keV[..., None], energies_keV
         sigma = self.noise_keV.to(energies)
         density = DENSITY_G_CM3[self.sensor]
@@ -112,7 +112,7 @@ class Analytic(Response):
 
 
 def interaction_shares(sensor: str, energies_keV: Energies) -> tuple[Energies, Energies]:
-    """Photoelectric and incoherent over the total cross section."""
+    """Photoelectric and incoherent shares of the total cross section."""
     formula = _formula(sensor)
     shares = [
         [section(formula, e) / xraylib.CS_Total_CP(formula, e) for e in energies_keV.tolist()]

@@ -1,4 +1,4 @@
-"""What every response answers, and the closed forms that the analytic ones are made of."""
+"""Protocol of a detector response, and closed forms shared by the analytic responses."""
 
 import math
 from typing import NamedTuple
@@ -10,24 +10,26 @@ from torch import Tensor, nn
 from pcctlearn.shapes import Edges, Energies
 
 K_EDGES_keV = (26.711, 31.814)  # of cadmium and tellurium
-SAME_keV = 1e-3  # photon energies that differ by less are one
+SAME_keV = 1e-3  # photon energies closer than this are equal
 Above = Float[Tensor, "*pixel edge energy"]
 
 
 class Response(nn.Module):
-    """Registered events above an energy, per photon that arrives: ∫_D^∞ h(E; E') dE.
+    """Events registered above an edge D per incident photon: ∫_D^∞ h(E; E') dE.
 
-    It is a smooth (C¹) function of the edge D: a threshold learned through a staircase stalls.
-    Charge sharing may register a photon twice, so the answer may exceed one.
+    It must be a C¹ function of the edge: gradients with respect to thresholds vanish on a
+    staircase. Charge sharing may register a photon twice, so that the value may exceed 1.
     """
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
         """Events registered above each edge per photon of each energy."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it registers above an edge")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define above(edges_keV, energies_keV)"
+        )
 
 
 class Columns(NamedTuple):
-    """Columns l and r of a response around each photon energy, and the share w of the second."""
+    """Columns l and r of a response around each photon energy, and the weight w of the second."""
 
     left: Int[Tensor, "energy"]
     right: Int[Tensor, "energy"]
@@ -42,12 +44,12 @@ def columns_around(
 ) -> Columns:
     """h(E) ≈ (1 − w) h(E_l) + w h(E_r) of a response given at E_l ≤ E ≤ E_r, linear in E.
 
-    What a photon registers jumps at a K-edge of the sensor. Where one of ``K_EDGES_keV`` lies
-    between two columns, the column on the same side of the edge stands alone (w is 0 or 1), and
-    its peaks are to be moved by ``shift_keV``, the distance from that column, else 0.
+    The response is discontinuous at a K-edge of the sensor. If one of ``K_EDGES_keV`` lies between
+    two columns, only the column on the same side of the edge is used (w is 0 or 1), and its peaks
+    must be moved by ``shift_keV``, the distance from that column; elsewhere ``shift_keV`` is 0.
 
     Raises:
-        ValueError: energies beyond the columns, or between columns more than ``widest_gap_keV``
+        ValueError: energies outside the columns, or between columns more than ``widest_gap_keV``
         apart.
     """
     columns, order = columns_keV.to(energies_keV).sort()
@@ -57,8 +59,8 @@ def columns_around(
     if outside.any():
         raise ValueError(
             f"{different} {energies_keV[outside][0].item():g} keV (it runs from {first:g} to "
-            f"{last:g} keV): leave out the energies below with lowest_keV={first:g}, and take a "
-            f"tube voltage of at most {last:g} kV"
+            f"{last:g} keV): drop lower energies with lowest_keV={first:g}, and use a tube "
+            f"voltage of at most {last:g} kV"
         )
     right = torch.searchsorted(columns, energies_keV).clamp(max=len(columns) - 1)
     left = (right - 1).clamp(min=0)

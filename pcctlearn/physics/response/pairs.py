@@ -1,4 +1,4 @@
-"""Photons registered more than once: how the counts of energy bins vary together."""
+"""Covariance of energy bins due to photons registered more than once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,11 @@ class Pairs:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Pairs":
-        """Read the .npz that a simulated response writes beside its table; never a pickle."""
+        """Read the .npz written with a simulated response; pickles are never loaded."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no pairs of events at {path}: they are made with the response, by "
+                f"no pairs of events at {path}: make them with the response, by "
                 "`python simulate.py response=<name>`"
             )
         remedy = f"give an .npz with the arrays {', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
@@ -110,11 +110,11 @@ def bin_covariance(
 
 
 def write_pairs(path: Path, pairs: Pairs, quantum: float = 1e-6) -> None:
-    """Plain arrays: the upper triangle of the cells in whole quanta, (energy, cell pair)."""
+    """Write plain arrays: the upper triangle of the cells in whole quanta, (energy, cell pair)."""
     n_cells = len(pairs.borders_keV) - 1
     rows, columns = torch.triu_indices(n_cells, n_cells)
     quanta = (pairs.pairs_per_photon[:, rows, columns] / quantum).round()
-    with path.open("wb") as file:  # of a name alone, numpy makes one that ends in .npz
+    with path.open("wb") as file:  # given a name, numpy would append .npz
         np.savez_compressed(
             file,
             energies_keV=pairs.energies_keV.numpy(),

@@ -1,4 +1,4 @@
-"""Detectors without flaws, or with a finite resolution only."""
+"""Ideal detectors, and detectors whose only imperfection is a finite energy resolution."""
 
 import torch
 from torch import nn
@@ -10,8 +10,8 @@ from pcctlearn.shapes import Edges, Energies
 class Ideal(Response):
     """Every photon registered once, at its own energy: h = δ(E − E').
 
-    The fluence is read as linear between its samples, so each sample is a triangle one step to
-    either side; what lies above an edge is then piecewise quadratic, and exact for that fluence.
+    The fluence is interpolated linearly, so that each sample is a triangle of one step on either
+    side; the events above an edge are then piecewise quadratic and exact for that fluence.
     """
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:

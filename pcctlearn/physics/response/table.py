@@ -1,4 +1,4 @@
-"""A response given as numbers: a user's own measurement or simulation."""
+"""Tabulated detector response, measured or simulated."""
 
 import math
 from pathlib import Path
@@ -21,24 +21,24 @@ _LAYOUT = (
 )
 _WHAT = "a detector response"
 _NAMES = ("energies_keV", "deposited_keV", "response_per_keV")
-_EVENTS = (0.01, 100.0)  # a photon, generously; other sums are of other units
-_HIGHEST_keV = 1000.0  # above, energies are in eV
-_MISSED_EVENTS = 1e-6  # a photon, beyond the end of a sampled table
+_EVENTS = (0.01, 100.0)  # per photon; sums outside this range have another unit
+_HIGHEST_keV = 1000.0  # larger numbers are energies in eV
+_MISSED_EVENTS = 1e-6  # per photon, above the end of a sampled table
 
 
 class Table(Response):
     """Density h(E; E') on a regular grid of registered energies, cumulated from the top.
 
-    Between the grid's cell borders the cumulative is a cubic Hermite interpolant whose slopes are
-    the limited harmonic means of F. N. Fritsch and R. E. Carlson (SIAM J. Numer. Anal. 17 (1980)
+    Between cell borders the cumulative is a cubic Hermite interpolant whose slopes are the limited
+    harmonic means of F. N. Fritsch and R. E. Carlson (SIAM J. Numer. Anal. 17 (1980)
     238): monotone, C¹, and differentiable in the edges and in the table itself.
 
     Args:
-        energies_keV: photon energies the columns belong to.
-        deposited_keV: centres of the rows' cells, equally spaced.
+        energies_keV: photon energies of the columns.
+        deposited_keV: centers of the cells of registered energy (rows), equally spaced.
         response_per_keV: events per keV and photon.
-        widest_gap_keV: columns further apart are not interpolated; by default about the width that
-            electronic noise gives a photopeak.
+        widest_gap_keV: columns further apart are not interpolated; the default is about the width
+            of a photopeak due to electronic noise.
     """
 
     energies_keV: Tensor
@@ -62,16 +62,18 @@ class Table(Response):
             )
         step = deposited_keV.diff()
         if len(step) < 2 or not torch.allclose(step, step[0]) or step[0] <= 0:
-            raise ValueError("deposited_keV must increase in equal steps, three of them at least")
+            raise ValueError(
+                "deposited_keV must increase in equal steps and have at least three values"
+            )
         for name, energies in (("energies_keV", energies_keV), ("deposited_keV", deposited_keV)):
             _check_energies(name, energies)
         apart = energies_keV.sort().values.diff()
         if energies_keV.min() <= 0 or (apart < SAME_keV).any():
-            raise ValueError("energies_keV must be positive, and each of them different")
+            raise ValueError("energies_keV must be positive and distinct")
         if not (response_per_keV.isfinite().all() and (response_per_keV >= 0).all()):
             raise ValueError(
                 "response_per_keV must be finite and not negative: set negative values to 0, and "
-                "fill what is missing from the columns beside it"
+                "interpolate missing ones from neighbouring columns"
             )
         most = (response_per_keV.sum(0) * step[0]).max().item()
         if not _EVENTS[0] <= most <= _EVENTS[1]:
@@ -87,13 +89,13 @@ class Table(Response):
     def from_file(cls, path: str | Path, widest_gap_keV: float = 2.0) -> "Table":
         """Read a response from CSV, which states its unit, or from NPZ or MAT.
 
-        In those the names of the arrays state the units: keV and events per keV and photon.
+        Units in NPZ and MAT follow from the array names: keV, and events per keV and photon.
         """
         arrays = read_response(Path(path))
         try:
             return cls(*arrays, widest_gap_keV=widest_gap_keV)
         except ValueError as error:
-            raise ValueError(f"{path} is no response: {error}") from None
+            raise ValueError(f"{path} is not a response: {error}") from None
 
     @classmethod
     @torch.no_grad()
@@ -106,9 +108,9 @@ class Table(Response):
     ) -> "Table":
         """h(E_i; E') = [above(E_i − ΔE/2) − above(E_i + ΔE/2)] / ΔE, from E = 0 on.
 
-        At the cells' borders the table agrees with the response, and between them it interpolates:
-        0.5 keV is fine enough for the analytic responses, whose noise is three times as wide.
-        ``highest_keV`` is where the table ends, by default 20 keV above the energies.
+        The table equals the response at cell borders and interpolates between them; 0.5 keV is
+        fine enough for the analytic responses, whose noise is three times as wide. The last cell is
+        at ``highest_keV``, by default 20 keV above the photon energies.
 
         Raises:
             ValueError: a step that is not positive; events beyond ``highest_keV``.
@@ -121,10 +123,10 @@ class Table(Response):
         above = response.above(borders, energies_keV)
         if (missed := above[-1].max().item()) > _MISSED_EVENTS:
             raise ValueError(
-                f"the response registers up to {missed:.2g} events a photon above {last:g} keV, "
-                "where the table would end: raise highest_keV"
+                f"the response registers up to {missed:.2g} events per photon above {last:g} keV, "
+                "the end of the table: raise highest_keV"
             )
-        density = -above.diff(dim=0).clamp(max=0) / step_keV  # rounding may leave −1e-17
+        density = -above.diff(dim=0).clamp(max=0) / step_keV  # rounding can give −1e-17
         return cls(energies_keV, borders[:-1] + step_keV / 2, density)
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
@@ -156,14 +158,14 @@ class Table(Response):
         )
 
     def resampled(self, energies_keV: Energies) -> "Table":
-        """The response to photons of other energies within those of the table.
+        """Interpolate the response at other photon energies within the range of the table.
 
-        Linear in the photon energy between two columns, and so are its sums over the registered
-        energies. Between two columns on the two sides of a K-edge, where h jumps, the one on the
-        same side is moved along the registered energy with the photopeak (``columns_around``).
-        ``above`` does the same for any spectrum. For the analytic responses of CdTe and silicon,
-        columns every 1 keV and a spectrum every 0.5 keV, the counts in air of four bins are within
-        0.1 % of the exact ones, and those of bins of 8 keV within 0.2 %.
+        Interpolation is linear in the photon energy. Between two columns on either side of a
+        K-edge, where h is discontinuous, the column on the same side is moved along the registered
+        energy with the photopeak (``columns_around``). ``above`` does the same for any spectrum.
+        For the analytic responses of CdTe and silicon, columns every 1 keV and a spectrum every
+        0.5 keV, the counts in air of four bins are within 0.1 % of the exact ones, and those of
+        bins of 8 keV within 0.2 %.
         """
         return Table(
             energies_keV,
@@ -188,7 +190,7 @@ class Table(Response):
 
 
 def _check_energies(name: str, energies_keV: Tensor) -> None:
-    """Raise ValueError for energies that are not numbers, or in eV."""
+    """Raise ValueError for energies that are not finite or are in eV."""
     if not energies_keV.isfinite().all():
         raise ValueError(f"{name} must be finite, got {energies_keV.tolist()}")
     if (highest := energies_keV.max().item()) > _HIGHEST_keV:
@@ -196,7 +198,7 @@ def _check_energies(name: str, energies_keV: Tensor) -> None:
 
 
 def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Photon energies, registered energies (keV) and h (1/keV) from a file; never a pickle."""
+    """Read photon energies, registered energies (keV) and h (1/keV); pickles are never loaded."""
     if not path.is_file():
         raise FileNotFoundError(f"no response at {path}: give {_LAYOUT}")
     called = (path, _NAMES, _WHAT, f"give {_LAYOUT}")
@@ -206,9 +208,11 @@ def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         arrays = read_npz(*called)
     elif path.suffix == ".mat":
         arrays = read_mat(*called)
-        arrays |= {name: arrays[name].ravel() for name in _NAMES[:2]}  # rows or columns in MATLAB
+        arrays |= {
+            name: arrays[name].ravel() for name in _NAMES[:2]
+        }  # row or column vectors in MATLAB
     else:
-        raise ValueError(f"{path} is no response (it ends in {path.suffix!r}): give {_LAYOUT}")
+        raise ValueError(f"{path} is not a response (suffix {path.suffix!r}): give {_LAYOUT}")
     energies, deposited, density = (
         torch.from_numpy(arrays[name].astype(np.float64)) for name in _NAMES
     )
@@ -217,7 +221,7 @@ def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         *energies.shape,
     ):
         shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _NAMES)
-        raise ValueError(f"{path} is no response (its shapes are {shapes}): give {_LAYOUT}")
+        raise ValueError(f"{path} is not a response (shapes {shapes}): give {_LAYOUT}")
     return energies, deposited, density
 
 
@@ -229,7 +233,7 @@ def _read_csv(path: Path) -> Arrays:
             raise ValueError(f"its first line is {lines[0] if lines else ''!r}")
         rows = [line.split(",") for line in lines if line and not line.startswith("#")]
         if len(rows) < 2:
-            raise ValueError("there is no table in it")
+            raise ValueError("it has no table")
         if rows[0][0] != "deposited_keV":
             raise ValueError(f"its first column is {rows[0][0]!r}")
         table = np.array([[float(cell) for cell in row] for row in rows[1:]])
