@@ -3,10 +3,10 @@
 Commands:
     python simulate.py                                           ten heads, a minute or two
     python simulate.py datasets=nifti datasets.path=CT.nii.gz    your own CT
-    python simulate.py response=silicon                          the response of a detector
+    python simulate.py detector=silicon                          the response of a detector
     python simulate.py --help                                    what there is to choose
 
-Interrupted, the same command goes on where it stopped.
+An interrupted command continues where it stopped when it is run again.
 """
 
 import os
@@ -20,9 +20,9 @@ os.environ.setdefault("PCCTLEARN_ROOT", str(Path(__file__).resolve().parent))
 
 def main(config: Any) -> None:
     """Simulate what the configuration says."""
-    from pcctlearn.experiments.simulation import simulate  # heavy imports wait until needed
+    from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
 
-    simulate(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -100,11 +100,8 @@ def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None
 
 def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
     """The commands with its reference, timed, and a finished run with other settings."""
-    root = folder / "root"  # data are made in it, and tables read from it
-    (root / "data").mkdir(parents=True)
-    (root / "data" / "physics").symlink_to(ROOT / "data" / "physics")
     scans = folder / "scans"
-    train = [*SMALL, *LEARNED, f"paths.root={root}"]
+    train = [*SMALL, *LEARNED, f"paths.data={folder / 'data'}"]
 
     def script(name: str, *words: str) -> list[str]:
         return [sys.executable, str(ROOT / f"{name}.py"), *words]

@@ -1,7 +1,7 @@
 """Photon Monte Carlo: histories per second of the detectors and of an object, and the cost of a
 view of a head.
 
-Detectors are those of conf/response. The object is a head on 128³ voxels of 0.16 cm, seen by
+Detectors are those of conf/detector. The object is a head on 128³ voxels of 0.16 cm, seen by
 96 × 64 pixels of 0.4 cm through silicon with four bins at 120 kV, with the defaults of
 ObjectScatter. Every interaction of a forced history is scored at n_points points of the panel for
 Compton scattering, and in as many directions for Rayleigh scattering. Costs are those of the best
@@ -100,7 +100,7 @@ def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
 
 def detector_speed(name: str, repeats: int) -> float:
     """Histories per second of wall time, at energies over the spectrum."""
-    config = OmegaConf.load(ROOT / f"conf/response/{name}.yaml")
+    config = OmegaConf.load(ROOT / f"conf/detector/{name}.yaml")
     few = {"first_keV": DETECTOR_keV[0], "last_keV": DETECTOR_keV[-1], "n_histories": 400_000}
     few["energy_step_keV"] = DETECTOR_keV[1] - DETECTOR_keV[0]
     simulation = instantiate(OmegaConf.merge(config, few))

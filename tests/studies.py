@@ -14,6 +14,7 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import biased, channels_first, with_edges
 from pcctlearn.experiments.cone_reconstruction import ConeReconstruction
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.perturbation import Perturbation
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.thresholds_phantom import PhantomCalibration
@@ -42,6 +43,11 @@ def quiet_trainer(**options):
     return Trainer(
         **{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False} | silent | options
     )
+
+
+def in_context(folder=Path("unused"), **options):
+    """The context of a run with a quiet trainer."""
+    return Context(folder, build_trainer=lambda: quiet_trainer(**options))
 
 
 def squares(stage):
@@ -142,7 +148,7 @@ def cone_study(**options):
 
 @cache
 def finished_cone() -> StudyResults:
-    return cone_study().run(quiet_trainer())
+    return cone_study().run(in_context())
 
 
 STUDIES = {
@@ -156,4 +162,4 @@ STUDIES = {
 
 @cache
 def finished(name) -> StudyResults:
-    return STUDIES[name]().run(quiet_trainer())
+    return STUDIES[name]().run(in_context())

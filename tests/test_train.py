@@ -126,7 +126,12 @@ def test_a_run_in_a_folder_that_has_one_moves_it_aside(tmp_path, monkeypatch, ca
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     study = "pcctlearn.experiments.thresholds_slabs.SlabCalibration.run"
     if ends == "is interrupted":
-        monkeypatch.setattr(study, lambda self, trainer: os.kill(os.getpid(), signal.SIGINT))
+
+        def interrupted(self, context):
+            assert context.folder == tmp_path
+            os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(study, interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.run(composed(tmp_path, *words, "study.max_steps=3"))
     else:
@@ -245,7 +250,7 @@ def test_settings_are_refused_before_a_scan_is_made(tmp_path, monkeypatch, overr
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pcctlearn.datasets.simulated.ScanSimulator.scan", no_scan)
-    config = [*NETWORK, f"paths.generated={tmp_path / 'generated'}", *overrides]
+    config = [*NETWORK, f"paths.data={tmp_path / 'generated'}", *overrides]
     with pytest.raises(EXPECTED) as caught:
         run.run(composed(tmp_path / "run", *config))
     sentence = explain(caught.value, "train.py")
@@ -260,7 +265,7 @@ def no_scan(*arguments, **options):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_trainer_without_its_device_is_refused_before_a_scan_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("pcctlearn.datasets.simulated.ScanSimulator.scan", no_scan)
-    words = [*NETWORK, f"paths.generated={tmp_path / 'generated'}", "trainer=learning_gpu"]
+    words = [*NETWORK, f"paths.data={tmp_path / 'generated'}", "trainer=learning_gpu"]
     with pytest.raises(ValueError, match=r"add trainer\.accelerator=cpu"):
         run.run(composed(tmp_path / "run", *words))
     config = composed(tmp_path / "run", *words, "trainer.accelerator=cpu")
@@ -270,7 +275,9 @@ def test_a_trainer_without_its_device_is_refused_before_a_scan_is_made(tmp_path,
 
 def test_a_misspelt_objective_is_told_and_the_finished_run_is_kept(tmp_path):
     config = composed(tmp_path, *FEW_SLABS, "trainer.callbacks=null", "objective=loss")
-    with pytest.raises(ValueError, match=r"objective='loss' is no result.*threshold_error_after"):
+    with pytest.raises(
+        ValueError, match=r"objective='loss' is not a result.*threshold_error_after"
+    ):
         run.run(config)
     assert "results.json" in files(tmp_path)
 
@@ -297,5 +304,5 @@ def test_no_space_left(tmp_path, monkeypatch, writer):
 def test_a_result_that_is_no_number_is_refused(tmp_path, monkeypatch):
     broken = results.StudyResults({"error_keV": float("nan")}, {}, {})
     study = "pcctlearn.experiments.thresholds_slabs.SlabCalibration.run"
-    monkeypatch.setattr(study, lambda self, trainer: broken)
+    monkeypatch.setattr(study, lambda self, context: broken)
     assert "error_keV" in said(tmp_path, *FEW_SLABS)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pcctlearn.command.keys import require_known, unknown_key
 from pcctlearn.command.quoting import ambiguous, unreadable
+from pcctlearn.command.recorded import register_digest
 from pcctlearn.command.targets import require_allowed
 
 
@@ -89,4 +90,5 @@ class CheckedLoader(ConfigLoaderImpl):
 
 def check_compositions() -> None:
     """Have Hydra load every configuration of this process through ``CheckedLoader``."""
+    register_digest()
     hydra_module.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc,attr-defined]

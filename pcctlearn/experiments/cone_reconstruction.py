@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pytorch_lightning import Trainer
 from rich.progress import track
 from torch import Tensor, nn
 
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.cone_reconstruction import central_slices, convergence, scanner
 from pcctlearn.figures.scanner import Scanner
@@ -97,9 +97,9 @@ class ConeReconstruction:
         given = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
         self.solvers = {name: self._solver(name, given[name]) for name in methods}
 
-    def run(self, trainer: Trainer) -> StudyResults:
+    def run(self, context: Context) -> StudyResults:
         """Scan the phantom, reconstruct it in every way, hold the volumes against the truth."""
-        device = trainer.strategy.root_device
+        device = context.trainer.strategy.root_device
         if self.kernels == "triton" and device.type == "cpu":
             raise ValueError("kernels=triton run on a CUDA device: add trainer=gpu")
         log.info("%s", self.geometry)

@@ -14,6 +14,7 @@ from pcctlearn.command.quoting import typed
 from pcctlearn.command.targets import locate
 
 _NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is welcome where a float is wanted
+_PLAIN = {"seed": int, "n_threads": int | None, "objective": str | None, "folder": str, "name": str}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key, from the top
 
@@ -25,18 +26,19 @@ def check_config(config: DictConfig) -> None:
         ValueError: a key that the constructor does not take, or a ``_target_`` outside the
             allow-list. TypeError: a value of another type.
     """
-    check_nodes(config, objective=str | None)
-    if not isinstance(config.study, DictConfig) or "_target_" not in config.study:
+    job = OmegaConf.select(config, "job", throw_on_resolution_failure=False)
+    if not isinstance(job, DictConfig) or "_target_" not in job:
         raise TypeError(
-            f"study must be built by an experiment, got {config.study!r}: choose one "
-            "with experiment=NAME"
+            f"study must be built by an experiment, got {job!r}: choose one with experiment=NAME"
         )
+    check_nodes(config)
 
 
 def check_nodes(config: DictConfig, **kinds: Any) -> None:
-    """The same without a study; ``kinds`` are the types of plain keys beside seed and n_threads."""
-    for key, kind in {"seed": int, "n_threads": int | None, **kinds}.items():
-        _check_type(key, config[key], kind)
+    """The same without a job; ``kinds`` are the types of further plain keys."""
+    for key, kind in {**_PLAIN, **kinds}.items():
+        if key in config:
+            _check_type(key, config[key], kind)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in 0 … {2**32 - 1}, got {config.seed}")
     if config.n_threads is not None and config.n_threads < 1:

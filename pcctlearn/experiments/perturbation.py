@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
 from pcctlearn.experiments.calibration import check_materials
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.perturbation import tangent_planes
 from pcctlearn.physics.noise import draw_counts
@@ -66,8 +66,8 @@ class Perturbation:
         self.counts_percent, self.thresholds_keV = counts_percent, thresholds_keV
         self.n_noisy, self.seed = n_noisy, seed
 
-    def run(self, trainer: Trainer) -> StudyResults:
-        """Solve, differentiate, compare; the trainer is not needed."""
+    def run(self, context: Context) -> StudyResults:
+        """Solve, differentiate, compare."""
         names = self.model.materials
         counts = self.model(self.centre).detach()
         edges = self.model.thresholds().detach()

@@ -30,7 +30,9 @@ class StudyResults:
     """Numbers for the table, arrays for the figures, and how the figures are drawn from them.
 
     ``numbers`` is flat: the name of a metric, with its unit, and a finite number. ``arrays`` may be
-    nested one level with ``/`` in the name. ``captions`` say what each figure shows.
+    nested one level with ``/`` in the name. ``captions`` say what each figure shows. ``failure`` is
+    the error that the command ends with after the results are written, such as inputs that could
+    not be used.
     """
 
     numbers: dict[str, float]
@@ -38,6 +40,7 @@ class StudyResults:
     figures: Figures
     captions: dict[str, str] = field(default_factory=dict)
     summary: str = ""
+    failure: str = ""
 
 
 def write_run(

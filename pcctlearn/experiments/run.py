@@ -1,143 +1,131 @@
-"""Build an experiment from its configuration, run it, write down what came out."""
+"""Run the job of a configuration: check, build, run, write, print."""
 
-import logging
+import random
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from pcctlearn.command.console import say
 from pcctlearn.command.threads import set_threads
 from pcctlearn.experiments.config import check_config
+from pcctlearn.experiments.context import Context, Job
 from pcctlearn.experiments.results import StudyResults, finished_with, print_table, write_run
-from pcctlearn.experiments.run_folder import MARKER, held, set_aside
-from pcctlearn.experiments.simulation import make_scans, scans_to_learn_from
 from pcctlearn.figures.arrays import read_numbers
-from pcctlearn.files import written_whole
-
-log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> float | None:
-    """Run the study that ``config.study`` builds; return the number ``config.objective`` names."""
+    """Run the job that ``config.job`` builds; return the number that ``config.objective`` names.
+
+    Every command is run by this function. Outputs are written to ``config.folder``, or to Hydra's
+    folder of the run if there is no such key.
+
+    Raises:
+        ValueError: a wrong setting; or, after the results are written, the job's ``failure``.
+    """
     began = time.perf_counter()
     check_config(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    name = HydraConfig.get().runtime.choices["experiment"]
-    text = OmegaConf.to_yaml(config, resolve=True)
-    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-    with held(folder, "hydra.sweep.dir" if sweeps else "hydra.run.dir"):
-        if sweeps and finished_with(folder, text):
-            say(f"{folder} holds this run already")
-            return _objective(config, read_numbers(folder), name)
-        results = _results(config, folder, text, name, began)
-    return _objective(config, results.numbers, name)
-
-
-def _results(config: DictConfig, folder: Path, text: str, name: str, began: float) -> StudyResults:
-    """Run the study and write its results to the held folder."""
-    _be_quiet()
-    seed_everything(config.seed, workers=True, verbose=False)
+    context = _context(config)
+    objective = config.get("objective")
+    if _is_sweep() and "folder" not in config and finished_with(context.path, context.config):
+        say(f"{context.path} holds this run already")
+        return _objective(objective, read_numbers(context.path), context.name)
     set_threads(config.n_threads)
-    # wrong settings raise here, before hours of simulation
-    trainer = _trainer(config)
-    plan = scans_to_learn_from(config) if "scan" in config else None
-    made = {} if plan is None else {"scans": plan.paths}
-    study = instantiate(config.study, **made, _convert_="all")
-    _begin(folder, config)
+    _seed(config.seed)
+    job: Job = instantiate(config.job, _convert_="all")
+    _require_result(objective, getattr(job, "result_names", None), context.name)
+    if _is_sweep() and "folder" in config and not getattr(job, "shares_folder", False):
+        context.path /= str(HydraConfig.get().job.num)
     try:
-        _start_loggers(trainer, OmegaConf.to_container(config, resolve=True))
-        if plan is not None:
-            make_scans(plan)
-        results: StudyResults = study.run(trainer)
-        write_run(name, results, folder, text, began, overrides=HydraConfig.get().overrides.task)
-        _log_to(trainer, results, folder)
+        results = _results(job, context, config, began)
     finally:
-        _finish(trainer)
-    print_table(name, results, folder, time.perf_counter() - began)
-    return results
-
-
-def _trainer(config: DictConfig) -> Trainer:
-    try:
-        return instantiate(config.trainer, _convert_="all")
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, MisconfigurationException):
-            raise
-        remedy = ""
-        if config.trainer.accelerator not in ("cpu", "auto"):
-            remedy = "; without such a device, add trainer.accelerator=cpu"
-        raise ValueError(f"the trainer cannot be built: {error.__cause__}{remedy}") from None
-
-
-def _begin(folder: Path, config: DictConfig) -> None:
-    """Move outputs of an earlier run aside, and write this run's configuration to ``.hydra``.
-
-    Hydra itself would write it before the folder is held, beside the results of another run.
-    """
-    checkpoints = list((folder / "checkpoints").glob("*.ckpt"))
-    outputs = (MARKER, "report.html", "figures", "checkpoints", "csv", "arrays.h5", ".hydra")
-    keep = (folder / MARKER).exists() or bool(checkpoints)
-    set_aside(folder, "hydra.run.dir", outputs, keep)
-    overrides = HydraConfig.get().overrides.task
-    kept = {"config": config, "hydra": HydraConfig.instance().cfg, "overrides": overrides}
-    for name, node in kept.items():
-        with written_whole(folder / ".hydra" / f"{name}.yaml") as path:
-            path.write_text(OmegaConf.to_yaml(node), encoding="utf-8")
-
-
-def _objective(config: DictConfig, numbers: Mapping[str, float], name: str) -> float | None:
-    if config.objective is None:
+        context.end()
+    if results is None:
         return None
-    if config.objective not in numbers:
-        raise ValueError(
-            f"objective={config.objective!r} is no result of {name}, which gives "
-            + ", ".join(numbers)
-        )
-    return numbers[config.objective]
+    print_table(context.name, results, context.path, time.perf_counter() - began)
+    if results.failure:
+        raise ValueError(results.failure)
+    return _objective(objective, results.numbers, context.name)
 
 
-def _start_loggers(trainer: Trainer, config: Any) -> None:
+def _results(job: Job, context: Context, config: DictConfig, began: float) -> StudyResults | None:
+    if not getattr(job, "shares_folder", False):
+        context.hold()
     try:
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "wandb":
-            raise
-        raise ConnectionError(
-            f"W&B does not start ({error}): log in with `wandb login`, or leave it offline with "
-            "logger.offline=true"
-        ) from error
+        if config.get("logger"):
+            context.trainer  # noqa: B018  # a logger that does not start is found before the run
+        results = job.run(context)
+        if results is not None:
+            overrides = HydraConfig.get().overrides.task
+            write_run(context.name, results, context.folder, context.config, began, overrides)
+            if context.has_trainer:
+                from pcctlearn.experiments.trainer import log_results
+
+                log_results(context.trainer, results, context.path)
+        return results
+    finally:
+        if context.has_trainer:
+            from pcctlearn.experiments.trainer import end_loggers
+
+            end_loggers(context.trainer)
 
 
-def _log_to(trainer: Trainer, results: StudyResults, folder: Path) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics({f"results/{k}": v for k, v in results.numbers.items()})
-        if isinstance(logger, WandbLogger):
-            for name in results.figures:
-                logger.log_image(name, [str(folder / "figures" / f"{name}.png")])
+def _context(config: DictConfig) -> Context:
+    """The surroundings of this run, from its configuration and Hydra's."""
+    hydra = HydraConfig.get()
+    plain = OmegaConf.masked_copy(config, [key for key in config if key != "job"])  # its parts
+    text = OmegaConf.to_yaml(plain, resolve=True)
+    if "folder" in config:
+        return Context(Path(config.folder), config.name, text)
+    records = {
+        "config": plain,
+        "hydra": HydraConfig.instance().cfg,
+        "overrides": hydra.overrides.task,
+    }
+    context = Context(
+        Path(hydra.runtime.output_dir),
+        config.name,
+        text,
+        "hydra.sweep.dir" if _is_sweep() else "hydra.run.dir",
+        records={f".hydra/{key}.yaml": OmegaConf.to_yaml(node) for key, node in records.items()},
+    )
+
+    def build() -> Any:
+        from pcctlearn.experiments.trainer import build_trainer, start_loggers  # takes seconds
+
+        trainer = build_trainer(config)
+        context.begin()  # after wrong settings are refused, before loggers write
+        start_loggers(trainer, plain)
+        return trainer
+
+    context.build_trainer = build
+    return context
 
 
-def _finish(trainer: Trainer) -> None:
-    """One W&B run per job: the next job of a sweep would go on writing to this one."""
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-        import wandb
-
-        wandb.finish()
+def _is_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _be_quiet() -> None:
-    """Lightning's hints are for other loops than these: one scan, held in memory."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for hint in ("does not have many workers", "sparse CSR", "returned `None`", "LeafSpec"):
-        warnings.filterwarnings("ignore", f".*{hint}.*")
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _objective(objective: str | None, numbers: Mapping[str, float], name: str) -> float | None:
+    _require_result(objective, numbers, name)
+    return None if objective is None else numbers[objective]
+
+
+def _require_result(objective: str | None, names: Iterable[str] | None, name: str) -> None:
+    if objective is not None and names is not None and objective not in names:
+        raise ValueError(
+            f"objective={objective!r} is not a result of {name}; accepted: {', '.join(names)}"
+        )

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
-from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
+from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter_judge import Judgement, judge
 from pcctlearn.figures import scatter_correction as figures
 from pcctlearn.losses.stage import TotalLoss
@@ -45,9 +46,8 @@ class ScatterStudy:
     counts through the same chain.
 
     Args:
-        scans: their files, in order: those to learn from first, then those that choose the best
-            weights, then those that are judged.
-        scan: the scanner that made them; its geometry and model are those of the chain.
+        scans: scan files of one scanner, in order: those to learn from first, then those that
+            choose the best weights, then those that are judged.
         decomposition: constructor of the decomposition layer, awaiting its model.
         correction: constructor of what estimates the scattered fraction, awaiting geometry and
             model.
@@ -61,8 +61,7 @@ class ScatterStudy:
 
     def __init__(
         self,
-        scans: Sequence[Path],
-        scan: ScanSimulator,
+        scans: ScanSource,
         decomposition: Callable[..., Decomposition],
         correction: Callable[..., nn.Module],
         loss: TotalLoss,
@@ -72,17 +71,17 @@ class ScatterStudy:
         with_noise: bool = True,
         seed: int = 0,
     ) -> None:
-        if len(split) != 3 or min(split) < 1 or sum(split) > len(scans):
+        if len(split) != 3 or min(split) < 1 or sum(split) > len(scans.paths):
             raise ValueError(
-                f"study.split must be three numbers of scans, {len(scans)} in all at most, got "
-                f"{list(split)}: lower it, or raise datasets.n_cases"
+                f"study.split must be three numbers of scans, {len(scans.paths)} in all at most, "
+                f"got {list(split)}: lower it, or raise datasets.n_cases"
             )
-        self.geometry, self.model = scan.geometry, scan.model
+        self.source, self.geometry, self.model = scans, scans.geometry, scans.model
         first, second, third = np.cumsum(split).tolist()
         self.scans = {
-            "train": scans[:first],
-            "val": scans[first:second],
-            "test": scans[second:third],
+            "train": scans.paths[:first],
+            "val": scans.paths[first:second],
+            "test": scans.paths[second:third],
         }
         self.loss, self.training, self.with_noise = loss, training, with_noise
         torch.manual_seed(seed)
@@ -106,8 +105,10 @@ class ScatterStudy:
                 f"training does not build a ChainModule: {error}; use training=chain"
             ) from None
 
-    def run(self, trainer: Trainer) -> StudyResults:
-        """Learn, take the best weights, judge."""
+    def run(self, context: Context) -> StudyResults:
+        """Make the scans, learn, take the best weights, judge."""
+        trainer = context.trainer
+        self.source.make()
         self.model.thresholds.requires_grad_(False)
         assert self.chain.correct is not None
         baselines = {"untrained": deepcopy(self.chain.correct), "uniform": self._uniform()}

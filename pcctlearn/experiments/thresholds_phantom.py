@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from pcctlearn.chain import Chain
@@ -20,6 +19,7 @@ from pcctlearn.experiments.calibration import (
     history_arrays,
     with_edges,
 )
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.figures.calibration import (
@@ -106,7 +106,7 @@ class PhantomCalibration:
         self.biased_columns, self.least_views = biased_columns, least_views
         self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
 
-    def run(self, trainer: Trainer) -> StudyResults:
+    def run(self, context: Context) -> StudyResults:
         """Scan the phantom, calibrate on it, scan the patient."""
         learn = self.model.thresholds.learn
         nominal = self.model.thresholds.edges_keV.detach().expand(self.geometry.n_columns, -1)
@@ -142,7 +142,7 @@ class PhantomCalibration:
 
         before, patient_before = self._image(chain, target), self._image(chain, patient)
         module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
-        fit(trainer, module, target, self.max_steps)
+        fit(context.trainer, module, target, self.max_steps)
         after, patient_after = self._image(chain, target), self._image(chain, patient)
 
         edges = chain.decompose.model.thresholds.edges_keV.detach()

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from pcctlearn.calibration.information import count_information
@@ -19,6 +18,7 @@ from pcctlearn.experiments.calibration import (
     history_arrays,
     with_edges,
 )
+from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.calibration import calibration_curves, slab_decomposition
 from pcctlearn.losses.stage import TotalLoss
@@ -80,7 +80,7 @@ class SlabCalibration:
             -1,
         )
 
-    def run(self, trainer: Trainer) -> StudyResults:
+    def run(self, context: Context) -> StudyResults:
         """Calibrate, then decompose the slabs with what was found."""
         learn = self.model.thresholds.learn
         nominal = self.model.thresholds.edges_keV.detach().expand(self.n_detectors, -1)
@@ -99,7 +99,7 @@ class SlabCalibration:
         )
         before = self._thickness(chain, target)
         module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
-        fit(trainer, module, target, self.max_steps)
+        fit(context.trainer, module, target, self.max_steps)
         after = self._thickness(chain, target)
         truth = self._to_cm(A[:, 0])
 

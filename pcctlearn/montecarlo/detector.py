@@ -281,7 +281,7 @@ class ResponseSimulation:
             f"quantity: events registered per keV and photon by {self.name}",
             "source: own simulation, pcctlearn.montecarlo.detector; cross sections of xraylib "
             f"{xraylib.XRAYLIB_MAJOR}.{xraylib.XRAYLIB_MINOR}   licence: MIT",
-            f"command: python simulate.py, a choice of conf/response   seed: {self.seed}   "
+            f"command: python simulate.py, a choice of conf/detector   seed: {self.seed}   "
             f"histories: {self.n_histories} for each energy",
             f"detector: {parameters}",
         ]

@@ -38,10 +38,10 @@ PHANTOM = ["study.max_steps=2", "study.least_views=4", "logger=none", "tomograph
 PHANTOM += ["tomography.n_views=24", "tomography.n_columns=32"]
 PHANTOM += ["tomography.image.n_y=32", "tomography.image.n_x=32", "tomography.image.voxel_cm=1.2"]
 COLUMNS = ["study.biased_columns=[12,20]"]
-TABLE = ["response.n_histories=200", "response.last_keV=14.5", "response_folder=TABLES"]
+TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
 SMALLER = [  # the first whose words are all in the command
     ("evaluate.py", ["n_threads=1"]),
-    ("simulate.py response=silicon", TABLE),
+    ("simulate.py detector=silicon", TABLE),
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
     ("simulate.py", [*CONE, "datasets.n_cases=2"]),

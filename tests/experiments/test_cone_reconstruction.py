@@ -6,7 +6,7 @@ from math import exp
 import numpy as np
 import pytest
 import torch
-from studies import cone_study, finished_cone, phantom_study, quiet_trainer, tiny_beam, tiny_cone
+from studies import cone_study, finished_cone, in_context, phantom_study, tiny_beam, tiny_cone
 
 from pcctlearn.experiments.cone_reconstruction import (
     METHODS,
@@ -22,7 +22,7 @@ BLOB = Ellipse((2.0, -1.5, 3.0), (4.0, 4.5, 6.0), (1.0,))  # the planes through 
 
 
 def run(**options):
-    return cone_study(**options).run(quiet_trainer())
+    return cone_study(**options).run(in_context())
 
 
 def test_the_numbers_that_are_promised():

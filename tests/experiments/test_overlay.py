@@ -10,7 +10,7 @@ from studies import REPOSITORY
 from test_conf import composed
 
 from pcctlearn.datasets.scan_file import read_scan
-from pcctlearn.experiments import evaluation, simulation
+from pcctlearn.experiments import evaluation, run
 
 PLACE_MM = np.array([37.0, -52.0, 21.0])  # of the bead: R, A, S
 SCANNER = [
@@ -65,7 +65,7 @@ def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     data = ["datasets=nifti", f"datasets.path={ct}", f"datasets.fit={fit}"]
     folder = tmp_path / "set"
     words = [*data, *SCANNER, *size, f"folder={folder}"]
-    simulation.simulate(composed(tmp_path, *words, name="simulate"))
+    run.run(composed(tmp_path, *words, name="simulate"))
     frame = read_scan(folder / "scans" / "ct.h5", only=["scanner_to_patient"]).scanner_to_patient
     scale = abs(torch.linalg.det(frame).item()) ** (-1 / 3)
     assert (scale < 0.9) == (fit == "true")

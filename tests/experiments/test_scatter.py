@@ -6,13 +6,14 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from scanners import scanner
-from studies import quiet_trainer
+from studies import in_context
 
 from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import write_scan
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.results import draw_figures, write_results
+from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter import ScatterStudy
 from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.losses.stage import StageLoss, TotalLoss
@@ -42,10 +43,16 @@ def scans(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+class Finished(ScanSource):
+    geometry, model = GEOMETRY, None
+
+    def __init__(self, paths):
+        self.paths, self.model = paths, simulator().model
+
+
 def study(scans, stage="maps", split=(2, 1, 1), correction=None):
     return ScatterStudy(
-        scans,
-        simulator(),
+        Finished(scans),
         MaximumLikelihood,
         correction or partial(network, channels=(8, 8), grid=(2, 3), start=0.01),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
@@ -57,7 +64,7 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=None):
 @pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
 def test_it_learns_and_draws(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
-    results = study(scans, stage).run(quiet_trainer(max_epochs=10))
+    results = study(scans, stage).run(in_context(max_epochs=10))
     write_results(results, tmp_path)
     draw_figures(results, tmp_path)
     assert set(results.captions) == {path.stem for path in (tmp_path / "figures").iterdir()}
@@ -73,7 +80,7 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
 def test_a_network_that_is_not_trained_claims_nothing(scans):
     """All that it does, the untrained start does too; and uniform scatter does better."""
     torch.set_default_dtype(torch.float32)
-    results = study(scans).run(quiet_trainer(max_epochs=0))
+    results = study(scans).run(in_context(max_epochs=0))
     numbers = results.numbers
     vmi = "vmi60_rmse_HU"
     assert numbers[f"{vmi}_over_uncorrected"] == numbers[f"{vmi}_untrained_over_uncorrected"]
@@ -92,9 +99,7 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
     checkpoint = ModelCheckpoint(
         dirpath=tmp_path, filename="best", monitor="val/loss", save_weights_only=True
     )
-    results = made.run(
-        quiet_trainer(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint])
-    )
+    results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
     made.chain.correct = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model).correction
     again = judge(made.chain, made.scans["test"], GEOMETRY).numbers()
     assert len(again) > 20
@@ -107,7 +112,7 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     few = partial(kernel, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000)
     made = study(scans, correction=few)
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
-    results = made.run(quiet_trainer(enable_checkpointing=True, callbacks=[checkpoint]))
+    results = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint]))
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9
     assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
     again = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model)

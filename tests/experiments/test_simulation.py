@@ -13,8 +13,9 @@ import torch
 from studies import REPOSITORY
 from test_conf import composed
 
+from pcctlearn.command.sentences import EXPECTED
 from pcctlearn.datasets.scan_file import faults, read_scan
-from pcctlearn.experiments import simulation
+from pcctlearn.experiments import run, simulated_scans
 from pcctlearn.experiments.results import StudyResults, write_results
 from pcctlearn.figures.arrays import read_numbers
 
@@ -36,7 +37,7 @@ SMALL = [
 
 def make(folder, *overrides):
     config = composed(folder, *SMALL, f"folder={folder}", *overrides, name="simulate")
-    simulation.simulate(config)
+    run.run(config)
 
 
 def bytes_of(folder):
@@ -79,17 +80,17 @@ def test_every_case_has_noise_of_its_own(whole):
     assert off.abs().max() < 5 / len(noise[0]) ** 0.5
 
 
-def test_shares_make_the_same_set(whole, tmp_path):
-    make(tmp_path, "share=1/2")
+def test_shards_make_the_same_set(whole, tmp_path):
+    make(tmp_path, "shard=1/2")
     assert set(bytes_of(tmp_path)) == {"head_00001.h5"}
     assert not (tmp_path / "report.html").exists()
-    make(tmp_path, "share=0/2")
+    make(tmp_path, "shard=0/2")
     assert bytes_of(tmp_path) == bytes_of(whole)
     assert (tmp_path / "report.html").exists()
 
 
 def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
-    calls, write = [], simulation.write_scan
+    calls, write = [], simulated_scans.write_scan
 
     def write_then_stop(path, scan):
         if calls:
@@ -97,10 +98,10 @@ def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
         calls.append(path)
         write(path, scan)
 
-    monkeypatch.setattr(simulation, "write_scan", write_then_stop)
+    monkeypatch.setattr(simulated_scans, "write_scan", write_then_stop)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
-    monkeypatch.setattr(simulation, "write_scan", write)
+    monkeypatch.setattr(simulated_scans, "write_scan", write)
     assert len(bytes_of(tmp_path)) == 1
     left = [".head_00001.h5.elsewhere.1.1.part", ".head_00002.h5.lock"]
     for name in left:
@@ -122,7 +123,7 @@ def test_a_larger_set_keeps_what_is_there(whole, tmp_path):
 
 def test_scans_of_other_settings_are_not_mixed(whole):
     before = bytes_of(whole)
-    with pytest.raises(ValueError, match=r"other settings: scan\.spr \(0\.1 there\)"):
+    with pytest.raises(EXPECTED, match=r"other settings: scan\.spr \(0\.1 there\)"):
         make(whole, "scan.spr=0.2")
     assert bytes_of(whole) == before
 
@@ -130,7 +131,7 @@ def test_scans_of_other_settings_are_not_mixed(whole):
 def test_a_damaged_scan_is_named(whole, tmp_path):
     shutil.copytree(whole / "scans", tmp_path / "scans")
     (tmp_path / "scans" / "head_00002.h5").write_bytes(b"no HDF5")
-    with pytest.raises(ValueError, match=r"head_00002\.h5 .*: delete it, and it is made"):
+    with pytest.raises(EXPECTED, match=r"head_00002\.h5 .*: delete it, and it is made"):
         make(tmp_path)
     (tmp_path / "scans" / "head_00002.h5").unlink()  # as it says
     make(tmp_path)
@@ -139,24 +140,24 @@ def test_a_damaged_scan_is_named(whole, tmp_path):
 
 def test_a_slice_is_no_volume(tmp_path):
     config = composed(tmp_path, "datasets=axial_slice", f"folder={tmp_path}", name="simulate")
-    with pytest.raises(ValueError, match="AxialSlice is one slice, and no volumes"):
-        simulation.simulate(config)
+    with pytest.raises(EXPECTED, match="AxialSlice is a slice"):
+        run.run(config)
 
 
-@pytest.mark.parametrize("share", ["2/2", "-1/2", "half", "1"])
-def test_a_share_that_is_none(tmp_path, share):
-    with pytest.raises(ValueError, match="share must be JOB/JOBS"):
-        make(tmp_path, f"share='{share}'")
+@pytest.mark.parametrize("shard", ["2/2", "-1/2", "half", "1"])
+def test_a_wrong_shard_is_refused(tmp_path, shard):
+    with pytest.raises(EXPECTED, match="shard must be JOB/JOBS"):
+        make(tmp_path, f"shard='{shard}'")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_response_is_made(tmp_path):
     make(
         tmp_path,
-        "response=silicon",
-        "response.n_histories=1000",
-        "response.first_keV=40.5",
-        "response.last_keV=42.5",
+        "detector=silicon",
+        "detector.n_histories=1000",
+        "detector.first_keV=40.5",
+        "detector.last_keV=42.5",
         f"response_folder={tmp_path}",
     )
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -165,7 +166,7 @@ def test_a_response_is_made(tmp_path):
 
 def test_a_folder_that_cannot_be_is_told_before_anything_is_simulated(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(simulation, "write_scan", None)
+    monkeypatch.setattr(simulated_scans, "write_scan", None)
     with pytest.raises(OSError, match="file"):
         make(tmp_path / "file")
 
@@ -195,15 +196,15 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
 
 COUNTED = """
 import os, runpy, sys
-from pcctlearn.experiments import simulation
+from pcctlearn.experiments import simulated_scans
 from pcctlearn.experiments.results import StudyResults, write_results
 from pcctlearn.figures.arrays import read_numbers
-write = simulation.write_scan
+write = simulated_scans.write_scan
 def noted(path, scan):
     write(path, scan)
     with open(notes, "a") as file:
         file.write(f"{os.getpid()} {path.name}\\n")
-simulation.write_scan = noted
+simulated_scans.write_scan = noted
 notes = sys.argv.pop(1)
 runpy.run_path("simulate.py", run_name="__main__")
 """
@@ -250,7 +251,7 @@ def test_the_report_of_a_smaller_set_goes_before_a_larger_one_is_made(
         assert [entry.name for entry in (tmp_path / "set").iterdir()] == ["scans"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulation, "write_scan", stop)
+    monkeypatch.setattr(simulated_scans, "write_scan", stop)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "set", "datasets.n_cases=4")
     assert not (tmp_path / "set/results.json").exists()
@@ -262,21 +263,21 @@ def test_the_report_of_a_smaller_set_goes_before_a_larger_one_is_made(
 def test_names_of_cases_are_checked_at_the_start(tmp_path, monkeypatch):
     names = property(lambda self: ["head_1", "..", "head_3"])
     monkeypatch.setattr("pcctlearn.datasets.procedural.ProceduralCases.names", names)
-    with pytest.raises(ValueError, match=r"case \.\.: outputs are named after it"):
+    with pytest.raises(EXPECTED, match=r"case \.\.: outputs are named after it"):
         make(tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
 def test_a_response_that_is_replaced_is_told(tmp_path, capsys):
-    words = ["response.n_histories=1000", "response.first_keV=40.5", "response.last_keV=42.5"]
+    words = ["detector.n_histories=1000", "detector.first_keV=40.5", "detector.last_keV=42.5"]
     for verb in ("wrote", "replaced"):
-        make(tmp_path, "response=silicon", *words, f"response_folder={tmp_path}")
+        make(tmp_path, "detector=silicon", *words, f"response_folder={tmp_path}")
         assert capsys.readouterr().out.count(f"{verb} {tmp_path}") == 2
 
 
 def test_results_of_another_command_in_the_folder_are_kept(tmp_path, monkeypatch):
     write_results(StudyResults({"error_HU": 1.0}, {}, {}), tmp_path)
-    monkeypatch.setattr(simulation, "write_scan", None)
+    monkeypatch.setattr(simulated_scans, "write_scan", None)
     with pytest.raises(TypeError, match="NoneType"):
         make(tmp_path)
     assert read_numbers(tmp_path / "earlier_1") == {"error_HU": 1.0}

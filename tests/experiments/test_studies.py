@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from studies import STUDIES, finished, phantom_study, quiet_trainer, slab_study
+from studies import STUDIES, finished, in_context, phantom_study, slab_study
 
 KEYS = {
     "perturbation": {
@@ -99,4 +99,4 @@ def test_a_wrong_size_is_told(study, options, message):
 
 def test_a_biased_column_that_the_phantom_leaves_in_the_light_is_refused():
     with pytest.raises(ValueError, match="shadows biased column 2 in fewer than 20 views"):
-        phantom_study(biased_columns=(2,)).run(quiet_trainer())
+        phantom_study(biased_columns=(2,)).run(in_context())

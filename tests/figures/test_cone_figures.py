@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import cone_study, finished_cone, quiet_trainer, tiny_cone
+from studies import cone_study, finished_cone, in_context, tiny_cone
 from test_figures import words
 
 from pcctlearn.experiments.results import write_results
@@ -41,7 +41,7 @@ def test_slices_are_drawn_in_one_window(tmp_path):
 
 
 def test_a_run_of_one_method_has_figures_too(tmp_path):
-    results = cone_study(methods=["cgls"], photons=None).run(quiet_trainer())
+    results = cone_study(methods=["cgls"], photons=None).run(in_context())
     write_results(results, tmp_path)
     for draw in results.figures.values():
         draw(tmp_path)

@@ -40,8 +40,8 @@ DETECTORS = {
 
 
 def conf(name, **changes):
-    """The simulation that a file under conf/response describes."""
-    config = OmegaConf.load(REPOSITORY / f"conf/response/{name}.yaml")
+    """The simulation that a file under conf/detector describes."""
+    config = OmegaConf.load(REPOSITORY / f"conf/detector/{name}.yaml")
     return instantiate(OmegaConf.merge(config, changes))
 
 

@@ -52,7 +52,7 @@ class Pairs:
         if not path.is_file():
             raise FileNotFoundError(
                 f"no pairs of events at {path}: make them with the response, by "
-                "`python simulate.py response=<name>`"
+                "`python simulate.py detector=<name>`"
             )
         remedy = f"give an .npz with the arrays {', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
         arrays = read_npz(path, _NAMES, "the pairs of events of a response", remedy)
