@@ -1,10 +1,10 @@
 """Correct scans for scatter, decompose and reconstruct them: counts, maps and images in files.
 
 Commands:
-    python evaluate.py scans=SCAN.h5 correction=CHECKPOINT.ckpt    a network or kernels of a study
-    python evaluate.py scans=FOLDER correction=kernel              kernels of the scanner itself
-    python evaluate.py scans=SCAN.h5 correction=none               the counts as they are
-    python evaluate.py --help                                      what there is to choose
+    python evaluate.py scans=SCAN.h5 scatter=none       the counts as they are
+    python evaluate.py scans=FOLDER scatter=kernel      scatter kernels of the scanner itself
+    python evaluate.py scans=SCAN.h5 scatter=network scatter.checkpoint=CHECKPOINT.ckpt
+    python evaluate.py --help                           what there is to choose
 """
 
 import os

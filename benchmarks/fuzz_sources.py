@@ -25,7 +25,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.reading.text import read_yaml
-from pcctlearn.scatter.checkpoint import read_correction, save_correction
+from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -183,15 +183,14 @@ def write_checkpoint(path: Path) -> None:
     """A small network."""
     torch.manual_seed(1)
     spectral_model = model()
-    air = spectral_model.air().detach().float()
-    network = ScatterNetwork(air, channels=(4, 4), grid=(2, 3), panel=(4, 5))
+    network = ScatterNetwork(GEOMETRY, spectral_model, channels=(4, 4), grid=(2, 3))
     save_correction(path, network, GEOMETRY, spectral_model)
 
 
 def read_checkpoint(path: Path) -> list[Tensor]:
     """The scatter that a checkpoint's network sees in air."""
     spectral_model = model()
-    correction = read_correction(path, GEOMETRY, spectral_model).correction
+    correction = SavedCorrection(path)(GEOMETRY, spectral_model)
     air = spectral_model.air().detach().to(torch.get_default_dtype())
     with torch.no_grad():
         return [correction(air[:, None, None, None].expand(-1, 1, 4, 5)[None])]

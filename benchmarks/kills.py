@@ -115,7 +115,7 @@ def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
         "train": Command(lambda run: script("train", *train, f"hydra.run.dir={run}"), "seed=7"),
         "evaluate": Command(
             lambda run: script(
-                "evaluate", f"scans={scans}", "correction=none", f"folder={run}", "n_threads=1"
+                "evaluate", f"scans={scans}", "scatter=none", f"folder={run}", "n_threads=1"
             ),
             "vmi_keV=[50,70]",
             (".nii.gz", "projections.h5", "results.json"),

@@ -8,6 +8,7 @@ from torch import nn
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
+from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.shapes import Counts, channels_first, channels_last
 
 
@@ -25,7 +26,7 @@ class Chain(nn.Module):
         decompose: Decomposition,
         reconstruct: nn.Module | None = None,
         image: MonoenergeticImages | None = None,
-        correct: nn.Module | None = None,
+        correct: ScatterCorrection | None = None,
     ) -> None:
         super().__init__()
         if image is not None and reconstruct is None:

@@ -46,11 +46,9 @@ def evaluate(config: DictConfig) -> None:
     check_nodes(
         config,
         scans=str | None,
-        correction=str | None,
         vmi_keV=list[float],
         materials=list[str] | None,
         folder=str,
-        grid_transmission=float,
         max_dead_share=float,
         truncation=str,
     )
@@ -60,16 +58,12 @@ def evaluate(config: DictConfig) -> None:
         safe_stem(path.stem, path, reserved=_RESERVED)
     chains = ScanChains(
         instantiate(config.decomposition, _convert_="all"),
-        config.correction,
+        instantiate(config.scatter, _convert_="all"),
         [float(energy) for energy in config.vmi_keV],
-        config.grid_transmission,
-        config.seed,
         None if config.materials is None else list(config.materials),
         config.truncation,
     )
     evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
-    for path in paths:
-        evaluator.check(path)  # before hours of work
     text = OmegaConf.to_yaml(config, resolve=True)
     with held(folder, "folder"):
         table, refused = _Table(), []
@@ -85,7 +79,7 @@ def evaluate(config: DictConfig) -> None:
             table.add(scan)
         if len(refused) == len(paths):
             raise ValueError(refused[0])
-        name, results = "evaluated scans", table.results(config.correction)
+        name, results = "evaluated scans", table.results()
         write_run(name, results, folder, text, began)
     print_table(name, results, folder, time.perf_counter() - began)
     if refused:
@@ -209,6 +203,7 @@ class _Table:
     def add(self, scan: EvaluatedScan) -> None:
         name = scan.path.stem
         self.names.append(name)
+        self.correction = scan.correction
         for key, value in scan.numbers.items():
             self.numbers.setdefault(key, []).append(value)
         for method, errors in scan.errors.items():
@@ -248,13 +243,13 @@ class _Table:
                 f"{name}, first view: share of scatter in the counts of every bin.",
             )
 
-    def results(self, correction: str) -> StudyResults:
+    def results(self) -> StudyResults:
         numbers = {"n_scans": float(len(self.names))}
         for key, values in self.numbers.items():
             total = sum(values)
             numbers[key] = total if key == "dead_pixels" else total / len(values)
         numbers |= self.judgement.numbers()
-        remarks = [f"{len(self.names)} scan(s), correction {correction}."]
+        remarks = [f"{len(self.names)} scan(s), scatter correction: {self.correction}."]
         for metric in self.judgement.errors.get("corrected", {}):
             if metric.removeprefix(NOISY).startswith("vmi"):
                 remarks.append(

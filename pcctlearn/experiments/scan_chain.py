@@ -16,9 +16,7 @@ from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
-from pcctlearn.scatter.checkpoint import SavedCorrection, read_correction
-from pcctlearn.scatter.correction import kernel
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import require_truncation
 from pcctlearn.tomography.fdk import fdk
 
@@ -52,63 +50,49 @@ class ScanChains:
 
     Args:
         decomposition: constructor of the decomposition layer, awaiting its model.
-        correction: a checkpoint's path, "kernel" or "none".
+        scatter: builds the scatter correction of a scanner.
         vmi_keV: of the monoenergetic images.
         materials: the basis; by default that of each file's truth, else water and calcium.
-        grid_transmission: share of the kernels' scatter that passes an anti-scatter grid.
-        seed: of the kernels' pencil beams.
         truncation: how rows that the panel cuts are continued, as in ``fdk``.
     """
 
     def __init__(
         self,
         decomposition: Callable[..., Decomposition],
-        correction: str | None,
+        scatter: CorrectionBuilder | None,
         vmi_keV: Sequence[float] = (60.0,),
-        grid_transmission: float = 1.0,
-        seed: int = 0,
         materials: Sequence[str] | None = None,
         truncation: str = "water",
     ) -> None:
         require_truncation(truncation)
-        if correction is None:
+        if scatter is None:
             raise ValueError(
-                "correction needs a choice: correction=CHECKPOINT.ckpt (the checkpoints/best.ckpt "
-                "of a scatter study), kernel (of the scanner's own pencil beams), or none"
+                "scatter needs a choice: scatter=network scatter.checkpoint=CHECKPOINT.ckpt (the "
+                "checkpoints/best.ckpt of a scatter study), scatter=kernel (of the scanner's own "
+                "pencil beams), or scatter=none"
             )
         if not vmi_keV:
             raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
-        self.decomposition, self.correction = decomposition, correction
-        self.vmi_keV, self.grid_transmission, self.seed = list(vmi_keV), grid_transmission, seed
+        self.decomposition, self.scatter = decomposition, scatter
+        self.vmi_keV = list(vmi_keV)
         self.materials, self.truncation = _checked_basis(materials), truncation
         self._last: ScanChain | None = None
-
-    def check(self, path: Path, recorded: RecordedScan) -> None:
-        """Raise ValueError if the file lacks its scanner, or the correction is for another."""
-        model = self._model(path, recorded)
-        if self.correction == "kernel" and model.thresholds.edges_keV.ndim > 1:
-            raise ValueError(
-                f"{path} has thresholds of its own in every pixel, and kernels are fitted for a "
-                "detector whose pixels are alike: choose a checkpoint, or correction=none"
-            )
-        if self.correction not in ("kernel", "none"):
-            read_correction(self.correction, recorded.geometry, model)
 
     def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
         """The chain for this scan's scanner; differences from the checkpoint's are logged."""
         if self._last is None or not self._last.fits(recorded):
             model, geometry = self._model(path, recorded), recorded.geometry
-            saved = self._corrected_by(geometry, model)
-            for difference in saved.differences if saved else []:
-                log.warning("the scanner of %s is another: %s", self.correction, difference)
+            correct = self.scatter.ready(geometry, model)
+            differences = self.scatter.differences(geometry)
+            for difference in differences:
+                log.warning("the scanner of the checkpoint is another: %s", difference)
             decompose = self._decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
-            correct = saved.correction if saved else None
             reconstruct = fdk(geometry, truncation=self.truncation)
             self._last = ScanChain(
                 replace(recorded, counts=None, primary=None, scatter=None),
                 Chain(decompose, reconstruct, image, correct).eval(),
-                saved.differences if saved else [],
+                differences,
             )
         return self._last
 
@@ -131,14 +115,6 @@ class ScanChains:
                 "what is missing as docs/scan_file.md says"
             )
         return model
-
-    def _corrected_by(self, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection | None:
-        if self.correction == "none":
-            return None
-        if self.correction != "kernel":
-            return read_correction(self.correction, geometry, model)
-        fitted = kernel(geometry, model, grid_transmission=self.grid_transmission, seed=self.seed)
-        return SavedCorrection(fitted.eval(), [])
 
     def _decomposition(self, model: SpectralModel) -> Decomposition:
         """With the bounds of those materials that the scan has."""

@@ -85,13 +85,6 @@ class ScanEvaluator:
             raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
         self.chains, self.max_dead_share, self.seed = chains, max_dead_share, seed
 
-    def check(self, path: Path) -> None:
-        """Raise ValueError for a file without its scanner, or with another than the checkpoint's.
-
-        Its counts are not looked at.
-        """
-        self.chains.check(path, read_scan(path, SCANNER))
-
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
         """One scan through the chain.
@@ -144,7 +137,7 @@ class ScanEvaluator:
                 errors = self._errors(recorded, gain, dead, scanner.chain)
         return EvaluatedScan(
             path=path,
-            correction=self.chains.correction,
+            correction="none" if chain.correct is None else chain.correct.title,
             geometry=recorded.geometry,
             materials=tuple(model.materials),
             edges_keV=recorded.thresholds_keV.reshape(-1, len(recorded.air) + 1).mean(0),

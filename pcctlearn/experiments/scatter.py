@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
@@ -25,8 +25,7 @@ from pcctlearn.figures import scatter_correction as figures
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.scatter.checkpoint import KEY, described, save_correction
-from pcctlearn.scatter.kernel import KernelScatter
+from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
 from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.tomography.fdk import fdk
 from pcctlearn.training.chain_module import ChainModule, with_truth
@@ -41,16 +40,15 @@ _BASELINES = {
 class ScatterStudy:
     """Learn the scattered fraction of the counts on some scans, judge it on others.
 
-    A network learns all its weights by the loss; kernels, which are fitted to pencil beams, learn
-    how much of their scatter reaches the detector. All errors are against the same scan's primary
-    counts through the same chain.
+    The correction decides how it is fitted: a network trains all its weights with the loss, kernels
+    find in closed form how much of their scatter reaches the detector. All errors are against the
+    same scan's primary counts through the same chain.
 
     Args:
         scans: scan files of one scanner, in order: those to learn from first, then those that
             choose the best weights, then those that are judged.
         decomposition: constructor of the decomposition layer, awaiting its model.
-        correction: constructor of what estimates the scattered fraction, awaiting geometry and
-            model.
+        scatter: builds the scatter correction, untrained or from a checkpoint.
         loss: on any stage of the chain; nothing else tells direct from cross-domain learning.
         training: constructor of the module, awaiting chain, loss and notes.
         split: how many scans are learned from, choose, and are judged.
@@ -63,7 +61,7 @@ class ScatterStudy:
         self,
         scans: ScanSource,
         decomposition: Callable[..., Decomposition],
-        correction: Callable[..., nn.Module],
+        scatter: CorrectionBuilder,
         loss: TotalLoss,
         training: Callable[..., ChainModule],
         split: Sequence[int] = (6, 2, 2),
@@ -86,18 +84,23 @@ class ScatterStudy:
         self.loss, self.training, self.with_noise = loss, training, with_noise
         torch.manual_seed(seed)
         self.air = self.model.air().detach().float()
+        correction = scatter(self.geometry, self.model)
+        if correction is None:
+            raise ValueError(
+                "scatter=none leaves nothing to study: choose scatter=network, kernel or uniform"
+            )
+        self.correction = correction
         self.chain = Chain(
             decomposition(self.model),
             fdk(self.geometry),
             MonoenergeticImages(self.model.materials, [vmi_keV]),
-            correction(self.geometry, self.model),
+            correction,
         )
-        if not isinstance(self.chain.correct, KernelScatter):
+        if correction.learns:
             self._module().configure_optimizers()  # refuses wrong settings before scans are made
 
     def _module(self) -> ChainModule:
-        assert self.chain.correct is not None
-        notes = {KEY: described(self.chain.correct, self.geometry, self.model)}
+        notes = {KEY: described(self.correction, self.geometry, self.model)}
         try:
             return self.training(self.chain, self.loss, notes=notes)
         except TypeError as error:
@@ -106,37 +109,26 @@ class ScatterStudy:
             ) from None
 
     def run(self, context: Context) -> StudyResults:
-        """Make the scans, learn, take the best weights, judge."""
+        """Make the scans, fit the correction, and judge it."""
         trainer = context.trainer
         self.source.make()
         self.model.thresholds.requires_grad_(False)
-        assert self.chain.correct is not None
-        baselines = {"untrained": deepcopy(self.chain.correct), "uniform": self._uniform()}
-        checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
-        if isinstance(self.chain.correct, KernelScatter):
-            learned = self._fit_kernels(self.chain.correct)
-            if checkpoints:
-                path = Path(checkpoints) / "best.ckpt"
-                save_correction(path, self.chain.correct, self.geometry, self.model)
-        else:
-            learned = self._train(trainer)
-        judgement = judge(self.chain, self.scans["test"], self.geometry, self.with_noise, baselines)
-        return _results(judgement, learned, self._learned_by(learned))
-
-    def _uniform(self) -> UniformScatter:
+        baselines = {
+            "untrained": deepcopy(self.correction),
+            "uniform": UniformScatter(self.geometry, self.model),
+        }
         scans = ScanSet(self.scans["train"], self.air)
-        batch = collate([scans[k] for k in range(len(scans))])
-        counts = batch.at("counts")
-        return UniformScatter.fitted(counts, counts * batch.at("scatter_fraction"), self.air)
-
-    def _fit_kernels(self, kernels: KernelScatter) -> dict[str, float]:
+        batches = [collate([scans[k]]) for k in range(len(scans))]
+        baselines["uniform"].fit(batches, dict)
         began = perf_counter()
-        scans = ScanSet(self.scans["train"], self.air)
-        batch = collate([scans[k] for k in range(len(scans))])
-        counts = batch.at("counts")
-        factors = kernels.fit_amplitude(counts, counts * batch.at("scatter_fraction"))
-        numbers = {f"grid_transmission_bin_{b}": float(f) for b, f in enumerate(factors, 1)}
-        return {**numbers, "training_seconds": perf_counter() - began}
+        learned = self.correction.fit(batches, lambda: self._train(trainer))
+        learned = {"training_seconds": perf_counter() - began, **learned}
+        checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
+            path = Path(checkpoints) / "best.ckpt"
+            save_correction(path, self.correction, self.geometry, self.model)
+        judgement = judge(self.chain, self.scans["test"], self.geometry, self.with_noise, baselines)
+        return _results(judgement, learned, self._fitted_by(learned))
 
     def _train(self, trainer: Trainer) -> dict[str, float]:
         module = self._module()
@@ -180,15 +172,12 @@ class ScatterStudy:
         rays = float(np.prod(self.geometry.shape))
         return {"step_rays_per_second": rays / total, **shares}
 
-    def _learned_by(self, learned: dict[str, float]) -> str:
-        n_scans = len(self.scans["train"])
-        if isinstance(self.chain.correct, KernelScatter):
-            return f"Kernels of pencil beams, their amplitudes fitted to {n_scans} scans"
+    def _fitted_by(self, learned: dict[str, float]) -> str:
+        how = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
+        if "epochs" not in learned:
+            return how
         stages = ", ".join(sorted(self.loss.stages))
-        return (
-            f"A network after {learned['epochs']:.0f} epochs over {n_scans} scans with a loss on "
-            f"{stages}"
-        )
+        return f"{how} in {learned['epochs']:.0f} epochs with a loss on {stages}"
 
     def _prepared(self, name: str) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
@@ -17,6 +17,7 @@ from pcctlearn.metrics.correction import correction_errors
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
+from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.tomography.cone_geometry import ConeBeam
 
 NOISY = "noisy_"  # before the name of a metric: of counts with their Poisson noise
@@ -101,7 +102,7 @@ def judged(
     expected: Scan,
     measured: Tensor | None = None,
     alone: Tensor | None = None,
-    baselines: Mapping[str, nn.Module] | None = None,
+    baselines: Mapping[str, ScatterCorrection] | None = None,
 ) -> Iterator[Judged]:
     """A scan with and without correction, against its primary counts without noise.
 
@@ -139,7 +140,7 @@ def judge(
     scans: Sequence[Path],
     geometry: ConeBeam,
     with_noise: bool = True,
-    baselines: Mapping[str, nn.Module] | None = None,
+    baselines: Mapping[str, ScatterCorrection] | None = None,
 ) -> Judgement:
     """All errors of some scans, without noise and, ``with_noise``, of the measured counts too.
 

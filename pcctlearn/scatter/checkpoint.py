@@ -1,56 +1,134 @@
-"""A correction in a file, with the scanner that it was made for, and what that must agree in."""
+"""Checkpoints of scatter corrections: what rebuilds one, and the scanner that it was made for."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcctlearn.files import written_whole
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scatter.base import ScatterCorrection, rebuilt
 from pcctlearn.scatter.checkpoint_content import (
     GEOMETRY,
     KEY,
     PREFIX,
-    Content,
     no_checkpoint,
     read_content,
 )
-from pcctlearn.scatter.kernel import KernelScatter
-from pcctlearn.scatter.kernel_parameters import KernelParameters
-from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 
 _SAME_BIN_keV = 1.0  # mean energy of what a bin counts
 _SAME_GEOMETRY = 0.01  # of each length
 
 
-class SavedCorrection(NamedTuple):
-    """A correction, and in what the scanner it was made for differs from this one."""
+class CorrectionBuilder:
+    """Builds the scatter correction of a scanner: a new one, or that of a checkpoint.
 
-    correction: nn.Module
-    differences: list[str]
+    Args:
+        correction: constructor awaiting geometry and model; ``None`` for no correction.
+        checkpoint: file of a trained correction, read once, which takes the place of a new one.
+    """
+
+    def __init__(
+        self, correction: Callable[..., ScatterCorrection] | None, checkpoint: str | None = None
+    ) -> None:
+        if correction is None and checkpoint is not None:
+            raise ValueError(
+                f"scatter=none takes no checkpoint, got {checkpoint}: choose scatter=network"
+            )
+        self._new = correction
+        self._saved = None if checkpoint is None else SavedCorrection(checkpoint)
+
+    def __call__(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
+        """The correction of this scanner, or ``None`` where there is to be none.
+
+        Raises:
+            ValueError: the checkpoint is for another detector.
+        """
+        build = self._saved or self._new
+        return None if build is None else build(geometry, model)
+
+    def ready(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
+        """The same, to be used as it is.
+
+        Raises:
+            FileNotFoundError: the correction is fitted to scans, and there is no checkpoint.
+        """
+        correction = self(geometry, model)
+        if correction is not None and correction.needs_scans and self._saved is None:
+            raise FileNotFoundError(
+                f"{type(correction).__name__} is fitted to scans by a study: give the checkpoint "
+                "that train.py wrote, scatter.checkpoint=RUN/checkpoints/best.ckpt"
+            )
+        return None if correction is None else correction.eval()
+
+    def differences(self, geometry: ConeBeam) -> list[str]:
+        """In what the geometry of the checkpoint, if there is one, differs from this one."""
+        return [] if self._saved is None else self._saved.differences(geometry)
 
 
-def described(correction: nn.Module, geometry: ConeBeam, model: SpectralModel) -> dict[str, Any]:
-    """What builds this correction again, and its scanner, in plain words and numbers."""
-    facts: dict[str, Any]
-    if isinstance(correction, ScatterNetwork):
-        facts = {"kind": "network", "settings": dict(correction.settings)}
-    elif isinstance(correction, KernelScatter):
-        facts = {"kind": "kernel", "settings": correction.parameters_of_kernels.plain()}
-    else:
-        raise ValueError(f"{type(correction).__name__} is no correction that a checkpoint can hold")
-    return facts | {"bins_keV": _bins_keV(model), "geometry": _lengths(geometry)}
+class SavedCorrection:
+    """The scatter correction in a checkpoint, for any scanner with its detector.
+
+    Counts are taken relative to air, so that exposures may differ.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no checkpoint of a scatter correction.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise FileNotFoundError(
+                f"no checkpoint at {path}: a scatter study leaves one in its folder, as "
+                "checkpoints/best.ckpt"
+            )
+        self._content = read_content(self._path)
+
+    def __call__(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection:
+        """The correction with its weights, for scans of this scanner.
+
+        Raises:
+            ValueError: its bins see other energies, or its settings and weights do not fit.
+        """
+        _check_bins(self._path, self._content.bins_keV, _bins_keV(model))
+        try:
+            correction = rebuilt(self._content.spec, geometry, model)
+            _check_shapes(correction, self._content.weights)
+            correction.load_state_dict(self._content.weights)
+            _check_answers(correction.eval(), geometry, model)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise no_checkpoint(self._path, error) from None
+        return correction
+
+    def differences(self, geometry: ConeBeam) -> list[str]:
+        """In what the geometry that it was made for differs from this one."""
+        there = self._content.geometry
+        return [
+            f"{name} {there[name]:.4g} there, {value:.4g} here"
+            for name, value in _lengths(geometry).items()
+            if abs(there[name] - value) > _SAME_GEOMETRY * max(abs(value), 1e-3)
+        ]
+
+
+def described(
+    correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel
+) -> dict[str, Any]:
+    """What rebuilds this correction, and its scanner, in plain words and numbers."""
+    return {
+        "spec": correction.spec(),
+        "bins_keV": _bins_keV(model),
+        "geometry": _lengths(geometry),
+    }
 
 
 def save_correction(
-    path: Path, correction: nn.Module, geometry: ConeBeam, model: SpectralModel
+    path: Path, correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel
 ) -> None:
-    """Write what ``read_correction`` reads, as the checkpoint of a training has it."""
+    """Write what ``SavedCorrection`` reads, as a checkpoint of a training has it."""
     state = {PREFIX + name: value for name, value in correction.state_dict().items()}
     content = {"state_dict": state, KEY: described(correction, geometry, model)}
     write_checkpoint(path, content)
@@ -68,70 +146,17 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def read_correction(path: str | Path, geometry: ConeBeam, model: SpectralModel) -> SavedCorrection:
-    """The correction of a checkpoint, ready for scans of this scanner.
-
-    Counts are taken relative to air, so that exposures may differ. A geometry that differs is
-    told, and left to the caller.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: no checkpoint of a scatter correction, or one
-        for a detector whose bins see other energies.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}: a scatter study leaves one in its folder, as "
-            "checkpoints/best.ckpt"
-        )
-    content = read_content(path)
-    _check_bins(path, content.bins_keV, _bins_keV(model))
-    try:
-        correction = _built(content, geometry, model)
-    except (KeyError, TypeError, ValueError) as error:
-        raise no_checkpoint(path, error) from None
-    return SavedCorrection(correction.eval(), _differences(content.geometry, _lengths(geometry)))
-
-
-def _built(content: Content, geometry: ConeBeam, model: SpectralModel) -> nn.Module:
-    """The correction of a checkpoint with its weights; ValueError where it has others."""
-    air = model.air().detach().double()
-    if content.kind == "network":
-        # shapes first: a network that the weights do not fill may be larger than memory
-        with torch.device("meta"):
-            outline = _of_kind(content, geometry, air)
-        _check_shapes(outline, content.weights)
-    correction = _of_kind(content, geometry, air)
-    _check_shapes(correction, content.weights)
-    correction.load_state_dict(content.weights, strict=False)
-    _check_answers(correction.eval(), geometry, air)
-    return correction
-
-
-def _of_kind(content: Content, geometry: ConeBeam, air: Float[Tensor, "*pixel bin"]) -> nn.Module:
-    if content.kind == "network":
-        mean = air.reshape(-1, air.shape[-1]).mean(0)  # one for all pixels
-        return ScatterNetwork(mean.float(), **content.settings)
-    return KernelScatter(
-        KernelParameters.from_plain(content.settings),
-        air.movedim(-1, 0),
-        (geometry.row_cm, geometry.column_cm),
-        offset_cm=(geometry.row_offset_cm, geometry.offset_cm),
-    )
-
-
-def _check_shapes(correction: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    wanted = {name: value.shape for name, value in correction.state_dict().items() if name != "air"}
+def _check_shapes(correction: ScatterCorrection, weights: Mapping[str, Tensor]) -> None:
+    wanted = {name: value.shape for name, value in correction.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     if different := sorted(n for n in wanted | found if wanted.get(n) != found.get(n)):
         raise ValueError(f"the weights {', '.join(different[:3])} have other shapes")
 
 
 @torch.no_grad()
-def _check_answers(
-    correction: nn.Module, geometry: ConeBeam, air: Float[Tensor, "*pixel bin"]
-) -> None:
+def _check_answers(correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel) -> None:
     """Weights may be finite and still overflow: try three views, from no object to a thick one."""
+    air = model.air().detach().double()
     pixels = air.expand(geometry.n_rows, geometry.n_columns, -1) if air.ndim == 1 else air
     views = torch.tensor([1.0, 0.1, 0.001]).to(air)
     counts = (pixels.movedim(-1, 0)[:, None] * views[:, None, None])[None]
@@ -166,11 +191,3 @@ def _bins_keV(model: SpectralModel) -> list[float]:
 def _lengths(geometry: ConeBeam) -> dict[str, float]:
     counts = {"rows": geometry.n_rows, "columns": geometry.n_columns}
     return {name: float(counts.get(name) or getattr(geometry, name)) for name in GEOMETRY}
-
-
-def _differences(there: Mapping[str, float], here: Mapping[str, float]) -> list[str]:
-    return [
-        f"{name} {there[name]:.4g} there, {value:.4g} here"
-        for name, value in here.items()
-        if abs(there[name] - value) > _SAME_GEOMETRY * max(abs(value), 1e-3)
-    ]

@@ -1,7 +1,6 @@
-"""What the file of a correction holds, checked before anything is built from it."""
+"""The contents of a checkpoint, checked before anything is built from them."""
 
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,9 @@ GEOMETRY = (
     "axis_offset_cm",
 )
 _MOST_BYTES = 2**31
-_MOST_BINS, _MOST_STAGES, _MOST_CHANNELS, _MOST_PIXELS = 64, 64, 4096, 65536
+_MOST_BINS = 64
+_MOST_NESTED = 8  # levels of a setting
+_LARGEST = 2.0**53  # whole numbers up to here are floats without rounding
 _WHAT = "a checkpoint of a scatter correction"
 _REMEDY = (
     "give the checkpoints/best.ckpt of a run of experiment=scatter_direct, scatter_cross_domain or "
@@ -34,10 +35,9 @@ _REMEDY = (
 
 
 class Content(NamedTuple):
-    """A kind of correction, what builds it, its weights, and the scanner that it was made for."""
+    """What rebuilds a correction, its weights, and the scanner that it was made for."""
 
-    kind: str
-    settings: dict[str, Any]
+    spec: dict[str, Any]
     weights: dict[str, Tensor]
     bins_keV: list[float]
     geometry: dict[str, float]
@@ -65,11 +65,11 @@ def no_checkpoint(path: Path, error: Exception) -> ValueError:
 
 def _checked(content: Any) -> Content:
     facts, state = (_mapping(_mapping(content, "it").get(k), k) for k in (KEY, "state_dict"))
-    settings = _mapping(facts.get("settings"), "settings")
-    if facts.get("kind") == "network":
-        _check_network(settings)
-    elif facts.get("kind") != "kernel":
-        raise ValueError(f"its kind is {facts.get('kind')!r}")
+    if "kind" in facts:
+        raise ValueError("an earlier version of pcctlearn saved it: train the correction again")
+    spec = _mapping(facts.get("spec"), "spec")
+    for name, value in spec.items():
+        _check_plain(value, f"the setting {str(name)[:60]}")
     bins_keV = facts.get("bins_keV")
     if not (isinstance(bins_keV, list) and 0 < len(bins_keV) <= _MOST_BINS):
         raise ValueError("bins_keV is no list of energies")
@@ -77,39 +77,25 @@ def _checked(content: Any) -> Content:
     weights = {
         name.removeprefix(PREFIX): _tensor(name, value)
         for name, value in state.items()
-        if isinstance(name, str) and name.startswith(PREFIX) and not name.endswith(".air")
+        if isinstance(name, str) and name.startswith(PREFIX)
     }
     return Content(
-        facts["kind"],
-        settings,
+        spec,
         weights,
         [_number(value, "bins_keV", above=0.0) for value in bins_keV],
         {name: _number(geometry.get(name), f"geometry {name}") for name in GEOMETRY},
     )
 
 
-def _check_network(settings: Mapping[str, Any]) -> None:
-    """Whole numbers in the ranges of a network that fits into memory."""
-    checks: dict[str, Callable[[Any], bool]] = {
-        "channels": lambda value: _counts(value, range(1, _MOST_STAGES + 1), _MOST_CHANNELS),
-        "grid": lambda value: _counts(value, range(2, 3), _MOST_PIXELS),
-        "panel": lambda value: _counts(value, range(2, 3), _MOST_PIXELS),
-        "predicts": lambda value: value in ("scatter", "fraction"),
-    }
-    if unknown := set(settings) - set(checks):
-        raise ValueError(f"its settings have other names: {', '.join(sorted(map(str, unknown)))}")
-    for name, is_sound in checks.items():
-        if not is_sound(settings.get(name)):
-            raise ValueError(f"the setting {name} is {str(settings.get(name))[:60]}")
-
-
-def _counts(value: Any, lengths: range, most: int) -> bool:
-    """Whether a value is a list of so many counts, none of them larger than ``most``."""
-    return (
-        isinstance(value, list)
-        and len(value) in lengths
-        and all(type(n) is int and 1 <= n <= most for n in value)
-    )
+def _check_plain(value: Any, name: str, levels: int = _MOST_NESTED) -> None:
+    """Raise ValueError for a setting that is not made of words, numbers, lists and mappings."""
+    if isinstance(value, dict | list | tuple) and levels > 0:
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_plain(part, name, levels - 1)
+    elif not isinstance(value, str | bool | None) and not (
+        isinstance(value, int | float) and abs(value) <= _LARGEST
+    ):
+        raise ValueError(f"{name} is {str(value)[:60]}")
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

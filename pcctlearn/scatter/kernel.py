@@ -1,25 +1,31 @@
-"""Scatter as a superposition of kernels: what every part of the primary beam adds around it."""
+"""Scatter-kernel superposition: every part of the primary beam adds scatter around it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scan import Scan
+from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
+from pcctlearn.tomography.cone_geometry import ConeBeam
 
 HIGHEST_FRACTION = 0.95  # scatter over all counts, at most
 _LEAST_TRANSMISSION = 1e-6
 _SMALL_DEPTH = 1e-3  # L^β is L (L + it)^(β − 1), whose slope stays finite where nothing scatters
 _BLEND_cm = 2.0  # of water, over which one group passes into the next
 _SHADOW_cm = 2.0  # of water, that make a shadow
+_MOST_ITERATIONS = 1000
 
 Panels = Float[Tensor, "batch view row column"]
 PanelCounts = Float[Tensor, "batch bin view row column"]
 
 
-class KernelScatter(nn.Module):
-    """Share of scatter in the counts, by scatter-kernel superposition in every energy bin.
+class KernelScatter(ScatterCorrection):
+    """Scatter over counts, by scatter-kernel superposition in every energy bin.
 
     Counts are relative to ``air`` here. From the primary P of the highest bin, L = −ln P and
     t = L / μ_water, the scatter behind water is in bin b
@@ -39,17 +45,18 @@ class KernelScatter(nn.Module):
     bin drives all; groups pass into each other over 2 cm; the form of w.
 
     Args:
-        parameters: of the kernels, from ``fit_kernels`` or ``KernelParameters.load``.
-        air: (bin) or (bin, row, column), what is counted with nothing in the beam.
-        pixel_cm: of the panel, a number or (row, column).
-        grid_transmission: scales all amplitudes, for all bins or each: an anti-scatter grid.
+        geometry, model: of the scanner: pixels and offsets of the panel, and air.
+        parameters: of the kernels, from ``fit_kernels`` or ``KernelParameters.load``, or what
+            ``KernelParameters.plain`` gives.
+        grid_transmission: factor on all amplitudes, for all bins or each: the fraction of scatter
+            that an anti-scatter grid lets through. ``fit`` sets it.
         gamma_per_cm: γ; 0 for symmetric kernels. This value and those of edge_weight and edge_cm
             were chosen on simulated heads and water cylinders of 12 to 20 cm.
         edge_weight, edge_cm: w at a straight edge, and σ on the panel of what counts as near it.
         n_iterations, relaxation: of the fixed point, and λ.
-        offset_cm: (row, column) of the middle of the panel from where the central ray meets it.
     """
 
+    title = "Pencil-beam kernels"
     amplitude_per_cm2: Tensor
     alpha: Tensor
     beta: Tensor
@@ -64,19 +71,28 @@ class KernelScatter(nn.Module):
 
     def __init__(
         self,
-        parameters: KernelParameters,
-        air: Float[Tensor, "bin *pixel"],
-        pixel_cm: float | Sequence[float],
+        geometry: ConeBeam,
+        model: SpectralModel,
+        parameters: KernelParameters | Mapping[str, Any],
         grid_transmission: float | Sequence[float] = 1.0,
         gamma_per_cm: float = 0.02,
         edge_weight: float = 0.7,
         edge_cm: float = 4.0,
         n_iterations: int = 8,
         relaxation: float = 0.7,
-        offset_cm: Sequence[float] = (0.0, 0.0),
     ) -> None:
-        super().__init__()
+        if not isinstance(parameters, KernelParameters):
+            parameters = KernelParameters.from_plain(parameters)
+        settings = {
+            "gamma_per_cm": gamma_per_cm,
+            "edge_weight": edge_weight,
+            "edge_cm": edge_cm,
+            "n_iterations": n_iterations,
+            "relaxation": relaxation,
+        }
+        super().__init__(parameters=parameters.plain(), **settings)
         n_bins = parameters.n_bins
+        air = model.air().detach().double().movedim(-1, 0)
         if len(air) != n_bins or air.ndim not in (1, 3):
             raise ValueError(
                 f"air must be (bin) or (bin, row, column) with the {n_bins} bins of the scatter "
@@ -92,29 +108,28 @@ class KernelScatter(nn.Module):
                 f"grid_transmission must be one number of 0 or more, or {n_bins}, got "
                 f"{grid_transmission}"
             )
-        pixel = (pixel_cm, pixel_cm) if isinstance(pixel_cm, int | float) else tuple(pixel_cm)
-        for name, value in {"pixel_cm": min(pixel), "edge_cm": edge_cm}.items():
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} of kernel scatter must be positive, got {value:g}")
+        if not 0 < edge_cm < float("inf"):
+            raise ValueError(f"edge_cm of kernel scatter must be positive, got {edge_cm:g}")
         if not (0 <= edge_weight <= 1 and gamma_per_cm >= 0):
             raise ValueError(
                 f"edge_weight must lie in 0 … 1 and gamma_per_cm be 0 or more, got "
                 f"{edge_weight:g} and {gamma_per_cm:g}"
             )
-        if n_iterations < 1 or not 0 < relaxation <= 1:
+        if not 1 <= n_iterations <= _MOST_ITERATIONS or not 0 < relaxation <= 1:
             raise ValueError(
-                f"n_iterations must be 1 or more and relaxation lie in 0 … 1, got {n_iterations} "
-                f"and {relaxation:g}"
+                f"n_iterations must lie in 1 … {_MOST_ITERATIONS} and relaxation in 0 … 1, got "
+                f"{n_iterations} and {relaxation:g}"
             )
         for name in (*KERNEL[:-1], "water_rates", "water_weights"):
             self.register_buffer(name, getattr(parameters, name).clone())
         self.register_buffer("borders_cm", torch.tensor(parameters.borders_cm, dtype=torch.float64))
-        self.register_buffer("air", air[:, None, None, None] if air.ndim == 1 else air[:, None])
+        air = air[:, None, None, None] if air.ndim == 1 else air[:, None]
+        self.register_buffer("air", air, persistent=False)
         self.register_buffer("grid_transmission", factor.expand(n_bins).clone())
-        self.parameters_of_kernels = parameters
         self.water_per_cm = parameters.water_per_cm
         self.source_to_detector_cm = parameters.source_to_detector_cm
-        self.pixel_cm, self.offset_cm = pixel, tuple(offset_cm)
+        self.pixel_cm = (geometry.row_cm, geometry.column_cm)
+        self.offset_cm = (geometry.row_offset_cm, geometry.offset_cm)
         self.gamma_per_cm, self.edge_weight, self.edge_cm = gamma_per_cm, edge_weight, edge_cm
         self.n_iterations, self.relaxation = n_iterations, relaxation
 
@@ -134,34 +149,39 @@ class KernelScatter(nn.Module):
         return torch.stack(scatter, 1) / self._water(primary)
 
     @torch.no_grad()
-    def fit_amplitude(self, counts: PanelCounts, scatter: PanelCounts) -> Float[Tensor, "bin"]:
-        """Put grid_transmission where it fits scans of known scatter best, and return it.
+    def fit(
+        self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """Set grid_transmission to the value that fits scans of known scatter best.
 
         a_b = Σ f f̂ / Σ f̂², the least squares of f ≈ a f̂ over all rays: f is scatter over counts
         and f̂ what the kernels with a factor of one make of the true primary.
         """
-        self._check(counts)
-        if scatter.shape != counts.shape or not (scatter.isfinite() & (scatter >= 0)).all():
-            raise ValueError(
-                f"scatter must be finite, not negative and of the counts' shape "
-                f"{tuple(counts.shape)}, got {tuple(scatter.shape)}"
-            )
         self.grid_transmission.fill_(1)
-        both, squares = torch.zeros(2, len(self.alpha), dtype=torch.float64, device=counts.device)
-        for total, scattered in zip(counts.split(1), scatter.split(1), strict=True):
-            primary = (total - scattered).clamp(min=0)
-            expected = self.spr(primary[:, -1] / self.air[-1].to(total)) * primary
+        both, squares = torch.zeros(2, len(self.alpha), dtype=torch.float64)
+        for scan in scans:
+            counts, fraction = scan.at("counts"), scan.at("scatter_fraction")
+            self._check(counts)
+            if fraction.shape != counts.shape or not ((fraction >= 0) & (fraction <= 1)).all():
+                raise ValueError(
+                    f"scatter_fraction must lie in 0 … 1 and have the counts' shape "
+                    f"{tuple(counts.shape)}, got {tuple(fraction.shape)}"
+                )
+            scatter = counts * fraction
+            primary = (counts - scatter).clamp(min=0)
+            expected = self.spr(primary[:, -1] / self.air[-1].to(counts)) * primary
             seen = primary > 0
-            truth, guess = (torch.where(seen, x / total, 0.0) for x in (scattered, expected))
-            both += (truth * guess).double().sum((0, 2, 3, 4))
-            squares += guess.square().double().sum((0, 2, 3, 4))
+            truth, guess = (torch.where(seen, x / counts, 0.0) for x in (scatter, expected))
+            both += (truth * guess).double().sum((0, 2, 3, 4)).cpu()
+            squares += guess.square().double().sum((0, 2, 3, 4)).cpu()
         if not (squares > 0).all():
             raise ValueError(
                 "the counts show no object, so that nothing scatters in them: give scans with "
                 "something in the beam, and the air that belongs to them"
             )
         self.grid_transmission.copy_(both / squares)
-        return self.grid_transmission.clone()
+        fitted = self.grid_transmission.tolist()
+        return {f"grid_transmission_bin_{b}": factor for b, factor in enumerate(fitted, 1)}
 
     def _primary(self, relative: Panels) -> Panels:
         """The highest bin's primary: the fixed point of I − S(I − S)."""

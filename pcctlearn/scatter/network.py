@@ -1,7 +1,8 @@
-"""A network that looks at the counts of one view and tells which share of them is scatter."""
+"""A convolutional network that estimates the scattered fraction of the counts of a view."""
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -9,60 +10,73 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scatter.base import ScatterCorrection, fraction_of
 from pcctlearn.shapes import Counts
+from pcctlearn.tomography.cone_geometry import ConeBeam
 
 _LEAST_TRANSMISSION = 1e-5
+_MOST_STAGES, _MOST_CHANNELS = 64, 4096
+_MOST_PIXELS = 2**16  # a side of the panel, and all of the grid
+_MOST_WEIGHTS = 2**26  # in all, 268 MB
 
 
-class ScatterNetwork(nn.Module):
+class ScatterNetwork(ScatterCorrection):
     """Scatter over all counts in every pixel and bin, from the counts of a view; 0 < fraction < 1.
 
-    Four stages of two 3 × 3 convolutions each, with batch normalisation and ReLU, then two more and
-    a coarse grid: scatter is smooth on the scale of centimetres. The panel may have any size;
-    strides of two bring it near the grid, and averaging the rest of the way. A cubic B-spline
-    brings the grid back to the pixels: its weights are positive and sum to one.
+    The network of [1] has stages of two 3 × 3 convolutions each, with batch normalisation
+    and ReLU, then two more convolutions and a coarse grid, because scatter is smooth on the scale
+    of centimetres. The panel may have any size: strides of two bring it near the grid, and
+    averaging the rest of the way. A cubic B-spline takes the grid back to the pixels; its weights
+    are positive and sum to one.
 
-    On the grid lies scatter over air, s, which is smooth. Scatter over counts, x = s · air /
-    counts, is not: it has the edges of primary counts. The fraction is x up to a half, and
-    1 − 1/(4 x) beyond, so that some counts are left whatever the network says. With
-    ``predicts="fraction"`` the fraction itself is on the grid, after a sigmoid, as in the article
-    that this network is from.
+    The grid holds scatter over air, s, which is smooth. Scatter over counts, x = s · air / counts,
+    is not: it has the edges of the primary counts. The fraction is x up to 0.5, and 1 − 1/(4 x)
+    beyond, so that corrected counts stay positive for any network output. With
+    ``predicts="fraction"`` the grid holds the fraction itself, after a sigmoid, as in [1].
 
     Args:
-        air: (bin) counts with nothing in the beam; the network looks at −log(counts / air).
+        geometry, model: of the scanner; the network looks at −log(counts / air).
         channels: of the stages.
         grid: (rows, columns) of the coarse output.
-        panel: (rows, columns) of what it will learn from, which decide the strides.
-        start: what the untrained network begins near: scatter over air, or the fraction.
-        predicts: "scatter" or "fraction", what is smooth.
+        initial_scatter: scatter over air, or the fraction, that the untrained network predicts.
+        predicts: "scatter" or "fraction", the quantity on the grid.
+        panel: (rows, columns) of the scans it learns from, which decide the strides; by default
+            those of the geometry.
     """
 
+    title = "A network"
+    needs_scans = True
     air: Tensor
 
     def __init__(
         self,
-        air: Float[Tensor, "bin"],
+        geometry: ConeBeam,
+        model: SpectralModel,
         channels: Sequence[int] = (64, 128, 128, 64),
         grid: Sequence[int] = (8, 12),
-        panel: Sequence[int] = (64, 96),
-        start: float = 3e-3,
+        initial_scatter: float = 3e-3,
         predicts: Literal["scatter", "fraction"] = "scatter",
+        panel: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        if not 0 < start < 1:
-            raise ValueError(f"start is a fraction between 0 and 1, got {start}")
+        panel = (geometry.n_rows, geometry.n_columns) if panel is None else panel
+        _check_sizes(channels=channels, grid=grid, panel=panel)
+        super().__init__(
+            channels=list(channels), grid=list(grid), predicts=predicts, panel=list(panel)
+        )
+        if not 0 < initial_scatter < 1:
+            raise ValueError(f"initial_scatter lies between 0 and 1, got {initial_scatter}")
+        if predicts not in ("scatter", "fraction"):
+            raise ValueError(f"predicts must be scatter or fraction, got {str(predicts)[:60]!r}")
+        air = model.air().detach()
+        air = air.reshape(-1, air.shape[-1]).mean(0).float()  # one for all pixels
+        widths = [len(air), *channels]
+        _check_weights(widths)
         self.predicts = predicts
-        self.settings = {
-            "channels": list(channels),
-            "grid": list(grid),
-            "panel": list(panel),
-            "predicts": predicts,
-        }  # what builds it again, in plain words
-        self.register_buffer("air", air.detach().clone())
+        self.register_buffer("air", air, persistent=False)
         self.grid = (grid[0], grid[1])
         halvings = max(0, round(math.log2(panel[1] / grid[1])))
         strides = [2 if k < halvings - 1 else 1 for k in range(len(channels))]
-        widths = [len(air), *channels]
         stages = [
             _stage(before, after, stride)
             for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
@@ -71,7 +85,8 @@ class ScatterNetwork(nn.Module):
         self.shrink = _layer(widths[-1], widths[-1], 2 if halvings else 1)
         self.head = nn.Conv2d(widths[-1], len(air), 1)
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(torch.full((len(air),), _before(start, predicts)))
+        bias = _before(initial_scatter, predicts)
+        self.head.bias = nn.Parameter(torch.full((len(air),), bias))
 
     def coarse(self, counts: Counts) -> Float[Tensor, "image bin grid_row grid_column"]:
         """What is predicted, on the coarse grid, one image for each view of each scan."""
@@ -99,11 +114,6 @@ class ScatterNetwork(nn.Module):
         return fraction_of(smooth * air / counts.clamp(min=_LEAST_TRANSMISSION * air))
 
 
-def fraction_of(ratio: Tensor) -> Tensor:
-    """x up to a half and 1 − 1/(4 x) beyond: smooth (C¹), and below one."""
-    return torch.where(ratio <= 0.5, ratio, 1 - 0.25 / ratio.clamp(min=0.5))
-
-
 def spline_matrix(n_fine: int, n_coarse: int) -> Float[Tensor, "fine coarse"]:
     """Cubic B-splines on n_coarse knots over a line of n_fine pixels; at its ends they repeat."""
     position = (np.arange(n_fine) + 0.5) * n_coarse / n_fine - 0.5
@@ -119,7 +129,35 @@ def spline_matrix(n_fine: int, n_coarse: int) -> Float[Tensor, "fine coarse"]:
     return torch.from_numpy(matrix)
 
 
+def _check_sizes(**sizes: Sequence[int]) -> None:
+    """Raise ValueError for numbers that are no sizes of a network."""
+    lengths = {"channels": range(1, _MOST_STAGES + 1), "grid": range(2, 3), "panel": range(2, 3)}
+    for name, values in sizes.items():
+        most = _MOST_CHANNELS if name == "channels" else _MOST_PIXELS
+        if (
+            not isinstance(values, Sequence)
+            or len(values) not in lengths[name]
+            or not all(type(n) is int and 1 <= n <= most for n in values)
+            or (name == "grid" and math.prod(values) > _MOST_PIXELS)
+        ):
+            raise ValueError(
+                f"{name} of the network must be {'a few' if name == 'channels' else 'two'} whole "
+                f"numbers of 1 … {most}, got {str(values)[:60]}"
+            )
+
+
+def _check_weights(widths: Sequence[int]) -> None:
+    """Raise ValueError for a network that may not fit into memory."""
+    stages = sum(9 * a * b + 9 * b * b for a, b in pairwise(widths))
+    if (n_weights := stages + 18 * widths[-1] ** 2) > _MOST_WEIGHTS:
+        raise ValueError(
+            f"channels {widths[1:]} make {n_weights:.3g} weights, more than {_MOST_WEIGHTS:.3g}: "
+            "choose fewer or smaller ones"
+        )
+
+
 def _before(start: float, predicts: str) -> float:
+    """The output before the exponential or the sigmoid."""
     return math.log(start / (1 - start)) if predicts == "fraction" else math.log(start)
 
 

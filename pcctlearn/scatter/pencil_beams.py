@@ -16,6 +16,7 @@ from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
 from pcctlearn.montecarlo.transport import follow
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
+from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -43,6 +44,22 @@ class PencilProfiles(NamedTuple):
     radii_cm: Array
     scatter_per_cm2: Array
     standard_error: Array
+
+
+def pencil_beam_kernels(
+    geometry: ConeBeam,
+    model: SpectralModel,
+    thicknesses_cm: Sequence[float] = THICKNESSES_cm,
+    borders_cm: Sequence[float] = (6.0, 12.0),
+    n_histories: int = 64_000,
+    grid_transmission: float | Sequence[float] = 1.0,
+    seed: int = 0,
+) -> KernelScatter:
+    """``KernelScatter`` with kernels fitted to simulated pencil beams of this scanner."""
+    parameters = fit_kernels(
+        geometry, model, thicknesses_cm, borders_cm, seed=seed, n_histories=n_histories
+    )
+    return KernelScatter(geometry, model, parameters, grid_transmission)
 
 
 def fit_kernels(
@@ -100,8 +117,9 @@ def pencil_profiles(
         )
     if model.thresholds.edges_keV.ndim > 1:
         raise ValueError(
-            "scatter kernels belong to thresholds that all pixels share: give a model with the "
-            "nominal ones, (edge,)"
+            "scatter kernels are fitted for thresholds that all pixels share, and this detector "
+            "has thresholds for every pixel: choose scatter=network with scatter.checkpoint, or "
+            "scatter=none"
         )
     beam = TubeSpectrum(model.energies_keV, model.fluence, group_stride)
     edges = model.thresholds.edges_keV.detach()

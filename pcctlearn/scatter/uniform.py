@@ -1,35 +1,44 @@
-"""Uniform scatter: the same scatter in every pixel and view, a correction that sees no object."""
+"""Uniform scatter: the same scatter in every pixel and view, whatever the object."""
+
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pcctlearn.scatter.network import fraction_of
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scan import Scan
+from pcctlearn.scatter.base import ScatterCorrection, fraction_of
 from pcctlearn.shapes import Counts
+from pcctlearn.tomography.cone_geometry import ConeBeam
 
 
-class UniformScatter(nn.Module):
+class UniformScatter(ScatterCorrection):
     """Scatter fraction s_b a_b / n, for counts n, air a_b, and one number s_b for each bin.
 
-    A correction that learns must be better than this to have learned anything from the object.
-
-    Args:
-        scatter_over_air: s (bin).
-        air: a (bin) photons.
+    A learned correction that is no better than this one has learned nothing from the object.
     """
 
-    scatter: Tensor
+    title = "Uniform scatter"
+    needs_scans = True
+    air: Tensor
+    scatter_over_air: Tensor
 
-    def __init__(self, scatter_over_air: Tensor, air: Tensor) -> None:
+    def __init__(self, geometry: ConeBeam, model: SpectralModel) -> None:
         super().__init__()
-        self.register_buffer("scatter", (scatter_over_air * air)[:, None, None, None])
+        air = model.air().detach()
+        self.register_buffer("air", air.reshape(-1, air.shape[-1]).mean(0), persistent=False)
+        self.register_buffer("scatter_over_air", torch.zeros_like(self.air))
 
-    @classmethod
-    def fitted(cls, counts: Counts, scatter: Counts, air: Tensor) -> "UniformScatter":
-        """The least-squares s: mean scatter over all rays of some scans, relative to air."""
-        return cls(scatter.mean((0, 2, 3, 4)) / air, air)
+    def fit(
+        self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """The least-squares s: mean scatter over all rays of the scans, relative to air."""
+        scatter = torch.cat([scan.at("counts") * scan.at("scatter_fraction") for scan in scans])
+        self.scatter_over_air.copy_(scatter.mean((0, 2, 3, 4)) / self.air)
+        fitted = self.scatter_over_air.tolist()
+        return {f"scatter_over_air_bin_{b}": s for b, s in enumerate(fitted, 1)}
 
     def forward(self, counts: Counts) -> Counts:
         """(batch, bin, view, row, column) photons to the fraction of them that is scatter."""
-        return fraction_of(
-            self.scatter.to(counts) / counts.clamp(min=torch.finfo(counts.dtype).tiny)
-        )
+        scatter = (self.scatter_over_air * self.air).to(counts)[:, None, None, None]
+        return fraction_of(scatter / counts.clamp(min=torch.finfo(counts.dtype).tiny))

@@ -71,7 +71,7 @@ def test_the_commands_run_as_nobody_in_a_read_only_folder(tmp_path_factory):
     for words in (
         ["train.py", *SLABS, f"hydra.run.dir={folder}/train"],
         ["simulate.py", *SMALL, "datasets.n_cases=1", f"folder={folder}/scans"],
-        ["evaluate.py", f"scans={folder}/scans", "correction=none", f"folder={folder}/evaluated"],
+        ["evaluate.py", f"scans={folder}/scans", "scatter=none", f"folder={folder}/evaluated"],
     ):
         script = str(REPOSITORY / words[0])
         done = subprocess.run(

@@ -19,7 +19,7 @@ from studies import REPOSITORY
 
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.scatter.checkpoint import save_correction
-from pcctlearn.scatter.correction import network
+from pcctlearn.scatter.network import ScatterNetwork
 
 PANEL = ["n_views=2", "n_rows=8", "n_columns=12", "pixel_cm=3.84"]
 VOLUME = ["n_z=24", "n_y=28", "n_x=24", "voxel_cm=1.0"]
@@ -87,7 +87,7 @@ def workshop(tmp_path_factory):
     shutil.copy(folder / "FOLDER/scans/head_00000.h5", folder / "SCAN.h5")
     scan = read_scan(folder / "SCAN.h5", {"spectrum", "response"})
     model = scan.spectral_model(["water", "calcium"])
-    correction = network(scan.geometry, model, channels=(6, 6), grid=(2, 3), start=0.01)
+    correction = ScatterNetwork(scan.geometry, model, channels=(6, 6), grid=(2, 3))
     save_correction(folder / "RUN/checkpoints/best.ckpt", correction, scan.geometry, model)
     for name in ("CT.nii.gz", "CASE.nii.gz", "KITS23/dataset/case_00000/imaging.nii.gz"):
         write_nifti(folder / name, round_patient(shape=(8, 64, 64)), (30.0, 5.0, 5.0))

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from scan_files import change, drop, edit, store
 from scanners import scanner
 from studies import REPOSITORY
@@ -23,12 +24,13 @@ from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
-from pcctlearn.experiments import evaluation, scan_chain
+from pcctlearn.experiments import evaluation
 from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.physics.vmi import MonoenergeticImages
-from pcctlearn.scatter.checkpoint import read_correction, save_correction
-from pcctlearn.scatter.correction import kernel, network
+from pcctlearn.scatter import pencil_beams
+from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
+from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.grids import VolumeGrid
@@ -53,10 +55,15 @@ def scans(tmp_path_factory):
 def checkpoint_of(path, geometry=GEOMETRY, model=None):
     torch.manual_seed(0)
     model = model or scanner()
-    correction = network(geometry, model, channels=(6, 6), grid=(2, 3), start=0.01)
+    correction = ScatterNetwork(geometry, model, (6, 6), (2, 3), initial_scatter=0.01)
     torch.nn.init.normal_(correction.head.weight, std=0.2)
     save_correction(path, correction, geometry, model)
     return path
+
+
+def using(path):
+    """The words that correct with a network from this file."""
+    return "scatter=network", f"scatter.checkpoint={path}"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +96,7 @@ def run(scans, folder, *overrides):
 
 
 def test_all_is_written_of_every_scan(scans, checkpoint, tmp_path):
-    numbers, told = run(scans.parent, tmp_path, f"correction={checkpoint}", "vmi_keV=[60,45.5]")
+    numbers, told = run(scans.parent, tmp_path, *using(checkpoint), "vmi_keV=[60,45.5]")
     assert numbers["n_scans"] == 2
     assert numbers["dead_pixels"] == 0
     assert 0 < numbers["scatter_fraction_in_shadow_percent"] < 100
@@ -118,11 +125,11 @@ def test_all_is_written_of_every_scan(scans, checkpoint, tmp_path):
 
 
 def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
-    run(scans, tmp_path, f"correction={checkpoint}")
+    run(scans, tmp_path, *using(checkpoint))
     path = scans / "head_00000.h5"
     recorded = read_scan(path)
     model = recorded.spectral_model()
-    correct = read_correction(checkpoint, recorded.geometry, model).correction
+    correct = SavedCorrection(checkpoint)(recorded.geometry, model)
     image = MonoenergeticImages(model.materials, [60.0])
     gain = (model.air().detach()[:, None, None] / recorded.air)[:, None].float()
     box = {"water": [-5.0, 60.0], "calcium": [-7.75, 15.5]}
@@ -146,9 +153,9 @@ def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
 
 
 def test_the_errors_are_those_of_a_study(scans, checkpoint, tmp_path):
-    numbers, told = run(scans, tmp_path, f"correction={checkpoint}")
+    numbers, told = run(scans, tmp_path, *using(checkpoint))
     model = read_scan(scans / "head_00000.h5").spectral_model()
-    correct = read_correction(checkpoint, GEOMETRY, model).correction
+    correct = SavedCorrection(checkpoint)(GEOMETRY, model)
     image = MonoenergeticImages(model.materials, [60.0])
     chain = Chain(MaximumLikelihood(model), fdk(GEOMETRY), image, correct)
     wanted = judge(chain, sorted(scans.iterdir()), GEOMETRY).numbers()
@@ -162,7 +169,7 @@ def test_the_errors_are_those_of_a_study(scans, checkpoint, tmp_path):
 def test_without_correction_and_truth(copy, tmp_path):
     for name in (*TRUTH, "seed"):
         change(copy, drop(name) if name in TRUTH else lambda file: file.attrs.pop("seed"))
-    numbers, told = run(copy, tmp_path / "out", "correction=none")
+    numbers, told = run(copy, tmp_path / "out", "scatter=none")
     assert set(numbers) == {
         "n_scans",
         "rays_not_converged_percent",
@@ -177,15 +184,16 @@ def test_without_correction_and_truth(copy, tmp_path):
 
 
 def test_kernels_are_fitted_once_to_a_scanner(scans, tmp_path, monkeypatch):
-    calls = []
+    calls, fit = [], pencil_beams.fit_kernels
 
-    def few(*arguments, **settings):
-        calls.append(settings)
-        return kernel(*arguments, n_histories=2000, **settings)
+    def few(*arguments, n_histories, **settings):
+        calls.append(n_histories)
+        return fit(*arguments, n_histories=2000, **settings)
 
-    monkeypatch.setattr(scan_chain, "kernel", few)
-    numbers, _ = run(scans, tmp_path, "correction=kernel", "grid_transmission=0.3")
-    assert calls == [{"grid_transmission": 0.3, "seed": 0}]
+    monkeypatch.setattr(pencil_beams, "fit_kernels", few)
+    words = ["scatter=kernel", "scatter.correction.grid_transmission=0.3"]
+    numbers, _ = run(scans, tmp_path, *words)
+    assert calls == [64_000]
     assert numbers["scatter_fraction_in_shadow_percent"] > 0
 
 
@@ -193,11 +201,11 @@ def test_dead_pixels_are_filled_and_listed(scans, copy, checkpoint, tmp_path, ca
     change(copy, edit("counts", (1, 4, 2, 3), np.nan))
     change(copy, edit("air", (slice(None), 7, 11), 0))
     change(copy, edit("air", (2, 0, 0), np.nan))
-    numbers, told = run(copy, tmp_path / "out", f"correction={checkpoint}")
+    numbers, told = run(copy, tmp_path / "out", *using(checkpoint))
     assert numbers["dead_pixels"] == 3
     assert told["mine"]["dead_pixels"] == [[0, 0], [2, 3], [7, 11]]
     assert "(0, 0), (2, 3), (7, 11) (row, column)" in " ".join(capsys.readouterr().out.split())
-    run(scans / "head_00000.h5", tmp_path / "whole", f"correction={checkpoint}")
+    run(scans / "head_00000.h5", tmp_path / "whole", *using(checkpoint))
     here, there = (tmp_path / name / "projections.h5" for name in ("out/mine", "whole/head_00000"))
     with h5py.File(here) as file, h5py.File(there) as whole:
         counts, wanted = (f["corrected_counts"][()] for f in (file, whole))
@@ -208,7 +216,7 @@ def test_dead_pixels_are_filled_and_listed(scans, copy, checkpoint, tmp_path, ca
 def test_another_geometry_is_told(scans, tmp_path, caplog):
     other = replace(GEOMETRY, source_to_axis_cm=70.0)
     path = checkpoint_of(tmp_path / "other.ckpt", other)
-    _, told = run(scans, tmp_path / "out", f"correction={path}")
+    _, told = run(scans, tmp_path / "out", *using(path))
     assert told["head_00000"]["differences"] == ["source_to_axis_cm 70 there, 62.5 here"]
     assert "source_to_axis_cm 70 there, 62.5 here" in caplog.text
     report = (tmp_path / "out/report.html").read_text()
@@ -218,7 +226,7 @@ def test_another_geometry_is_told(scans, tmp_path, caplog):
 def test_other_materials_than_water_and_calcium(copy, tmp_path, caplog):
     for name in ("line_integrals", "maps"):
         change(copy, lambda file, name=name: file[name].attrs.update(materials=["water", "iodine"]))
-    _, told = run(copy, tmp_path / "out", "correction=none")
+    _, told = run(copy, tmp_path / "out", "scatter=none")
     assert told["mine"]["errors"] == {}
     assert "no errors are known for iodine" in caplog.text
     assert (tmp_path / "out/mine/iodine.nii.gz").is_file()
@@ -231,12 +239,12 @@ def test_pixels_of_their_own_thresholds(scans, copy, checkpoint, tmp_path):
             file, "thresholds_keV", np.broadcast_to(file["thresholds_keV"][()], (8, 12, 5))
         ),
     )
-    numbers, _ = run(copy, tmp_path / "each", f"correction={checkpoint}")
-    shared, _ = run(scans / "head_00000.h5", tmp_path / "one", f"correction={checkpoint}")
+    numbers, _ = run(copy, tmp_path / "each", *using(checkpoint))
+    shared, _ = run(scans / "head_00000.h5", tmp_path / "one", *using(checkpoint))
     vmi = "noisy_vmi60_rmse_HU"
     assert numbers[vmi] == pytest.approx(shared[vmi], rel=1e-2)
-    with pytest.raises(ValueError, match="thresholds of its own in every pixel"):
-        run(copy, tmp_path / "kernel", "correction=kernel")
+    with pytest.raises(ValueError, match="thresholds for every pixel"):
+        run(copy, tmp_path / "kernel", "scatter=kernel")
 
 
 def without_truth(path):
@@ -245,7 +253,7 @@ def without_truth(path):
 
 
 def test_slices_beyond_the_panel_are_unknown(copy, tmp_path, caplog):
-    _, told = run(copy, tmp_path / "out", "correction=none")
+    _, told = run(copy, tmp_path / "out", "scatter=none")
     numbers = told["mine"]["numbers"]
     known = GEOMETRY.seen_in_z()
     assert numbers["voxels_unknown_percent"] == pytest.approx(100 * (~known).mean())
@@ -277,18 +285,18 @@ def test_the_basis_is_chosen_and_recovers_what_was_scanned(tmp_path, caplog):
     """A measured scan of water with iodine names no materials."""
     path = tmp_path / "iodine.h5"
     maps = disc_scan(path)
-    run(path, tmp_path / "chosen", "correction=none", "materials=[water,iodine]")
+    run(path, tmp_path / "chosen", "scatter=none", "materials=[water,iodine]")
     iodine = stored_volume(tmp_path / "chosen/iodine/iodine.nii.gz")
     inside = (maps[1] > 0).numpy()[2:4]
     assert iodine[2:4][inside].mean() == pytest.approx(20, rel=0.1)
     assert not (tmp_path / "chosen/iodine/calcium.nii.gz").exists()
-    run(path, tmp_path / "default", "correction=none")
+    run(path, tmp_path / "default", "scatter=none")
     assert "names no materials: it is decomposed into water and calcium" in caplog.text
     assert (tmp_path / "default/iodine/calcium.nii.gz").is_file()
 
 
 def test_errors_need_the_basis_of_the_truth(copy, tmp_path, caplog):
-    _, told = run(copy, tmp_path / "out", "correction=none", "materials=[water,iodine]")
+    _, told = run(copy, tmp_path / "out", "scatter=none", "materials=[water,iodine]")
     assert told["mine"]["errors"] == {}
     assert "its truth is of water, calcium and the basis is water, iodine" in caplog.text
 
@@ -297,10 +305,10 @@ def test_frames_that_were_lost(tmp_path):
     """As the sentence says: without these views, and with the angles of the others."""
     path = tmp_path / "disc.h5"
     disc_scan(path, "calcium", n_views=90)
-    run(path, tmp_path / "whole", "correction=none")
+    run(path, tmp_path / "whole", "scatter=none")
     change(path, edit("counts", (slice(None), slice(30, 32)), np.nan))
     with pytest.raises(ValueError, match="n_views, and write"):
-        run(path, tmp_path / "out", "correction=none")
+        run(path, tmp_path / "out", "scatter=none")
     kept = [view for view in range(90) if view not in (30, 31)]
     angles = np.asarray(read_scan(path).geometry.angles_rad)[kept]
 
@@ -311,7 +319,7 @@ def test_frames_that_were_lost(tmp_path):
         file["geometry/measured_angles_rad"].attrs["unit"] = "rad"
 
     change(path, left_out)
-    run(path, tmp_path / "out", "correction=none")
+    run(path, tmp_path / "out", "scatter=none")
     water, wanted = (
         stored_volume(tmp_path / name / "disc/water.nii.gz") for name in ("out", "whole")
     )
@@ -323,7 +331,7 @@ def test_the_example_of_the_documentation_is_evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs/scan_file.md").read_text(encoding="utf-8")
     exec(page.split("```python\n")[1].split("```")[0], {})
-    numbers, _ = run(tmp_path / "my_scan.h5", tmp_path / "out", "correction=none")
+    numbers, _ = run(tmp_path / "my_scan.h5", tmp_path / "out", "scatter=none")
     assert numbers["dead_pixels"] == 0
     water = stored_volume(tmp_path / "out/my_scan/water.nii.gz")
     assert np.isfinite(water).any()
@@ -351,17 +359,17 @@ def test_a_scan_that_cannot_be_used(copy, tmp_path, case):
     spoil, sentence = SPOILT[case]
     change(copy, spoil)
     with pytest.raises(ValueError, match=f"mine.h5.*{sentence}"):
-        run(copy, tmp_path / "out", "correction=none")
+        run(copy, tmp_path / "out", "scatter=none")
     assert not list((tmp_path / "out").glob("*"))
 
 
 def test_the_other_scans_are_evaluated(scans, tmp_path):
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
-    run(folder, tmp_path / "out", "correction=none")
+    run(folder, tmp_path / "out", "scatter=none")
     change(folder / "head_00000.h5", SPOILT["missing views"][0])
     with pytest.raises(ValueError, match=r"1 of 2 scans cannot be used, and .* holds the others: "):
-        run(folder, tmp_path / "out", "correction=none")
+        run(folder, tmp_path / "out", "scatter=none")
     assert json.loads((tmp_path / "out/results.json").read_text())["n_scans"] == 1
     assert (tmp_path / "out/head_00001/scan.json").is_file()
     assert not (tmp_path / "out/head_00000/scan.json").exists()  # of the run before
@@ -372,7 +380,7 @@ def test_a_scan_without_noise_has_no_noisy_errors(copy, tmp_path):
         file["counts"][...] = file["primary"][()] + file["scatter"][()]
 
     change(copy, expected)
-    numbers, told = run(copy, tmp_path / "out", "correction=none")
+    numbers, told = run(copy, tmp_path / "out", "scatter=none")
     assert numbers["vmi60_rmse_HU_uncorrected"] > 0
     assert not any("noisy" in name for name in numbers)
     assert set(told["mine"]["errors"]) == {"uncorrected"}
@@ -380,38 +388,40 @@ def test_a_scan_without_noise_has_no_noisy_errors(copy, tmp_path):
 
 def test_more_dead_pixels_are_taken_where_they_may_be(copy, tmp_path):
     change(copy, SPOILT["many dead"][0])
-    numbers, _ = run(copy, tmp_path / "out", "correction=none", "max_dead_share=0.2")
+    numbers, _ = run(copy, tmp_path / "out", "scatter=none", "max_dead_share=0.2")
     assert numbers["dead_pixels"] == 12
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["scans=null", "correction=none"], "scans needs a value: scans=FILE.h5"),
-        (["scans=nowhere.h5", "correction=none"], "no scan at nowhere.h5: check its name"),
-        ([], "correction needs a choice: correction=CHECKPOINT.ckpt .*, kernel .*, or none"),
-        (["correction=nowhere.ckpt"], "no checkpoint at nowhere.ckpt: a scatter study leaves one"),
-        (["correction=none", "vmi_keV=[]"], "vmi_keV needs one energy at least"),
-        (["correction=none", "materials=[water,H2O]"], "water and H2O attenuate alike"),
-        (["correction=none", "materials=[]"], "materials must name each basis material once"),
-        (["correction=none", "materials=[water,watr]"], "unknown material 'watr': did you mean"),
+        (["scans=null", "scatter=none"], "scans needs a value: scans=FILE.h5"),
+        (["scans=nowhere.h5", "scatter=none"], "no scan at nowhere.h5: check its name"),
+        ([], "scatter needs a choice: scatter=network"),
+        (using("nowhere.ckpt"), "no checkpoint at nowhere.ckpt: a scatter study leaves one"),
+        (["scatter=network"], r"scatter\.checkpoint=RUN/checkpoints/best\.ckpt"),
+        (["scatter=uniform"], r"scatter\.checkpoint=RUN/checkpoints/best\.ckpt"),
+        (["scatter=none", "vmi_keV=[]"], "vmi_keV needs one energy at least"),
+        (["scatter=none", "materials=[water,H2O]"], "water and H2O attenuate alike"),
+        (["scatter=none", "materials=[]"], "materials must name each basis material once"),
+        (["scatter=none", "materials=[water,watr]"], "unknown material 'watr': did you mean"),
         (
-            ["correction=none", "materials=[water,calcium,iodine,gadolinium,tin]"],
+            ["scatter=none", "materials=[water,calcium,iodine,gadolinium,tin]"],
             "has 4 bins, too few for water, calcium, iodine",
         ),
-        (["correction=none", "vmi_keV=60"], r"vmi_keV must be list\[float\], got 60"),
-        (["correction=none", "max_dead_share=1.5"], "max_dead_share must be 0 or more and below"),
-        (["correction=none", "folder=/proc/none"], "/proc/none cannot be written to .*: choose an"),
+        (["scatter=none", "vmi_keV=60"], r"vmi_keV must be list\[float\], got 60"),
+        (["scatter=none", "max_dead_share=1.5"], "max_dead_share must be 0 or more and below"),
+        (["scatter=none", "folder=/proc/none"], "/proc/none cannot be written to .*: choose an"),
     ],
 )
 def test_words_that_cannot_be_followed(scans, tmp_path, words, sentence):
-    with pytest.raises((ValueError, TypeError, OSError), match=sentence):
+    with pytest.raises((ValueError, TypeError, OSError, InstantiationException), match=sentence):
         run(scans, tmp_path / "out", *words)
 
 
 def test_a_folder_without_scans(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no scan in the folder .*: it holds no \*.h5"):
-        run(tmp_path, tmp_path / "out", "correction=none")
+        run(tmp_path, tmp_path / "out", "scatter=none")
 
 
 def test_checkpoints_of_another_detector(scans, tmp_path):
@@ -421,18 +431,18 @@ def test_checkpoints_of_another_detector(scans, tmp_path):
     ):
         path = checkpoint_of(tmp_path / "other.ckpt", model=scanner(edges_keV=edges))
         with pytest.raises(ValueError, match=sentence):
-            run(scans, tmp_path / "out", f"correction={path}")
-    assert not (tmp_path / "out").exists()
+            run(scans, tmp_path / "out", *using(path))
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_what_fails_leaves_no_results_and_the_run_before_aside(
     scans, checkpoint, tmp_path, monkeypatch, caplog
 ):
-    run(scans, tmp_path, f"correction={checkpoint}")
+    run(scans, tmp_path, *using(checkpoint))
     before = files_of(tmp_path)
     monkeypatch.setattr(evaluation, "write_nifti", partial(_fails, evaluation.write_nifti))
     with pytest.raises(OSError, match="disk full"):
-        run(scans, tmp_path, "correction=none")
+        run(scans, tmp_path, "scatter=none")
     assert [path.name for path in tmp_path.iterdir()] == ["earlier_1"]
     assert files_of(tmp_path / "earlier_1") == before
     assert f"to {tmp_path / 'earlier_1'}" in caplog.text
@@ -456,7 +466,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     (tmp_path / "no.h5").write_bytes(b"neither")
     command = [sys.executable, str(REPOSITORY / "evaluate.py"), f"scans={tmp_path}/no.h5"]
     done = subprocess.run(
-        [*command, f"correction={bad}"], capture_output=True, text=True, cwd=tmp_path, check=False
+        [*command, "scatter=none"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
@@ -468,18 +478,18 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
 
 
 def test_other_settings_leave_nothing_of_the_run_before(scans, tmp_path):
-    run(scans, tmp_path, "correction=none", "vmi_keV=[50,70]")
+    run(scans, tmp_path, "scatter=none", "vmi_keV=[50,70]")
     before = files_of(tmp_path)
-    run(scans / "head_00001.h5", tmp_path, "correction=none", "vmi_keV=[60]")
+    run(scans / "head_00001.h5", tmp_path, "scatter=none", "vmi_keV=[60]")
     new = {name for name in files_of(tmp_path) if not name.startswith("earlier_1/")}
-    run(scans / "head_00001.h5", tmp_path / "fresh", "correction=none", "vmi_keV=[60]")
+    run(scans / "head_00001.h5", tmp_path / "fresh", "scatter=none", "vmi_keV=[60]")
     assert new == files_of(tmp_path / "fresh").keys()
     assert files_of(tmp_path / "earlier_1") == before
 
 
 def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
     """Its outputs are those of one in one go, bit by bit, and nothing else is there."""
-    run(scans, tmp_path / "whole", "correction=none")
+    run(scans, tmp_path / "whole", "scatter=none")
     write, out = evaluation.write_scan_folder, tmp_path / "out"
 
     def stop_at_second(scan, folder, *rest):
@@ -489,11 +499,11 @@ def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation, "write_scan_folder", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        run(scans, out, "correction=none")
+        run(scans, out, "scatter=none")
     assert [path.name for path in out.iterdir()] == ["head_00000"]
     (out / ".head_00001.elsewhere.1.1.part").mkdir()
     monkeypatch.undo()
-    run(scans, out, "correction=none")
+    run(scans, out, "scatter=none")
     whole, again = (files_of(folder) for folder in (tmp_path / "whole", out))
     assert again.keys() == whole.keys()
     for name in whole:
@@ -502,9 +512,9 @@ def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
 
 
 def test_what_another_evaluation_of_an_interrupted_folder_finds_is_kept(scans, tmp_path):
-    run(scans, tmp_path, "correction=none")
+    run(scans, tmp_path, "scatter=none")
     (tmp_path / "results.json").unlink()
-    run(scans / "head_00001.h5", tmp_path, "correction=none")
+    run(scans / "head_00001.h5", tmp_path, "scatter=none")
     assert (tmp_path / "earlier_1/head_00000/scan.json").is_file()
     assert not (tmp_path / "head_00000").exists()
 
@@ -515,9 +525,9 @@ def test_a_folder_of_the_user_with_the_name_of_a_scan(scans, tmp_path):
     with pytest.raises(
         OSError, match=r"head_00000 exists and was not made by an eval.*folder=FOLDER"
     ):
-        run(scans, tmp_path, "correction=none")
+        run(scans, tmp_path, "scatter=none")
     assert list(files_of(tmp_path)) == ["head_00000/notes.txt"]
-    run(scans, tmp_path / "another", "correction=none")  # as it says
+    run(scans, tmp_path / "another", "scatter=none")  # as it says
 
 
 def test_hidden_files_are_no_scans(scans, tmp_path):
@@ -539,10 +549,10 @@ def test_a_name_that_is_no_name_for_outputs_is_refused_at_the_start(copy, tmp_pa
     bad = copy.rename(copy.with_name(name))
     out = tmp_path / "outer" / "out"
     with pytest.raises(ValueError, match="rename it"):
-        run(bad, out, "correction=none")
+        run(bad, out, "scatter=none")
     assert not out.parent.exists()
     good = bad.rename(bad.with_name("scan_1.h5"))  # as it says
-    run(good, out, "correction=none")
+    run(good, out, "scatter=none")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
@@ -551,7 +561,7 @@ def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
     for name, source in (("a", "head_00000"), ("b", "head_00001")):
         (tmp_path / name).mkdir()
         shutil.copy(scans / f"{source}.h5", tmp_path / name / "scan.h5")
-    words = [f"scans={tmp_path}/a/scan.h5,{tmp_path}/b/scan.h5", "correction=none", "folder=out"]
+    words = [f"scans={tmp_path}/a/scan.h5,{tmp_path}/b/scan.h5", "scatter=none", "folder=out"]
     command = [sys.executable, str(REPOSITORY / "evaluate.py"), "-m", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -562,5 +572,5 @@ def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
 
 def test_an_unknown_extension_is_refused_before_anything_is_written(scans, tmp_path):
     with pytest.raises(ValueError, match="truncation must be one of water, cosine, got 'air'"):
-        run(scans, tmp_path / "out", "correction=none", "truncation=air")
+        run(scans, tmp_path / "out", "scatter=none", "truncation=air")
     assert not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     scale = abs(torch.linalg.det(frame).item()) ** (-1 / 3)
     assert (scale < 0.9) == (fit == "true")
 
-    words = [f"scans={folder}", f"folder={tmp_path / 'out'}", "correction=none"]
+    words = [f"scans={folder}", f"folder={tmp_path / 'out'}", "scatter=none"]
     evaluation.evaluate(composed(tmp_path, *words, name="evaluate"))
     image = nib.load(tmp_path / "out/ct/calcium.nii.gz")
     np.testing.assert_allclose(voxel_sizes(image.affine), 7 / scale, rtol=1e-5)

@@ -18,8 +18,10 @@ from pcctlearn.experiments.scatter import ScatterStudy
 from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
-from pcctlearn.scatter.checkpoint import read_correction
-from pcctlearn.scatter.correction import kernel, network
+from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
+from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.scatter.pencil_beams import pencil_beam_kernels
+from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.training.chain_module import ChainModule
@@ -50,11 +52,14 @@ class Finished(ScanSource):
         self.paths, self.model = paths, simulator().model
 
 
-def study(scans, stage="maps", split=(2, 1, 1), correction=None):
+small_network = partial(ScatterNetwork, channels=(8, 8), grid=(2, 3), initial_scatter=0.01)
+
+
+def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None):
     return ScatterStudy(
         Finished(scans),
         MaximumLikelihood,
-        correction or partial(network, channels=(8, 8), grid=(2, 3), start=0.01),
+        scatter or CorrectionBuilder(correction),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
         partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.03)),
         split,
@@ -74,7 +79,7 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     assert numbers["spr_percent_over_uncorrected"] < 0.9
     assert numbers["spr_percent_untrained_over_uncorrected"] > 1
     assert "vmi60_rmse_HU is" in results.summary
-    assert "after 10 epochs" in results.summary
+    assert "in 10 epochs" in results.summary
 
 
 def test_a_network_that_is_not_trained_claims_nothing(scans):
@@ -84,7 +89,7 @@ def test_a_network_that_is_not_trained_claims_nothing(scans):
     numbers = results.numbers
     vmi = "vmi60_rmse_HU"
     assert numbers[f"{vmi}_over_uncorrected"] == numbers[f"{vmi}_untrained_over_uncorrected"]
-    assert "after 0 epochs" in results.summary
+    assert "in 0 epochs" in results.summary
     untrained, uniform = results.summary.split(" Uniform scatter")
     assert "The untrained correction leaves" in untrained
     assert untrained.endswith("the error is equal.")
@@ -100,7 +105,7 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
         dirpath=tmp_path, filename="best", monitor="val/loss", save_weights_only=True
     )
     results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
-    made.chain.correct = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model).correction
+    made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
     again = judge(made.chain, made.scans["test"], GEOMETRY).numbers()
     assert len(again) > 20
     for name, value in again.items():
@@ -109,16 +114,35 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
 
 def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     torch.set_default_dtype(torch.float32)
-    few = partial(kernel, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000)
+    few = partial(
+        pencil_beam_kernels, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000
+    )
     made = study(scans, correction=few)
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
     results = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint]))
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9
     assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
-    again = read_correction(tmp_path / "best.ckpt", GEOMETRY, made.model)
+    assert "Pencil-beam kernels fitted to 2 scans: vmi" in results.summary
+    again = SavedCorrection(tmp_path / "best.ckpt")
     counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
-    torch.testing.assert_close(again.correction(counts), made.chain.correct(counts))
-    assert again.differences == []
+    correction = again(GEOMETRY, made.model)
+    torch.testing.assert_close(correction(counts), made.chain.correct(counts))
+    assert again.differences(GEOMETRY) == []
+
+
+def test_uniform_scatter_is_studied_as_any_other_correction(scans, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    made = study(scans, correction=UniformScatter)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    numbers = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint])).numbers
+    ratio = numbers["vmi60_rmse_HU_over_uncorrected"]
+    assert ratio == numbers["vmi60_rmse_HU_uniform_over_uncorrected"] < 1
+    assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_without_a_correction_there_is_nothing_to_study(scans):
+    with pytest.raises(ValueError, match="scatter=none"):
+        study(scans, scatter=CorrectionBuilder(None))
 
 
 def test_the_voxels_that_every_view_sees():

@@ -4,7 +4,12 @@ import math
 
 import torch
 
+from pcctlearn.physics.response.simple import Ideal
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
     "amplitude_per_cm2": [[2e-3, 1.5e-3], [3e-3, 2.5e-3]],
@@ -30,6 +35,27 @@ def kernels(**changes):
         "passport": {"seed": "0"},
     }
     return KernelParameters(**{**settings, **changes})
+
+
+def panel(n_rows=4, n_columns=5, pixel_cm=1.0, **settings):
+    """A cone beam with this panel, its central ray in the middle unless offsets move it."""
+    volume = VolumeGrid(2, 2, 2, 8.0)
+    return ConeBeam(4, n_rows, n_columns, pixel_cm, volume, 60.0, 110.0, **settings)
+
+
+def model_with(air):
+    """A model that counts ``air`` (bin, *pixel) with nothing in the beam, one energy for a bin."""
+    n_bins = len(air)
+    edges = 20.0 + 10 * torch.arange(n_bins + 1, dtype=torch.float64)
+    fluence, attenuation = air.double().movedim(0, -1), torch.ones(1, n_bins).double()
+    return SpectralModel(edges[:-1], fluence, Sharp(), Thresholds(edges), attenuation)
+
+
+class Sharp(Ideal):
+    """Every photon registered at its own energy, the lower edge of a bin."""
+
+    def above(self, edges_keV, energies_keV):
+        return (energies_keV >= edges_keV[..., None]).to(energies_keV)
 
 
 def summed_by_hand(primary, pixel_cm, gamma_per_cm=0.0):

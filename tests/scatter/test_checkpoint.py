@@ -3,6 +3,7 @@
 import pickle
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scatter.checkpoint import (
     KEY,
     PREFIX,
+    CorrectionBuilder,
+    SavedCorrection,
     described,
-    read_correction,
     save_correction,
 )
-from pcctlearn.scatter.correction import network
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.kernel_parameters import KERNEL
+from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -37,16 +40,24 @@ def model(edges_keV=TWO_BINS, photons=1e6):
 
 def a_network(model):
     torch.manual_seed(1)
-    made = network(GEOMETRY, model, channels=(6, 6), grid=(2, 3), start=0.02)
+    made = ScatterNetwork(GEOMETRY, model, (6, 6), (2, 3), initial_scatter=0.02)
     torch.nn.init.normal_(made.head.weight, std=0.3)
     made(counts(model, 3))  # the running averages of normalisation move
     return made.eval()
 
 
 def some_kernels(model):
-    air = model.air().detach().double()
-    offset = (GEOMETRY.row_offset_cm, GEOMETRY.offset_cm)
-    return KernelScatter(kernels(), air, (1.5, 2.0), [1.5, 0.7], offset_cm=offset)
+    return KernelScatter(GEOMETRY, model, kernels(), [1.5, 0.7], gamma_per_cm=0.03)
+
+
+def uniform(model):
+    made = UniformScatter(GEOMETRY, model)
+    made.scatter_over_air.copy_(torch.tensor([0.01, 0.02]))
+    return made
+
+
+def read(path, geometry, model):
+    return SavedCorrection(path)(geometry, model)
 
 
 def counts(model, n_views=2):
@@ -56,7 +67,7 @@ def counts(model, n_views=2):
     return transmission * model.air().detach()[:, None, None, None]
 
 
-@pytest.fixture(params=[a_network, some_kernels], ids=["network", "kernel"])
+@pytest.fixture(params=[a_network, some_kernels, uniform], ids=["network", "kernel", "uniform"])
 def saved(request, tmp_path):
     """A file, and the correction in it."""
     correction = request.param(model())
@@ -75,13 +86,10 @@ def network_file(tmp_path):
 @torch.no_grad()
 def test_it_comes_back_as_it_was(saved):
     path, correction = saved
-    back = read_correction(path, GEOMETRY, model())
-    assert not back.differences
-    assert not back.correction.training
-    torch.testing.assert_close(
-        back.correction(counts(model())), correction(counts(model())), rtol=0, atol=0
-    )
-    settings = described(back.correction, GEOMETRY, model())
+    back = read(path, GEOMETRY, model())
+    assert not back.training
+    torch.testing.assert_close(back(counts(model())), correction(counts(model())), rtol=0, atol=0)
+    settings = described(back, GEOMETRY, model())
     assert settings == described(correction, GEOMETRY, model())
 
 
@@ -89,7 +97,7 @@ def test_it_comes_back_as_it_was(saved):
 def test_another_exposure_gives_the_same_fraction(saved):
     path, correction = saved
     brighter = model(photons=7e6)
-    back = read_correction(path, GEOMETRY, brighter).correction
+    back = read(path, GEOMETRY, brighter)
     assert not torch.equal(back.air, correction.air)
     torch.testing.assert_close(
         back(counts(brighter)), correction(counts(model())), rtol=1e-4, atol=1e-6
@@ -105,7 +113,7 @@ def test_pixels_of_their_own_thresholds(saved):
     each = SpectralModel(
         one.energies_keV, one.fluence, one.response, Thresholds(edges), one.attenuation
     )
-    back = read_correction(path, GEOMETRY, each).correction
+    back = read(path, GEOMETRY, each)
     torch.testing.assert_close(back(counts(one)), correction(counts(one)), rtol=1e-4, atol=1e-6)
 
 
@@ -126,28 +134,30 @@ def test_pixels_of_their_own_thresholds(saved):
     ],
 )
 def test_another_geometry_is_told(saved, changes, named):
-    back = read_correction(saved[0], replace(GEOMETRY, **changes), model())
-    assert back.differences == named
+    saved = SavedCorrection(saved[0])
+    other = replace(GEOMETRY, **changes)
+    assert saved.differences(other) == named
+    assert saved(other, model()) is not None
 
 
 def test_other_thresholds_are_refused(saved):
     sentence = "made for another detector, tube voltage or thresholds: its bins count .* keV on"
     with pytest.raises(ValueError, match=sentence):
-        read_correction(saved[0], GEOMETRY, model([20.0, 75.0, 120.0]))
+        read(saved[0], GEOMETRY, model([20.0, 75.0, 120.0]))
 
 
 def test_thresholds_that_are_nearly_the_same_are_taken(saved):
-    assert not read_correction(saved[0], GEOMETRY, model([20.0, 60.5, 120.0])).differences
+    assert read(saved[0], GEOMETRY, model([20.0, 60.5, 120.0])) is not None
 
 
 def test_another_number_of_bins_is_refused(saved):
     with pytest.raises(ValueError, match="made for 2 energy bins, the scan has 3: train on scans"):
-        read_correction(saved[0], GEOMETRY, model([20.0, 60.0, 90.0, 120.0]))
+        read(saved[0], GEOMETRY, model([20.0, 60.0, 90.0, 120.0]))
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*: a scatter study leaves one"):
-        read_correction(tmp_path / "none.ckpt", GEOMETRY, model())
+        read(tmp_path / "none.ckpt", GEOMETRY, model())
 
 
 @pytest.mark.parametrize(
@@ -165,13 +175,13 @@ def test_other_bytes_are_refused(tmp_path, data):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(path, GEOMETRY, model())
+        read(path, GEOMETRY, model())
 
 
 def test_a_truncated_checkpoint_is_refused(network_file):
     network_file.write_bytes(network_file.read_bytes()[:2000])
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(network_file, GEOMETRY, model())
+        read(network_file, GEOMETRY, model())
 
 
 class Malicious:
@@ -191,7 +201,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
     path, target = tmp_path / "bad.ckpt", tmp_path / "was here"
     write({KEY: Malicious(target), "state_dict": {}}, path)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(path, GEOMETRY, model())
+        read(path, GEOMETRY, model())
     assert not target.exists()
     pickle.loads(pickle.dumps(Malicious(target)))
     assert target.exists()  # it would have been
@@ -219,9 +229,10 @@ def _with(key, value):
         lambda content: content.pop("state_dict"),
         lambda content: content[KEY].pop("bins_keV"),
         lambda content: content[KEY].pop("geometry"),
-        lambda content: content[KEY].update(kind="magic"),
-        lambda content: content[KEY]["settings"].update(depth=3),
-        lambda content: content[KEY]["settings"].update(channels=[5, 5]),
+        lambda content: content[KEY].pop("spec"),
+        lambda content: content[KEY]["spec"].pop("_target_"),
+        lambda content: content[KEY]["spec"].update(depth=3),
+        lambda content: content[KEY]["spec"].update(channels=[5, 5]),
         _without("chain.correct.head.bias"),
         _with("state_dict", [1, 2]),
         _with(KEY, "words"),
@@ -232,7 +243,7 @@ def test_other_contents_are_refused(network_file, spoil):
     spoil(content)
     torch.save(content, network_file)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(network_file, GEOMETRY, model())
+        read(network_file, GEOMETRY, model())
 
 
 def _weight(name, value):
@@ -254,16 +265,24 @@ def _weight(name, value):
         (lambda c: c[KEY]["geometry"].update(column_cm=float("nan")), "geometry column_cm is nan"),
         (lambda c: c[KEY]["geometry"].update(rows=None), "geometry rows is None"),
         (lambda c: c[KEY]["geometry"].pop("offset_cm"), "geometry offset_cm is None"),
-        (lambda c: c[KEY]["settings"].update(channels=[10**9, 6]), "channels is"),
-        (lambda c: c[KEY]["settings"].update(channels=[4096, 4096]), "have other shapes"),
-        (lambda c: c[KEY]["settings"].update(channels=[6] * 65), "channels is"),
-        (lambda c: c[KEY]["settings"].update(channels=10**9), "channels is"),
-        (lambda c: c[KEY]["settings"].update(channels=[6.0, 6.0]), "channels is"),
-        (lambda c: c[KEY]["settings"].update(grid=[0, 3]), "grid is"),
-        (lambda c: c[KEY]["settings"].update(grid=[-2, 3]), "grid is"),
-        (lambda c: c[KEY]["settings"].update(panel=[10**12, 96]), "panel is"),
-        (lambda c: c[KEY]["settings"].update(predicts="magic"), "predicts is magic"),
-        (lambda c: c[KEY]["settings"].update(n_layers=10**9), "other names: n_layers"),
+        (lambda c: c[KEY]["spec"].update(channels=[10**9, 6]), "channels of"),
+        (lambda c: c[KEY]["spec"].update(channels=[4096, 4096]), "more than 6.71e+07"),
+        (lambda c: c[KEY]["spec"].update(channels=[6] * 65), "channels "),
+        (lambda c: c[KEY]["spec"].update(channels=10**9), "channels "),
+        (lambda c: c[KEY]["spec"].update(channels=[6.0, 6.0]), "channels "),
+        (lambda c: c[KEY]["spec"].update(grid=[0, 3]), "grid "),
+        (lambda c: c[KEY]["spec"].update(grid=[-2, 3]), "grid "),
+        (lambda c: c[KEY]["spec"].update(panel=[10**12, 96]), "panel "),
+        (lambda c: c[KEY]["spec"].update(predicts="magic"), "predicts must be"),
+        (lambda c: c[KEY]["spec"].update(predicts=2.0**60), "setting predicts is"),
+        (lambda c: c[KEY]["spec"].update(_target_="os.system"), "'os.system'"),
+        (lambda c: c[KEY]["spec"].update(_target_="torch.nn.Linear"), "'torch.nn.Linear'"),
+        (
+            lambda c: c[KEY]["spec"].update(_target_="pcctlearn.chain.Chain"),
+            "no scatter correction",
+        ),
+        (lambda c: c[KEY].update(kind="network"), "earlier version"),
+        (lambda c: c[KEY]["spec"].update(n_layers=10**9), "n_layers"),
         (_weight("head.weight", float("nan")), "head.weight holds NaN"),
         (_weight("head.bias", float("inf")), "head.bias holds NaN or infinity"),
         (_weight("shrink.1.running_var", -5.0), "its scatter is not between 0 and the counts"),
@@ -276,12 +295,13 @@ def _weight(name, value):
         (_with_tensor("head.weight", [1.0]), "is no tensor"),
     ],
 )
+@pytest.mark.usefixtures("annotations_off")
 def test_facts_and_weights_that_cannot_be_are_named(network_file, spoil, reason):
     content = torch.load(network_file, weights_only=True)
     spoil(content)
     torch.save(content, network_file)
     with pytest.raises(ValueError, match=NO_CHECKPOINT) as raised:
-        read_correction(network_file, GEOMETRY, model())
+        read(network_file, GEOMETRY, model())
     assert reason in str(raised.value)
 
 
@@ -308,15 +328,15 @@ def test_kernels_that_cannot_be_are_refused(tmp_path, change):
     path = tmp_path / "kernel.ckpt"
     save_correction(path, some_kernels(model()), GEOMETRY, model())
     content = torch.load(path, weights_only=True)
-    content[KEY]["settings"].update(change)
+    content[KEY]["spec"]["parameters"].update(change)
     torch.save(content, path)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(path, GEOMETRY, model())
+        read(path, GEOMETRY, model())
 
 
 def test_the_remedy_is_a_checkpoint_that_is_read(network_file):
     """What the message asks for, the best.ckpt of a study, is what save_correction writes."""
-    assert read_correction(network_file, GEOMETRY, model()).correction is not None
+    assert read(network_file, GEOMETRY, model()) is not None
 
 
 @pytest.mark.parametrize("step", [97, 1009])
@@ -326,7 +346,7 @@ def test_every_flipped_byte_is_read_or_refused(network_file, step):
     for place in range(step // 2, len(sound), max(step, len(sound) // 60)):
         network_file.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
         try:
-            back = read_correction(network_file, GEOMETRY, model()).correction
+            back = read(network_file, GEOMETRY, model())
         except ValueError as error:
             refusals.append(str(error))
             continue
@@ -339,19 +359,35 @@ def test_what_others_save_is_refused(tmp_path, content):
     path = tmp_path / "other.ckpt"
     torch.save(content, path)
     with pytest.raises(ValueError, match=NO_CHECKPOINT):
-        read_correction(path, GEOMETRY, model())
+        read(path, GEOMETRY, model())
 
 
-def test_a_correction_of_another_kind_cannot_be_saved(tmp_path):
-    path = tmp_path / "best.ckpt"
-    with pytest.raises(ValueError, match="Linear is no correction that a checkpoint can hold"):
-        save_correction(path, torch.nn.Linear(2, 2), GEOMETRY, model())
-    assert not list(tmp_path.iterdir())
+def test_a_builder_makes_a_new_correction_or_that_of_its_checkpoint(saved):
+    new = CorrectionBuilder(partial(UniformScatter), None)(GEOMETRY, model())
+    assert not new(counts(model())).any()
+    builder = CorrectionBuilder(partial(UniformScatter), str(saved[0]))
+    saved[0].unlink()  # it has been read
+    built = builder.ready(GEOMETRY, model())
+    torch.testing.assert_close(built(counts(model())), saved[1](counts(model())))
+    assert builder.differences(replace(GEOMETRY, offset_cm=0.0)) == ["offset_cm 0.5 there, 0 here"]
+
+
+def test_what_scans_have_not_fitted_is_not_ready():
+    untrained = CorrectionBuilder(partial(ScatterNetwork, channels=(4,), grid=(2, 2)))
+    with pytest.raises(FileNotFoundError, match=r"scatter\.checkpoint=RUN"):
+        untrained.ready(GEOMETRY, model())
+    assert CorrectionBuilder(lambda geometry, model: some_kernels(model)).ready(GEOMETRY, model())
+
+
+def test_no_correction_takes_no_checkpoint(saved):
+    assert CorrectionBuilder(None).ready(GEOMETRY, model()) is None
+    with pytest.raises(ValueError, match="scatter=none"):
+        CorrectionBuilder(None, str(saved[0]))
 
 
 def test_the_message_is_one_line(tmp_path):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(b"garbage")
     with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
-        read_correction(path, GEOMETRY, model())
+        read(path, GEOMETRY, model())
     assert "\n" not in str(raised.value)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels import VALUES, kernels, summed_by_hand
+from kernels import VALUES, kernels, model_with, panel, summed_by_hand
 from scanners import scanner
 
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.phantoms.heads import head
 from pcctlearn.physics.response.table import Table
+from pcctlearn.scan import Scan
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.pencil_beams import fit_kernels
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -23,8 +24,15 @@ AIR = torch.tensor([1000.0, 400.0], dtype=torch.float64)
 PIXEL_cm = (1.0, 1.5)
 
 
-def method(air=AIR, pixel_cm=PIXEL_cm, **settings):
-    return KernelScatter(kernels(), air, pixel_cm, **settings)
+def method(air=AIR, pixel_cm=PIXEL_cm, offset_cm=(0.0, 0.0), **settings):
+    beam = panel(pixel_cm=pixel_cm, row_offset_cm=offset_cm[0], offset_cm=offset_cm[1])
+    return KernelScatter(beam, model_with(air), kernels(), **settings)
+
+
+def known(counts, fraction):
+    """Scans of one view set each."""
+    pairs = zip(counts.split(1), fraction.split(1), strict=True)
+    return [Scan(counts=n, scatter_fraction=f) for n, f in pairs]
 
 
 def transmissions(*shape, least=0.02):
@@ -146,8 +154,9 @@ def test_amplitudes_are_fitted_to_known_scatter():
     true = method(grid_transmission=[0.3, 0.4])
     counts, share = counts_of(true, transmissions(3, 2, 6, 7))
     kernel = method(n_iterations=40)
-    factor = kernel.fit_amplitude(counts, counts * share)
-    torch.testing.assert_close(factor, torch.tensor([0.3, 0.4]))
+    numbers = kernel.fit(known(counts, share), dict)
+    assert list(numbers) == ["grid_transmission_bin_1", "grid_transmission_bin_2"]
+    assert list(numbers.values()) == pytest.approx([0.3, 0.4])
     torch.testing.assert_close(kernel(counts), share)
 
 
@@ -158,9 +167,9 @@ def test_amplitudes_are_fitted_to_known_scatter():
         ({"air": torch.tensor([1.0, 0.0])}, "air must be positive"),
         ({"grid_transmission": -1.0}, "grid_transmission must be one number"),
         ({"grid_transmission": [1.0, 1.0, 1.0]}, "grid_transmission must be one number"),
-        ({"pixel_cm": 0.0}, "pixel_cm of kernel scatter must be positive"),
+        ({"n_iterations": 10**9}, "n_iterations must lie in 1"),
         ({"edge_weight": 1.5}, "edge_weight must lie in 0 … 1"),
-        ({"relaxation": 0.0}, "relaxation lie in 0 … 1"),
+        ({"relaxation": 0.0}, "relaxation in 0 … 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words):
@@ -179,20 +188,20 @@ def test_counts_that_are_none_are_refused():
         kernel(torch.ones(1, 3, 1, 3, 4))
     with pytest.raises(ValueError, match="a panel of"):
         method(torch.ones(2, 4, 4))(counts)
-    with pytest.raises(ValueError, match="scatter must be finite"):
-        kernel.fit_amplitude(counts, -counts)
+    with pytest.raises(ValueError, match="scatter_fraction must lie in 0"):
+        kernel.fit(known(counts, -counts), dict)
     with pytest.raises(ValueError, match="the counts show no object"):
-        kernel.fit_amplitude(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4))
+        kernel.fit(known(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4)), dict)
 
 
-def panel(grid):
+def wide_panel(grid):
     return ConeBeam(1, 64, 96, 0.48, grid, 62.5, 109.7)
 
 
 @cache
 def silicon_kernels():
     model = scanner(response=Table.from_file(SILICON))
-    return model, fit_kernels(panel(VolumeGrid(60, 60, 60, 0.4)), model)
+    return model, fit_kernels(wide_panel(VolumeGrid(60, 60, 60, 0.4)), model)
 
 
 def cylinder():
@@ -217,12 +226,14 @@ def test_simulated_scatter_is_found(make, most):
     model, parameters = silicon_kernels()
     grid, maps = make()
     simulator = ScanSimulator(
-        panel(grid), model, ObjectScatter(accuracy=0.03, pixel_cm=0.96), noise=False
+        wide_panel(grid), model, ObjectScatter(accuracy=0.03, pixel_cm=0.96), noise=False
     )
     scan = simulator.scan(maps, make.__name__, seed=1)
-    primary, scatter, air = scan.at("primary"), scan.at("scatter"), scan.air.double()
-    counts = (primary + scatter).double()
-    fraction = KernelScatter(parameters, air, 0.48)(counts[None])[0]
+    air = model.air().detach()[:, None, None]
+    gain = (air / scan.air)[:, None].double()
+    primary, scatter = gain * scan.at("primary"), gain * scan.at("scatter")
+    counts = primary + scatter
+    fraction = KernelScatter(wide_panel(grid), model, parameters)(counts[None])[0]
     shadow = primary[-1] < 0.3 * air[-1]
     before = (scatter / primary)[:, shadow].mean(1)
     after = (counts * (1 - fraction) / primary - 1).abs()[:, shadow].mean(1)

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
+from kernels import model_with, panel
 
-from pcctlearn.scatter.network import ScatterNetwork, fraction_of, spline_matrix
+from pcctlearn.scatter.base import fraction_of
+from pcctlearn.scatter.network import ScatterNetwork, spline_matrix
 
 AIR = torch.tensor([1e4, 5e3, 2e4])
 
 
 def network(rows=16, columns=24, **settings):
     torch.manual_seed(0)
-    small = {"channels": (8, 8), "grid": (2, 3), "panel": (rows, columns)} | settings
-    small.setdefault("start", 0.01)
-    return ScatterNetwork(AIR, **small)
+    small = {"channels": (8, 8), "grid": (2, 3), "initial_scatter": 0.01} | settings
+    return ScatterNetwork(panel(rows, columns), model_with(AIR), **small)
 
 
 def counts(rows=16, columns=24, n_batch=2):
@@ -30,9 +31,9 @@ def test_a_fraction_for_every_count_of_any_panel(rows, columns):
 
 def test_it_begins_near_its_start_and_every_count_stays_positive():
     x = counts()
-    fraction = network(start=0.2, predicts="fraction").double()(x)
+    fraction = network(initial_scatter=0.2, predicts="fraction").double()(x)
     torch.testing.assert_close(fraction, torch.full_like(x, 0.2))
-    smooth = network(start=0.02).double()(x)
+    smooth = network(initial_scatter=0.02).double()(x)
     left = (x * (1 - smooth)).detach()
     air = AIR[:, None, None, None].double()
     torch.testing.assert_close(left, x - 0.02 * air)
@@ -72,7 +73,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_the_article_s_panel_comes_down_to_its_grid():
-    net = ScatterNetwork(AIR, panel=(256, 384), grid=(8, 12), channels=(4, 4, 4, 4))
+    net = network(panel=(256, 384), grid=(8, 12), channels=(4, 4, 4, 4))
     features = net.shrink(net.encoder(torch.zeros(1, 3, 256, 384)))
     assert features.shape[-2:] == (8, 12)
 
@@ -94,5 +95,5 @@ def test_splines_are_smooth_and_straight_inside():
 
 
 def test_a_start_that_is_no_fraction():
-    with pytest.raises(ValueError, match="fraction between 0 and 1, got 1"):
-        network(start=1.0)
+    with pytest.raises(ValueError, match="initial_scatter lies between 0 and 1, got 1"):
+        network(initial_scatter=1.0)

@@ -1,27 +1,37 @@
 """Uniform scatter is the mean of the scans that it is fitted to, whatever the object."""
 
 import torch
+from kernels import model_with, panel
 
+from pcctlearn.scan import Scan
 from pcctlearn.scatter.uniform import UniformScatter
+
+
+def fitted(air, counts, scatter):
+    correction = UniformScatter(panel(), model_with(air))
+    pairs = zip(counts.split(1), (scatter / counts).split(1), strict=True)
+    correction.fit([Scan(counts=n, scatter_fraction=f) for n, f in pairs], dict)
+    return correction
 
 
 def test_it_returns_the_scatter_that_is_uniform():
     air, scatter = torch.tensor([1000.0, 500.0]), torch.tensor([20.0, 5.0])[:, None, None, None]
     counts = scatter + 900 * torch.rand(3, 2, 4, 5, 6) + 100
-    fitted = UniformScatter.fitted(counts, scatter.expand_as(counts), air)
-    torch.testing.assert_close(fitted(counts) * counts, scatter.expand_as(counts))
+    found = fitted(air, counts, scatter.expand_as(counts))
+    torch.testing.assert_close(found(counts) * counts, scatter.expand_as(counts))
 
 
 def test_it_is_the_least_squares_constant():
     air = torch.tensor([1000.0])
     counts, scatter = 1e4 + torch.rand(2, 2, 1, 3, 4, 5)
-    s = UniformScatter.fitted(counts, scatter, air).scatter.squeeze()
+    s = 1000 * fitted(air, counts, scatter).scatter_over_air
     misfit = [((scatter - x) ** 2).sum() for x in (s, s * 1.01, s * 0.99)]
     assert misfit[0] < min(misfit[1:])
 
 
 def test_the_fraction_stays_between_zero_and_one():
-    fraction = UniformScatter(torch.tensor([0.1]), torch.tensor([1e3]))
+    fraction = UniformScatter(panel(), model_with(torch.tensor([1e3])))
+    fraction.scatter_over_air.fill_(0.1)
     counts = torch.logspace(-9, 6, 60).reshape(1, 1, 3, 4, 5)
     assert ((fraction(counts) > 0) & (fraction(counts) <= 1)).all()
     assert fraction(torch.zeros(1, 1, 1, 1, 1)).isfinite().all()

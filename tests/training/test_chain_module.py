@@ -12,6 +12,7 @@ from pcctlearn.datasets.scan_set import collate
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
+from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fdk import fdk
@@ -22,7 +23,7 @@ BEAM = ConeBeam(8, 4, 6, 4.0, VolumeGrid(6, 8, 8, 1.5), 62.5, 109.7)
 FRACTION = 0.1
 
 
-class OneFraction(torch.nn.Module):
+class OneFraction(ScatterCorrection):
     """The same fraction everywhere, to be learned."""
 
     def __init__(self):
@@ -130,7 +131,7 @@ def test_gradients_through_some_views_are_shares_of_the_whole(stage):
 
 def test_running_statistics_are_of_the_views_that_learn():
     chain, scan, _ = problem()
-    chain.correct = ScatterNetwork(chain.decompose.model.air().detach(), (4, 4), (2, 3), (4, 6))
+    chain.correct = ScatterNetwork(BEAM, chain.decompose.model, (4, 4), (2, 3))
     chain.correct.double()
     module = ChainModule(chain, l1("scatter_fraction"), torch.optim.Adam, learned_views=2)
     module.train()
@@ -165,7 +166,7 @@ def test_only_the_correction_has_mixed_precision():
     chain, scan, _ = problem()
     seen = {}
 
-    class Layer(torch.nn.Module):
+    class Layer(ScatterCorrection):
         def forward(self, counts):
             x = counts.flatten().float()
             seen["correct"] = (x[None, :4] @ x[:4, None]).dtype

@@ -1,0 +1,84 @@
+"""The protocol of scatter corrections: estimate, fit, and the settings that rebuild one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcctlearn.command.targets import locate
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scan import Scan
+from pcctlearn.shapes import Counts
+from pcctlearn.tomography.cone_geometry import ConeBeam
+
+_PACKAGE = "pcctlearn."  # the only one that a checkpoint may name
+
+
+class ScatterCorrection(nn.Module):
+    """Estimates the scattered fraction of the counts of one scanner.
+
+    A constructor takes the ``geometry`` and the ``model`` of the scanner, then plain settings
+    (numbers, words, lists, mappings), and passes to this one those that rebuild it. Learned and
+    fitted numbers are parameters and buffers. Buffers that follow from the scanner, such as air,
+    are registered with ``persistent=False``: a checkpoint does not hold them.
+
+    ``title`` is its name in summaries. ``needs_scans`` says that it is useless before ``fit``.
+    """
+
+    title = "A scatter correction"
+    needs_scans = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def forward(self, counts: Counts) -> Counts:
+        """Photons to the scattered fraction of them, in [0, 1]."""
+        raise NotImplementedError
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters that a gradient can fit."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def fit(
+        self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """Fit the correction to scans, and return numbers for the table of results.
+
+        By default ``fit_by_gradient`` trains the parameters, if there are any. A correction with
+        a closed form overrides this method.
+
+        Args:
+            scans: with known scatter_fraction, each a batch of one.
+            fit_by_gradient: trains the parameters through the chain with the loss of the study.
+        """
+        return fit_by_gradient() if self.learns else {}
+
+    def spec(self) -> dict[str, Any]:
+        """The name of the class and the settings that ``rebuilt`` takes."""
+        kind = type(self)
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self._settings}
+
+
+def rebuilt(spec: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection:
+    """The correction that ``spec`` describes, for this scanner, before its weights are loaded.
+
+    Raises:
+        ValueError: ``_target_`` is no scatter correction of this package.
+        TypeError: a setting that its constructor does not take.
+    """
+    settings = dict(spec)
+    name = settings.pop("_target_", None)
+    if not (isinstance(name, str) and name.startswith(_PACKAGE)):
+        raise ValueError(f"_target_ is {str(name)[:60]!r}, not a class of {_PACKAGE[:-1]}")
+    build = locate(name)
+    if ScatterCorrection not in getattr(build, "__mro__", ()):
+        raise ValueError(f"{name} is no scatter correction")
+    return build(geometry, model, **settings)
+
+
+def fraction_of(ratio: Tensor) -> Tensor:
+    """x up to 0.5 and 1 − 1/(4 x) beyond: continuously differentiable, and below one."""
+    return torch.where(ratio <= 0.5, ratio, 1 - 0.25 / ratio.clamp(min=0.5))
