@@ -12,7 +12,7 @@ from pcctlearn.chain import Chain
 from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.sensitivity import fisher_information
-from pcctlearn.experiments.calibration import biased, channels_first, with_edges
+from pcctlearn.experiments.calibration import biased
 from pcctlearn.experiments.cone_reconstruction import ConeReconstruction
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.perturbation import Perturbation
@@ -24,6 +24,7 @@ from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.phantoms.ellipses import water_calcium_phantom
 from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.scan import Scan
+from pcctlearn.shapes import channels_first
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.fdk import fdk
@@ -32,7 +33,7 @@ from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.iterative.cgls import cgls
 from pcctlearn.tomography.iterative.fista_tv import fista_tv
 from pcctlearn.tomography.iterative.sirt import os_sart, sirt
-from pcctlearn.training.threshold_module import ThresholdModule
+from pcctlearn.training.threshold_module import fit_thresholds
 
 REPOSITORY = Path(__file__).parents[1]
 WATER_G_CM2, CALCIUM_G_CM2 = (0.0, 8.0, 16.0, 24.0), (0.0, 0.8, 1.6)
@@ -70,14 +71,14 @@ def slab_problem(n_pixels=1, bias_keV=0.5):
     nominal = model.thresholds.edges_keV.detach().expand(n_pixels, -1)
     true_edges = biased(nominal, model.thresholds.learn, bias_keV)
     A = slabs(n_pixels)
-    counts = with_edges(model, true_edges)(A).detach()
-    chain = Chain(MaximumLikelihood(with_edges(model, nominal)))
+    counts = model.with_edges(true_edges)(A).detach()
+    chain = Chain(MaximumLikelihood(model.with_edges(nominal)))
     precision = fisher_information(A, chain.decompose.model.spectra().detach(), model.attenuation)
     return (
         chain,
         Scan(
-            counts=channels_first(counts),
-            line_integrals=channels_first(A),
+            counts=channels_first(counts[None]),
+            line_integrals=channels_first(A[None]),
             precision=precision[None],
         ),
         true_edges,
@@ -97,27 +98,26 @@ def phantom_problem(columns=(7, 15), bias_keV=0.5):
     true_edges = biased(nominal, model.thresholds.learn, off)
     reconstruct = fbp(beam).double()
     A = water_calcium_phantom().line_integrals(*beam.rays())[None]
-    counts = with_edges(model, true_edges)(A[0].movedim(0, -1)).detach()
-    chain = Chain(MaximumLikelihood(with_edges(model, nominal)), reconstruct)
-    target = Scan(counts=channels_first(counts), line_integrals=A, maps=reconstruct @ A)
+    counts = model.with_edges(true_edges)(A[0].movedim(0, -1)).detach()
+    chain = Chain(MaximumLikelihood(model.with_edges(nominal)), reconstruct)
+    target = Scan(counts=channels_first(counts[None]), line_integrals=A, maps=reconstruct @ A)
     return chain, target, true_edges
 
 
-def module_builder(chain, loss, true_edges_keV):
-    return ThresholdModule(chain, loss, GaussNewton(), true_edges_keV=true_edges_keV)
+by_gauss_newton = partial(fit_thresholds, optimizer=GaussNewton())
 
 
 def slab_study(**options):
     sizes = {"water_cm": (0.0, 24.0, 8.0), "calcium_cm": (0.0, 1.0, 0.5)}
     loss = likelihood() if options.get("noisy") else squares("line_integrals")
     model = scanner(every=4)
-    return SlabCalibration(model, MaximumLikelihood, loss, module_builder, **sizes | options)
+    return SlabCalibration(model, MaximumLikelihood, loss, by_gauss_newton, **sizes | options)
 
 
 def phantom_study(**options):
     beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8, image=ImageGrid(48, 48, 0.8))
     parts = {"geometry": beam, "phantom": water_calcium_phantom(), "patient": AxialSlice()}
-    parts |= {"loss": squares("maps"), "training": module_builder}
+    parts |= {"loss": squares("maps"), "training": by_gauss_newton}
     sizes = {"biased_columns": (18, 29), "max_steps": 6}
     return PhantomCalibration(scanner(every=4), MaximumLikelihood, **parts | sizes | options)
 

@@ -11,8 +11,10 @@ FLOORS = [
     {"solvers", "tomography"},
     {"physics"},
     {"decomposition", "phantoms", "montecarlo"},
-    {"calibration", "scatter"},  # what decompositions and photons tell of a detector
-    {"chain", "datasets", "losses"},
+    {"scatter"},
+    {"chain", "datasets"},
+    {"losses"},  # on the stages of a chain
+    {"calibration"},  # of a chain, by a loss
     {"metrics"},
     {"training"},
     {"figures"},

@@ -1,4 +1,4 @@
-"""How a decomposition answers to its inputs, and how well it can be known at all."""
+"""Sensitivities of the decomposition, Fisher information and Cramér–Rao bound."""
 
 import torch
 from jaxtyping import Float
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pcctlearn.decomposition.pieces import RayLayout, flat
 from pcctlearn.physics.likelihood import poisson_likelihood
+from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 from pcctlearn.solvers.implicit import implicit_tangent
 from pcctlearn.solvers.quadratic import Solution
@@ -78,3 +79,39 @@ def spectra_tangent(
         dx = implicit_tangent(poisson_likelihood, piece.start, theta, change)
         tangents.append(Solution(dx, torch.ones_like(dx[..., 0], dtype=torch.bool)))
     return layout.restored(flat(tangents)).x
+
+
+def count_information(
+    model: SpectralModel, line_integrals: RayLineIntegrals
+) -> Float[Tensor, "pixel edge edge"]:
+    """I_jl = Σ_rays Σ_b ∂ȳ_b/∂D_j ∂ȳ_b/∂D_l / ȳ_b in 1/keV², for known line integrals.
+
+    Its inverse is the Cramér–Rao bound of thresholds measured behind known materials. Rays are
+    (view, pixel).
+    """
+    transmission = torch.exp(-line_integrals @ model.attenuation)
+    mean = torch.einsum("vpe,pbe->vpb", transmission, model.spectra().detach())
+    slopes = [
+        torch.einsum("vpe,pbe->vpb", transmission, direction) for direction in _edge_tangents(model)
+    ]
+    slope = torch.stack(slopes, -1)
+    return torch.einsum("vpbj,vpbl,vpb->pjl", slope, slope, 1 / mean)
+
+
+def threshold_jacobian(
+    model: SpectralModel, line_integrals: RayLineIntegrals, counts: RayCounts
+) -> Float[Tensor, "view pixel material edge"]:
+    """dA/dD in g/cm² per keV: change of the decomposed line integrals with each edge."""
+    spectra = model.spectra().detach()
+    columns = [
+        spectra_tangent(line_integrals, counts, spectra, model.attenuation, direction)
+        for direction in _edge_tangents(model)
+    ]
+    return torch.stack(columns, -1)
+
+
+def _edge_tangents(model: SpectralModel) -> list[Float[Tensor, "pixel bin energy"]]:
+    """∂S/∂D_j for each edge j: bin j−1 gains what bin j loses, h(D_j; E') S(E')."""
+    edges = model.thresholds.edges_keV.detach()
+    one = torch.eye(edges.shape[-1], dtype=edges.dtype, device=edges.device)
+    return [torch.func.jvp(model.spectra, (edges,), (e.expand_as(edges),))[1] for e in one]

@@ -1,75 +1,47 @@
-"""What the threshold studies share: detectors with given edges, and the fit."""
+"""What the threshold studies share: the scan of a biased detector, and the course of its fit."""
 
-import copy
-import logging
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from pytorch_lightning import Trainer
+from jaxtyping import Bool
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.calibration.thresholds import Calibration
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Edges
-from pcctlearn.training.threshold_module import ThresholdModule
-
-log = logging.getLogger(__name__)
 
 
-def with_edges(model: SpectralModel, edges_keV: Edges) -> SpectralModel:
-    """The same scanner with other thresholds, of one pixel or of many."""
-    other = copy.deepcopy(model)
-    learn = [bool(one) for one in model.thresholds.learn]
-    other.thresholds = Thresholds(edges_keV.detach(), learn=learn)
-    return other
+@dataclass(frozen=True)
+class BiasedScan:
+    """Scan of a known object by a detector whose true thresholds are not the nominal ones."""
+
+    nominal_keV: Edges
+    true_keV: Edges
+    target: Scan
 
 
-def biased(edges_keV: Edges, learn: Tensor, bias_keV: Tensor | float) -> Edges:
-    """Edges with a bias on those that can be off: the fixed ones carry no information."""
+def biased(edges_keV: Edges, learn: Bool[Tensor, "edge"], bias_keV: Tensor | float) -> Edges:
+    """Edges with a bias on the learned ones; the others carry no information."""
     return edges_keV + torch.where(learn, bias_keV, 0.0)
 
 
-def channels_first(rays: Tensor) -> Tensor:
-    """(view, *pixel, channel) to (1, channel, view, *pixel)."""
-    return rays.movedim(-1, 0)[None]
-
-
-def check_materials(model: SpectralModel, materials: Sequence[str]) -> None:
-    """The basis materials must be those that the study's object is made of, in its order."""
-    if list(model.materials) != list(materials):
-        wanted = ",".join(materials)
-        raise ValueError(
-            f"this study needs the basis materials {wanted}, got {','.join(model.materials)}: use "
-            f"physics.materials=[{wanted}]"
-        )
-
-
 def check_steps(max_steps: int) -> None:
-    """A study without a step has nothing to show."""
+    """Raise ValueError for a study without a step."""
     if max_steps < 1:
         raise ValueError(f"max_steps must be 1 or more, got {max_steps}")
 
 
-def fit(trainer: Trainer, module: ThresholdModule, target: Scan, max_steps: int) -> None:
-    """Take up to ``max_steps`` steps, each on the whole scan."""
-    loader: Any = DataLoader([target] * max_steps, batch_size=None, collate_fn=lambda scan: scan)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
-    if module.converged:
-        log.info("calibrated in %d steps", len(module.history))
-    else:
-        log.warning(
-            "not converged after %d steps: raise study.max_steps, the results are those of the "
-            "best step",
-            len(module.history),
-        )
-
-
-def history_arrays(module: ThresholdModule) -> dict[str, Tensor]:
-    """Loss and threshold errors of every step."""
+def calibration_arrays(
+    scan: BiasedScan, found: Calibration, learn: Bool[Tensor, "edge"]
+) -> dict[str, Tensor]:
+    """Edges; loss and errors of the learned edges of observable pixels at each step."""
+    tried = torch.stack([iterate.edges_keV for iterate in found.history])
+    errors = (tried - scan.true_keV)[:, found.observable][..., learn].flatten(1)
     return {
-        f"history/{name}": torch.tensor([row[name] for row in module.history], dtype=torch.float64)
-        for name in module.history[0]
+        "edges/true_keV": scan.true_keV,
+        "edges/nominal_keV": scan.nominal_keV,
+        "edges/found_keV": found.edges_keV,
+        "history/loss": torch.tensor([it.loss for it in found.history], dtype=torch.float64),
+        "history/threshold_error_rms_keV": errors.square().mean(1).sqrt(),
+        "history/threshold_error_max_keV": errors.abs().amax(1),
     }

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
-from pcctlearn.experiments.calibration import check_materials
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.perturbation import tangent_planes
@@ -55,7 +54,7 @@ class Perturbation:
                 f"the surfaces need two bins, got {model.thresholds.n_bins}: use "
                 "physics/thresholds=two_bins"
             )
-        check_materials(model, ["water", "calcium"])
+        model.require_materials(["water", "calcium"])
         self.model, self.layer = model, decomposition(model)
         self.centre = torch.stack(
             [

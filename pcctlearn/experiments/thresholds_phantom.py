@@ -1,24 +1,18 @@
-"""Thresholds from the scan of a known phantom, then a patient scanned with the same detector."""
+"""Thresholds from the scan of a known phantom, used on the scan of a patient [1, Figs 7, 8]."""
 
 import logging
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from pcctlearn.calibration.thresholds import Calibration
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.sensitivity import fisher_information
-from pcctlearn.experiments.calibration import (
-    biased,
-    channels_first,
-    check_materials,
-    check_steps,
-    fit,
-    history_arrays,
-    with_edges,
-)
+from pcctlearn.experiments.calibration import BiasedScan, biased, calibration_arrays, check_steps
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.wider_field import advice_of_settings
@@ -29,39 +23,45 @@ from pcctlearn.figures.calibration import (
     threshold_errors,
 )
 from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.metrics.errors import rms
 from pcctlearn.phantoms.body import body_mask
 from pcctlearn.phantoms.ellipses import EllipsePhantom
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
+from pcctlearn.shapes import Edges, channels_first, channels_last
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry import FlatBeam
+from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.sparse_projector import Projector
-from pcctlearn.training.threshold_module import ThresholdModule
 
 log = logging.getLogger(__name__)
 
+Numbers = dict[str, float]
+Arrays = dict[str, Tensor]
+
 
 class PhantomCalibration:
-    """Some or all pixels have wrong thresholds; images of a known phantom put them right.
+    """Calibrate pixels with wrong thresholds on a known phantom, then image a patient with them.
 
-    The loss compares images, or line integrals, with those of the known phantom. What was found
-    is then used on the scan of a patient, which the calibration never saw.
+    The loss compares images, or line integrals, with those of the known phantom. The thresholds
+    found are then used on the scan of a patient that the calibration has not seen.
 
     Args:
         model: the scanner with its nominal thresholds, the same for all pixels.
-        decomposition, loss, training: as in the slab study.
-        geometry: the scan, parallel or fan beam.
-        phantom: what is calibrated with.
-        patient: what is scanned afterwards.
-        window: of the reconstruction.
+        decomposition, loss, training: as in ``SlabCalibration``.
+        geometry: parallel or fan beam.
+        phantom: the known object.
+        patient: scanned afterwards.
+        window: apodisation of the reconstruction.
         bias_keV: offset of the edges of ``biased_columns``; for all columns, where these are
             ``None``, the standard deviation of a normal distribution.
-        least_views: columns that the phantom shadows in fewer views are not judged.
+        biased_columns: detector columns with a bias.
+        least_views: columns that the phantom shadows in fewer views are left out of the errors.
         vmi_keV: energy of the monoenergetic images.
         seed: of the biases.
-        max_steps: of the optimiser.
+        max_steps: most steps of the calibration.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PhantomCalibration:
         model: SpectralModel,
         decomposition: Callable[[SpectralModel], Decomposition],
         loss: TotalLoss,
-        training: Callable[..., ThresholdModule],
+        training: Callable[..., Calibration],
         geometry: FlatBeam,
         phantom: EllipsePhantom,
         patient: AxialSlice,
@@ -92,7 +92,7 @@ class PhantomCalibration:
                 "phantoms=water_calcium"
             )
         check_steps(max_steps)
-        check_materials(model, phantom.materials)
+        model.require_materials(phantom.materials)
         n_columns = geometry.n_columns
         if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
             raise ValueError(
@@ -107,97 +107,101 @@ class PhantomCalibration:
         self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
 
     def run(self, context: Context) -> StudyResults:
-        """Scan the phantom, calibrate on it, scan the patient."""
-        learn = self.model.thresholds.learn
-        nominal = self.model.thresholds.edges_keV.detach().expand(self.geometry.n_columns, -1)
-        true_edges = biased(nominal, learn, self._bias(nominal.shape))
-        detector = with_edges(self.model, true_edges)
+        """Scan the phantom and the patient, calibrate on the phantom, compare."""
+        reconstruct = self._reconstruction()
+        scan, patient = self.scan(reconstruct)
+        found = self.fit(scan, reconstruct, context)
+        return self.report(*self.measure(scan, patient, found, reconstruct))
 
-        log.info("building the reconstruction of %s", self.geometry)
-        # Gauss–Newton needs the transpose
-        reconstruct = fbp(self.geometry, self.window, truncation="cosine").double()
-        image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
-        chain = Chain(self.decomposition(with_edges(self.model, nominal)), reconstruct, image)
-
+    def scan(self, reconstruct: LinearOperator) -> tuple[BiasedScan, Scan]:
+        """Counts of the phantom and of the patient, with what is known of both."""
         log.info("scanning the phantom and the patient")
+        nominal = self.model.thresholds.edges_keV.detach().expand(self.geometry.n_columns, -1)
+        true = biased(nominal, self.model.thresholds.learn, self._bias(nominal.shape))
         A = self.phantom.line_integrals(*self.geometry.rays()).double()[None]
-        shadowed = (A[0].sum(0) > 0).sum(0)
-        judged = shadowed >= self.least_views
-        self._check_biased(judged)
+        self._check_biased(self._judged(A))
         precision = fisher_information(
-            A[0].movedim(0, -1), chain.decompose.model.spectra().detach(), self.model.attenuation
-        )
-        target = Scan(
-            counts=self._counts(detector, A),
-            line_integrals=A,
-            maps=reconstruct @ A,
-            precision=precision[None],
+            channels_last(A),
+            self.model.with_edges(nominal).spectra().detach(),
+            self.model.attenuation,
         )
         grid = self.geometry.image
         with advice_of_settings(self.geometry):
-            patient_maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
-        patient_A = Projector(self.geometry).double() @ patient_maps
-        patient = Scan(counts=self._counts(detector, patient_A))
-        reference = chain.onward(Scan(line_integrals=patient_A))
+            maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
+        A_patient = Projector(self.geometry).double() @ maps
+        counts, counts_patient = (
+            channels_first(self.model.with_edges(true)(channels_last(x)).detach())
+            for x in (A, A_patient)
+        )
+        target = Scan(counts=counts, line_integrals=A, maps=reconstruct @ A, precision=precision)
+        patient = Scan(counts=counts_patient, line_integrals=A_patient, maps=maps)
+        return BiasedScan(nominal, true, target), patient
 
-        before, patient_before = self._image(chain, target), self._image(chain, patient)
-        module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
-        fit(context.trainer, module, target, self.max_steps)
-        after, patient_after = self._image(chain, target), self._image(chain, patient)
+    def fit(self, scan: BiasedScan, reconstruct: LinearOperator, context: Context) -> Calibration:
+        """The thresholds with which the phantom comes out as it is known."""
+        return self.training(
+            chain=self._chain(scan.nominal_keV, reconstruct),
+            target=scan.target,
+            loss=self.loss,
+            trainer=context.trainer,
+            max_steps=self.max_steps,
+        )
 
-        edges = chain.decompose.model.thresholds.edges_keV.detach()
-        error_before = (nominal - true_edges)[judged][:, learn]
-        error_after = (edges - true_edges)[judged][:, learn]
-        hounsfield = {
-            name: image.hounsfield(scan.at("maps"))[0, 0]
-            for name, scan in (
-                ("reference", reference),
-                ("before", patient_before),
-                ("after", patient_after),
-            )
+    @torch.no_grad()
+    def measure(
+        self, scan: BiasedScan, patient: Scan, found: Calibration, reconstruct: LinearOperator
+    ) -> tuple[Numbers, Arrays]:
+        """Errors of thresholds and of the patient's image, before and after."""
+        learn = self.model.thresholds.learn
+        judged = self._judged(scan.target.at("line_integrals"))
+        image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
+        reference = reconstruct @ patient.at("line_integrals")
+        hounsfield = {"reference": image.hounsfield(reference)[0, 0]}
+        voxel_cm = self.geometry.image.voxel_cm
+        body = body_mask(image.hounsfield(patient.at("maps"))[0, 0], (voxel_cm, voxel_cm))
+        numbers: Numbers = {}
+        images: Numbers = {}
+        arrays: Arrays = {
+            "phantom/reference": scan.target.at("maps")[0],
+            "patient/maps": patient.at("maps")[0],
+            "patient/reference": reference[0],
+            "patient/body": body,
+            "columns/observable": found.observable,
+            "columns/judged": judged,
+            **calibration_arrays(scan, found, learn),
         }
-        spacing = (grid.voxel_cm, grid.voxel_cm)
-        body = body_mask(image.hounsfield(patient_maps)[0, 0], spacing)
-        rms = {
-            when: float((hounsfield[when] - hounsfield["reference"])[body].square().mean().sqrt())
-            for when in ("before", "after")
-        }
-        assert module.observable is not None
         vmi = f"scan_vmi{self.vmi_keV:g}_rmse"
-        numbers = {
-            "threshold_error_before_max_keV": float(error_before.abs().max()),
-            "threshold_error_before_rms_keV": float(error_before.square().mean().sqrt()),
-            "threshold_error_after_max_keV": float(error_after.abs().max()),
-            "threshold_error_after_rms_keV": float(error_after.square().mean().sqrt()),
-            f"{vmi}_before_HU": rms["before"],
-            f"{vmi}_after_HU": rms["after"],
-            f"{vmi}_after_over_before": rms["after"] / rms["before"],
+        for when, edges in (("before", scan.nominal_keV), ("after", found.edges_keV)):
+            error = (edges - scan.true_keV)[judged][:, learn]
+            numbers[f"threshold_error_{when}_max_keV"] = float(error.abs().max())
+            numbers[f"threshold_error_{when}_rms_keV"] = rms(error)
+            chain = self._chain(edges, reconstruct)
+            for name, counts in (("phantom", scan.target.counts), ("patient", patient.counts)):
+                arrays[f"{name}/{when}"] = chain(counts, until="maps").at("maps")[0]
+            hounsfield[when] = image.hounsfield(arrays[f"patient/{when}"][None])[0, 0]
+            images[f"{vmi}_{when}_HU"] = rms((hounsfield[when] - hounsfield["reference"])[body])
+        numbers |= images | {
+            f"{vmi}_after_over_before": images[f"{vmi}_after_HU"] / images[f"{vmi}_before_HU"],
             "judged_columns": float(judged.sum()),
-            "unobservable_columns": float((~module.observable).sum()),
-            "judged_but_unobservable_columns": float((judged & ~module.observable).sum()),
-            "steps": float(len(module.history)),
-            "fit_converged": float(module.converged),
+            "unobservable_columns": float((~found.observable).sum()),
+            "judged_but_unobservable_columns": float((judged & ~found.observable).sum()),
+            "steps": float(len(found.history)),
+            "fit_converged": float(found.converged),
         }
-        unseen = (~module.observable).nonzero()[:, 0].tolist()
+        return numbers, arrays | {f"patient/{name}_HU": hu for name, hu in hounsfield.items()}
+
+    def report(self, numbers: Numbers, arrays: Arrays) -> StudyResults:
+        """Numbers, arrays and figures of the study."""
+        unseen = (~arrays["columns/observable"]).nonzero()[:, 0].tolist()
+        columns = (
+            "Columns that see nothing but air, or too little, keep their nominal thresholds: "
+            f"{_ranges(unseen)}."
+            if unseen
+            else "Every column is observable."
+        )
         return StudyResults(
             numbers,
-            {
-                "phantom/reference": target.at("maps")[0],
-                "phantom/before": before.at("maps")[0],
-                "phantom/after": after.at("maps")[0],
-                "patient/maps": patient_maps[0],
-                "patient/reference": reference.at("maps")[0],
-                "patient/before": patient_before.at("maps")[0],
-                "patient/after": patient_after.at("maps")[0],
-                "patient/body": body,
-                **{f"patient/{name}_HU": values for name, values in hounsfield.items()},
-                "edges/true_keV": true_edges,
-                "edges/nominal_keV": nominal,
-                "edges/found_keV": edges,
-                "columns/observable": module.observable,
-                "columns/judged": judged,
-                **history_arrays(module),
-            },
+            arrays,  # type: ignore[arg-type]
             {
                 "scan_images": scan_images,
                 "phantom_images": phantom_images,
@@ -215,14 +219,21 @@ class PhantomCalibration:
                 "threshold_errors": "Threshold error of every detector column, before and after. "
                 "Grey: columns that the phantom leaves unobservable; they keep their thresholds.",
             },
-            f"Scanned: {self.patient.name}. "
-            + (
-                f"Columns that see nothing but air, or too little, keep their nominal thresholds: "
-                f"{_ranges(unseen)}."
-                if unseen
-                else "Every column is observable."
-            ),
+            f"Scanned: {self.patient.name}. {columns}",
         )
+
+    def _reconstruction(self) -> LinearOperator:
+        log.info("building the reconstruction of %s", self.geometry)
+        # Gauss–Newton needs the transpose
+        return fbp(self.geometry, self.window, truncation="cosine").double()
+
+    def _chain(self, edges_keV: Edges, reconstruct: LinearOperator) -> Chain:
+        image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
+        return Chain(self.decomposition(self.model.with_edges(edges_keV)), reconstruct, image)
+
+    def _judged(self, line_integrals: Tensor) -> Bool[Tensor, "column"]:
+        """Columns that the phantom shadows in ``least_views`` views or more."""
+        return (line_integrals[0].sum(0) > 0).sum(0) >= self.least_views
 
     def _bias(self, shape: torch.Size) -> Tensor:
         if self.biased_columns is None:
@@ -235,19 +246,12 @@ class PhantomCalibration:
     def _check_biased(self, judged: Tensor) -> None:
         unseen = [c for c in self.biased_columns or () if not judged[c]]
         if unseen:
-            seen = judged.nonzero()[:, 0].tolist()
+            visible = judged.nonzero()[:, 0].tolist()
             raise ValueError(
                 f"the phantom shadows biased column {unseen[0]} in fewer than {self.least_views} "
-                f"views, so it cannot be calibrated: choose among {_ranges(seen)}, or take a "
+                f"views, so it cannot be calibrated: choose among {_ranges(visible)}, or take a "
                 "larger phantom"
             )
-
-    def _counts(self, detector: SpectralModel, line_integrals: Tensor) -> Tensor:
-        return channels_first(detector(line_integrals[0].movedim(0, -1)).detach())
-
-    @torch.no_grad()
-    def _image(self, chain: Chain, scan: Scan) -> Scan:
-        return chain(scan.counts)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,51 +1,55 @@
-"""Thresholds from slabs of known thickness: the article's first calibration."""
+"""Thresholds from slabs of known thickness [1, Fig. 6]."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.information import count_information
+from pcctlearn.calibration.thresholds import Calibration
 from pcctlearn.chain import Chain
 from pcctlearn.decomposition.base import Decomposition
-from pcctlearn.decomposition.sensitivity import fisher_information
+from pcctlearn.decomposition.sensitivity import count_information, fisher_information
 from pcctlearn.experiments.calibration import (
+    BiasedScan,
     biased,
-    channels_first,
-    check_materials,
+    calibration_arrays,
     check_steps,
-    fit,
-    history_arrays,
-    with_edges,
 )
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.calibration import calibration_curves, slab_decomposition
 from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.metrics.errors import rms
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
-from pcctlearn.training.threshold_module import ThresholdModule
+from pcctlearn.shapes import Edges, channels_first, channels_last
 from pcctlearn.units import area_density_g_cm2, thickness_cm
+
+Numbers = dict[str, float]
+Arrays = dict[str, Tensor]
 
 
 class SlabCalibration:
     """One pixel behind water and calcium slabs; every threshold starts off by ``bias_keV``.
 
-    With ``noisy`` counts the study is repeated on ``n_detectors`` independent draws at once, as if
-    they were so many pixels; the first is the one reported, all of them show how the error
-    compares with its Cramér–Rao bound.
+    With ``noisy`` counts the study is made on ``n_detectors`` independent draws at once, as if they
+    were so many pixels. Thicknesses are those of the first; the ratios of threshold errors to their
+    Cramér–Rao bound are those of all.
 
     Args:
         model: the scanner with its nominal thresholds.
         decomposition: builds the layer for a model.
-        loss: where the calibration looks.
-        training: builds the Lightning module from chain, loss and true edges.
+        loss: compares decomposed and true slabs.
+        training: calibrates a chain, as ``fit_thresholds`` does.
         water_cm, calcium_cm: first, last and step of the thicknesses at reference density.
-        bias_keV: by how much the detector's edges lie above their nominal values.
-        noisy, n_detectors, seed: photon noise, Poisson and independent from bin to bin: true of
-            detectors that register a photon once, optimistic for CdTe with its charge sharing.
-        max_steps: of the optimiser.
+        bias_keV: offset of the true thresholds from the nominal ones.
+        noisy: draw Poisson counts, independent from bin to bin. This holds for detectors that
+            register a photon once, and is optimistic for CdTe with its charge sharing.
+        n_detectors: number of draws.
+        seed: of the photon noise.
+        max_steps: most steps of the calibration.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class SlabCalibration:
         model: SpectralModel,
         decomposition: Callable[[SpectralModel], Decomposition],
         loss: TotalLoss,
-        training: Callable[..., ThresholdModule],
+        training: Callable[..., Calibration],
         water_cm: Sequence[float] = (0.0, 30.0, 2.0),
         calcium_cm: Sequence[float] = (0.0, 2.0, 0.2),
         bias_keV: float = 0.5,
@@ -63,78 +67,73 @@ class SlabCalibration:
         max_steps: int = 12,
     ) -> None:
         check_steps(max_steps)
-        check_materials(model, ["water", "calcium"])
+        model.require_materials(["water", "calcium"])
         if n_detectors < 1:
             raise ValueError(f"n_detectors must be 1 or more, got {n_detectors}")
         self.model, self.decomposition, self.loss = model, decomposition, loss
         self.training, self.bias_keV = training, bias_keV
         self.noisy, self.n_detectors, self.seed = noisy, n_detectors, seed
         self.max_steps = max_steps
-        water, calcium = (_steps(*span) for span in (water_cm, calcium_cm))
-        thickness = torch.cartesian_prod(water, calcium)
-        self.slabs = torch.stack(
-            [
-                area_density_g_cm2(thickness[:, i], name)
-                for i, name in enumerate(("water", "calcium"))
-            ],
-            -1,
-        )
+        thickness = torch.cartesian_prod(_steps(*water_cm), _steps(*calcium_cm))
+        slabs = zip(thickness.T, model.materials, strict=True)
+        self.slabs = torch.stack([area_density_g_cm2(d, name) for d, name in slabs], -1)
 
     def run(self, context: Context) -> StudyResults:
-        """Calibrate, then decompose the slabs with what was found."""
-        learn = self.model.thresholds.learn
+        """Scan, calibrate, compare."""
+        scan = self.scan()
+        return self.report(*self.measure(scan, self.fit(scan, context)))
+
+    def scan(self) -> BiasedScan:
+        """Counts of the slabs from detectors whose thresholds are off."""
         nominal = self.model.thresholds.edges_keV.detach().expand(self.n_detectors, -1)
-        detector = with_edges(self.model, biased(nominal, learn, self.bias_keV))
-        true_edges = detector.thresholds.edges_keV.detach()
-        A = self.slabs[:, None].expand(-1, self.n_detectors, -1)
-        counts = detector(A).detach()
+        true = biased(nominal, self.model.thresholds.learn, self.bias_keV)
+        A = self.slabs[None, :, None].expand(-1, -1, self.n_detectors, -1)
+        counts = self.model.with_edges(true)(A).detach()
         if self.noisy:
             counts = draw_counts(counts, torch.Generator().manual_seed(self.seed))
+        spectra = self.model.with_edges(nominal).spectra().detach()
+        precision = fisher_information(A, spectra, self.model.attenuation)
+        known = {"line_integrals": channels_first(A), "precision": precision}
+        return BiasedScan(nominal, true, Scan(counts=channels_first(counts), **known))
 
-        chain = Chain(self.decomposition(with_edges(self.model, nominal)))
-        information = fisher_information(A, chain.decompose.model.spectra(), self.model.attenuation)
-        precision = information.detach()[None]
-        target = Scan(
-            counts=channels_first(counts), line_integrals=channels_first(A), precision=precision
+    def fit(self, scan: BiasedScan, context: Context) -> Calibration:
+        """The thresholds with which the slabs decompose to what they are."""
+        return self.training(
+            self._chain(scan.nominal_keV), scan.target, self.loss,
+            trainer=context.trainer, max_steps=self.max_steps,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def measure(self, scan: BiasedScan, found: Calibration) -> tuple[Numbers, Arrays]:
+        """Errors of thresholds and thicknesses, before and after."""
+        learn = self.model.thresholds.learn
+        error_before, error = (
+            (edges - scan.true_keV)[:, learn] for edges in (scan.nominal_keV, found.edges_keV)
         )
-        before = self._thickness(chain, target)
-        module = self.training(chain=chain, loss=self.loss, true_edges_keV=true_edges)
-        fit(context.trainer, module, target, self.max_steps)
-        after = self._thickness(chain, target)
-        truth = self._to_cm(A[:, 0])
-
-        edges = chain.decompose.model.thresholds.edges_keV.detach()
-        error = (edges - true_edges)[:, learn]
-        first = (nominal - true_edges)[0, learn]
+        true = self._thickness_cm(scan.target)
         numbers = {
-            "threshold_error_before_max_keV": float(first.abs().max()),
+            "threshold_error_before_max_keV": float(error_before[0].abs().max()),
             "threshold_error_after_max_keV": float(error[0].abs().max()),
-            **_rmse("before", before, truth),
-            **_rmse("after", after, truth),
-            "steps": float(len(module.history)),
-            "fit_converged": float(module.converged),
         }
-        arrays: dict[str, Tensor] = {
-            "slabs/true_cm": truth,
-            "slabs/before_cm": before,
-            "slabs/after_cm": after,
-            "edges/true_keV": true_edges,
-            "edges/nominal_keV": nominal,
-            "edges/found_keV": edges,
-            **history_arrays(module),
+        arrays: Arrays = {
+            "slabs/true_cm": true,
+            **calibration_arrays(scan, found, learn),
         }
+        for when, edges in (("before", scan.nominal_keV), ("after", found.edges_keV)):
+            thickness = self._thickness_cm(self._chain(edges)(scan.target.counts))
+            arrays[f"slabs/{when}_cm"] = thickness
+            for i, name in enumerate(self.model.materials):
+                numbers[f"{name}_rmse_{when}_cm"] = rms(thickness[:, i] - true[:, i])
+        numbers |= {"steps": float(len(found.history)), "fit_converged": float(found.converged)}
         if self.noisy:
-            bound = torch.linalg.inv(count_information(detector, A)[:, learn][:, :, learn])
-            ratio = error / bound.diagonal(dim1=1, dim2=2).sqrt()
-            numbers |= {
-                "threshold_crlb_max_keV": float(bound[0].diagonal().sqrt().max()),
-                "threshold_error_over_crlb_max": float(ratio[0].abs().max()),
-                "threshold_error_over_crlb_rms_over_detectors": float(ratio.square().mean().sqrt()),
-                "share_of_detectors_within_3_crlb": float(
-                    (ratio.abs() <= 3).all(1).double().mean()
-                ),
-            }
+            ratio, more = self._over_bound(scan, error)
+            numbers |= more
             arrays["edges/error_over_crlb"] = ratio
+        return numbers, arrays
+
+    def report(self, numbers: Numbers, arrays: Arrays) -> StudyResults:
+        """Numbers, arrays and figures of the study."""
+        noise = f", Poisson noise on, {self.n_detectors} detectors" if self.noisy else ""
         return StudyResults(
             numbers,
             arrays,  # type: ignore[arg-type]
@@ -144,21 +143,36 @@ class SlabCalibration:
                 "slab_decomposition": "Slabs decomposed with the nominal thresholds and with the "
                 "calibrated ones, beside what they are.",
             },
-            f"{len(self.slabs)} slab combinations, thresholds off by {self.bias_keV:g} keV"
-            + (f", Poisson noise on, {self.n_detectors} detectors." if self.noisy else "."),
+            f"{len(self.slabs)} slab combinations, thresholds off by {self.bias_keV:g} keV{noise}.",
         )
 
-    @torch.no_grad()
-    def _thickness(self, chain: Chain, target: Scan) -> Tensor:
-        assert target.counts is not None
-        x = chain(target.counts, until="line_integrals").line_integrals
-        return self._to_cm(x[0, :, :, 0].movedim(0, -1))
+    def _chain(self, edges_keV: Edges) -> Chain:
+        return Chain(self.decomposition(self.model.with_edges(edges_keV)))
 
-    def _to_cm(self, line_integrals: Tensor) -> Tensor:
-        names = self.model.materials
-        return torch.stack(
-            [thickness_cm(line_integrals[..., i], name) for i, name in enumerate(names)], -1
+    def _thickness_cm(self, scan: Scan) -> Float[Tensor, "slab material"]:
+        """Thickness that the first detector finds for each slab."""
+        line_integrals = zip(
+            scan.at("line_integrals")[0, :, :, 0], self.model.materials, strict=True
         )
+        return torch.stack([thickness_cm(A, name) for A, name in line_integrals], -1)
+
+    def _over_bound(
+        self, scan: BiasedScan, error: Float[Tensor, "pixel edge"]
+    ) -> tuple[Float[Tensor, "pixel edge"], Numbers]:
+        """Errors over their Cramér–Rao bound."""
+        learn, detector = self.model.thresholds.learn, self.model.with_edges(scan.true_keV)
+        information = count_information(
+            detector, channels_last(scan.target.at("line_integrals"))[0]
+        )
+        bound = torch.linalg.inv(information[:, learn][:, :, learn])
+        sd = bound.diagonal(dim1=1, dim2=2).sqrt()
+        ratio = error / sd
+        return ratio, {
+            "threshold_crlb_max_keV": float(sd[0].max()),
+            "threshold_error_over_crlb_max": float(ratio[0].abs().max()),
+            "threshold_error_over_crlb_rms_over_detectors": rms(ratio),
+            "share_of_detectors_within_3_crlb": float((ratio.abs() <= 3).all(1).double().mean()),
+        }
 
 
 def _steps(first: float, last: float, step: float) -> Tensor:
@@ -166,8 +180,3 @@ def _steps(first: float, last: float, step: float) -> Tensor:
         raise ValueError(f"slabs need first ≤ last and a positive step, got {first}:{step}:{last}")
     n = round((last - first) / step) + 1
     return first + step * torch.arange(n, dtype=torch.float64)
-
-
-def _rmse(when: str, found_cm: Tensor, true_cm: Tensor) -> dict[str, float]:
-    rms = (found_cm - true_cm).square().mean(0).sqrt()
-    return {f"water_rmse_{when}_cm": float(rms[0]), f"calcium_rmse_{when}_cm": float(rms[1])}

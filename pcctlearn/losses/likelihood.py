@@ -1,17 +1,20 @@
-"""The likelihood of counts behind known materials, told apart into two stages of the chain.
+"""The likelihood of counts behind known materials, as a sum of losses on two stages.
 
-To second order L(A_true) = L(A*) + ½ (A* − A_true)ᵀ I (A* − A_true): the deviance that the
-decomposition leaves, and the misfit of what it found. The first holds what the bins say beyond
-the line integrals, so that both together use all of the counts.
+To second order L(A_true) = L(A*) + ½ (A* − A_true)ᵀ I (A* − A_true), with the decomposed line
+integrals A*: the deviance at the minimum, and the misfit of the line integrals. The deviance holds
+what the bins say beyond the line integrals, so that both together use all of the counts.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pcctlearn.decomposition.sensitivity import count_information
+from pcctlearn.losses.curvature import Curvature, Linearisation
+from pcctlearn.losses.stage import Loss
 from pcctlearn.scan import Scan
 
 
-class MisfitLoss(nn.Module):
+class MisfitLoss(Loss):
     """½ Σ_rays (A − A_true)ᵀ I (A − A_true), with the Fisher information I of each ray."""
 
     stage = "line_integrals"
@@ -21,8 +24,12 @@ class MisfitLoss(nn.Module):
         r = (predicted.at("line_integrals") - target.at("line_integrals")).movedim(1, -1)
         return 0.5 * torch.einsum("...k,...km,...m->", r, target.at("precision"), r)
 
+    def curvature(self, at: Linearisation) -> Curvature:
+        """∂²/∂A² = I."""
+        return Curvature(at.target.at("precision")[0])
 
-class DevianceLoss(nn.Module):
+
+class DevianceLoss(Loss):
     """Σ_rays Σ_b [ȳ_b(A*) − n_b + n_b log(n_b/ȳ_b(A*))]: what no line integral can explain."""
 
     stage = "expected_counts"
@@ -32,3 +39,14 @@ class DevianceLoss(nn.Module):
         mean, n = predicted.at("expected_counts"), target.at("counts")
         # log ȳ apart: the derivative of xlogy(n, n/ȳ) is 0/0 where nothing was counted
         return (mean - n - torch.xlogy(n, mean) + torch.xlogy(n, n)).sum()
+
+    def curvature(self, at: Linearisation) -> Curvature:
+        """Σ_rays (Iᴰ − Jᵀ I J): what counts say of the thresholds beyond their line integrals.
+
+        Iᴰ is the information of the counts on the thresholds for known line integrals, J = dA/dD.
+        """
+        model, J, precision = at.chain.decompose.model, at.jacobian, at.target.at("precision")[0]
+        learn = model.thresholds.learn
+        of_counts = count_information(model, at.rays)
+        taken = torch.einsum("vpkj,vpkm,vpml->pjl", J, precision, J)
+        return Curvature(torch.zeros_like(precision), of_counts * learn * learn[:, None] - taken)

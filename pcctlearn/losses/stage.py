@@ -1,13 +1,30 @@
-"""A loss on any stage of the chain, and sums of them."""
+"""Losses on a stage of the chain, and their sum."""
 
 from collections.abc import Mapping
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from pcctlearn.losses.curvature import Curvature, Linearisation
 from pcctlearn.scan import STAGES, Scan
 
 
-class StageLoss(nn.Module):
+class Loss(nn.Module):
+    """A number that compares two scans at ``stage`` of the chain."""
+
+    stage: str
+
+    def forward(self, predicted: Scan, target: Scan) -> Tensor:
+        """The loss of a predicted scan."""
+        raise NotImplementedError
+
+    def curvature(self, at: Linearisation) -> Curvature:
+        """Its second derivative, positive semidefinite, for Gauss–Newton steps."""
+        raise ValueError(f"{type(self).__name__} has no curvature: use training=adam")
+
+
+class StageLoss(Loss):
     """weight · distance(predicted.<stage>, target.<stage>)."""
 
     def __init__(self, stage: str, distance: nn.Module, weight: float = 1.0) -> None:
@@ -20,14 +37,28 @@ class StageLoss(nn.Module):
         """Compare one stage of two scans."""
         return self.weight * self.distance(predicted.at(self.stage), target.at(self.stage))
 
+    def curvature(self, at: Linearisation) -> Curvature:
+        """That of a distance which is a sum over elements, such as ``torch.nn.MSELoss``."""
+        x = at.predicted.at(self.stage).detach().requires_grad_()
+        distance = self.weight * self.distance(x, at.target.at(self.stage))
+        (slope,) = torch.autograd.grad(distance, x, create_graph=True)
+        (diagonal,) = torch.autograd.grad(slope.sum(), x, materialize_grads=True)
+        if not ((diagonal >= 0).all() and diagonal.any()):
+            raise ValueError(
+                f"Gauss–Newton needs a distance with a positive second derivative, got "
+                f"{type(self.distance).__name__}: use torch.nn.MSELoss, or training=adam"
+            )
+        return at.of_stage(self.stage, diagonal)
+
 
 class TotalLoss(nn.Module):
-    """Named terms, the ``deepest`` stage the chain must reach for them, and its side branch.
+    """Named losses, added up.
 
-    ``expects`` says that a term looks at the expected counts.
+    ``deepest`` is the last stage that the chain must reach for them; ``expects`` says whether one
+    of them compares the expected counts, a side branch of the chain.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module]) -> None:
+    def __init__(self, terms: Mapping[str, Loss]) -> None:
         super().__init__()
         if not terms:
             raise ValueError("a loss needs one term at least")
@@ -39,3 +70,8 @@ class TotalLoss(nn.Module):
     def forward(self, predicted: Scan, target: Scan) -> dict[str, Tensor]:
         """The value of each term."""
         return {name: term(predicted, target) for name, term in self.terms.items()}
+
+    def curvature(self, at: Linearisation) -> Curvature:
+        """The curvature of the sum."""
+        first, *others = (cast(Loss, term).curvature(at) for term in self.terms.values())
+        return sum(others, first)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pcctlearn.metrics.errors import rms
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.units import MG_ML, thickness_cm
@@ -32,16 +33,12 @@ def correction_errors(
     difference = predicted.at("line_integrals") - reference.at("line_integrals")
     for number, name in enumerate(materials):
         rays = thickness_cm(difference[:, number][through], name)
-        errors[f"projection_{name}_rmse_cm"] = _rms(rays)
+        errors[f"projection_{name}_rmse_cm"] = rms(rays)
     truth_HU = image.hounsfield(reference.at("maps"))[:, 0]
     body = (truth_HU > BODY_HU) & seen
     maps = predicted.at("maps") - reference.at("maps")
     for number, name in enumerate(materials):
-        errors[f"image_{name}_rmse_mg_mL"] = MG_ML * _rms(maps[:, number][body])
+        errors[f"image_{name}_rmse_mg_mL"] = MG_ML * rms(maps[:, number][body])
     seen_HU = image.hounsfield(predicted.at("maps"))[:, 0]
-    errors[f"vmi{image.energies_keV[0]:.0f}_rmse_HU"] = _rms((seen_HU - truth_HU)[body])
+    errors[f"vmi{image.energies_keV[0]:.0f}_rmse_HU"] = rms((seen_HU - truth_HU)[body])
     return errors
-
-
-def _rms(values: Tensor) -> float:
-    return values.double().square().mean().sqrt().item()

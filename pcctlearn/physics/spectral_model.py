@@ -1,5 +1,6 @@
 """Forward model: line integrals of basis materials to expected photon counts."""
 
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -124,6 +125,22 @@ class SpectralModel(nn.Module):
         """From plain tensors alone, for any number of bins and materials."""
         response = Table(energies_keV, deposited_keV, response_per_keV)
         return cls(energies_keV, fluence, response, Thresholds(edges_keV), attenuation)
+
+    def with_edges(self, edges_keV: Edges) -> "SpectralModel":
+        """The same scanner with other thresholds, of one pixel or of many."""
+        other = copy.deepcopy(self)
+        learn = [bool(one) for one in self.thresholds.learn]
+        other.thresholds = Thresholds(edges_keV.detach(), learn=learn)
+        return other
+
+    def require_materials(self, materials: Sequence[str]) -> None:
+        """Raise ValueError unless these are the basis materials, in this order."""
+        if self.materials != list(materials):
+            wanted = ",".join(materials)
+            raise ValueError(
+                f"the basis materials must be {wanted}, got {','.join(self.materials)}: use "
+                f"physics.materials=[{wanted}]"
+            )
 
     def spectra(self, edges_keV: Edges | None = None) -> Spectra:
         """S_b(E'): counts in bin b per energy sample without an object."""

@@ -1,17 +1,13 @@
-"""What a scan tells of the thresholds: derivatives, information, and who can be calibrated."""
+"""Derivatives of line integrals and counts in the thresholds, and observable pixels."""
 
 import pytest
 import torch
 from scanners import scanner
 from studies import slabs
 
-from pcctlearn.calibration.information import (
-    count_information,
-    decomposed_information,
-    observable,
-    threshold_jacobian,
-)
+from pcctlearn.calibration.thresholds import decomposed_information, is_observable
 from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.sensitivity import count_information, threshold_jacobian
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import expected_counts
 
@@ -67,8 +63,8 @@ def test_air_alone_calibrates_no_pixel(model):
     jacobian = threshold_jacobian(model, A, model(A).detach())
     information = decomposed_information(model, A, jacobian)
     learn = model.thresholds.learn
-    assert observable(information, learn, within_keV=100.0).tolist() == [True, False]
-    assert observable(information, learn, within_keV=1e-9).tolist() == [False, False]
+    assert is_observable(information, learn, max_sd_keV=100.0).tolist() == [True, False]
+    assert is_observable(information, learn, max_sd_keV=1e-9).tolist() == [False, False]
 
 
 def test_more_photons_make_a_pixel_observable():

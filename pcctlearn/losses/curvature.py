@@ -1,0 +1,91 @@
+"""Second derivatives of a loss with respect to line integrals and thresholds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.scan import Scan
+from pcctlearn.shapes import RayLineIntegrals, channels_last
+from pcctlearn.tomography.linear_operator import LinearOperator
+
+RaySystem = Float[Tensor, "view pixel material material"]
+EdgeSystem = Float[Tensor, "pixel edge edge"]
+Sinograms = Float[Tensor, "material view pixel"]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """∂²L/∂A² in the line integrals, and ∂²L/∂D² of what acts on the thresholds beside them.
+
+    Args:
+        of_rays: the blocks of ∂²L/∂A² on its diagonal, one for each ray.
+        of_edges: the part that does not act through the line integrals.
+        coupling: product with all of ∂²L/∂A² where it ties rays together, as FᵀF does for a loss
+            in images; ``None`` where it is block-diagonal.
+    """
+
+    of_rays: RaySystem
+    of_edges: EdgeSystem | None = None
+    coupling: Callable[[Sinograms], Sinograms] | None = None
+
+    def __add__(self, other: "Curvature") -> "Curvature":
+        """The curvature of the sum of two losses."""
+        edges = [part.of_edges for part in (self, other) if part.of_edges is not None]
+        coupled = self.coupling is not None or other.coupling is not None
+        return Curvature(
+            self.of_rays + other.of_rays,
+            torch.stack(edges).sum(0) if edges else None,
+            (lambda sinograms: self @ sinograms + other @ sinograms) if coupled else None,
+        )
+
+    def __matmul__(self, sinograms: Sinograms) -> Sinograms:
+        """∂²L/∂A² times sinograms."""
+        if self.coupling is not None:
+            return self.coupling(sinograms)
+        return torch.einsum("vpkm,mvp->kvp", self.of_rays, sinograms)
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """A scan taken through the chain, with the change dA/dD of its line integrals.
+
+    Args:
+        chain: with the thresholds D at which ``predicted`` was made.
+        predicted, target: what a loss compares.
+        jacobian: dA/dD in g/cm² per keV; zero for edges and rays that do not move.
+    """
+
+    chain: Chain
+    predicted: Scan
+    target: Scan
+    jacobian: Float[Tensor, "view pixel material edge"]
+
+    @property
+    def rays(self) -> RayLineIntegrals:
+        """The predicted line integrals, (view, pixel, material)."""
+        return channels_last(self.predicted.at("line_integrals"))[0].detach()
+
+    def of_stage(self, stage: str, diagonal: Tensor) -> Curvature:
+        """Jᵀ diag(h) J, with J = ∂stage/∂A and h the second derivative in each element."""
+        if stage == "line_integrals":
+            return Curvature(torch.diag_embed(channels_last(diagonal)[0]))
+        if stage != "maps":
+            raise ValueError(
+                f"Gauss–Newton needs a loss on line_integrals or maps, got one on {stage}: use "
+                "training=adam"
+            )
+        F = self.chain.reconstruct
+        if not isinstance(F, LinearOperator):
+            raise ValueError(
+                f"Gauss–Newton needs a linear reconstruction, got {type(F).__name__}: build it "
+                'with truncation="cosine"'
+            )
+        one = torch.eye(self.rays.shape[-1]).to(self.rays)  # near FᵀF: maps and rays weigh alike
+        return Curvature(
+            diagonal.mean() * one.expand(*self.rays.shape, -1),
+            coupling=lambda sinograms: F.T @ (diagonal[0] * (F @ sinograms)),
+        )
