@@ -1,4 +1,4 @@
-"""A CT volume as the house holds it, and what every reader checks before it makes one."""
+"""A CT volume in HU with its frame, and the checks that all readers share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pcctlearn.units import AIR_HU, mm_to_cm
 Resampling = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MAX_TILT_DEG = 2.0
-HOUSE_DIRECTIONS = ("IS", "AP", "RL")  # z upwards, y (rows) from the front, x from the right
+HOUSE_AXES = "SPL"  # z to superior, y (rows) to posterior, x (columns) to the left
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +27,11 @@ class CtVolume:
 
     Args:
         hounsfield: (z, y, x) in HU, float32, nothing below air.
-        voxel_cm: distance from voxel to voxel along z, y and x.
+        voxel_cm: voxel size along z, y and x.
         name: of the case, for captions and messages.
         index_to_patient: takes (slice, row, column, 1) to (R, A, S, 1) of the patient, in cm.
-        densities: of a resampled volume, water and calcium in g/cm³ for a threshold in HU, made
-            voxel by voxel before they were resampled, as HU are no linear measure of materials.
+        densities: for a resampled volume, water and calcium in g/cm³ as a function of the threshold
+            in HU, converted before resampling, since densities are not linear in HU.
     """
 
     hounsfield: Float[Tensor, "z y x"]
@@ -49,11 +49,10 @@ def ct_volume(
     straighten: bool = False,
     evenly_spaced: Resampling | None = None,
 ) -> CtVolume:
-    """The volume in house axes of an array of ``air_for_padding``.
+    """Build a CtVolume from an array returned by ``air_for_padding`` and its affine (RAS, mm).
 
-    ``affine`` takes its indices to R, A and S in mm, and ``evenly_spaced`` changes both where
-    slices are not. Raises ValueError for what is not a volume, and for what is tilted unless
-    ``straighten`` resamples it.
+    ``evenly_spaced`` resamples both if slices are not. Raises ValueError for an array that is not
+    3-D, and for a tilted one unless ``straighten`` resamples it.
     """
     if stored.ndim != 3:
         raise ValueError(f"{source} has shape {stored.shape}; give one 3-D volume at a time")
@@ -63,28 +62,23 @@ def ct_volume(
         return straightened(source, *even, outside) if straighten else even
 
     hounsfield, new_affine = resampled(stored, AIR_HU)
-    axes = anatomical_axes(source, new_affine)
-
-    def in_house(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(in_house_axes(values, axes)))
+    require_straight(source, new_affine)
 
     def densities(threshold_HU: float) -> Tensor:
         both = water_and_calcium(torch.from_numpy(stored), threshold_HU).numpy()
-        return torch.stack([in_house(resampled(density, 0.0)[0]) for density in both])
+        return torch.stack([in_house_axes(*resampled(density, 0.0))[0] for density in both])
 
-    z, y, x = (mm_to_cm(float(voxel_sizes(new_affine)[axis])) for axis in house_order(axes))
-    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ new_affine @ _from_house(hounsfield.shape, axes)
-    is_resampled = hounsfield is not stored
-    return CtVolume(
-        in_house(hounsfield), (z, y, x), name, in_cm, densities if is_resampled else None
-    )
+    turned, house_affine = in_house_axes(hounsfield, new_affine)
+    z, y, x = (mm_to_cm(float(size)) for size in voxel_sizes(house_affine))
+    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ house_affine
+    return CtVolume(turned, (z, y, x), name, in_cm, None if hounsfield is stored else densities)
 
 
 def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume") -> np.ndarray:
-    """HU in float32 with air in place of padding, which is all that lies below air.
+    """HU in float32 with padding, all values below air, replaced by air.
 
     Call it before any interpolation, which would mix padding with tissue. Raises ValueError for
-    what is not in HU.
+    values that are not HU.
     """
     check_hounsfield(source, stored, part)
     return np.asarray(stored, dtype=np.float32).clip(min=AIR_HU)
@@ -93,19 +87,19 @@ def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume")
 def straightened(
     source: Path, values: np.ndarray, affine: np.ndarray, outside: float = AIR_HU
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A tilted or sheared array on axes along R, A and S, and its affine; others as they are.
+    """Resample a tilted or sheared array to axes along R, A and S; others are returned unchanged.
 
-    Along S the voxels are as far apart as the slices are along S, which under a tilted gantry is
-    the step of the table; along R and A they are as fine as the finest in a slice. What lies
-    around the slices is ``outside``, the value of air.
+    The voxel size along S is the distance of the slices along S, which under a tilted gantry is
+    the table increment; along R and A it is the smaller pixel size. ``outside``, the value of air,
+    fills the rest.
     """
     if tilt_deg(source, affine) <= MAX_TILT_DEG:
         return values, affine
-    slice_axis, *plane_axes = house_order(nib.aff2axcodes(affine))
-    pixel_mm = voxel_sizes(affine)[plane_axes].min()
+    across = slice_axis(affine)
+    pixel_mm = np.delete(voxel_sizes(affine), across).min()
     straight = resample_to_output(
         nib.Nifti1Image(values, affine),
-        (pixel_mm, pixel_mm, abs(affine[2, slice_axis])),
+        (pixel_mm, pixel_mm, abs(affine[2, across])),
         order=1,
         mode="grid-constant",  # "constant" turns the outermost voxels to air by rounding
         cval=outside,
@@ -114,7 +108,7 @@ def straightened(
 
 
 def tilt_deg(source: Path, affine: np.ndarray) -> float:
-    """The largest angle between an array axis and the patient's axis nearest to it."""
+    """Largest angle between an array axis and the nearest axis of the patient."""
     if not abs(np.linalg.det(affine[:3, :3])) > 0:
         raise ValueError(
             f"{source} has voxel sizes that are not positive; convert it again from DICOM"
@@ -122,8 +116,8 @@ def tilt_deg(source: Path, affine: np.ndarray) -> float:
     return float(np.degrees(obliquity(affine)).max())
 
 
-def anatomical_axes(source: Path, affine: np.ndarray) -> tuple[str, ...]:
-    """Where each array axis points: one of L/R, A/P and I/S each; ``affine`` leads to R, A, S."""
+def require_straight(source: Path, affine: np.ndarray) -> None:
+    """Raise ValueError if the axes of the array are tilted against the patient's axes."""
     tilt = tilt_deg(source, affine)
     if tilt > MAX_TILT_DEG:
         raise ValueError(
@@ -131,38 +125,25 @@ def anatomical_axes(source: Path, affine: np.ndarray) -> tuple[str, ...]:
             f"{MAX_TILT_DEG:g}°; read the whole volume with datasets.straighten=true, or resample "
             "it to straight axes first, as dcm2niix does for a tilted gantry"
         )
-    return nib.aff2axcodes(affine)
 
 
-def house_order(axes: tuple[str, ...]) -> list[int]:
-    """Which array axis is z, y and x; a plane of a volume lacks one of them."""
-    return [axis for pair in HOUSE_DIRECTIONS for axis, code in enumerate(axes) if code in pair]
+def slice_axis(affine: np.ndarray) -> int:
+    """Axis of the array along which slices follow each other (inferior to superior or back)."""
+    return nib.io_orientation(affine)[:, 0].tolist().index(2)
 
 
-def in_house_axes(stored: np.ndarray, axes: tuple[str, ...]) -> np.ndarray:
-    """A view of a volume, or of a plane of one, with its axes in the order and sense of ours."""
-    order = house_order(axes)
-    turned = tuple(slice(None, None, _sense(axes[axis])) for axis in order)
-    return stored.transpose(order)[turned]
+def in_house_axes(values: np.ndarray, affine: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Reorder and flip axes to (z, y, x); the affine of the result takes its indices to RAS, mm."""
+    from monai.data import MetaTensor
+    from monai.transforms import Orientation
 
-
-def _from_house(shape: tuple[int, ...], axes: tuple[str, ...]) -> np.ndarray:
-    """The matrix that takes house indices (slice, row, column, 1) to those of the stored array."""
-    matrix = np.zeros((4, 4))
-    matrix[3, 3] = 1
-    for house_axis, axis in enumerate(house_order(axes)):
-        matrix[axis, house_axis] = sense = _sense(axes[axis])
-        matrix[axis, 3] = 0 if sense == 1 else shape[axis] - 1
-    return matrix
-
-
-def _sense(code: str) -> int:
-    """1 for an axis that points as ours does, −1 for its opposite."""
-    return 1 if any(code == pair[1] for pair in HOUSE_DIRECTIONS) else -1
+    stored = MetaTensor(torch.from_numpy(values)[None], torch.from_numpy(affine))
+    turned = Orientation(HOUSE_AXES, labels=None)(stored)
+    return turned.as_tensor()[0].contiguous(), turned.affine.numpy()
 
 
 def check_hounsfield(source: Path, values: np.ndarray, part: str) -> None:
-    """Refuse what is not a number, and what has no air and so is hardly in HU."""
+    """Reject NaN and infinite values, and volumes without air near −1000 HU (probably not HU)."""
     n_bad = int((~np.isfinite(values)).sum())
     if n_bad:
         raise ValueError(f"{source} holds {n_bad} NaN or infinite values in {part}; set them to HU")

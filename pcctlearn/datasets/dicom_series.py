@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_rescale
 
-from pcctlearn.datasets.ct_volume import CtVolume, air_for_padding, anatomical_axes, ct_volume
+from pcctlearn.datasets.ct_volume import CtVolume, air_for_padding, ct_volume, require_straight
 from pcctlearn.datasets.dicom_files import (
     AGAIN,
     DicomSlice,
@@ -55,7 +55,7 @@ def read_dicom_series(
     _check_duplicates(slices, gaps_mm)
     affine = _affine(folder, slices)
     if not straighten:
-        anatomical_axes(folder, affine)  # before the spacing, which a tilt distorts
+        require_straight(folder, affine)  # before the spacing, which a tilt distorts
     even = bool((np.abs(gaps_mm - np.median(gaps_mm)) <= EVEN * np.median(gaps_mm)).all())
     if not even and not resample:
         raise ValueError(_uneven(folder, slices, gaps_mm))

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pcctlearn.datasets.ct_volume import CtVolume, anatomical_axes, in_house_axes
+from pcctlearn.datasets.ct_volume import CtVolume, in_house_axes, require_straight
 from pcctlearn.datasets.nifti import imaging_files, open_nifti, read_nifti, stored_values
 from pcctlearn.datasets.nifti_frame import affine_mm
 
@@ -56,5 +55,5 @@ def read_segmentation(case: str | Path, file_name: str | None = None) -> UInt8[T
     strange = sorted(set(np.unique(stored).tolist()) - set(LABELS))
     if strange:
         raise ValueError(f"{file} holds {strange[:5]}, not labels 0 to 3; give a KiTS segmentation")
-    turned = in_house_axes(stored, anatomical_axes(file, affine))
-    return torch.from_numpy(np.ascontiguousarray(turned, dtype=np.uint8))
+    require_straight(file, affine)
+    return in_house_axes(stored.astype(np.uint8), affine)[0]

@@ -1,4 +1,4 @@
-"""Any NIfTI volume in HU, or one axial slice of it, KiTS cases included."""
+"""Read a NIfTI volume in HU, or one axial slice of it; KiTS cases included."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import cast
 
 import nibabel as nib
 import numpy as np
-import torch
 from jaxtyping import Float
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
@@ -16,10 +15,10 @@ from torch import Tensor
 from pcctlearn.datasets.ct_volume import (
     CtVolume,
     air_for_padding,
-    anatomical_axes,
     ct_volume,
-    house_order,
     in_house_axes,
+    require_straight,
+    slice_axis,
 )
 from pcctlearn.datasets.nifti_frame import affine_mm
 from pcctlearn.files import is_hidden
@@ -29,14 +28,14 @@ from pcctlearn.units import mm_to_cm
 
 SUFFIXES = (".nii.gz", ".nii")
 _AGAIN = "download or copy it again"
-_MOST_DEFLATED = 1100  # bytes that gzip can make of one
+_MAX_INFLATION = 1100  # largest ratio of gzip
 _BLOCK_BYTES = 1 << 24
 
 
 def read_slice(
     path: str | Path, index: int | None = None
 ) -> tuple[Float[Tensor, "y x"], tuple[float, float]]:
-    """Axial slice in HU, row 0 anterior and column 0 patient right, with its (dy, dx) in cm.
+    """Read an axial slice in HU, row 0 anterior and column 0 patient right, and its (dy, dx) in cm.
 
     ``path`` is a NIfTI file, a KiTS case folder or a KiTS root (its first case). ``index`` counts
     slices as the file stores them, from 0; None takes the middle one. Padding below air reads as
@@ -45,26 +44,26 @@ def read_slice(
     file = _find_file(Path(path))
     image = open_nifti(file)
     affine = affine_mm(file, image)
-    axes = anatomical_axes(file, affine)
-    slice_axis, *plane_axes = house_order(axes)
-    n_slices = image.shape[slice_axis]
+    require_straight(file, affine)
+    axis = slice_axis(affine)
+    n_slices = image.shape[axis]
     index = n_slices // 2 if index is None else index
     if not 0 <= index < n_slices:
         raise ValueError(f"{file} has slices 0 to {n_slices - 1}, got index {index}")
-    where: list[slice | int] = [slice(None)] * 3
-    where[slice_axis] = index
+    where = [slice(None)] * 3
+    where[axis] = slice(index, index + 1)
     stored = stored_values(file, image, *where)
     hounsfield = air_for_padding(file, stored, "this slice")
-    plane = in_house_axes(hounsfield, axes[:slice_axis] + axes[slice_axis + 1 :])
-    rows_cm, columns_cm = (mm_to_cm(float(mm)) for mm in voxel_sizes(affine)[plane_axes])
-    return torch.from_numpy(np.ascontiguousarray(plane)), (rows_cm, columns_cm)
+    turned, house_affine = in_house_axes(hounsfield, affine)
+    _, row_cm, column_cm = (mm_to_cm(float(size)) for size in voxel_sizes(house_affine))
+    return turned[0], (row_cm, column_cm)
 
 
 def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
-    """The whole volume in HU and house axes; ``path`` as ``read_slice`` takes it.
+    """Read a whole volume in HU; ``path`` as for ``read_slice``.
 
-    Raises FileNotFoundError for what is not there, ValueError for a file that is damaged, without
-    an orientation, not in HU, or tilted, unless ``straighten`` resamples it.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged, has no
+    orientation, is not in HU, or is tilted and not resampled by ``straighten``.
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
@@ -75,13 +74,13 @@ def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
 
 
 def without_suffix(name: str) -> str:
-    """The name of a file without .nii or .nii.gz."""
+    """Name of a file without .nii or .nii.gz."""
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
 
 
 def imaging_files(root: Path) -> list[Path]:
-    """imaging.nii.gz of a KiTS case, or of every case of a KiTS21 or KiTS23 root, in order."""
+    """Find imaging.nii.gz of a KiTS case, or of every case of a KiTS21 or KiTS23 root."""
     for folder in ("", "case_*/", "*/case_*/", "*/*/case_*/"):
         found = sorted(root.glob(f"{folder}imaging.nii.gz"))
         if files := [file for file in found if not is_hidden(file, root)]:
@@ -101,7 +100,7 @@ def _find_file(path: Path) -> Path:
 
 
 def open_nifti(file: Path) -> nib.Nifti1Image:
-    """The header of a 3-D volume of numbers."""
+    """Open a 3-D volume of numbers; values are not read yet."""
     with readable(file, "a NIfTI file", f"{_AGAIN}, or give a .nii or .nii.gz file"):
         image = nib.load(file)
     if not isinstance(image, nib.Nifti1Image):
@@ -116,11 +115,11 @@ def open_nifti(file: Path) -> nib.Nifti1Image:
     return image
 
 
-def stored_values(file: Path, image: nib.Nifti1Image, *where: slice | int) -> np.ndarray:
-    """A part of the volume, its header's slope and intercept applied, in the file's own axes."""
+def stored_values(file: Path, image: nib.Nifti1Image, *where: slice) -> np.ndarray:
+    """Part of the volume in the axes of the file, with the slope and intercept of the header."""
     frame = (0,) * (image.ndim - 3)
     n_values = math.prod(
-        n for n, part in zip(image.shape, where, strict=False) if isinstance(part, slice)
+        len(range(*part.indices(n))) for n, part in zip(image.shape, where, strict=False)
     )
     with readable(file, "a whole NIfTI file", _AGAIN):
         _check_whole(file, image)
@@ -130,20 +129,20 @@ def stored_values(file: Path, image: nib.Nifti1Image, *where: slice | int) -> np
 
 
 def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
-    """A slice of a truncated file may look sound, so count all bytes; this checks the CRC too."""
+    """Count all bytes, since part of a truncated file can be readable; this checks the CRC too."""
     stored = cast(ArrayProxy, image.dataobj)
     needed = int(stored.offset) + math.prod(map(int, stored.shape)) * stored.dtype.itemsize
     on_disk = file.stat().st_size
     if file.suffix.lower() == ".nii":
         found = on_disk
     else:
-        if needed > _MOST_DEFLATED * on_disk:  # it cannot hold as many
+        if needed > _MAX_INFLATION * on_disk:
             raise EOFError(f"{needed} bytes are declared, the file has {on_disk}")
         found = 0
         with ImageOpener(str(file)) as stream:
             while block := stream.read(_BLOCK_BYTES):
                 found += len(block)
-                if found > needed + _BLOCK_BYTES:  # a file made to fill memory or time
+                if found > needed + _BLOCK_BYTES:  # a zip bomb
                     raise EOFError(f"more than the {needed} bytes that the header declares")
     if found < needed:
         raise EOFError(f"truncated: {found} of {needed} bytes")
