@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -138,7 +139,7 @@ def in_house_axes(values: np.ndarray, affine: np.ndarray) -> tuple[Tensor, np.nd
     from monai.transforms import Orientation
 
     stored = MetaTensor(torch.from_numpy(values)[None], torch.from_numpy(affine))
-    turned = Orientation(HOUSE_AXES, labels=None)(stored)
+    turned = cast(MetaTensor, Orientation(HOUSE_AXES, labels=None)(stored))
     return turned.as_tensor()[0].contiguous(), turned.affine.numpy()
 
 
