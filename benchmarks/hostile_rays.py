@@ -29,7 +29,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
-from pcctlearn.decomposition.polynomial import PolynomialDecomposition
+from pcctlearn.decomposition.polynomial import fit_polynomial
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.analytic import Analytic
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -344,9 +344,8 @@ def scipy_check(
         chosen = candidates[
             torch.randperm(len(candidates), generator=generator)[: n_checked // len(batches)]
         ]
-        polynomial = PolynomialDecomposition(batch.spectra, setup.attenuation)
-        air = None if batch.spectra.ndim == 2 else polynomial.air
-        start = polynomial(batch.counts, air)
+        polynomial = fit_polynomial(batch.spectra, setup.attenuation)
+        start = polynomial.clamped(polynomial(batch.counts, batch.spectra.sum(-1)))
         for place in chosen.unbind():
             at = tuple(place)
             spectra = batch.spectra if batch.spectra.ndim == 2 else batch.spectra[at[1]]

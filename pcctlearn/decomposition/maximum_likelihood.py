@@ -18,7 +18,8 @@ from pcctlearn.decomposition.minima import (
     minimum,
 )
 from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back, rays_contiguous
-from pcctlearn.decomposition.polynomial import PolynomialDecomposition
+from pcctlearn.decomposition.polynomial import fit_polynomial
+from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
@@ -115,12 +116,12 @@ def decompose(
 
 def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
     """Flat start of every ray, by the polynomial of its spectra."""
-    polynomial = PolynomialDecomposition(rays.spectra, attenuation)
+    polynomial = fit_polynomial(rays.spectra.detach(), attenuation.detach())
     starts = []
     for piece in rays.pieces():
         air = piece.spectra.detach().sum(-1)
         air = air if air.ndim == 1 else air[:, None]
-        starts.append(polynomial(piece.counts, air).flatten(0, -2))
+        starts.append(polynomial.clamped(polynomial(piece.counts.detach(), air)).flatten(0, -2))
     return torch.cat(starts)
 
 
@@ -147,7 +148,9 @@ class MaximumLikelihood(Decomposition):
     Args:
         model: the scanner; its spectra are taken afresh at each call, so they may be learned.
         solver, warm_start, adjoint: see ``decompose``.
-        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free.
+        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free. Names of
+            materials that the model does not have are of no effect, so that one table serves every
+            basis.
         gradient_clamp: largest gradient that may pass, element by element, in terms of the
             relative counts n/air; ``None`` for no limit. It limits the influence of single rays
             with few counts. If many rays reach it, the clamped gradient may no longer be a
@@ -164,10 +167,8 @@ class MaximumLikelihood(Decomposition):
         adjoint: Adjoint = "implicit",
     ) -> None:
         super().__init__(model)
-        if unknown := set(bounds_g_cm2 or {}) - set(model.materials):
-            raise ValueError(
-                f"bounds_g_cm2 names {sorted(unknown)}, the basis materials are {model.materials}"
-            )
+        for name in set(bounds_g_cm2 or {}) - set(model.materials):
+            mass_attenuation(name, [60.0])  # raises for a misspelt material
         self.solver, self.warm_start, self.adjoint = solver, warm_start, adjoint
         self.gradient_clamp = gradient_clamp
         self.bounds_g_cm2 = dict(bounds_g_cm2 or {})

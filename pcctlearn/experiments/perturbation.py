@@ -56,6 +56,11 @@ class Perturbation:
             )
         model.require_materials(["water", "calcium"])
         self.model, self.layer = model, decomposition(model)
+        if not isinstance(self.layer, MaximumLikelihood):
+            raise TypeError(
+                "perturbation compares the implicit derivative with the solver, and needs "
+                f"decomposition=maximum_likelihood, got {type(self.layer).__name__}"
+            )
         self.centre = torch.stack(
             [
                 area_density_g_cm2(torch.tensor(t, dtype=torch.float64), m)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -86,7 +85,7 @@ class ScanChains:
             differences = self.scatter.differences(geometry)
             for difference in differences:
                 log.warning("the scanner of the checkpoint is another: %s", difference)
-            decompose = self._decomposition(model)
+            decompose = self.decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
             reconstruct = fdk(geometry, truncation=self.truncation)
             self._last = ScanChain(
@@ -115,15 +114,6 @@ class ScanChains:
                 "what is missing as docs/scan_file.md says"
             )
         return model
-
-    def _decomposition(self, model: SpectralModel) -> Decomposition:
-        """With the bounds of those materials that the scan has."""
-        build = self.decomposition
-        bounds = build.keywords.get("bounds_g_cm2") if isinstance(build, partial) else None
-        if bounds is None:
-            return build(model)
-        kept = {name: box for name, box in bounds.items() if name in model.materials}
-        return build(model, bounds_g_cm2=kept)
 
 
 def air_of_pixels(model: SpectralModel) -> Tensor:

@@ -343,9 +343,13 @@ def test_bounds_go_by_the_materials_name():
     torch.testing.assert_close(x[:, 0][~at_side], free[:, 0][~at_side])
 
 
-def test_bounds_of_a_material_that_is_not_there():
-    with pytest.raises(ValueError, match=r"names \['iodine'\], the basis materials are \['water'"):
-        MaximumLikelihood(scanner(every=4), bounds_g_cm2={"iodine": [0.0, 1.0]})
+def test_one_table_of_bounds_serves_every_basis():
+    layer = MaximumLikelihood(
+        scanner(every=4), bounds_g_cm2={"iodine": [0.0, 1.0], "water": [-1.0, 9.0]}
+    )
+    assert layer.bounds() == [[-1.0, -float("inf")], [9.0, float("inf")]]
+    with pytest.raises(ValueError, match=r"'watr': did you mean 'water'"):
+        MaximumLikelihood(scanner(every=4), bounds_g_cm2={"watr": [0.0, 1.0]})
 
 
 def test_rays_not_solved_or_at_the_side_are_logged(caplog):

@@ -1,10 +1,14 @@
-"""The polynomial start is near the truth where counts are many, and inside its range always."""
+"""The polynomial is near the truth where counts are many, and says where it was not fitted."""
+
+import logging
 
 import pytest
 import torch
 from scanners import FOUR_BINS, SIX_BINS, scanner
+from torch.autograd import gradcheck
 
-from pcctlearn.decomposition.polynomial import PolynomialDecomposition
+from pcctlearn.decomposition.polynomial import PolynomialDecomposition, fit_polynomial
+from pcctlearn.physics.noise import draw_counts
 
 SCANNERS = {
     "water": (["water"], [15.0, 50.0, 120.0], [20.0]),
@@ -14,12 +18,13 @@ SCANNERS = {
 
 
 def fitted(name, degree=2):
+    """The polynomial of a scanner, its air counts, counts behind its materials, and the truth."""
     materials, edges_keV, full = SCANNERS[name]
     model = scanner(materials, edges_keV, every=4)
-    polynomial = PolynomialDecomposition(model.spectra(), model.attenuation, degree)
+    polynomial = fit_polynomial(model.spectra().detach(), model.attenuation, degree)
     truth = torch.rand(200, len(full), generator=torch.Generator().manual_seed(1))
     truth = truth * torch.tensor(full)
-    return polynomial, model(truth).detach(), truth
+    return polynomial, model.air().detach(), model(truth).detach(), truth
 
 
 @pytest.mark.parametrize(
@@ -27,40 +32,39 @@ def fitted(name, degree=2):
     [("water", 0.01), ("water and calcium", 0.15), ("three", 1.5)],
 )
 def test_near_the_truth(name, close):
-    polynomial, counts, truth = fitted(name)
-    assert (polynomial(counts) - truth)[:, 0].abs().max() < close
+    polynomial, air, counts, truth = fitted(name)
+    x = polynomial(counts, air)
+    assert (x - truth)[:, 0].abs().max() < close
+    assert polynomial.covers(x).all()
 
 
 @pytest.mark.parametrize("name", ["water", "three"])
 def test_beam_hardening_wants_more_than_a_straight_line(name):
     errors = []
     for degree in (1, 2):
-        polynomial, counts, truth = fitted(name, degree)
-        errors.append((polynomial(counts) - truth).norm().item())
+        polynomial, air, counts, truth = fitted(name, degree)
+        errors.append((polynomial(counts, air) - truth).norm().item())
     assert errors[1] < errors[0] / 2
 
 
 @pytest.mark.parametrize("name", SCANNERS)
 def test_nothing_in_the_beam_is_no_line_integral(name):
-    polynomial, _, _ = fitted(name)
-    air = polynomial.air[None]
-    torch.testing.assert_close(
-        polynomial(air), torch.zeros(1, len(polynomial.range)), atol=1e-12, rtol=0
-    )
+    polynomial, air, _, _ = fitted(name)
+    torch.testing.assert_close(polynomial(air[None], air), 0 * polynomial.range[None])
 
 
 @pytest.mark.parametrize("name", SCANNERS)
 def test_any_counts_give_a_start_within_the_range(name):
-    polynomial, counts, _ = fitted(name)
+    polynomial, air, counts, _ = fitted(name)
     extremes = torch.cat([0 * counts[:1], 1e12 + counts[:1], torch.rand_like(counts) * 1e5])
-    x = polynomial(extremes)
+    x = polynomial.clamped(polynomial(extremes, air))
     assert x.isfinite().all()
     assert (x >= 0).all()
     assert (x <= polynomial.range).all()
 
 
 def test_the_range_lets_a_thousandth_through():
-    polynomial, _, _ = fitted("water and calcium")
+    polynomial, _, _, _ = fitted("water and calcium")
     model = scanner(every=4)
     for material in range(2):
         far = torch.zeros(2)
@@ -69,11 +73,86 @@ def test_the_range_lets_a_thousandth_through():
         assert share.item() == pytest.approx(1e-3, rel=1e-6)
 
 
-def test_more_photons_are_the_same_start():
+def test_more_photons_are_the_same_line_integrals():
     bright, dim = scanner(photons=1e8, every=4), scanner(photons=1e4, every=4)
     counts = dim(torch.tensor([[5.0, 0.3], [1.0, 0.1]]))
-    starts = [
-        PolynomialDecomposition(model.spectra(), model.attenuation)(n)
+    both = [
+        fit_polynomial(model.spectra(), model.attenuation)(n, model.air())
         for model, n in ((dim, counts), (bright, 1e4 * counts))
     ]
-    torch.testing.assert_close(*starts)
+    torch.testing.assert_close(*both)
+
+
+# the layer
+
+
+def image(model, noisy=False):
+    """Counts (batch, bin, view, column) and the true line integrals."""
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.rand(2, 6, 5, 2, generator=generator) * torch.tensor([15.0, 1.0])
+    counts = model(truth).detach()
+    return (draw_counts(counts, generator) if noisy else counts).movedim(-1, 1), truth
+
+
+@pytest.mark.parametrize("n_pixels", [None, 5], ids=["shared", "per pixel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_layer_undoes_the_scanner_nearly(n_pixels, dtype):
+    model = scanner(every=4, n_pixels=n_pixels)
+    counts, truth = image(model)
+    x, converged = PolynomialDecomposition(model)(counts.to(dtype))
+    assert x.dtype == dtype
+    assert converged.shape == (2, 6, 5)
+    assert converged.all()
+    torch.testing.assert_close(x.double(), truth.movedim(-1, 1), rtol=0, atol=0.15)
+
+
+def test_noise_in_air_is_not_cut_at_zero():
+    model = scanner(every=4)
+    air = draw_counts(model.air().detach().expand(1, 100, 5, 4), torch.Generator().manual_seed(1))
+    x, converged = PolynomialDecomposition(model)(air.movedim(-1, 1))
+    assert converged.all()
+    assert (x < 0).any()
+    assert x.mean().abs() < 5 * x.std() / 500**0.5
+
+
+def test_rays_beyond_what_was_fitted_are_marked_and_pass_no_gradient(caplog):
+    model = scanner(every=4)
+    counts, _ = image(model)
+    counts[0, :, 0, 0] = 0  # nothing counted
+    counts[0, 2, 1, 1] = 0.1  # nothing in one bin
+    counts[0, :, 2, 2] = 1e3 * model.air().detach()  # more than air
+    counts[0, :, 3, 3] = model(torch.tensor([80.0, 0.0])).detach()  # too thick
+    counts.requires_grad_()
+    with caplog.at_level(logging.WARNING):
+        x, converged = PolynomialDecomposition(model)(counts)
+    marked = [[0, 0, 0], [0, 1, 1], [0, 2, 2], [0, 3, 3]]
+    assert (~converged).nonzero().tolist() == marked
+    assert "4 of 60" in caplog.text
+    assert x.isfinite().all()
+    (gradient,) = torch.autograd.grad(x.sum(), counts)
+    gradient = gradient.movedim(1, -1)
+    assert (gradient[~converged] == 0).all()
+    assert (gradient[converged] != 0).all()
+
+
+def test_gradients_reach_counts_and_thresholds():
+    model = scanner(every=8)
+    counts, _ = image(model, noisy=True)
+    layer = PolynomialDecomposition(model)
+    edges = model.thresholds.edges_keV.detach()
+
+    def solve(relative, lower_edges):
+        replaced = {"model.thresholds.edges_keV": torch.cat([lower_edges, edges[4:]])}
+        return torch.func.functional_call(layer, replaced, (counts * (1 + relative),)).x
+
+    counts = counts[:1, :, :1, :2]
+    inputs = torch.zeros_like(counts).requires_grad_(), edges[:4].clone().requires_grad_()
+    assert gradcheck(solve, inputs, eps=1e-4, atol=1e-5, rtol=1e-4)
+
+
+def test_counts_of_another_detector_are_refused(annotations_off):
+    model = scanner(every=4)
+    with pytest.raises(ValueError, match="counts have 3 bins"):
+        PolynomialDecomposition(model)(torch.ones(1, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"degree .* 0"):
+        PolynomialDecomposition(model, degree=0)
