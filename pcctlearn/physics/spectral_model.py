@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pcctlearn.physics.attenuation import Material, attenuation_table
 from pcctlearn.physics.response.base import Response
-from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.shapes import (
@@ -111,20 +110,6 @@ class SpectralModel(nn.Module):
         return cls(
             spectrum.energies_keV, spectrum.fluence, response, thresholds, attenuation, names
         )
-
-    @classmethod
-    def from_tensors(
-        cls,
-        energies_keV: Energies,
-        fluence: Fluence,
-        deposited_keV: Float[Tensor, "deposited"],
-        response_per_keV: Float[Tensor, "deposited energy"],
-        edges_keV: Edges,
-        attenuation: Attenuation,
-    ) -> "SpectralModel":
-        """From plain tensors alone, for any number of bins and materials."""
-        response = Table(energies_keV, deposited_keV, response_per_keV)
-        return cls(energies_keV, fluence, response, Thresholds(edges_keV), attenuation)
 
     def with_edges(self, edges_keV: Edges) -> "SpectralModel":
         """The same scanner with other thresholds, of one pixel or of many."""

@@ -1,10 +1,10 @@
-"""SinoCT: series in the order of their numbers, heads in house axes, labels where there are any."""
+"""SinoCT: series in the order of their numbers, heads in house axes."""
 
 import numpy as np
 import pytest
 from ct_files import series_datasets, small_patient, write_dicom
 
-from pcctlearn.datasets.sinoct import read_labels, read_series, read_sinogram, sinoct_series
+from pcctlearn.datasets.sinoct import read_series, sinoct_series
 
 
 def write_series(root, batch, series):
@@ -27,35 +27,6 @@ def test_slices_lie_where_their_position_says(tmp_path):
     np.testing.assert_array_equal(volume.hounsfield, small_patient())
     assert volume.voxel_cm == pytest.approx((0.3, 0.09, 0.08))
     assert volume.name == "batch_1/series_2"
-
-
-@pytest.mark.parametrize("where", [".", "head_ct_dataset_anon", "head_ct_dataset_anon/batch_1"])
-def test_labels_are_found_anywhere(tmp_path, where):
-    write_series(tmp_path, 1, 2)
-    assert read_labels(tmp_path) == {}
-    (tmp_path / where / "labels.csv").write_text("patient_id,label\nseries_2,1\n")
-    assert read_labels(tmp_path)["series_2"]["label"] == "1"
-
-
-def test_labels_that_cannot_be_told(tmp_path):
-    write_series(tmp_path, 1, 2)
-    (tmp_path / "labels.csv").write_text("name,label\nseries_2,1\n")
-    with pytest.raises(
-        ValueError, match=r"labels\.csv has no column patient_id but \['name'.*give"
-    ):
-        read_labels(tmp_path)
-    (tmp_path / "head_ct_dataset_anon/labels.csv").write_text("patient_id,label\n")
-    with pytest.raises(ValueError, match=r"both labels of .*; keep one"):
-        read_labels(tmp_path)
-
-
-def test_the_reader_of_sinograms_is_the_callers(tmp_path):
-    series = write_series(tmp_path, 1, 2)
-    with pytest.raises(FileNotFoundError, match=r"series_2/sinogram is not there; fetch"):
-        read_sinogram(series, list)
-    (series / "sinogram").mkdir()
-    (series / "sinogram/view.bin").write_bytes(b"abc")
-    assert read_sinogram(series, lambda folder: (folder / "view.bin").read_bytes()) == b"abc"
 
 
 def test_nothing_there(tmp_path):

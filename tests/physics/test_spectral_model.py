@@ -117,26 +117,6 @@ def test_from_parts_names_the_materials():
     )
 
 
-def test_from_tensors_equals_from_parts():
-    tube = Spectrum(SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2})
-    parts = SpectralModel.from_parts(
-        tube, silicon(), Thresholds(FOUR_BINS), ["water", "iodine", "calcium"]
-    )
-    borders = torch.arange(-20.25, 141.0, 0.5)
-    above = silicon().above(borders, tube.energies_keV).detach()
-    tensors = SpectralModel.from_tensors(
-        tube.energies_keV,
-        tube.fluence,
-        borders[:-1] + 0.25,
-        -above.diff(dim=0).clamp(max=0) / 0.5,
-        torch.tensor(FOUR_BINS),
-        attenuation_table(["water", "iodine", "calcium"], tube.energies_keV),
-    )
-    line_integrals = torch.tensor([[0.0, 0.0, 0.0], [15.0, 0.02, 1.0]])
-    # what is left is the table's interpolation within half a keV
-    torch.testing.assert_close(tensors(line_integrals), parts(line_integrals), rtol=1e-4, atol=0)
-
-
 def test_state_travels():
     moved = scanner()
     moved.thresholds.assign(torch.tensor(FOUR_BINS) + 1)
