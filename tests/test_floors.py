@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
+    {"lazy", "resources", "testing"},
     {"shapes", "units", "scan", "files", "command", "reading"},
     {"locks"},  # are files
     {"solvers", "tomography"},
@@ -21,6 +22,8 @@ FLOORS = [
     {"report"},  # shows figures
     {"experiments"},  # draw, and report
     {"sweeps"},  # of experiments
+    {"app"},
+    {"__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(__file__).parents[1] / "pcctlearn"

@@ -1,7 +1,6 @@
 """The command: what a run leaves behind, and what it says to those who mistype."""
 
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -29,21 +28,6 @@ FEW_SLABS = [
     "study.calcium_cm=[0.0,1.0,0.5]",
 ]
 FEW_SLABS += ["study.max_steps=8", "logger=none", "n_threads=1"]
-
-
-def load_train():
-    spec = importlib.util.spec_from_file_location("train", REPOSITORY / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train = load_train()
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
 
 
 def command(*arguments, cwd=REPOSITORY, python=()):
@@ -192,7 +176,7 @@ BAD = [
     (["+looses=direct"], ["unknown key looses", "did you mean losses?"]),
     (["++looses=direct"], ["unknown key looses", "did you mean losses?"]),
     (["+scatter=kernel"], ["unknown key scatter"]),
-    (["+paths.rot=x"], ["unknown key paths.rot", "did you mean paths.root?"]),
+    (["+paths.dat=x"], ["unknown key paths.dat", "did you mean paths.data?"]),
     (["~seed"], ["seed was deleted", "~seed"]),
     (["trainer.max_epochs=three"], ["trainer.max_epochs must be", "'three'"]),
     (["solvers=bisection"], ["solvers=bisection", "damped_newton", "nelder_mead"]),

@@ -53,12 +53,26 @@ class CheckedLoader(ConfigLoaderImpl):
                 f"'allowed_targets=[{','.join(map(str, more))}]'"
             )
         require_allowed(plain, more)
-        written = self.repository.load_config(config_name) if config_name else None
-        if written is not None:
+        if config_name is not None:
             added = {key for key, word in typed.items() if word.startswith("+")}
             groups = [group for group in plain["hydra"]["runtime"]["choices"] if group not in added]
-            main: Any = OmegaConf.to_container(written.config, resolve=False)
-            require_known(plain, main, groups)
+            require_known(plain, self._written(config_name), groups)
+
+    def _written(self, name: str) -> dict[str, Any]:
+        """The keys of a command's file and of the files that it is based on."""
+        found = self.repository.load_config(name)
+        assert found is not None  # Hydra has composed it
+        written: Any = OmegaConf.to_container(found.config, resolve=False)
+        for default in found.defaults_list or []:
+            base = getattr(default, "path", None)  # the defaults of groups have no path
+            if base is not None and base != "_self_":
+                written = self._written(base) | written
+        return written
+
+    def get_group_options(self, group_name: str, *rest: Any, **more: Any) -> list[str]:
+        """The choices of a group; files that others are based on (``_base``) are none."""
+        choices = super().get_group_options(group_name, *rest, **more)
+        return [choice for choice in choices if not choice.startswith("_")]
 
     def _sentence(
         self, text: str, config_name: str | None, overrides: list[str], run_mode: RunMode

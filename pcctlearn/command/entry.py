@@ -5,18 +5,20 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pcctlearn.command.home import provide_home
 from pcctlearn.command.interruption import exit_on_signals
 from pcctlearn.command.quoting import unreadable
+from pcctlearn.resources import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def run_configured(task: Callable[[Any], Any], script: str) -> None:
-    """Call ``task`` with the configuration that ``conf/`` and the command line give."""
-    run_command(lambda: _configured(task, script), script)
+def run_configured(task: Callable[[Any], Any], script: str, conf: Path | None = None) -> None:
+    """Call ``task`` with the configuration that conf/ and the command line give."""
+    run_command(lambda: _configured(task, script, conf or resource("conf")), script)
 
 
 def run_command(main: Callable[[], object], script: str) -> None:
@@ -56,7 +58,7 @@ def keep_freed_memory() -> bool:
     return all(libc.mallopt(*option) for option in kept)  # type: ignore[union-attr]
 
 
-def _configured(task: Callable[[Any], Any], script: str) -> None:
+def _configured(task: Callable[[Any], Any], script: str, conf: Path) -> None:
     for word in sys.argv[1:]:
         _check_word(word)
     import hydra
@@ -67,7 +69,7 @@ def _configured(task: Callable[[Any], Any], script: str) -> None:
     check_compositions()
     raise_failures_only()
     name = script.removesuffix(".py")
-    hydra.main(version_base="1.3", config_path="conf", config_name=name)(task)()
+    hydra.main(version_base="1.3", config_path=str(conf.absolute()), config_name=name)(task)()
 
 
 def _check_word(word: str) -> None:

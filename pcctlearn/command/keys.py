@@ -67,9 +67,10 @@ def _require(config: Mapping[str, Any], known: Mapping[str, Any], path: str) -> 
         if key == "hydra" and not path:
             continue
         where = f"{path}.{key}" if path else str(key)
-        if key not in known:
+        builds = isinstance(node, Mapping) and "_target_" in node
+        if key not in known and not (builds and path and not known):  # a group of named objects
             raise ValueError(unknown(where, path, known))
-        if isinstance(node, Mapping) and "_target_" not in node and isinstance(known[key], Mapping):
+        if isinstance(node, Mapping) and not builds and isinstance(known[key], Mapping):
             _require(node, known[key], where)
 
 

@@ -1,1 +1,12 @@
 """Counts to basis-material line integrals."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "base": ["Decomposition"],
+        "maximum_likelihood": ["MaximumLikelihood", "decompose"],
+        "sensitivity": ["fisher_information", "cramer_rao_bound"],
+    },
+)

@@ -1,1 +1,11 @@
 """Losses on any stage of the chain."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "stage": ["StageLoss", "TotalLoss"],
+        "likelihood": ["MisfitLoss", "DevianceLoss"],
+    },
+)

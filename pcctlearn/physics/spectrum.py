@@ -15,6 +15,7 @@ from pcctlearn.physics.spectrum_file import (
     check_spectrum,
     read_spectrum,
 )
+from pcctlearn.resources import resource
 from pcctlearn.shapes import Energies, Fluence
 
 # keV, cm²/g: mass energy-absorption of dry air (NIST, Hubbell and Seltzer, NISTIR 5632).
@@ -122,6 +123,35 @@ class Spectrum:
         )
         check_spectrum(energies, photons, "the spectrum")
         return cls(SpectrumTable(energies, photons, absolute=True), **settings)
+
+    @classmethod
+    def tungsten(
+        cls,
+        tube_voltage_kV: float,
+        filtration_cm: Mapping[str, float] | None = None,
+        photons_per_pixel: float = 1e6,
+        anode_degrees: float = 12.0,
+        lowest_keV: float = 12.0,
+    ) -> "Spectrum":
+        """Build the spectrum of a tungsten tube from one of the tables that come with the package.
+
+        Raises:
+            ValueError: there is no table of this tube voltage and anode angle.
+        """
+        folder = resource("data", "physics", "spectra")
+        table = folder / f"tungsten_{tube_voltage_kV:g}kV_{anode_degrees:g}deg.csv"
+        if not table.is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("tungsten_*.csv")))
+            raise ValueError(
+                f"there is no table of {tube_voltage_kV:g} kV and an anode angle of "
+                f"{anode_degrees:g}°, only {known}: use Spectrum.from_spekpy for other tubes"
+            )
+        return cls(
+            table,
+            filtration_cm,
+            photons_per_pixel=photons_per_pixel,
+            lowest_keV=lowest_keV,
+        )
 
     @classmethod
     def from_spekpy(

@@ -1,1 +1,14 @@
 """Minimisation of many small independent problems, and its derivative; knows no CT."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "newton": ["DampedNewton"],
+        "nelder_mead": ["NelderMead"],
+        "unrolled": ["UnrolledNewton"],
+        "implicit": ["implicit_minimum"],
+        "quadratic": ["Quadratic", "Solution"],
+    },
+)

@@ -1,1 +1,19 @@
 """Linear maps between images and sinograms, their adjoints and their inverses."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "linear_operator": ["LinearOperator", "Diagonal"],
+        "grids": ["ImageGrid", "VolumeGrid"],
+        "geometry": ["ParallelBeam", "FanBeam"],
+        "cone_geometry": ["ConeBeam"],
+        "sparse_projector": ["Projector"],
+        "cone_projector": ["ConeProjector"],
+        "iterative.sirt": ["sirt", "os_sart"],
+        "iterative.cgls": ["cgls"],
+        "iterative.fista_tv": ["fista_tv"],
+    },
+    ["iterative"],
+)

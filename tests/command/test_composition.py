@@ -12,11 +12,6 @@ from pcctlearn.command.sentences import EXPECTED, explain
 check_compositions()
 
 
-@pytest.fixture(autouse=True)
-def _root(monkeypatch):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
-
-
 def composed(*words, name="train", conf=REPOSITORY / "conf"):
     with initialize_config_dir(str(conf), version_base="1.3"):
         return compose(name, list(words), return_hydra_config=True)

@@ -60,7 +60,7 @@ def main(config):
     print("ready", flush=True)
     time.sleep(config.seconds)
 if __name__ == "__main__":
-    run_configured(main, "train.py")
+    run_configured(main, "train.py", Path("conf"))
 """
 MAIN = "seed: 0\nseconds: 60\nallowed_targets: []\nhydra: {sweep: {dir: sweep}, run: {dir: run}}\n"
 

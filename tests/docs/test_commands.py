@@ -104,7 +104,6 @@ def workshop(tmp_path_factory):
 def as_a_user(patch, folder):
     """In this folder, without what tests set for themselves."""
     patch.chdir(folder)
-    patch.setenv("PCCTLEARN_ROOT", str(folder))
     patch.setenv("PCCTLEARN_CACHE", str(folder / "cache"))
     patch.delenv("HYDRA_FULL_ERROR", raising=False)
     torch.set_default_dtype(torch.float32)

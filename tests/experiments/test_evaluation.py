@@ -72,8 +72,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _as_the_command(monkeypatch):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
+def _as_the_command():
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     yield

@@ -6,7 +6,6 @@ import pytest
 import torch
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from studies import REPOSITORY
 from test_conf import composed
 
 from pcctlearn.datasets.scan_file import read_scan
@@ -29,7 +28,6 @@ SCANNER = [
 
 @pytest.fixture(autouse=True)
 def _as_the_command(monkeypatch, tmp_path):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
     monkeypatch.setenv("PCCTLEARN_CACHE", str(tmp_path / "cache"))
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

@@ -47,15 +47,8 @@ def bytes_of(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
-        make(folder)
+    make(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _root(monkeypatch):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
 
 
 def test_scans_report_and_figures_are_there(whole):

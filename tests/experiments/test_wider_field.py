@@ -6,7 +6,6 @@ import warnings
 import pytest
 from ct_files import round_patient, write_nifti
 from hydra.utils import instantiate
-from studies import REPOSITORY
 from test_conf import composed
 
 from pcctlearn.datasets.axial_slice import AxialSlice
@@ -17,7 +16,6 @@ from pcctlearn.phantoms.placement import BodyTooWideError
 
 @pytest.fixture(autouse=True)
 def _root(monkeypatch, tmp_path):
-    monkeypatch.setenv("PCCTLEARN_ROOT", str(REPOSITORY))
     monkeypatch.setenv("PCCTLEARN_CACHE", str(tmp_path / "cache"))
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from checks import check_response
 from scanners import cadmium_telluride, silicon
 from torch.func import functional_call
 
@@ -12,6 +11,7 @@ from pcctlearn.physics.response.base import Response
 from pcctlearn.physics.response.simple import Gaussian, Ideal
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectrum import transmission
+from pcctlearn.testing import check_response
 
 ENERGIES = torch.arange(12.5, 121.0, 4.0)
 CELL_keV = 0.5

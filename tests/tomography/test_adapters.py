@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from checks import check_adjoint, check_gradient
 from cones import SMALL_CONES
 
+from pcctlearn.testing import check_adjoint, check_gradient
 from pcctlearn.tomography.adapters.diffct import DiffctConeProjector
 from pcctlearn.tomography.adapters.leap import LeapConeProjector
 from pcctlearn.tomography.cone_geometry import ConeBeam

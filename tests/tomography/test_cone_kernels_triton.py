@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checks import check_adjoint
 from cones import COARSE_ROWS, FINE_ROWS, SMALL_CONE
 
+from pcctlearn.testing import check_adjoint
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
 from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.grids import VolumeGrid

@@ -4,9 +4,9 @@ from math import prod
 
 import pytest
 import torch
-from checks import check_adjoint, check_gradient, check_linear
 from truth import ELLIPSES, image
 
+from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.geometry import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.iterative.cgls import cgls

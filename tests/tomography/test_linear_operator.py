@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checks import check_adjoint, check_gradient, check_linear
 from cones import FINE_ROWS, SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE
 from truth import SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
+from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.fdk import fdk

@@ -1,4 +1,4 @@
-"""The laws of each kind of object, for the tests of every room."""
+"""Laws that linear operators and detector responses keep, as checks for tests of your own."""
 
 from typing import Any
 

@@ -1,0 +1,5 @@
+"""``python -m pcctlearn COMMAND …``."""
+
+from pcctlearn.app.main import main
+
+main()

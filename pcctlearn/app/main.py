@@ -1,0 +1,88 @@
+"""The command ``pcctlearn``, and what train.py, simulate.py and evaluate.py call."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pcctlearn.command.entry import run_command, run_configured
+
+_USAGE = """pcctlearn COMMAND [WORDS …]
+
+train      run an experiment: fit or calibrate, measure, write results and a report
+simulate   make scans of phantoms or CT volumes, or the response table of a detector
+evaluate   correct scans for scatter, decompose and reconstruct them
+check      FILE …: say what scan files hold, or what is wrong with them
+compare    FOLDER: compare the finished runs below a folder
+
+`pcctlearn COMMAND --help` lists the settings of train, simulate and evaluate."""
+
+
+def train() -> None:
+    """Run one experiment."""
+    run_configured(_run, "train.py")
+
+
+def simulate() -> None:
+    """Make scans, or the response table of a detector."""
+    run_configured(_run, "simulate.py")
+
+
+def evaluate() -> None:
+    """Correct scans for scatter, decompose and reconstruct them."""
+    run_configured(_evaluate, "evaluate.py")
+
+
+def check() -> None:
+    """Say what scan files hold, or what is wrong with them; exit with 1 if anything is."""
+    from pcctlearn.datasets.scan_file import main as check_files
+
+    sys.exit(check_files())
+
+
+def compare() -> None:
+    """Compare the finished runs below a folder."""
+
+    def main() -> None:
+        from pcctlearn.experiments.comparison import compare as compare_runs
+
+        if len(sys.argv) != 2 or not compare_runs(Path(sys.argv[1])):
+            raise ValueError("give a folder above two finished runs or more, such as multirun/DATE")
+
+    run_command(main, "compare")
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "train": train,
+    "simulate": simulate,
+    "evaluate": evaluate,
+    "check": check,
+    "compare": compare,
+}
+
+
+def main() -> None:
+    """Run the command that the first word names, with the words that follow it."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(_USAGE)
+    elif name not in COMMANDS:
+        print(
+            f"pcctlearn: unknown command {name}; accepted: {', '.join(COMMANDS)}", file=sys.stderr
+        )
+        sys.exit(2)
+    else:
+        sys.argv = [f"pcctlearn {name}", *sys.argv[2:]]
+        COMMANDS[name]()
+
+
+def _run(config: Any) -> float | None:
+    from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
+
+    return run(config)
+
+
+def _evaluate(config: Any) -> None:
+    from pcctlearn.experiments.evaluation import evaluate as evaluate_scans
+
+    evaluate_scans(config)

@@ -1,0 +1,32 @@
+"""Responses of two detectors, each as a model and as a simulated table."""
+
+from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.response.table import Table
+from pcctlearn.resources import resource
+
+
+def silicon() -> Analytic:
+    """Edge-on deep silicon, 60 mm, as conf/physics/response/silicon.yaml has it."""
+    return Analytic("silicon", thickness_cm=6.0, sharing_keV=217.0, sharing_exponent=3.2)
+
+
+def cdte() -> Analytic:
+    """CdTe, 0.75 mm thick, 0.1 mm pixels, as conf/physics/response/cdte.yaml has it."""
+    return Analytic(
+        "CdTe",
+        thickness_cm=0.075,
+        sharing_keV=65.0,
+        sharing_exponent=1.2,
+        fluorescence_escape=0.45,
+        fluorescence_capture=1.0,
+    )
+
+
+def silicon_monte_carlo() -> Table:
+    """Edge-on deep silicon, 60 mm, simulated (`python simulate.py detector=silicon`)."""
+    return Table.from_file(resource("data", "physics", "response", "silicon_60mm.csv"))
+
+
+def cdte_monte_carlo() -> Table:
+    """CdTe, 0.75 mm thick, 0.1 mm pixels, simulated (`python simulate.py detector=cdte`)."""
+    return Table.from_file(resource("data", "physics", "response", "cdte_750um.csv"))
