@@ -9,9 +9,9 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decomp
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.perturbation import tangent_planes
+from pcctlearn.physics.attenuation import area_density_g_cm2, thickness_cm
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.units import area_density_g_cm2, thickness_cm
 
 _SMALL = 1e-4  # relative step of the central differences
 

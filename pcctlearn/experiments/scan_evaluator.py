@@ -17,11 +17,12 @@ from pcctlearn.datasets.scan_values import count_findings
 from pcctlearn.datasets.scanner_lengths import length_doubts
 from pcctlearn.experiments.scan_chain import SCANNER, ScanChains, air_of_pixels
 from pcctlearn.experiments.scatter_judge import judged
+from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
+from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class ScanEvaluator:
                     ", ".join(recorded.materials),
                     ", ".join(model.materials),
                 )
-            elif undefined := set(model.materials) - REFERENCE_DENSITIES_G_CM3.keys():
+            elif undefined := set(model.materials) - DENSITY_G_CM3.keys():
                 log.warning("%s: no errors are known for %s", path, ", ".join(sorted(undefined)))
             else:
                 errors = self._errors(recorded, gain, dead, scanner.chain)

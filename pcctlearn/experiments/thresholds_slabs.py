@@ -21,11 +21,11 @@ from pcctlearn.experiments.results import StudyResults
 from pcctlearn.figures.calibration import calibration_curves, slab_decomposition
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.metrics.errors import rms
+from pcctlearn.physics.attenuation import area_density_g_cm2, thickness_cm
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Edges, channels_first, channels_last
-from pcctlearn.units import area_density_g_cm2, thickness_cm
 
 Numbers = dict[str, float]
 Arrays = dict[str, Tensor]

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_words
 from pcctlearn.figures.scatter_correction import compared
 from pcctlearn.figures.style import COLOURS, new_figure
-from pcctlearn.units import MG_ML, REFERENCE_DENSITIES_G_CM3
+from pcctlearn.physics.attenuation import density_g_cm3
+from pcctlearn.units import MG_ML
 
 CAPTIONS = {
     "images": "The first test scan, monoenergetic images: without correction, with each method "
@@ -46,7 +47,7 @@ def projections(folder: Path) -> Figure:
     """Errors of the first view's line integrals in every material, row 0 below."""
     reference = read_arrays(folder, "reference/line_integrals")[0]
     materials = read_words(folder, "materials")
-    densities = np.array([REFERENCE_DENSITIES_G_CM3[name] for name in materials])[:, None, None]
+    densities = np.array([density_g_cm3(name) for name in materials])[:, None, None]
     shown = {
         m: (read_arrays(folder, f"{m}/line_integrals")[0] - reference)[:, ::-1] / densities
         for m in _methods(folder)

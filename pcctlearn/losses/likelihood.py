@@ -12,6 +12,7 @@ from pcctlearn.decomposition.sensitivity import count_information
 from pcctlearn.losses.curvature import Curvature, Linearisation
 from pcctlearn.losses.stage import Loss
 from pcctlearn.scan import Scan
+from pcctlearn.shapes import channels_last
 
 
 class MisfitLoss(Loss):
@@ -21,7 +22,7 @@ class MisfitLoss(Loss):
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """Half the squared misfit in units of its own standard deviation."""
-        r = (predicted.at("line_integrals") - target.at("line_integrals")).movedim(1, -1)
+        r = channels_last(predicted.at("line_integrals") - target.at("line_integrals"))
         return 0.5 * torch.einsum("...k,...km,...m->", r, target.at("precision"), r)
 
     def curvature(self, at: Linearisation) -> Curvature:

@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from pcctlearn.metrics.errors import rms
+from pcctlearn.physics.attenuation import thickness_cm
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
-from pcctlearn.units import MG_ML, thickness_cm
+from pcctlearn.units import MG_ML
 
 BODY_HU = -500.0  # what is denser in the reference belongs to the object
 

@@ -17,7 +17,7 @@ import xraylib_np
 from numpy.typing import NDArray
 
 from pcctlearn.physics.attenuation import NAMED_MATERIALS, Material
-from pcctlearn.physics.response.analytic import K_LINES
+from pcctlearn.physics.constants import K_LINES
 
 RATE_STEP_keV = 0.5  # linear interpolation: error 0.1 % of the photoelectric rate at 20 keV
 ANGLE_STEP_keV = 1.0

@@ -14,7 +14,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from pcctlearn.montecarlo.interactions import ANGLE_STEP_keV, LOWEST_keV, RATE_STEP_keV
-from pcctlearn.physics.response.analytic import ELECTRON_REST_keV
+from pcctlearn.physics.constants import ELECTRON_REST_keV
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from pcctlearn.units import REFERENCE_DENSITIES_G_CM3
+from pcctlearn.physics.attenuation import density_g_cm3
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def water_calcium_phantom(
     insert_x_cm: float = 6.5,
     calcium_g_cm3: float = 0.62,
 ) -> EllipsePhantom:
-    """The article's calibration phantom: a water ellipse with a calcium insert on either side.
+    """Calibration phantom of [1]: a water ellipse with a calcium insert on either side.
 
     Sizes are full widths and heights. Our choices: the inserts sit at ±insert_x_cm on the long
     axis, and calcium takes the place of its own volume of water, calcium_g_cm3 / 1.55, so that an
     insert holds 0.6 g/cm³ of water beside its 0.62 g/cm³ of calcium.
     """
-    displaced = calcium_g_cm3 / REFERENCE_DENSITIES_G_CM3["calcium"]
+    displaced = calcium_g_cm3 / density_g_cm3("calcium")
     half_water, half_insert = ([size / 2 for size in s] for s in (water_size_cm, insert_size_cm))
     water = Ellipse((0.0, 0.0), half_water, (1.0, 0.0))
     inserts = [

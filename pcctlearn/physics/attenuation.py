@@ -28,16 +28,23 @@ NAMED_MATERIALS = {
     "cortical_bone": "Bone, Cortical (ICRP)",
 }
 
-# g/cm³, where a thickness stands in for an area density (xraylib's elements, NIST's compounds).
+# g/cm³, to convert between thickness and area density (xraylib's elements, NIST's compounds).
 DENSITY_G_CM3 = {
     "water": 1.0,
     "air": 1.205e-3,
     "aluminium": 2.699,
-    "copper": 8.96,
+    "calcium": 1.55,
+    "iodine": 4.93,
+    "gadolinium": 7.90,
+    "gold": 19.32,
     "tin": 7.31,
+    "copper": 8.96,
     "silicon": 2.33,
     "CdTe": 5.85,
     "PMMA": 1.19,
+    "soft_tissue": 1.0,
+    "adipose": 0.92,
+    "cortical_bone": 1.85,
 }
 
 Material = str | Mapping[str, float]
@@ -72,6 +79,24 @@ def attenuation_table(
 ) -> Attenuation:
     """Stack the mass attenuation of the basis materials: (material, energy), cm²/g."""
     return torch.stack([mass_attenuation(material, energies_keV) for material in materials])
+
+
+def density_g_cm3(material: str) -> float:
+    """Density of a material of ``DENSITY_G_CM3``; ValueError for another."""
+    if material not in DENSITY_G_CM3:
+        known = ", ".join(DENSITY_G_CM3)
+        raise ValueError(f"no density is known for {material!r}: use one of {known}")
+    return DENSITY_G_CM3[material]
+
+
+def thickness_cm(area_density_g_cm2: Tensor, material: str) -> Tensor:
+    """Thickness of the pure material with this area density."""
+    return area_density_g_cm2 / density_g_cm3(material)
+
+
+def area_density_g_cm2(thickness_cm: Tensor, material: str) -> Tensor:
+    """Area density of a thickness of the pure material."""
+    return thickness_cm * density_g_cm3(material)
 
 
 def _explain(material: str, energies_keV: Tensor, reason: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcctlearn.physics.attenuation import DENSITY_G_CM3, mass_attenuation
+from pcctlearn.physics.attenuation import density_g_cm3, mass_attenuation
 from pcctlearn.physics.spectrum_file import (
     EnergyUnit,
     SpectrumTable,
@@ -216,10 +216,7 @@ def cell_widths_keV(energies_keV: Energies) -> Energies:
 
 def transmission(material: str, thickness_cm: float, energies_keV: Energies) -> Fluence:
     """exp(−(μ/ρ)(E) ρ t) of a filter of thickness t in cm."""
-    if material not in DENSITY_G_CM3:
-        known = ", ".join(DENSITY_G_CM3)
-        raise ValueError(f"no density is known for the filter {material!r}: use one of {known}")
-    area_density = DENSITY_G_CM3[material] * thickness_cm
+    area_density = density_g_cm3(material) * thickness_cm
     return torch.exp(-mass_attenuation(material, energies_keV) * area_density)
 
 

@@ -201,8 +201,8 @@ IN_FILE = {
         r"skew_cm must name 2, got \['tin'\]",
     ),
     "filter of no density": (
-        label("skew_cm", materials=["tin", "gold"]),
-        "materials of skew_cm: no density is known for the filter 'gold': use one of",
+        label("skew_cm", materials=["tin", "Pb"]),
+        "materials of skew_cm: no density is known for 'Pb': use one of",
     ),
     "two bases": (
         label("maps", materials=["water", "Ca", "I"]),

@@ -11,8 +11,8 @@ import xraylib_np
 from numpy.polynomial.legendre import leggauss
 
 from pcctlearn.physics.attenuation import mass_attenuation
+from pcctlearn.physics.constants import ELECTRON_REST_keV
 
-ELECTRON_REST_keV = 510.99895
 WATER = {1: 0.111894, 8: 0.888106}  # mass fractions
 
 

@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+import xraylib
 
-from pcctlearn.physics.attenuation import NAMED_MATERIALS, attenuation_table, mass_attenuation
+from pcctlearn.physics.attenuation import (
+    DENSITY_G_CM3,
+    NAMED_MATERIALS,
+    area_density_g_cm2,
+    attenuation_table,
+    mass_attenuation,
+    thickness_cm,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +84,27 @@ def test_an_energy_that_is_none():
 def test_mass_fractions_must_be_positive(mixture):
     with pytest.raises(ValueError, match="mass fractions must be positive"):
         mass_attenuation(mixture, [60.0])
+
+
+def test_every_named_material_has_a_density():
+    assert DENSITY_G_CM3.keys() == NAMED_MATERIALS.keys()
+    for name, compound in NAMED_MATERIALS.items():
+        if compound in xraylib.GetCompoundDataNISTList():
+            tabulated = xraylib.GetCompoundDataNISTByName(compound)["density"]
+        elif name in ("water", "CdTe", "PMMA"):
+            continue
+        else:
+            tabulated = xraylib.ElementDensity(xraylib.SymbolToAtomicNumber(compound))
+        assert DENSITY_G_CM3[name] == pytest.approx(tabulated, rel=1e-3)
+
+
+@pytest.mark.parametrize(("material", "area_density"), [("water", 2.0), ("calcium", 3.1)])
+def test_two_cm_of_a_material(material, area_density):
+    found = area_density_g_cm2(torch.tensor([2.0]), material)
+    torch.testing.assert_close(found, torch.tensor([area_density]))
+    torch.testing.assert_close(thickness_cm(found, material), torch.tensor([2.0]))
+
+
+def test_an_unknown_density_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'iron'.*water, air"):
+        thickness_cm(torch.ones(1), "iron")

@@ -205,7 +205,7 @@ def test_fluorescence_takes_its_line_out_of_the_peak_and_puts_it_next_door():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Analytic("germanium", 1.0), "sensor 'germanium'"),
+        (lambda: Analytic("germanium", 1.0), "'germanium'"),
         (lambda: Analytic("silicon", 0.0), "thickness_cm of the response must be positive, got 0"),
         (lambda: Analytic("silicon", 1.0, noise_keV=-1.0), "noise_keV .* must be positive"),
         (lambda: Analytic("CdTe", 1.0, fluorescence_escape=-0.1), "fluorescence_escape .* -0.1"),

@@ -117,7 +117,7 @@ def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inherent_filtration_cm": {"lead": 0.1}}, "no density is known for the filter 'lead'"),
+        ({"inherent_filtration_cm": {"lead": 0.1}}, "no density is known for 'lead'"),
         ({"inherent_filtration_cm": {"tin": 1e4}}, "no photons left: lower the filtration"),
         ({"exposure_mAs": 0.0}, "no photons left"),
         ({"lowest_keV": 119.4}, "lowest_keV=119.4"),

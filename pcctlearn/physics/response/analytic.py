@@ -4,20 +4,10 @@ import torch
 import xraylib
 from torch import Tensor, nn
 
-from pcctlearn.physics.attenuation import DENSITY_G_CM3, mass_attenuation
+from pcctlearn.physics.attenuation import density_g_cm3, mass_attenuation
+from pcctlearn.physics.constants import K_LINES, ELECTRON_REST_keV, LOWEST_K_EDGE_keV
 from pcctlearn.physics.response.base import Above, Response, peak_above, plateau_above
 from pcctlearn.shapes import Edges, Energies
-
-ELECTRON_REST_keV = 510.99895
-_LOWEST_K_EDGE_keV = 10.0  # below, fluorescence is reabsorbed on the spot
-K_LINES = [
-    xraylib.KL3_LINE,
-    xraylib.KL2_LINE,
-    xraylib.KM3_LINE,
-    xraylib.KM2_LINE,
-    xraylib.KN3_LINE,
-    xraylib.KN2_LINE,
-]
 
 
 class Analytic(Response):
@@ -59,11 +49,7 @@ class Analytic(Response):
         learn: bool = False,
     ) -> None:
         super().__init__()
-        if sensor not in DENSITY_G_CM3:
-            raise ValueError(
-                f"the density of the sensor {sensor!r} is unknown: use silicon or CdTe, or one of "
-                + ", ".join(DENSITY_G_CM3)
-            )
+        density_g_cm3(sensor)  # raises if it is unknown
         parameters = {
             "thickness_cm": thickness_cm,
             "noise_keV": noise_keV,
@@ -85,7 +71,7 @@ class Analytic(Response):
         """Events above each edge: the sum of all peaks and plateaus in closed form."""
         edge, energies = edges_keV[..., None], energies_keV
         sigma = self.noise_keV.to(energies)
-        density = DENSITY_G_CM3[self.sensor]
+        density = density_g_cm3(self.sensor)
         mu = mass_attenuation(self.sensor, energies.detach()).to(energies)
         interacting = -torch.expm1(-mu * density * self.thickness_cm.to(energies))
         shares = interaction_shares(self.sensor, energies)
@@ -130,7 +116,7 @@ def k_fluorescence(sensor: str, energies_keV: Energies) -> list[tuple[float, Ene
     lines = []
     for Z, weight in weights.items():
         k_edge = xraylib.EdgeEnergy(Z, xraylib.K_SHELL)
-        if k_edge < _LOWEST_K_EDGE_keV:
+        if k_edge < LOWEST_K_EDGE_keV:
             continue
         rates = [xraylib.RadRate(Z, line) for line in K_LINES]
         line_keV = sum(

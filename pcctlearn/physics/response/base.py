@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pcctlearn.physics.constants import K_EDGES_keV
 from pcctlearn.shapes import Edges, Energies
 
-K_EDGES_keV = (26.711, 31.814)  # of cadmium and tellurium
 SAME_keV = 1e-3  # photon energies closer than this are equal
 Above = Float[Tensor, "*pixel edge energy"]
 
