@@ -24,7 +24,7 @@ from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
-from pcctlearn.reading.text import read_yaml
+from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam

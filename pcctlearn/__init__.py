@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pcctlearn.physics.thresholds import Thresholds as Thresholds
     from pcctlearn.scan import Scan as Scan
     from pcctlearn.tomography.cone_geometry import ConeBeam as ConeBeam
+    from pcctlearn.tomography.fbp import fbp as fbp
     from pcctlearn.tomography.geometry import FanBeam as FanBeam
     from pcctlearn.tomography.geometry import ParallelBeam as ParallelBeam
 
@@ -69,6 +70,7 @@ __getattr__, __dir__, _ = attach(
         "decomposition.maximum_likelihood": ["decompose", "MaximumLikelihood"],
         "tomography.geometry": ["ParallelBeam", "FanBeam"],
         "tomography.cone_geometry": ["ConeBeam"],
+        "tomography.fbp": ["fbp"],
         "chain": ["Chain"],
     },
     _ROOMS,
@@ -85,7 +87,6 @@ __all__ = [  # noqa: RUF022  # by subject
     "ParallelBeam",
     "FanBeam",
     "ConeBeam",
-    "projector",
     "fbp",
     "Chain",
     "__version__",

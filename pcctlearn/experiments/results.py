@@ -19,7 +19,7 @@ from pcctlearn.command.threads import threads
 from pcctlearn.experiments.run_folder import MARKER
 from pcctlearn.files import added_whole, written_whole
 from pcctlearn.reading.damaged import library_errors
-from pcctlearn.reading.text import read_yaml
+from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.report import render_report
 
 Figures = Mapping[str, Callable[[Path], Figure]]

@@ -23,7 +23,7 @@ from pcctlearn.files import discard_parts, safe_stem
 from pcctlearn.locks import LockedError, discard_locks, locked
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.reading.damaged import readable
-from pcctlearn.reading.text import parse_yaml
+from pcctlearn.reading.yaml_text import parse_yaml
 from pcctlearn.tomography.cone_geometry import ConeBeam
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from pcctlearn.reading.text import parse_yaml, read_json, read_text, read_yaml
+from pcctlearn.reading.text import read_json, read_text
+from pcctlearn.reading.yaml_text import parse_yaml, read_yaml
 
 CALLED = ("a table", "write it again")
 

@@ -5,14 +5,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from pcctlearn.tomography.linear_operator import LinearOperator
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Reconstruction(NamedTuple):
@@ -89,15 +91,17 @@ class Monitor:
             met |= relative_residual <= self.noise_level
         return met
 
-    def _bar(self) -> AbstractContextManager[Progress | None]:
+    def _bar(self) -> "AbstractContextManager[Progress | None]":
         if not self.progress:
             return nullcontext()
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("relative residual {task.fields[residual]:.2e}"),
+        from rich import progress
+
+        bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("relative residual {task.fields[residual]:.2e}"),
         )
         bar.add_task(self.solver, total=self.max_iterations, residual=1.0)
         return bar

@@ -1,0 +1,57 @@
+"""YAML of limited size."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pcctlearn.reading.damaged import readable
+from pcctlearn.reading.sizes import require_size
+from pcctlearn.reading.text import read_text
+
+MOST_YAML_BYTES = 2**18  # of a configuration: a few thousand bytes
+MOST_YAML_NODES = 2**16  # once aliases are written out
+
+
+def read_yaml(path: str | Path, what: str, remedy: str) -> Any:
+    """The contents of a YAML file as ``parse_yaml`` returns them."""
+    return parse_yaml(read_text(path, what, remedy, MOST_YAML_BYTES), str(path), what, remedy)
+
+
+def parse_yaml(text: str, source: str, what: str, remedy: str) -> Any:
+    """Mappings, lists and scalars of a YAML text; interpolations stay the words they are.
+
+    An alias may stand for a list of aliases, so that a few hundred bytes describe 10⁹ values: the
+    nodes are counted with every alias written out before any of them is built.
+
+    Args:
+        text: the YAML.
+        source: where it was found, for the message.
+        what: what it should be, with its article.
+        remedy: what to do, as an imperative.
+
+    Raises:
+        ValueError: no YAML, Python objects in it, too long, or too large once written out.
+    """
+    require_size(source, len(text), remedy, MOST_YAML_BYTES)
+    with readable(source, what, remedy):
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        n_nodes = 0 if root is None else _n_nodes(root, {})
+    if n_nodes > MOST_YAML_NODES:
+        raise ValueError(
+            f"{source} describes more than {MOST_YAML_NODES} values once its aliases are written "
+            f"out: {remedy}"
+        )
+    with readable(source, what, remedy):
+        return yaml.safe_load(text)
+
+
+def _n_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Nodes at and below one with all aliases written out; too many for one that holds itself."""
+    if id(node) not in counted:
+        counted[id(node)] = MOST_YAML_NODES + 1  # until its members are counted
+        members = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            members = [part for pair in members for part in pair]
+        counted[id(node)] = 1 + sum(_n_nodes(member, counted) for member in members)
+    return counted[id(node)]
