@@ -16,7 +16,10 @@ _NOT_OF_A_SCAN = (
 def recorded(simulator: Mapping[str, Any], cases: Mapping[str, Any]) -> str:
     """YAML of a simulator's and a data set's settings, as scan files record it."""
     kept = {key: value for key, value in cases.items() if key not in _NOT_OF_A_SCAN}
-    return OmegaConf.to_yaml(OmegaConf.create({"scan": dict(simulator), "datasets": kept}))
+    # the basis of a decomposition: the objects have materials of their own
+    model = {key: value for key, value in simulator["model"].items() if key != "materials"}
+    scan = {**simulator, "model": model}
+    return OmegaConf.to_yaml(OmegaConf.create({"scan": scan, "datasets": kept}))
 
 
 def register_digest() -> None:

@@ -14,7 +14,7 @@ UPRIGHT = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 class PlacedCase(NamedTuple):
-    """A case on the grid of a scan.
+    """A case on the grid of a scan: density maps of ``materials``.
 
     ``scanner_to_patient`` takes (x, y, z, 1) of the scanner to (R, A, S, 1) of the CT, both in cm;
     ``None`` for a patient without a CT.
@@ -22,6 +22,7 @@ class PlacedCase(NamedTuple):
 
     maps: Float[Tensor, "material z y x"]
     scanner_to_patient: FloatArray | None
+    materials: tuple[str, ...] = ("water", "calcium")
 
 
 def frame_faults(scanner_to_patient: FloatArray) -> Iterator[str]:

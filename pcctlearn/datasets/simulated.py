@@ -1,6 +1,6 @@
 """Scans made of an object: primary photons, scatter, a detector with its flaws, noise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
 from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -53,7 +54,8 @@ class ScanSimulator:
 
     Args:
         geometry: the scanner; objects lie on its volume.
-        model: spectrum, response, thresholds; materials are those of the objects' maps.
+        model: spectrum, response, thresholds. Its basis materials have no effect on a scan of
+            maps that name theirs.
         scatter: how scatter is simulated; ``None`` for none.
         spr: scale the scatter of every scan so that scatter over primary, all bins together,
             averages to this over the rays through the object; it stands for an anti-scatter grid.
@@ -107,21 +109,29 @@ class ScanSimulator:
         progress: Progress | None = None,
         config: str | None = None,
         scanner_to_patient: FloatArray | None = None,
+        materials: Sequence[str] | None = None,
     ) -> RecordedScan:
         """One scan; the same seed gives the same scan.
 
-        ``scanner_to_patient`` is recorded: where the maps lie in their CT.
+        ``scanner_to_patient`` is recorded: where the maps lie in their CT. ``materials`` are those
+        of the maps, by default the basis of the model.
         """
         model, detector = self.model, self._detector
         line_integrals = self._projector @ maps
         open_beam = detector.registered(model.energies_keV) * model.fluence
         rays = line_integrals.movedim(0, -1).to(open_beam)
         flux = self._relative_flux().to(open_beam)
+        if materials is None:
+            materials, attenuation = model.materials, model.attenuation
+        else:
+            attenuation = attenuation_table(materials, model.energies_keV)
         primary = torch.stack(
-            [expected_counts(view, open_beam, model.attenuation.to(view)) for view in rays]
+            [expected_counts(view, open_beam, attenuation.to(view)) for view in rays]
         )
         primary = (primary * flux[..., None]).movedim(-1, 0)
-        scatter, error = self._scatter(maps, seed, progress or (lambda done, total: None))
+        scatter, error = self._scatter(
+            maps, materials, seed, progress or (lambda done, total: None)
+        )
         factor = self._factor(primary, scatter, line_integrals)
         scatter, error = scatter * factor, error * factor
         expected = primary + scatter
@@ -143,7 +153,7 @@ class ScanSimulator:
             scatter_standard_error=error.float(),
             line_integrals=line_integrals.float(),
             maps=maps.float(),
-            materials=tuple(model.materials),
+            materials=tuple(materials),
             true_thresholds_keV=detector.thresholds_keV if flawed else None,
             skew_cm=detector.skew_cm if skewed else None,
             scanner_to_patient=(
@@ -161,7 +171,11 @@ class ScanSimulator:
         )
 
     def _scatter(
-        self, maps: Float[Tensor, "material z y x"], seed: int, progress: Progress
+        self,
+        maps: Float[Tensor, "material z y x"],
+        materials: Sequence[str],
+        seed: int,
+        progress: Progress,
     ) -> tuple[Float[Tensor, "bin view row column"], Float[Tensor, "bin view row column"]]:
         beam, n_bins = self.geometry, self.model.thresholds.n_bins
         shape = (n_bins, beam.n_views, beam.n_rows, beam.n_columns)
@@ -169,7 +183,7 @@ class ScanSimulator:
         if self.scatter is None:
             return scatter, error
         model = self.model
-        scene = self.scatter.scene(maps, model.materials, beam, model.energies_keV, model.fluence)
+        scene = self.scatter.scene(maps, materials, beam, model.energies_keV, model.fluence)
         each = self._detector.registered(scene.spectrum.groups_keV)
         typical = each.mean((0, 1))
         for view in range(beam.n_views):

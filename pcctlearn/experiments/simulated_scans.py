@@ -118,6 +118,7 @@ class SimulatedScans(ScanSource):
             progress,
             self._recorded,
             case.scanner_to_patient,
+            case.materials,
         )
         write_scan(self.paths[index], scan)
 

@@ -68,6 +68,20 @@ def test_primary_is_expected_counts_under_a_point_source(geometry, model, maps):
     assert torch.equal(scan.at("counts"), scan.at("primary"))
 
 
+def test_a_scan_depends_on_the_materials_of_the_maps_not_on_the_basis(geometry, model, maps):
+    basis = ["water", "iodine"]
+    table = attenuation_table(basis, ENERGIES_keV)
+    other = SpectralModel(
+        ENERGIES_keV, model.fluence, model.response, model.thresholds, table, basis
+    )
+    one = ScanSimulator(geometry, model, SCATTER).scan(maps, "ball", 1)
+    named = ScanSimulator(geometry, other, SCATTER).scan(
+        maps, "ball", 1, materials=["water", "calcium"]
+    )
+    assert named.materials == one.materials == ("water", "calcium")
+    assert torch.equal(named.at("counts"), one.at("counts"))
+
+
 def test_scatter_is_scaled_to_the_ratio_and_its_factor_told(geometry, model, maps):
     whole = simulated(geometry, model, maps, scatter=SCATTER)
     scaled = simulated(geometry, model, maps, scatter=SCATTER, spr=0.1)

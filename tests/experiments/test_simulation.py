@@ -114,6 +114,13 @@ def test_a_larger_set_keeps_what_is_there(whole, tmp_path):
     assert len(bytes_of(tmp_path)) == 4
 
 
+def test_scans_serve_every_basis(whole):
+    before = bytes_of(whole)
+    make(whole, "physics.materials=[water,iodine]")
+    assert bytes_of(whole) == before
+    assert read_scan(whole / "scans/head_00000.h5").materials == ("water", "calcium")
+
+
 def test_scans_of_other_settings_are_not_mixed(whole):
     before = bytes_of(whole)
     with pytest.raises(EXPECTED, match=r"other settings: scan\.spr \(0\.1 there\)"):
