@@ -32,7 +32,8 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 ENERGIES = torch.arange(12.5, 121.0, 2.0, dtype=torch.float64)
 EDGES = [20.0, 60.0, 120.0]
-GEOMETRY = ConeBeam(6, 4, 5, (0.55, 0.6), VolumeGrid(3, 4, 5, 0.3), 5.0, 8.0)
+GEOMETRY = ConeBeam(6, 4, 5, (0.55, 0.6), 5.0, 8.0)
+GRID = VolumeGrid(3, 4, 5, 0.3)
 
 
 class Source(NamedTuple):
@@ -76,6 +77,7 @@ def write_scan_file(path: Path) -> None:
     scan = RecordedScan(
         name="a scan",
         geometry=GEOMETRY,
+        grid=GRID,
         thresholds_keV=torch.tensor(EDGES, dtype=torch.float64),
         air=air,
         counts=1.1 * primary,

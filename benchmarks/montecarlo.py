@@ -83,12 +83,13 @@ def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
     )
     beam = TubeSpectrum(spectrum.energies_keV, spectrum.fluence, scatter.group_stride)
     volume = VolumeGrid(128, 128, 128, 0.16)
-    geometry = ConeBeam(8, 64, 96, 0.4, volume, 62.5, 109.7)
+    geometry = ConeBeam(8, 64, 96, 0.4, 62.5, 109.7)
     maps = head_phantom().volumes(volume).clamp(min=0)
     silicon = Analytic("silicon", 6.0, sharing_keV=217.0, sharing_exponent=3.2)
     above = silicon.above(torch.tensor(EDGES_keV, dtype=torch.float64), beam.groups_keV)
     scene = scene_of(
         maps,
+        volume,
         ["water", "calcium"],
         geometry,
         beam,
@@ -163,12 +164,12 @@ def worth(
 ) -> float:
     """Information on scatter per core-second: mean² / (variance · seconds) where it is strong."""
     panel = scene.panel(VIEW)
-    rows_cm, columns_cm = scene.positions_cm()
+    tallied = scene.tallied
     smooth_rows, smooth_columns = (
         smoothing_matrix(at_cm, from_cm, scatter.smoothing_cm)
         for at_cm, from_cm in (
-            (scene.geometry.rows_cm, rows_cm),
-            (scene.geometry.columns_cm, columns_cm),
+            (scene.geometry.rows_cm, tallied.rows_cm),
+            (scene.geometry.columns_cm, tallied.columns_cm),
         )
     )
     per_photon = registered.sum(0).numpy()

@@ -25,10 +25,10 @@ from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
-from pcctlearn.tomography.sparse_projector import Projector
+from pcctlearn.tomography.slice_projector import SliceProjector
 
 BATCH = 8
-BEAM = ParallelBeam(180, 256, 0.15, ImageGrid(256, 256, 0.15))
+BEAM, GRID = ParallelBeam(180, 256, 0.15), ImageGrid(256, 256, 0.15)
 PHANTOM = EllipsePhantom(  # nothing is symmetric
     [
         Ellipse((0.5, -0.7), (14.0, 11.0), (0.2,), tilt_rad=0.3),
@@ -61,8 +61,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
 
-    projector, matrix_free = Projector(BEAM), Projector(BEAM, max_matrix_bytes=0)
-    reconstruct = fbp(BEAM, truncation="cosine")
+    projector = SliceProjector(BEAM, GRID)
+    matrix_free = SliceProjector(BEAM, GRID, backend="numba")
+    reconstruct = fbp(BEAM, GRID, truncation="cosine")
     methods = [
         Method("ours", "pcctlearn, sparse matrix", *both_ways(projector)),
         Method("kernels", "pcctlearn, no matrix", *both_ways(matrix_free)),
@@ -124,7 +125,7 @@ def adjoint_error(method: Method, x: Tensor) -> float:
     return max(errors)
 
 
-def floor(projector: Projector) -> dict[str, float]:
+def floor(projector: SliceProjector) -> dict[str, float]:
     """What reading the matrix once would take at the speed at which a large array is summed."""
     n_bytes = sum(
         projector.get_buffer(f"matrix_{part}").nbytes for part in ("starts", "indices", "weights")
@@ -200,26 +201,26 @@ def rtk_joseph() -> list[Method]:
         output = torch.from_numpy(itk.array_from_image(pipeline.GetOutput()))
         return output[:, 1:-1].movedim(1, 0)
 
-    volume_spacing = (BEAM.image.voxel_cm,) * 3
-    stack_spacing = (BEAM.pixel_cm, BEAM.image.voxel_cm, 1.0)
+    volume_spacing = (GRID.voxel_cm,) * 3
+    stack_spacing = (BEAM.pixel_cm, GRID.voxel_cm, 1.0)
 
     def forward(x: Tensor) -> Tensor:
         into = to_itk(torch.zeros(len(x), *BEAM.shape), stack_spacing)
         return run(RTK.JosephForwardProjectionImageFilter, into, to_itk(x, volume_spacing))
 
     def back(y: Tensor) -> Tensor:
-        into = to_itk(torch.zeros(len(y), *BEAM.image.shape), volume_spacing)
+        into = to_itk(torch.zeros(len(y), *GRID.shape), volume_spacing)
         return run(RTK.JosephBackProjectionImageFilter, into, to_itk(y, stack_spacing))
 
     return [Method("rtk", "RTK Joseph", forward, back, most_repeats=3)]
 
 
 def phantom() -> Tensor:
-    return PHANTOM.maps(*BEAM.image.shape, BEAM.image.voxel_cm)[0].float()
+    return PHANTOM.maps(*GRID.shape, GRID.voxel_cm)[0].float()
 
 
 def inscribed_disc() -> Tensor:
-    n = BEAM.image.n_x
+    n = GRID.n_x
     i = torch.arange(n) - n // 2
     return (i**2 + i[:, None] ** 2 < (n // 2 - 1) ** 2).float()
 

@@ -29,9 +29,9 @@ from torch.nn.functional import avg_pool2d
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.cone_projector import ConeProjector
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.projector import projector
 
 SIZE, VIEWS = 256, 48
 PHANTOM = EllipsoidPhantom(  # nothing is symmetric
@@ -72,24 +72,25 @@ def main() -> None:
     parser.add_argument("--memory-only", action="store_true", help="one pass, and its peak memory")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    beam = scanner(arguments.size, arguments.views)
+    beam, grid = setup(arguments.size, arguments.views)
     if arguments.memory_only:
-        print(peak_memory_mb(beam))
+        print(peak_memory_mb(beam, grid))
         return
-    print(beam)
+    print(beam, grid, sep="\n")
     peak_MB = fresh_process_peak_memory_mb(arguments.size, arguments.views)
     device = torch.device(arguments.device)
-    methods = [ours(beam, device)]
+    methods = [ours(beam, grid, device)]
     if device.type == "cpu" and not arguments.alone:
-        methods += [*rtk(beam), *baseline(beam, arguments.baseline)]
-    results = measure(beam, methods, arguments.repeats, device) | work(beam, device)
+        methods += [*rtk(beam, grid), *baseline(beam, grid, arguments.baseline)]
+    results = measure(beam, grid, methods, arguments.repeats, device)
+    results |= work(beam, grid, device)
     console = Console(width=110)
-    console.print(table(beam, methods, results))
+    console.print(table(beam, grid, methods, results))
     results["peak_memory_MB"] = peak_MB
     print(f"peak memory of a fresh process on the CPU {peak_MB:.0f} MB")
     if (arguments.size, arguments.views) != (SIZE, VIEWS):
-        reference = scanner(SIZE, VIEWS)
-        results |= growth(beam, reference, results, arguments.repeats, device, console)
+        reference = setup(SIZE, VIEWS)
+        results |= growth(reference, results, arguments.repeats, device, console)
     for line in remarks(results):
         print(line)
     if arguments.json:
@@ -97,22 +98,23 @@ def main() -> None:
         arguments.json.write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
 
 
-def scanner(size: int, views: int) -> ConeBeam:
-    """The benchmark's scanner with its voxels, and its pixels with them, made larger or smaller."""
+def setup(size: int, views: int) -> tuple[ConeBeam, VolumeGrid]:
+    """The benchmark's voxels made larger or smaller, and its pixels with them."""
     scale = SIZE / size
-    volume = VolumeGrid(size, size, size, 0.08 * scale)
+    grid = VolumeGrid(size, size, size, 0.08 * scale)
     rows, columns = round(256 / scale), round(384 / scale)
-    return ConeBeam(views, rows, columns, 0.1035 * scale, volume, 62.5, 109.7, arc_rad=radians(240))
+    beam = ConeBeam(views, rows, columns, 0.1035 * scale, 62.5, 109.7, arc_rad=radians(240))
+    return beam, grid
 
 
 def measure(
-    beam: ConeBeam, methods: list[Method], repeats: int, device: torch.device
+    beam: ConeBeam, grid: VolumeGrid, methods: list[Method], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    volume = PHANTOM.volumes(beam.volume)[0].to(device)
-    x = torch.randn(beam.volume.shape, device=device)
+    volume = PHANTOM.volumes(grid)[0].to(device)
+    x = torch.randn(grid.shape, device=device)
     sinogram = methods[0].forward(volume)
     few = np.linspace(0, beam.n_views - 1, 4).astype(int)
-    exact = line_integrals(replace(beam, n_views=4, measured_angles_rad=beam.angles_rad[few]))
+    exact = line_integrals(replace(beam, n_views=4, view_angles_rad=beam.angles_rad[few]))
     ours_fdk = methods[0].fdk(sinogram)
     results: dict[str, float] = {}
     for method in methods:
@@ -121,7 +123,7 @@ def measure(
         results[f"{method.name}_relative_error"] = float(error.norm() / exact.norm())
         results[f"{method.name}_adjoint_error"] = adjoint_error(method, x)
         if method.name == "rtk":
-            inner = (slice(beam.volume.n_z // 8, -beam.volume.n_z // 8),) * 3
+            inner = (slice(grid.n_z // 8, -grid.n_z // 8),) * 3
             gap = (method.fdk(sinogram) - ours_fdk)[inner].norm() / ours_fdk[inner].norm()
             results["fdk_difference_from_rtk"] = float(gap)
             gap = (projected - sinogram)[:, 4:-4, 4:-4].norm() / sinogram.norm()
@@ -170,17 +172,17 @@ def adjoint_error(method: Method, x: Tensor) -> float:
     return max(errors)
 
 
-def work(beam: ConeBeam, device: torch.device) -> dict[str, float]:
+def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, float]:
     """Samples taken, and what they would cost at the speed of nothing but their arithmetic.
 
     A sample of the projector is a ray in one plane: two multiply-adds along x or y, and one and a
     difference along z. FDK takes as many for each voxel in each view.
     """
     rays = beam.n_views * beam.n_rows * beam.n_columns
-    samples = {"forward": rays * beam.volume.n_x, "fdk": beam.n_views * beam.volume.n_x**3}
+    samples = {"forward": rays * grid.n_x, "fdk": beam.n_views * grid.n_x**3}
     samples["back"] = samples["forward"]
     flops, bandwidth = arithmetic_flops(device), bandwidth_bytes(device)
-    n_bytes = 4 * (rays + beam.volume.n_x**3)
+    n_bytes = 4 * (rays + grid.n_x**3)
     results = {f"{job}_samples": float(n) for job, n in samples.items()}
     for job, n in samples.items():
         results[f"{job}_floor_s"] = max(8 * n / flops, n_bytes / bandwidth)
@@ -202,20 +204,19 @@ def bandwidth_bytes(device: torch.device) -> float:
 
 
 def growth(
-    beam: ConeBeam,
-    reference: ConeBeam,
+    reference: tuple[ConeBeam, VolumeGrid],
     results: dict[str, float],
     repeats: int,
     device: torch.device,
     console: Console,
 ) -> dict[str, float]:
     """Time against work, beside the benchmark's own size in the same run."""
-    volume = torch.rand(reference.volume.shape, device=device)
-    method = ours(reference, device)
+    volume = torch.rand(reference[1].shape, device=device)
+    method = ours(*reference, device)
     sinogram = method.forward(volume)
     method.back(sinogram), method.fdk(sinogram)
     times = take_turns([method], volume, sinogram, repeats, device)
-    before, now = work(reference, device), {}
+    before, now = work(*reference, device), {}
     table = Table(title="time grows with rays × planes, or voxels × views")
     for heading in ("", "work", "time", "time / work"):
         table.add_column(heading, justify="right")
@@ -236,32 +237,32 @@ def fresh_process_peak_memory_mb(size: int, views: int) -> float:
     return float(subprocess.check_output([sys.executable, __file__, *options]))
 
 
-def peak_memory_mb(beam: ConeBeam) -> float:
+def peak_memory_mb(beam: ConeBeam, grid: VolumeGrid) -> float:
     """Of this whole process, after projection, adjoint and FDK."""
-    A, reconstruct = ConeProjector(beam), fdk(beam)
-    y = A @ torch.rand(beam.volume.shape)
+    A, reconstruct = projector(beam, grid), fbp(beam, grid)
+    y = A @ torch.rand(grid.shape)
     for operator in (A.T, reconstruct):
         operator @ y
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def ours(beam: ConeBeam, device: torch.device) -> Method:
-    A = ConeProjector(beam)
-    return Method("ours", f"pcctlearn, {device}", A, A.T, fdk(beam).to(device))
+def ours(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> Method:
+    A = projector(beam, grid)
+    return Method("ours", f"pcctlearn, {device}", A, A.T, fbp(beam, grid).to(device))
 
 
-def rtk(beam: ConeBeam) -> list[Method]:
+def rtk(beam: ConeBeam, grid: VolumeGrid) -> list[Method]:
     try:
         from benchmarks.rtk_cone import RtkCone
     except ImportError:
         print("RTK (itk-rtk) is not installed: skipped")
         return []
-    peer = RtkCone(beam)
+    peer = RtkCone(beam, grid)
     return [Method("rtk", "RTK Joseph, FDK", peer.forward, peer.adjoint, peer.fdk, 3)]
 
 
-def baseline(beam: ConeBeam, path: Path | None) -> list[Method]:
-    """Other kernels (fwd, adj, vd_bp) that want volumes (y, x, z) and sinograms (view, u, v).
+def baseline(beam: ConeBeam, grid: VolumeGrid, path: Path | None) -> list[Method]:
+    """Other compiled loops (fwd, adj, vd_bp) on volumes (y, x, z) and sinograms (view, u, v).
 
     Only their loops are timed, on arrays already in their order; FDK is left without its filter.
     """
@@ -274,8 +275,8 @@ def baseline(beam: ConeBeam, path: Path | None) -> list[Method]:
     spec.loader.exec_module(kernels)
     beta = beam.angles_rad - np.pi / 2
     numbers = (beam.source_to_axis_cm, beam.source_to_detector_cm, beam.column_cm, beam.row_cm,
-               beam.volume.spacing_cm[0])  # fmt: skip
-    n, (views, rows, columns) = beam.volume.n_x, beam.shape
+               grid.spacing_cm[0])  # fmt: skip
+    n, (views, rows, columns) = grid.n_x, beam.shape
     by_y, by_x = (np.ones((n, n, n), np.float32) for _ in range(2))
     lines = np.ones((views, columns, rows), np.float32)
 
@@ -285,11 +286,11 @@ def baseline(beam: ConeBeam, path: Path | None) -> list[Method]:
 
     def back(y: Tensor) -> Tensor:
         kernels.adj(lines, by_x, by_y, beta, *numbers)
-        return y.new_zeros(beam.volume.shape)
+        return y.new_zeros(grid.shape)
 
     def gather(y: Tensor) -> Tensor:
         kernels.vd_bp(lines, by_y, beta, np.ones(views), *numbers)
-        return y.new_zeros(beam.volume.shape)
+        return y.new_zeros(grid.shape)
 
     return [Method("baseline", f"{path.stem}, loops only", forward, back, gather)]
 
@@ -302,9 +303,11 @@ def line_integrals(beam: ConeBeam, oversampling: int = 3) -> Tensor:
     return avg_pool2d(PHANTOM.line_integrals(*fine.rays())[0], k).float()
 
 
-def table(beam: ConeBeam, methods: list[Method], results: dict[str, float]) -> Table:
+def table(
+    beam: ConeBeam, grid: VolumeGrid, methods: list[Method], results: dict[str, float]
+) -> Table:
     views, rows, columns = beam.shape
-    title = f"cone beam, {beam.volume.n_x}³, {columns} × {rows} panel, {views} views over 240°"
+    title = f"cone beam, {grid.n_x}³, {columns} × {rows} panel, {views} views over 240°"
     table = Table(title=title)
     headings = ("forward s", "back s", "FDK s", "it / pcctlearn", "relative error", "adjoint error")
     for heading in ("method", *headings):

@@ -14,6 +14,7 @@ from itk import RTK
 from torch import Tensor
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 IMAGE = itk.Image[itk.F, 3]
 
@@ -21,10 +22,10 @@ IMAGE = itk.Image[itk.F, 3]
 class RtkCone:
     """Joseph projection, its adjoint, voxel-driven back-projection and FDK for one scanner."""
 
-    def __init__(self, beam: ConeBeam) -> None:
-        if beam.axis_offset_cm or any(beam.volume.center_cm):
-            raise ValueError("a centred volume and no axis offset are expected of RTK here")
-        self.beam = beam
+    def __init__(self, beam: ConeBeam, grid: VolumeGrid) -> None:
+        if beam.axis_offset_cm or any(grid.center_cm):
+            raise ValueError("RTK needs a centered volume and no axis offset here")
+        self.beam, self.grid = beam, grid
         self.geometry = self._geometry(beam.angles_rad)
         self.closed_geometry = self._geometry(
             np.append(beam.angles_rad, beam.angles_rad.min() + beam.arc_rad)
@@ -64,7 +65,7 @@ class RtkCone:
             projections = parker.GetOutput()
         filter_ = RTK.FDKConeBeamReconstructionFilter[IMAGE].New()
         filter_.SetGeometry(geometry)
-        filter_.SetInput(0, self._volume(torch.zeros(self.beam.volume.shape)))
+        filter_.SetInput(0, self._volume(torch.zeros(self.grid.shape)))
         filter_.SetInput(1, projections)
         filter_.GetRampFilter().SetTruncationCorrection(0.0)
         filter_.GetRampFilter().SetHannCutFrequency(0.0)
@@ -80,7 +81,7 @@ class RtkCone:
         return geometry
 
     def _back(self, kind: Any, sinogram: Tensor) -> Tensor:
-        into = self._volume(torch.zeros(self.beam.volume.shape))
+        into = self._volume(torch.zeros(self.grid.shape))
         return _to_volume(self._run(kind, into, self._sinogram(sinogram)))
 
     def _run(self, kind: Any, into: Any, operand: Any) -> Any:
@@ -92,7 +93,7 @@ class RtkCone:
         return pipeline.GetOutput()
 
     def _volume(self, volume: Tensor) -> Any:
-        dz, dy, dx = self.beam.volume.spacing_cm
+        dz, dy, dx = self.grid.spacing_cm
         return _to_itk(volume.movedim(0, 1), (dx, dz, dy), (0.0, 0.0, 0.0))
 
     def _sinogram(self, sinogram: Tensor) -> Any:

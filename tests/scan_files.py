@@ -17,8 +17,8 @@ ENERGIES = torch.arange(12.5, 121.0, 4.0, dtype=torch.float64)
 VOLUME = VolumeGrid(3, 4, 5, (0.45, 0.3, 0.4), center_cm=(0.3, 0.1, -0.2))
 ANGLES = (0.1, 1.2, 2.4, 3.5, 4.9, 5.7)
 BEAM = ConeBeam(
-    6, 4, 5, (0.55, 0.6), VOLUME, 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3, axis_offset_cm=0.15,
-    measured_angles_rad=ANGLES,
+    6, 4, 5, (0.55, 0.6), 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3, axis_offset_cm=0.15,
+    view_angles_rad=ANGLES,
 )  # fmt: skip
 N_BINS = 2
 
@@ -45,6 +45,7 @@ def recorded() -> RecordedScan:
     return RecordedScan(
         name="all there is",
         geometry=BEAM,
+        grid=VOLUME,
         thresholds_keV=edges,
         air=air,
         counts=torch.poisson(expected, generator),
@@ -74,7 +75,7 @@ def recorded() -> RecordedScan:
 def small() -> RecordedScan:
     """What no file may lack, and no more."""
     scan = recorded()
-    return RecordedScan("small", BEAM, scan.thresholds_keV, scan.air, scan.counts)
+    return RecordedScan("small", BEAM, VOLUME, scan.thresholds_keV, scan.air, scan.counts)
 
 
 def change(path, what):

@@ -27,7 +27,6 @@ from pcctlearn.scan import Scan
 from pcctlearn.shapes import channels_first
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.geometry import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.iterative.cgls import cgls
@@ -85,8 +84,11 @@ def slab_problem(n_pixels=1, bias_keV=0.5):
     )
 
 
+TINY_IMAGE, TINY_VOLUME = ImageGrid(24, 24, 1.2), VolumeGrid(24, 20, 16, 1.0)
+
+
 def tiny_beam():
-    return ParallelBeam(n_views=20, n_columns=24, pixel_cm=1.2, image=ImageGrid(24, 24, 1.2))
+    return ParallelBeam(n_views=20, n_columns=24, pixel_cm=1.2)
 
 
 def phantom_problem(columns=(7, 15), bias_keV=0.5):
@@ -96,7 +98,7 @@ def phantom_problem(columns=(7, 15), bias_keV=0.5):
     off = torch.zeros_like(nominal)
     off[list(columns)] = bias_keV
     true_edges = biased(nominal, model.thresholds.learn, off)
-    reconstruct = fbp(beam).double()
+    reconstruct = fbp(beam, TINY_IMAGE).double()
     A = water_calcium_phantom().line_integrals(*beam.rays())[None]
     counts = model.with_edges(true_edges)(A[0].movedim(0, -1)).detach()
     chain = Chain(MaximumLikelihood(model.with_edges(nominal)), reconstruct)
@@ -115,9 +117,13 @@ def slab_study(**options):
 
 
 def phantom_study(**options):
-    beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8, image=ImageGrid(48, 48, 0.8))
-    parts = {"geometry": beam, "phantom": water_calcium_phantom(), "patient": AxialSlice()}
-    parts |= {"loss": squares("maps"), "training": by_gauss_newton}
+    beam = ParallelBeam(n_views=24, n_columns=48, pixel_cm=0.8)
+    parts = {"geometry": beam, "grid": ImageGrid(48, 48, 0.8), "patient": AxialSlice()}
+    parts |= {
+        "phantom": water_calcium_phantom(),
+        "loss": squares("maps"),
+        "training": by_gauss_newton,
+    }
     sizes = {"biased_columns": (18, 29), "max_steps": 6}
     return PhantomCalibration(scanner(every=4), MaximumLikelihood, **parts | sizes | options)
 
@@ -129,15 +135,15 @@ def perturbation_study():
 
 def tiny_cone():
     """Voxels and pixels of 1 cm around the head, a short scan."""
-    volume = VolumeGrid(24, 20, 16, 1.0)
-    return ConeBeam(30, 24, 22, 1.755, volume, 62.5, 109.7, arc_rad=4.2)
+    return ConeBeam(30, 24, 22, 1.755, 62.5, 109.7, arc_rad=4.2)
 
 
 def cone_study(**options):
     parts = {
         "geometry": tiny_cone(),
+        "grid": TINY_VOLUME,
         "phantom": head_phantom(),
-        "fdk": fdk,
+        "fdk": fbp,
         "sirt": partial(sirt, max_iterations=16),
         "os_sart": partial(os_sart, max_iterations=4),
         "cgls": partial(cgls, max_iterations=8),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from scanners import scanner
-from studies import slab_problem, tiny_beam
+from studies import TINY_IMAGE, slab_problem, tiny_beam
 
 from pcctlearn.chain import Chain
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
@@ -11,16 +11,15 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.fdk import fdk
 from pcctlearn.tomography.geometry import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 
-def chain_and_counts(beam=None):
+def chain_and_counts(beam=None, grid=TINY_IMAGE):
     beam = beam or tiny_beam()
     model = scanner(every=4, n_pixels=beam.n_columns)
     image = MonoenergeticImages(model.materials, [60.0, 70.0])
-    chain = Chain(MaximumLikelihood(model), fbp(beam).double(), image)
+    chain = Chain(MaximumLikelihood(model), fbp(beam, grid).double(), image)
     A = torch.tensor([6.0, 0.4]).expand(beam.n_views, beam.n_columns, 2)
     return chain, model(A).detach().movedim(-1, 0)[None]
 
@@ -65,10 +64,10 @@ def test_onward_goes_on_from_what_is_there():
 
 
 def test_a_cone_beam_chain_ends_in_volumes():
-    beam = ConeBeam(6, 3, 5, 1.2, VolumeGrid(2, 4, 4, 0.6), 8.0, 12.0)
+    beam = ConeBeam(6, 3, 5, 1.2, 8.0, 12.0)
     model = scanner(every=4)
     image = MonoenergeticImages(model.materials, [60.0])
-    chain = Chain(MaximumLikelihood(model), fdk(beam), image)
+    chain = Chain(MaximumLikelihood(model), fbp(beam, VolumeGrid(2, 4, 4, 0.6)), image)
     A = torch.tensor([6.0, 0.4]) * (0.9 + 0.2 * torch.rand(2, *beam.shape, 1))
     counts = model(A).detach().movedim(-1, 1).requires_grad_()
     scan = chain(counts)
@@ -99,8 +98,8 @@ def test_wrong_words_are_told():
 
 
 def test_images_differentiate_to_counts_and_thresholds():
-    beam = ParallelBeam(n_views=3, n_columns=4, pixel_cm=1.0, image=ImageGrid(4, 4, 1.0))
-    chain, counts = chain_and_counts(beam)
+    beam = ParallelBeam(n_views=3, n_columns=4, pixel_cm=1.0)
+    chain, counts = chain_and_counts(beam, ImageGrid(4, 4, 1.0))
     thresholds = chain.decompose.model.thresholds
     edges = thresholds.edges_keV.detach().clone().requires_grad_()
 

@@ -92,7 +92,8 @@ def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
     node = OmegaConf.select(composed_with(file, tmp_path), path)
     room = ROOMS.get(path, path)
     # a room made of folders is named by each: physics/response/ideal is physics.response.simple
-    assert node._target_.startswith(f"pcctlearn.{room}.")
+    built = [node] if "_target_" in node else list(node.values())
+    assert all(part._target_.startswith(f"pcctlearn.{room}.") for part in built)
     if file.as_posix() not in NEEDS:
         if file.stem == "spekpy":
             pytest.importorskip("spekpy", reason="spekpy is an option, requirements-spectra.txt")

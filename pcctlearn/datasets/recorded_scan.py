@@ -37,15 +37,17 @@ class RecordedScan:
 
     Counts, primary, scatter (after ``grid_transmission``), its standard error, and air, which is
     expected with nothing in the beam, are in photons; line integrals in g/cm² and maps in g/cm³,
-    both of ``materials``; the maps on ``maps_grid``, or else on ``geometry.volume``; the skew
-    filters in cm, of ``filter_materials``. ``scanner_to_patient`` takes (x, y, z, 1) of the scanner
-    to (R, A, S, 1) of the patient, in cm. These are float32, but for what is in keV or cm, which
-    is float64. ``thresholds_keV`` is what the detector is set to, ``true_thresholds_keV`` what made
-    the counts; ``config`` is the resolved YAML of what made the file.
+    both of ``materials``; the maps on ``maps_grid``; the skew filters in cm, of
+    ``filter_materials``. ``grid`` is the grid to reconstruct on. ``scanner_to_patient`` takes
+    (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. These are float32, but for
+    what is in keV or cm, which is float64. ``thresholds_keV`` is what the detector is set to,
+    ``true_thresholds_keV`` what made the counts; ``config`` is the resolved YAML of what made the
+    file.
     """
 
     name: str
     geometry: ConeBeam
+    grid: VolumeGrid
     thresholds_keV: Edges
     air: Float[Tensor, "bin row column"]
     counts: Float[Tensor, "bin view row column"] | None = None

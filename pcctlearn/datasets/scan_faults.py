@@ -22,6 +22,7 @@ from pcctlearn.datasets.scan_schema import (
     SCHEMA_VERSION,
     ScanArray,
     geometry_of,
+    grid_of,
     maps_grid_of,
     shown,
     texts,
@@ -81,7 +82,7 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
     faults += _material_faults(sound)
     faults += _geometry_faults(file, sound, consistent)
     if "maps" in sound:
-        faults += _maps_grid_faults(sound["maps"])
+        faults += _maps_grid_faults(sound["maps"], "geometry/volume" in file)
     good: dict[str, h5py.Dataset] = {}
     for name, item in sound.items():
         wrong = list(_unit_faults(name, item))
@@ -313,22 +314,23 @@ def _geometry_faults(
     wrong = not (consistent and "counts" in sound)
     for group, kind in (("geometry", ConeBeam), ("geometry/volume", VolumeGrid)):
         item = _item(file, group)
-        if item is None:
-            yield f"the group {group} is missing: add it, with attributes that say where all is"
+        if item is None and kind is ConeBeam:
+            wrong = True
+            yield "the group geometry is missing: add it, with parameters of ConeBeam as attributes"
         elif isinstance(item, h5py.Group):
             for fault in _parameter_faults(group, item.attrs, kind):
                 wrong = True
                 yield fault
-        wrong |= not isinstance(item, h5py.Group)
+        elif item is not None:
+            wrong = True
     angles = "geometry/measured_angles_rad"
-    for sentence in [] if wrong else _volume_faults(file["geometry/volume"].attrs):
-        wrong = True
-        yield sentence
+    if not wrong and "geometry/volume" in file:
+        for sentence in _volume_faults(file["geometry/volume"].attrs):
+            wrong = True
+            yield sentence
     if not wrong and (angles in sound or _item(file, angles) is None):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a cut field of view is no fault of the file
-                geometry_of(file["geometry"])
+            grid_of(file["geometry"], geometry_of(file["geometry"]))
         except ValueError as error:
             yield f"geometry: {error}"
 
@@ -342,7 +344,10 @@ def _volume_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _maps_grid_faults(maps: h5py.Dataset) -> Iterator[str]:
+def _maps_grid_faults(maps: h5py.Dataset, has_volume: bool) -> Iterator[str]:
+    if not has_volume and not MAPS_GRID & set(maps.attrs):
+        yield "the grid of maps is unknown: add geometry/volume, or voxel_cm and center_cm of maps"
+        return
     if len(MAPS_GRID & set(maps.attrs)) == 1:
         yield "maps have one of the attributes voxel_cm and center_cm: give both (z, y, x), or none"
         return
@@ -355,8 +360,7 @@ def _maps_grid_faults(maps: h5py.Dataset) -> Iterator[str]:
 def _parameter_faults(group: str, attributes: Mapping[str, Any], kind: type) -> Iterator[str]:
     """Whether a group's attributes are the numbers that a dataclass takes."""
     lengths = {"pixel_cm": (1, 2), "voxel_cm": (1, 3), "center_cm": (3,)}
-    members = {"volume", "measured_angles_rad"}
-    parameters = {f.name: f for f in fields(kind) if f.name not in members}
+    parameters = {f.name: f for f in fields(kind) if f.name != "view_angles_rad"}
     for name in attributes:
         if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
             close = difflib.get_close_matches(name, parameters, n=1)

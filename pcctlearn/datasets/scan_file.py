@@ -6,7 +6,6 @@ its faults; it exits with 1 where one has any.
 
 import argparse
 import sys
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from pcctlearn.datasets.scan_schema import (
     SCHEMA_VERSION,
     blocks,
     geometry_of,
+    grid_of,
     maps_grid_of,
     shown,
     texts,
@@ -41,6 +41,7 @@ READABLE = tuple(  # what ``only`` may name
     dict.fromkeys(name.partition("/")[0] for name in ARRAYS if not name.startswith("geometry/"))
 )
 _GROUPS: dict[str, Any] = {"spectrum": RecordedSpectrum, "response": RecordedResponse}
+_MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # where the names differ
 _ROOT_ATTRIBUTES = {
     "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
 }  # fmt: skip
@@ -101,9 +102,7 @@ def write_scan(path: str | Path, scan: RecordedScan) -> None:
 
 def summary(path: str | Path) -> str:
     """What a valid file holds, in a few lines."""
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        scan = read_scan(path, only={*_ALWAYS, "counts"})
+    scan = read_scan(path, only={*_ALWAYS, "counts"})
     lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
         for name in (name for name in ARRAYS if name in file):
@@ -123,8 +122,10 @@ def summary(path: str | Path) -> str:
     )
     if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
         lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")
-    doubts += [str(w.message) for w in warned]
-    return "\n".join([*lines, str(scan.geometry), *(f"warning: {doubt}" for doubt in doubts)])
+    doubts += scan.geometry.truncations(scan.grid)
+    return "\n".join(
+        [*lines, str(scan.geometry), str(scan.grid), *(f"warning: {doubt}" for doubt in doubts)]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +169,9 @@ def _read(file: h5py.File, wanted: Collection[str]) -> RecordedScan:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(file[name].astype(ARRAYS[name].dtype)[()])
 
-    found: dict[str, Any] = {"geometry": geometry_of(file["geometry"])}
+    geometry = geometry_of(file["geometry"])
+    grid = grid_of(file["geometry"], geometry)
+    found: dict[str, Any] = {"geometry": geometry, "grid": grid}
     for name, kind in _ROOT_ATTRIBUTES.items():
         if name in file.attrs:
             values = texts(file.attrs, name) if kind is str else np.ravel(file.attrs[name])
@@ -177,7 +180,7 @@ def _read(file: h5py.File, wanted: Collection[str]) -> RecordedScan:
         if name in MATERIALS:
             found[MATERIALS[name]] = texts(file[name].attrs, "materials")
         if name == "maps":
-            found["maps_grid"] = maps_grid_of(file[name])
+            found["maps_grid"] = maps_grid_of(file[name]) or grid
         if name in wanted:
             members = _GROUPS[name]._fields if name in _GROUPS else ()
             parts = [tensor(f"{name}/{member}") for member in members]
@@ -191,9 +194,10 @@ def _write(file: h5py.File, scan: RecordedScan) -> None:
         if (value := getattr(scan, name)) is not None:
             file.attrs[name] = value
     _write_parameters(file.create_group("geometry").attrs, scan.geometry)
-    _write_parameters(file.create_group("geometry/volume").attrs, scan.geometry.volume)
+    _write_parameters(file.create_group("geometry/volume").attrs, scan.grid)
     for name, array in ARRAYS.items():
         group, _, member = name.rpartition("/")
+        member = _MEMBERS.get(name, member)
         holder = getattr(scan, group) if group else scan
         values = None if holder is None else getattr(holder, member)
         if values is None:
@@ -203,8 +207,7 @@ def _write(file: h5py.File, scan: RecordedScan) -> None:
         dataset.attrs["unit"] = array.unit
         if name in MATERIALS:
             dataset.attrs["materials"] = list(getattr(scan, MATERIALS[name]))
-        if name == "maps" and scan.maps_grid is not None:
-            grid = scan.maps_grid
+        if name == "maps" and (grid := scan.maps_grid) not in (None, scan.grid):
             dataset.attrs.update(voxel_cm=grid.spacing_cm, center_cm=grid.center_cm)
 
 
@@ -228,7 +231,7 @@ def _create(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
 
 def _write_parameters(attributes: h5py.AttributeManager, parts: ConeBeam | VolumeGrid) -> None:
     for field in fields(parts):
-        if field.name not in ("volume", "measured_angles_rad"):
+        if field.name != "view_angles_rad":
             attributes[field.name] = getattr(parts, field.name)
 
 

@@ -103,16 +103,26 @@ def _number(name: str, values: np.ndarray) -> int | float | tuple[float, ...]:
 
 
 def geometry_of(group: h5py.Group) -> ConeBeam:
-    """The scanner; ValueError, in its own words, for one that cannot be."""
-    volume = VolumeGrid(**numbers(group["volume"].attrs, VolumeGrid))
+    """The scanner; ValueError where its parameters are impossible."""
     angles = group.get("measured_angles_rad")
     measured = None if angles is None else angles[()].astype(float).tolist()
-    known = numbers(group.attrs, ConeBeam)
-    return ConeBeam(**known, volume=volume, measured_angles_rad=measured)
+    return ConeBeam(**numbers(group.attrs, ConeBeam), view_angles_rad=measured)
+
+
+def grid_of(group: h5py.Group, geometry: ConeBeam) -> VolumeGrid:
+    """The grid in ``geometry/volume``, or else one of the geometry's field of view.
+
+    Raises ValueError where the geometry cannot project it.
+    """
+    if "volume" not in group:
+        return geometry.default_grid()
+    grid = VolumeGrid(**numbers(group["volume"].attrs, VolumeGrid))
+    geometry.require_grid(grid)
+    return grid
 
 
 def maps_grid_of(maps: h5py.Dataset) -> VolumeGrid | None:
-    """The grid that the maps name as their own, if they do."""
+    """The grid in the attributes of the maps, if it differs from that of the scan."""
     if not MAPS_GRID & set(maps.attrs):
         return None
     n_z, n_y, n_x = maps.shape[1:]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,8 +17,8 @@ from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.shapes import Energies
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.cone_projector import ConeProjector
-from pcctlearn.tomography.grids import FloatArray
+from pcctlearn.tomography.grids import FloatArray, VolumeGrid
+from pcctlearn.tomography.projector import projector
 
 _MOST_SKEW = 10.0  # fold
 
@@ -53,7 +52,8 @@ class ScanSimulator:
     the panel as a point source lights it, cos³ of the angle of incidence, and ``air`` with them.
 
     Args:
-        geometry: the scanner; objects lie on its volume.
+        geometry: the scanner.
+        grid: the voxels of the objects; scan files record it as the grid to reconstruct on.
         model: spectrum, response, thresholds. Its basis materials have no effect on a scan of
             maps that name theirs.
         scatter: how scatter is simulated; ``None`` for none.
@@ -70,6 +70,7 @@ class ScanSimulator:
     def __init__(
         self,
         geometry: ConeBeam,
+        grid: VolumeGrid,
         model: SpectralModel,
         scatter: ObjectScatter | None = None,
         spr: float | None = None,
@@ -96,9 +97,10 @@ class ScanSimulator:
                 "the model's thresholds are nominal, one for each edge: differences between "
                 "pixels come from threshold_error_keV"
             )
-        self.geometry, self.model, self.scatter = geometry, model, scatter
+        self.geometry, self.grid = geometry, grid
+        self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
-        self._projector = ConeProjector(geometry)
+        self._projector = projector(geometry, grid)
         self._detector = self._flawed(edges, threshold_error_keV, dict(skew_cm or {}), seed)
 
     def scan(
@@ -120,7 +122,7 @@ class ScanSimulator:
         line_integrals = self._projector @ maps
         open_beam = detector.registered(model.energies_keV) * model.fluence
         rays = line_integrals.movedim(0, -1).to(open_beam)
-        flux = self._relative_flux().to(open_beam)
+        flux = torch.from_numpy(self.geometry.relative_flux()).to(open_beam)
         if materials is None:
             materials, attenuation = model.materials, model.attenuation
         else:
@@ -145,6 +147,7 @@ class ScanSimulator:
         return RecordedScan(
             name=name,
             geometry=self.geometry,
+            grid=self.grid,
             thresholds_keV=model.thresholds.edges_keV.detach(),
             air=(open_beam.sum(-1) * flux[..., None]).movedim(-1, 0).float(),
             counts=counts.float(),
@@ -153,6 +156,7 @@ class ScanSimulator:
             scatter_standard_error=error.float(),
             line_integrals=line_integrals.float(),
             maps=maps.float(),
+            maps_grid=self.grid,
             materials=tuple(materials),
             true_thresholds_keV=detector.thresholds_keV if flawed else None,
             skew_cm=detector.skew_cm if skewed else None,
@@ -183,7 +187,9 @@ class ScanSimulator:
         if self.scatter is None:
             return scatter, error
         model = self.model
-        scene = self.scatter.scene(maps, materials, beam, model.energies_keV, model.fluence)
+        scene = self.scatter.scene(
+            maps, self.grid, materials, beam, model.energies_keV, model.fluence
+        )
         each = self._detector.registered(scene.spectrum.groups_keV)
         typical = each.mean((0, 1))
         for view in range(beam.n_views):
@@ -202,12 +208,6 @@ class ScanSimulator:
         if there == 0:
             raise ValueError(f"there is no scatter to scale to spr={self.spr:g}: set spr to null")
         return self.spr / there
-
-    def _relative_flux(self) -> Float[Tensor, "row column"]:
-        """cos³ of the angle at which rays meet the panel: fluence of a point source on a plane."""
-        beam = self.geometry
-        offset = np.hypot(beam.rows_cm[:, None], beam.columns_cm) / beam.source_to_detector_cm
-        return torch.from_numpy((1 + offset**2) ** -1.5)
 
     def _flawed(
         self,

@@ -23,10 +23,11 @@ from pcctlearn.physics.noise import draw_counts
 from pcctlearn.shapes import Energies
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
-from pcctlearn.tomography.grids import require_positive
+from pcctlearn.tomography.grids import VolumeGrid, require_positive
 from pcctlearn.tomography.iterative.monitor import Reconstruction
 from pcctlearn.tomography.iterative.subsets import of_views, ordered_subsets
 from pcctlearn.tomography.linear_operator import Diagonal
+from pcctlearn.tomography.projector import projector
 from pcctlearn.units import hounsfield
 
 log = logging.getLogger(__name__)
@@ -49,19 +50,21 @@ class ConeReconstruction:
 
     Args:
         geometry: the scan, a cone beam.
+        grid: the voxels to reconstruct.
         phantom: what is scanned.
         fdk, sirt, os_sart, cgls, fista_tv: the methods, each with its parameters.
         methods: which of them are run, in this order.
         n_subsets: of OS-SART.
         energy_keV: of the photons.
         photons: per pixel and view with nothing in the beam; ``None``: no noise.
-        kernels: as in ``ConeProjector``.
+        backend: as in ``projector``.
         seed: of the noise.
     """
 
     def __init__(
         self,
         geometry: ConeBeam,
+        grid: VolumeGrid,
         phantom: EllipsoidPhantom,
         fdk: Callable[..., nn.Module],
         sirt: Solver,
@@ -72,7 +75,7 @@ class ConeReconstruction:
         n_subsets: int = 10,
         energy_keV: float = 60.0,
         photons: float | None = 1e5,
-        kernels: str = "auto",
+        backend: str = "auto",
         seed: int = 0,
     ) -> None:
         if not isinstance(geometry, ConeBeam):
@@ -89,9 +92,10 @@ class ConeReconstruction:
             raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {list(methods)}")
         if photons is not None:
             require_positive(photons=photons)
-        self.geometry, self.phantom, self.n_subsets = geometry, phantom, n_subsets
+        self.geometry, self.grid = geometry, grid
+        self.phantom, self.n_subsets = phantom, n_subsets
         self.energy_keV, self.photons, self.seed = energy_keV, photons, seed
-        self.kernels = kernels
+        self.backend = backend
         self.attenuation = attenuation_table(phantom.materials, [energy_keV])[:, 0]
         self.water = float(mass_attenuation("water", [energy_keV]))  # 1/cm, at 1 g/cm³
         given = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
@@ -100,15 +104,15 @@ class ConeReconstruction:
     def run(self, context: Context) -> StudyResults:
         """Scan the phantom, reconstruct it in every way, hold the volumes against the truth."""
         device = context.trainer.strategy.root_device
-        if self.kernels == "triton" and device.type == "cpu":
-            raise ValueError("kernels=triton run on a CUDA device: add trainer=gpu")
-        log.info("%s", self.geometry)
+        if self.backend == "triton" and device.type == "cpu":
+            raise ValueError("backend=triton runs on a CUDA device: add trainer=gpu")
+        log.info("%s\n%s", self.geometry, self.grid)
         generator = torch.Generator().manual_seed(self.seed)
         exact = exact_sinogram(self.phantom, self.geometry, self.attenuation)
         measured, dark = measured_sinogram(exact, self.photons, generator)
         if dark.any():
             log.warning("%d rays had no photon: raise study.photons", int(dark.sum()))
-        densities = self.phantom.volumes(self.geometry.volume).double()
+        densities = self.phantom.volumes(self.grid).double()
         truth = hounsfield(torch.einsum("m,mzyx->zyx", self.attenuation, densities), self.water)
 
         y = measured.to(device, torch.get_default_dtype())
@@ -116,7 +120,7 @@ class ConeReconstruction:
             "sinogram_noise_relative": float((measured - exact).norm() / exact.norm()),
             "rays_without_a_photon": float(dark.sum()),
         }
-        seen = Scanner.of(self.geometry, max(1, self.geometry.n_views // 6))
+        seen = Scanner.of(self.geometry, self.grid, max(1, self.geometry.n_views // 6))
         arrays: dict[str, Tensor | np.ndarray] = {
             "slices/edges_cm": seen.edges_cm,
             **{f"scanner/{name}": values for name, values in seen._asdict().items()},
@@ -131,18 +135,20 @@ class ConeReconstruction:
     def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
         """Sinogram to reconstruction, with any options; wrong ones raise at the start."""
         if name == "fdk":
-            operator = method(self.geometry, kernels=self.kernels, water_density=self.water)
+            operator = method(
+                self.geometry, self.grid, backend=self.backend, water_density=self.water
+            )
             return lambda y, **_: Reconstruction(operator.to(y.device) @ y, [], torch.tensor(True))
         one_voxel, one_ray = Diagonal(torch.ones(1, 1, 1)), torch.zeros(1, 1, 1)
         if name == "os_sart":
             method([one_voxel], [one_ray])
             n, beams = self.n_subsets, ordered_subsets(self.geometry, self.n_subsets)
-            parts = [ConeProjector(beam, self.kernels) for beam in beams]
+            parts = [ConeProjector(beam, self.grid, self.backend) for beam in beams]
             return lambda y, **options: method(parts, [y[i::n] for i in range(n)], **options)
         if name == "fista_tv":
-            method = partial(method, spacing_cm=self.geometry.volume.spacing_cm)
+            method = partial(method, spacing_cm=self.grid.spacing_cm)
         method(one_voxel, one_ray)
-        return partial(method, ConeProjector(self.geometry, self.kernels))
+        return partial(method, projector(self.geometry, self.grid, self.backend))
 
     def _reconstruct(
         self, name: str, solve: Solver, y: Sinogram, truth: Volume
@@ -197,7 +203,7 @@ class ConeReconstruction:
             figures,
             captions,
             f"{beam.n_views} views over {degrees(beam.arc_rad):.4g}°, {noise} at "
-            f"{self.energy_keV:g} keV, {' × '.join(map(str, beam.volume.shape))} voxels.",
+            f"{self.energy_keV:g} keV, {' × '.join(map(str, self.grid.shape))} voxels.",
         )
 
 

@@ -157,7 +157,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
         frame = None if scan.scanner_to_patient is None else scan.scanner_to_patient.numpy()
         for name, volume, unit in scan.volumes():
             path = part / f"{name}.nii.gz"
-            write_nifti(path, volume, scan.geometry.volume, unit, frame, scan.unknown)
+            write_nifti(path, volume, scan.grid, unit, frame, scan.unknown)
         record = {
             "scan": str(scan.path),
             "correction": scan.correction,
@@ -224,7 +224,7 @@ class _Table:
             self._draw(name, scan)
 
     def _draw(self, name: str, scan: EvaluatedScan) -> None:
-        grid = scan.geometry.volume
+        grid = scan.grid
         self.arrays[f"{name}/voxel_cm"] = np.array(grid.spacing_cm)
         for title, volume, unit in scan.volumes():
             label = f"{title}_{unit.replace('/', '_')}"

@@ -16,8 +16,7 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
-from pcctlearn.tomography.fbp import require_truncation
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp, require_truncation
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,10 @@ class ScanChain:
     def fits(self, other: RecordedScan) -> bool:
         """Whether another scan is of the same scanner."""
         mine = self.recorded
-        same = (mine.geometry, mine.materials) == (other.geometry, other.materials)
+        same = all(
+            getattr(mine, name) == getattr(other, name)
+            for name in ("geometry", "grid", "materials")
+        )
         return same and all(
             torch.equal(a, b) for a, b in zip(_tensors(mine), _tensors(other), strict=True)
         )
@@ -52,7 +54,7 @@ class ScanChains:
         scatter: builds the scatter correction of a scanner.
         vmi_keV: of the monoenergetic images.
         materials: the basis; by default that of each file's truth, else water and calcium.
-        truncation: how rows that the panel cuts are continued, as in ``fdk``.
+        truncation: how rows that the panel cuts are continued, as in ``fbp``.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class ScanChains:
                 log.warning("the scanner of the checkpoint is another: %s", difference)
             decompose = self.decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
-            reconstruct = fdk(geometry, truncation=self.truncation)
+            reconstruct = fbp(geometry, recorded.grid, truncation=self.truncation)
             self._last = ScanChain(
                 replace(recorded, counts=None, primary=None, scatter=None),
                 Chain(decompose, reconstruct, image, correct).eval(),

@@ -22,6 +22,7 @@ from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class EvaluatedScan:
     path: Path
     correction: str
     geometry: ConeBeam
+    grid: VolumeGrid
     materials: tuple[str, ...]
     edges_keV: Tensor
     image: MonoenergeticImages
@@ -56,7 +58,7 @@ class EvaluatedScan:
     @property
     def unknown(self) -> Tensor:
         """(z, y, x): voxels whose rays miss the rows of the panel in some view."""
-        return torch.from_numpy(~self.geometry.seen_in_z())
+        return torch.from_numpy(~self.geometry.seen_in_z(self.grid))
 
     def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
         """Name, values and unit of each material in mg/mL, then of each energy in HU.
@@ -105,7 +107,7 @@ class ScanEvaluator:
         gain = filled((air_of_pixels(model) / recorded.air)[:, None].float(), dead)
         counts = filled(recorded.at("counts") * gain, dead)[None]
         outcome = chain(counts, until="maps")
-        unknown = torch.from_numpy(~recorded.geometry.seen_in_z()).double()
+        unknown = torch.from_numpy(~recorded.geometry.seen_in_z(recorded.grid)).double()
         if unknown.any():
             log.warning(
                 "%s: %.3g %% of the voxels lie beyond the rows of the panel in some view and are "
@@ -140,6 +142,7 @@ class ScanEvaluator:
             path=path,
             correction="none" if chain.correct is None else chain.correct.title,
             geometry=recorded.geometry,
+            grid=recorded.grid,
             materials=tuple(model.materials),
             edges_keV=recorded.thresholds_keV.reshape(-1, len(recorded.air) + 1).mean(0),
             image=image,
@@ -159,7 +162,7 @@ class ScanEvaluator:
                 f"{path}: {len(missing)} of {counts.shape[1]} views hold no counts, or none in a "
                 f"bin ({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
                 "leave them out of counts and n_views, and write the angles of the remaining views "
-                "in rad as geometry/measured_angles_rad"
+                "in rad as geometry/view_angles_rad"
             )
         kinds = dead_pixels(counts, recorded.air)
         dead = any_of(kinds)
@@ -191,7 +194,7 @@ class ScanEvaluator:
             drawn = draw_counts(recorded.at("primary"), Generator().manual_seed(self.seed))
             noisy, alone = measured, filled(drawn * gain, dead)[None]
         errors: dict[str, dict[str, float]] = {}
-        for case in judged(chain, recorded.geometry, Scan(**free), noisy, alone):
+        for case in judged(chain, recorded.geometry, recorded.grid, Scan(**free), noisy, alone):
             named = {case.before + metric: value for metric, value in case.errors.items()}
             errors.setdefault(case.method, {}).update(named)
         del errors["reference"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 
 class ScanSource(ABC):
@@ -16,6 +17,11 @@ class ScanSource(ABC):
     @abstractmethod
     def geometry(self) -> ConeBeam:
         """The geometry of all scans."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> VolumeGrid:
+        """The grid of all reconstructions."""
 
     @property
     @abstractmethod

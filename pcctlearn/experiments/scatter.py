@@ -27,7 +27,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
 from pcctlearn.scatter.uniform import UniformScatter
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.training.chain_module import ChainModule, with_truth
 from pcctlearn.training.step_profile import step_seconds
 
@@ -74,7 +74,8 @@ class ScatterStudy:
                 f"study.split must be three numbers of scans, {len(scans.paths)} in all at most, "
                 f"got {list(split)}: lower it, or raise datasets.n_cases"
             )
-        self.source, self.geometry, self.model = scans, scans.geometry, scans.model
+        self.source, self.model = scans, scans.model
+        self.geometry, self.grid = scans.geometry, scans.grid
         first, second, third = np.cumsum(split).tolist()
         self.scans = {
             "train": scans.paths[:first],
@@ -92,7 +93,7 @@ class ScatterStudy:
         self.correction = correction
         self.chain = Chain(
             decomposition(self.model),
-            fdk(self.geometry),
+            fbp(self.geometry, self.grid),
             MonoenergeticImages(self.model.materials, [vmi_keV]),
             correction,
         )
@@ -127,7 +128,9 @@ class ScatterStudy:
         if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
             path = Path(checkpoints) / "best.ckpt"
             save_correction(path, self.correction, self.geometry, self.model)
-        judgement = judge(self.chain, self.scans["test"], self.geometry, self.with_noise, baselines)
+        judgement = judge(
+            self.chain, self.scans["test"], self.geometry, self.grid, self.with_noise, baselines
+        )
         return _results(judgement, learned, self._fitted_by(learned))
 
     def _train(self, trainer: Trainer) -> dict[str, float]:

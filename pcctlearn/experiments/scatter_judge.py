@@ -19,6 +19,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 NOISY = "noisy_"  # before the name of a metric: of counts with their Poisson noise
 
@@ -99,6 +100,7 @@ class Judgement:
 def judged(
     chain: Chain,
     geometry: ConeBeam,
+    grid: VolumeGrid,
     expected: Scan,
     measured: Tensor | None = None,
     alone: Tensor | None = None,
@@ -113,7 +115,7 @@ def judged(
     image = chain.image
     assert image is not None
     plain = Chain(chain.decompose, chain.reconstruct, image)
-    visible = torch.from_numpy(geometry.seen_by_all_views())
+    visible = torch.from_numpy(geometry.seen_by_all_views(grid))
     materials = tuple(chain.decompose.model.materials)
     primary = expected.at("corrected_counts")
     reference = replace(plain(primary, until="maps"), corrected_counts=primary)
@@ -139,6 +141,7 @@ def judge(
     chain: Chain,
     scans: Sequence[Path],
     geometry: ConeBeam,
+    grid: VolumeGrid,
     with_noise: bool = True,
     baselines: Mapping[str, ScatterCorrection] | None = None,
 ) -> Judgement:
@@ -158,7 +161,7 @@ def judge(
             measured = ScanSet([path], air)[0].at("counts")[None]
             gain = free.gains[0]
             alone = draw_counts(expected.at("corrected_counts") / gain, generator) * gain
-        for case in judged(chain, geometry, expected, measured, alone, baselines):
+        for case in judged(chain, geometry, grid, expected, measured, alone, baselines):
             result.add(case.method, case.errors, case.before)
             if k == 0 and not case.before and case.method not in (baselines or {}):
                 result.show(case.method, case.outcome, chain.image)

@@ -25,6 +25,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.yaml_text import parse_yaml
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 
 class SimulatedScans(ScanSource):
@@ -77,6 +78,11 @@ class SimulatedScans(ScanSource):
         return self.simulator.geometry
 
     @property
+    def grid(self) -> VolumeGrid:
+        """The grid of all objects."""
+        return self.simulator.grid
+
+    @property
     def model(self) -> SpectralModel:
         """The spectral model of all scans, with nominal thresholds."""
         return self.simulator.model
@@ -109,8 +115,8 @@ class SimulatedScans(ScanSource):
     def _make(self, index: int, simulator: ScanSimulator, progress: Callable[..., None]) -> None:
         name = self.cases.names[index]
         seed = np.random.SeedSequence([self._settings["seed"], _number(name)])
-        with advice_of_settings(simulator.geometry):
-            case = self.cases.placed(index, simulator.geometry.volume)
+        with advice_of_settings(simulator.geometry, simulator.grid):
+            case = self.cases.placed(index, simulator.grid)
         scan = simulator.scan(
             case.maps,
             name,

@@ -32,9 +32,10 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Edges, channels_first, channels_last
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import FlatBeam
+from pcctlearn.tomography.geometry import FlatGeometry
+from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
-from pcctlearn.tomography.sparse_projector import Projector
+from pcctlearn.tomography.projector import projector
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,10 @@ class PhantomCalibration:
         model: the scanner with its nominal thresholds, the same for all pixels.
         decomposition, loss, training: as in ``SlabCalibration``.
         geometry: parallel or fan beam.
+        grid: the voxels of the images.
         phantom: the known object.
         patient: scanned afterwards.
-        window: apodisation of the reconstruction.
+        filter: of the reconstruction, as in ``fbp``.
         bias_keV: offset of the edges of ``biased_columns``; for all columns, where these are
             ``None``, the standard deviation of a normal distribution.
         biased_columns: detector columns with a bias.
@@ -70,10 +72,11 @@ class PhantomCalibration:
         decomposition: Callable[[SpectralModel], Decomposition],
         loss: TotalLoss,
         training: Callable[..., Calibration],
-        geometry: FlatBeam,
+        geometry: FlatGeometry,
+        grid: ImageGrid,
         phantom: EllipsePhantom,
         patient: AxialSlice,
-        window: str = "ramp",
+        filter: str = "ramp",
         bias_keV: float = 0.5,
         biased_columns: Sequence[int] | None = None,
         least_views: int = 20,
@@ -81,7 +84,7 @@ class PhantomCalibration:
         seed: int = 0,
         max_steps: int = 15,
     ) -> None:
-        if not isinstance(geometry, FlatBeam):
+        if not isinstance(geometry, FlatGeometry):
             raise TypeError(
                 f"thresholds_phantom takes a parallel or fan beam, got {type(geometry).__name__}: "
                 "use tomography=parallel or tomography=fan"
@@ -101,8 +104,9 @@ class PhantomCalibration:
         if model.thresholds.edges_keV.ndim != 1:
             raise ValueError("the study makes the pixels' thresholds itself: give shared ones")
         self.model, self.decomposition, self.loss = model, decomposition, loss
-        self.training, self.geometry, self.phantom = training, geometry, phantom
-        self.patient, self.window, self.bias_keV = patient, window, bias_keV
+        self.training, self.geometry, self.grid = training, geometry, grid
+        self.phantom = phantom
+        self.patient, self.filter, self.bias_keV = patient, filter, bias_keV
         self.biased_columns, self.least_views = biased_columns, least_views
         self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
 
@@ -125,10 +129,10 @@ class PhantomCalibration:
             self.model.with_edges(nominal).spectra().detach(),
             self.model.attenuation,
         )
-        grid = self.geometry.image
-        with advice_of_settings(self.geometry):
+        grid = self.grid
+        with advice_of_settings(self.geometry, grid):
             maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
-        A_patient = Projector(self.geometry).double() @ maps
+        A_patient = projector(self.geometry, grid).double() @ maps
         counts, counts_patient = (
             channels_first(self.model.with_edges(true)(channels_last(x)).detach())
             for x in (A, A_patient)
@@ -157,7 +161,7 @@ class PhantomCalibration:
         image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
         reference = reconstruct @ patient.at("line_integrals")
         hounsfield = {"reference": image.hounsfield(reference)[0, 0]}
-        voxel_cm = self.geometry.image.voxel_cm
+        voxel_cm = self.grid.voxel_cm
         body = body_mask(image.hounsfield(patient.at("maps"))[0, 0], (voxel_cm, voxel_cm))
         numbers: Numbers = {}
         images: Numbers = {}
@@ -225,7 +229,7 @@ class PhantomCalibration:
     def _reconstruction(self) -> LinearOperator:
         log.info("building the reconstruction of %s", self.geometry)
         # Gauss–Newton needs the transpose
-        return fbp(self.geometry, self.window, truncation="cosine").double()
+        return fbp(self.geometry, self.grid, self.filter, truncation="cosine").double()
 
     def _chain(self, edges_keV: Edges, reconstruct: LinearOperator) -> Chain:
         image = MonoenergeticImages(self.model.materials, [self.vmi_keV])

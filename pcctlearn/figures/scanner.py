@@ -9,6 +9,7 @@ from matplotlib.patches import Arc, Rectangle
 
 from pcctlearn.figures.style import COLOURS, new_figure
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.iterative.subsets import of_views
 
 _SOURCE, _PANEL, _BLACK = COLOURS["before"], COLOURS["reference"], COLOURS["after"]
@@ -29,12 +30,12 @@ class Scanner(NamedTuple):
     n_voxels: np.ndarray  # (z, y, x)
 
     @classmethod
-    def of(cls, beam: ConeBeam, view: int) -> "Scanner":
-        """Ask the geometry; views are counted as θ grows, and the first has none before it."""
+    def of(cls, beam: ConeBeam, grid: VolumeGrid, view: int) -> "Scanner":
+        """The drawing of one view, counted from 1 as θ grows."""
         order = np.argsort(beam.angles_rad)
         two = of_views(beam, order[view - 1 : view + 1].tolist())
-        center, spacing = np.array(beam.volume.center_cm), np.array(beam.volume.spacing_cm)
-        half = np.array(beam.volume.shape) / 2 * spacing
+        center, spacing = np.array(grid.center_cm), np.array(grid.spacing_cm)
+        half = np.array(grid.shape) / 2 * spacing
         return cls(
             sources_cm=beam.sources_cm()[order],
             view=np.array([view]),
@@ -42,7 +43,7 @@ class Scanner(NamedTuple):
             pixel_cm=np.array([beam.row_cm, beam.column_cm]),
             n_pixels=np.array(beam.shape[1:]),
             edges_cm=np.stack([center - half, center + half], -1),
-            n_voxels=np.array(beam.volume.shape),
+            n_voxels=np.array(grid.shape),
         )
 
     @property
@@ -203,7 +204,7 @@ def _say(ax: Axes, words: str, at: Point, direction: Point, colour: str) -> None
 def _angle(
     ax: Axes, at: Point, radius: float, ends: tuple[Point, Point], words: str, colour: str
 ) -> None:
-    """From the first direction to the second against the clock."""
+    """Angle from the first direction to the second, counter-clockwise."""
     first, last = (float(np.degrees(np.arctan2(y, x))) for x, y in ends)
     x, y = at
     ax.add_patch(Arc((x, y), 2 * radius, 2 * radius, theta1=first, theta2=last, color=colour))

@@ -1,7 +1,7 @@
 """Object, tube spectrum and panel as the arrays that the transport kernels read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from pcctlearn.montecarlo.tracking_numba import EmissionTable, Panel, majorant
 from pcctlearn.physics.attenuation import Material
 from pcctlearn.shapes import Energies, Fluence
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import FanBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 MAX_GROUP_keV = 4.0  # interpolating between wider groups costs more than 1 % of a bin's scatter
@@ -73,50 +72,30 @@ class Scene:
     """Voxels, cross sections, energies and the panel of every view; made by ``scene_of``."""
 
     geometry: ConeBeam
+    tallied: ConeBeam  # with the panel on which scatter is tallied
     spectrum: TubeSpectrum
     voxels: Voxels
     tables: Interactions
     energies: EmissionTable
-    shape: tuple[int, int]  # rows and columns of the tallied panel
-    margin: tuple[int, int]  # rows and columns outside the true panel, on either side
-
-    @property
-    def pixel_cm(self) -> tuple[float, float]:
-        """(row, column) size of a tallied pixel."""
-        beam, (rows, columns), (above, beside) = self.geometry, self.shape, self.margin
-        return (
-            beam.n_rows * beam.row_cm / (rows - 2 * above),
-            beam.n_columns * beam.column_cm / (columns - 2 * beside),
-        )
-
-    def positions_cm(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the rows and the columns of the tallied panel."""
-        beam = self.geometry
-        centers = (beam.row_offset_cm, beam.offset_cm)
-        rows, columns = (
-            (np.arange(n) - (n - 1) / 2) * size + center
-            for n, size, center in zip(self.shape, self.pixel_cm, centers, strict=True)
-        )
-        return rows, columns
 
     def panel(self, view: int, opening_cm: Sequence[float] | None = None) -> Panel:
         """Panel of a view; the beam fills it, or the opening (left, right, bottom, top), in cm."""
-        geometry = self.geometry
+        geometry, tallied = self.geometry, self.tallied
         along, toward, up = geometry.frames()
         source = geometry.sources_cm()[view]
-        (rows, columns), (row_cm, column_cm) = self.positions_cm(), self.pixel_cm
         if opening_cm is None:
             x, y = geometry.columns_cm, geometry.rows_cm
             a, b = geometry.column_cm / 2, geometry.row_cm / 2
             opening_cm = (x[0] - a, x[-1] + a, y[0] - b, y[-1] + b)
+        pixel_cm = np.array([tallied.column_cm, tallied.row_cm])
         return Panel(
             source=source,
             center=source + geometry.source_to_detector_cm * toward[view],
             along=along[view],
             toward=toward[view],
             up=np.asarray(up, np.float64),
-            low=np.array([columns[0] - column_cm / 2, rows[0] - row_cm / 2]),
-            pixel=np.array([column_cm, row_cm]),
+            low=np.array([tallied.columns_cm[0], tallied.rows_cm[0]]) - pixel_cm / 2,
+            pixel=pixel_cm,
             opening=np.array(opening_cm, np.float64),
         )
 
@@ -133,6 +112,7 @@ class Scene:
 
 def scene_of(
     maps: Float[Tensor, "material z y x"],
+    grid: VolumeGrid,
     materials: Sequence[Material],
     geometry: ConeBeam,
     spectrum: TubeSpectrum,
@@ -143,7 +123,7 @@ def scene_of(
     """Prepare an object for photon transport.
 
     Args:
-        maps: densities on the geometry's volume, g/cm³.
+        maps: densities on the grid, g/cm³.
         pixel_cm: approximate pixel size of the tallied panel; by default that of the geometry.
         margin_cm: extent of the tallied panel beyond the true one, on either side.
         voxel_cm: voxels are rebinned up to this size, since scatter varies slowly.
@@ -151,10 +131,10 @@ def scene_of(
     Raises:
         ValueError: maps that are not densities or lie on another grid; sizes that are not valid.
     """
-    if tuple(maps.shape) != (len(materials), *geometry.volume.shape):
+    if tuple(maps.shape) != (len(materials), *grid.shape):
         raise ValueError(
-            f"maps must be (material, z, y, x) = {(len(materials), *geometry.volume.shape)} on the "
-            f"geometry's volume, got {tuple(maps.shape)}"
+            f"maps must be (material, z, y, x) = {(len(materials), *grid.shape)} on the grid, got "
+            f"{tuple(maps.shape)}"
         )
     if not (maps.isfinite().all() and maps.max() > 0):
         raise ValueError("maps must be finite densities in g/cm³, positive somewhere")
@@ -168,7 +148,7 @@ def scene_of(
     for name, size in {"margin_cm": margin_cm, "voxel_cm": voxel_cm}.items():
         if not size >= 0:
             raise ValueError(f"{name} of the scene must be 0 or more, got {size:g}")
-    voxels = _voxels(maps, geometry.volume, voxel_cm)
+    voxels = _voxels(maps, grid, voxel_cm)
     per_gram = interactions(materials)
     unit = voxels.unit_g_cm3[:, None]
     tables = per_gram._replace(rates=per_gram.rates * unit[..., None], total=per_gram.total * unit)
@@ -188,34 +168,13 @@ def scene_of(
         for n, size in zip(true_shape, sizes, strict=True)
     ]
     margin = [round(margin_cm * n / size) for n, size in zip(inner, sizes, strict=True)]
-    shape = [n + 2 * extra for n, extra in zip(inner, margin, strict=True)]
-    return Scene(
-        geometry, spectrum, voxels, tables, energies, (shape[0], shape[1]), (margin[0], margin[1])
+    tallied = replace(
+        geometry,
+        n_rows=inner[0] + 2 * margin[0],
+        n_columns=inner[1] + 2 * margin[1],
+        pixel_cm=[size / n for n, size in zip(inner, sizes, strict=True)],
     )
-
-
-def thick_fan(
-    fan: FanBeam, maps: Float[Tensor, "material y x"], row_cm: float, object_cm: float
-) -> tuple[ConeBeam, Float[Tensor, "material z y x"]]:
-    """A fan beam as a cone beam of one thick row, and a slice as an object of length object_cm."""
-    volume = VolumeGrid(
-        1, fan.image.n_y, fan.image.n_x, (object_cm, fan.image.voxel_cm, fan.image.voxel_cm)
-    )
-    cone = ConeBeam(
-        n_views=fan.n_views,
-        n_rows=1,
-        n_columns=fan.n_columns,
-        pixel_cm=(row_cm, fan.pixel_cm),
-        volume=volume,
-        source_to_axis_cm=fan.source_to_axis_cm,
-        source_to_detector_cm=fan.source_to_detector_cm,
-        arc_rad=fan.arc_rad,
-        offset_cm=fan.offset_cm,
-        start_rad=fan.start_rad,
-        axis_offset_cm=fan.axis_offset_cm,
-        measured_angles_rad=fan.measured_angles_rad,
-    )
-    return cone, maps[:, None]
+    return Scene(geometry, tallied, spectrum, voxels, tables, energies)
 
 
 def _voxels(maps: Tensor, grid: VolumeGrid, voxel_cm: float) -> Voxels:

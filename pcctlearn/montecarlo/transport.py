@@ -18,7 +18,7 @@ from pcctlearn.montecarlo.tracking_numba import N_LEDGER, Panel
 from pcctlearn.physics.attenuation import Material
 from pcctlearn.shapes import Energies, Fluence
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.grids import require_positive
+from pcctlearn.tomography.grids import VolumeGrid, require_positive
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def follow(
     """
     n_kinds = N_KINDS if by_kind or n_points is None else 1
     n_groups = len(scene.spectrum.groups_keV)
-    values = np.zeros((n_chunks, n_kinds, *scene.shape, n_groups))
+    values = np.zeros((n_chunks, n_kinds, *scene.tallied.shape[1:], n_groups))
     ledger = np.zeros((n_chunks, N_LEDGER))
     first = first_chunk * n_histories
     inputs = (panel, scene.voxels, scene.tables, scene.energies)
@@ -145,6 +145,7 @@ class ObjectScatter:
     def scene(
         self,
         maps: Float[Tensor, "material z y x"],
+        grid: VolumeGrid,
         materials: Sequence[Material],
         geometry: ConeBeam,
         energies_keV: Energies,
@@ -153,7 +154,13 @@ class ObjectScatter:
         """Prepare densities in g/cm³ for transport, rebinned as these settings allow."""
         spectrum = TubeSpectrum(energies_keV, fluence, self.group_stride)
         return scene_of(
-            maps, materials, geometry, spectrum, pixel_cm=self.pixel_cm, voxel_cm=self.voxel_cm
+            maps,
+            grid,
+            materials,
+            geometry,
+            spectrum,
+            pixel_cm=self.pixel_cm,
+            voxel_cm=self.voxel_cm,
         )
 
     def estimate(
@@ -169,9 +176,9 @@ class ObjectScatter:
         panel = scene.panel(view)
         view_seed = int(np.random.SeedSequence([seed, view]).generate_state(1, np.uint64)[0] >> 1)
         bins_of_groups = registered.detach().cpu().numpy()
-        rows_cm, columns_cm = scene.positions_cm()
-        smooth_rows = smoothing_matrix(scene.geometry.rows_cm, rows_cm, self.smoothing_cm)
-        smooth_columns = smoothing_matrix(scene.geometry.columns_cm, columns_cm, self.smoothing_cm)
+        true, tallied = scene.geometry, scene.tallied
+        smooth_rows = smoothing_matrix(true.rows_cm, tallied.rows_cm, self.smoothing_cm)
+        smooth_columns = smoothing_matrix(true.columns_cm, tallied.columns_cm, self.smoothing_cm)
         photons, bins, chunk = np.zeros(()), Accumulator(), 0
         while True:
             tally = follow(
@@ -196,7 +203,7 @@ class ObjectScatter:
                 100 * self.accuracy,
             )
         # tallied pixels and true pixels differ in size
-        share = scene.geometry.row_cm * scene.geometry.column_cm / np.prod(scene.pixel_cm)
+        share = true.row_cm * true.column_cm / (tallied.row_cm * tallied.column_cm)
         smooth = smooth_rows @ np.moveaxis(photons, -1, 0) @ smooth_columns.T / chunk
         return ScatterEstimate(
             torch.from_numpy(smooth * share).clamp(min=0),

@@ -1,7 +1,6 @@
 """Scatter kernels of a scanner, fitted to pencil beams through slabs of water."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -134,7 +133,7 @@ def pencil_profiles(
         panel = scene.panel(0, (-half, half, -half, half))
         slab_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint32)[0])
         values = follow(scene, panel, slab_seed, _N_CHUNKS, per_chunk).values[:, 0] @ registered.T
-        row_cm, column_cm = scene.pixel_cm
+        row_cm, column_cm = scene.tallied.row_cm, scene.tallied.column_cm
         beam_counts = open_beam * _PENCIL_cm**2 / (row_cm * column_cm)
         rings = _rings(scene) @ values.reshape(_N_CHUNKS, -1, len(open_beam))
         rings = rings / (beam_counts * row_cm * column_cm)
@@ -221,29 +220,24 @@ def _slab(geometry: ConeBeam, beam: TubeSpectrum, thickness_cm: float, width_cm:
     """Water across the central ray, before a panel wide enough for the profiles."""
     size = (width_cm, thickness_cm / 4, width_cm / 8)
     n = 2 * round(_REACH_cm / _RING_cm)
-    with warnings.catch_warnings():
-        # slabs are wider than the panel sees, which matters to reconstructions alone
-        warnings.filterwarnings("ignore", message="truncated")
-        scanner = replace(
-            geometry,
-            n_views=1,
-            n_rows=n,
-            n_columns=n,
-            pixel_cm=2 * _REACH_cm / n,
-            volume=VolumeGrid(1, 4, 8, size),
-            offset_cm=0.0,
-            row_offset_cm=0.0,
-            start_rad=0.0,
-            axis_offset_cm=0.0,
-            measured_angles_rad=None,
-        )
-    return scene_of(torch.ones(1, 1, 4, 8), ["water"], scanner, beam)
+    scanner = replace(
+        geometry,
+        n_views=1,
+        n_rows=n,
+        n_columns=n,
+        pixel_cm=2 * _REACH_cm / n,
+        offset_cm=0.0,
+        row_offset_cm=0.0,
+        start_rad=0.0,
+        axis_offset_cm=0.0,
+        view_angles_rad=None,
+    )
+    return scene_of(torch.ones(1, 1, 4, 8), VolumeGrid(1, 4, 8, size), ["water"], scanner, beam)
 
 
 def _rings(scene: Scene) -> Array:
     """Mean over the pixels of each ring about the middle of the panel: (ring, pixel)."""
-    rows_cm, columns_cm = scene.positions_cm()
-    radii = np.hypot(rows_cm[:, None], columns_cm).ravel()
+    radii = np.hypot(scene.tallied.rows_cm[:, None], scene.tallied.columns_cm).ravel()
     n = round(_REACH_cm / _RING_cm)
     inside = np.arange(n)[:, None] == np.floor(radii / _RING_cm)
     return inside / inside.sum(1, keepdims=True)

@@ -17,12 +17,12 @@ class AngularCoverage(NamedTuple):
     A view stands for half the way to either neighbour. Where the next view is farther than
     largest_bridged_rad, it stands for half a usual step on that side, and the rest is a gap.
 
-    centers_rad and steps_rad (view), in the order of the views: the shares; gaps_rad (gap, 2):
-    start in [0, 2π) and end of every gap.
+    centers_rad and view_weights_rad (view): center and width of every share, in the order of the
+    views; gaps_rad (gap, 2): start in [0, 2π) and end of every gap.
     """
 
     centers_rad: FloatArray
-    steps_rad: FloatArray
+    view_weights_rad: FloatArray
     gaps_rad: FloatArray
 
     @classmethod
@@ -44,13 +44,13 @@ class AngularCoverage(NamedTuple):
         """The median distance from view to view around the circle."""
         _, _, distances = _around_the_circle(angles_rad)
         if not (distances > 1e-9).all():
-            raise ValueError("measured_angles_rad names a view twice, maybe a turn apart: drop one")
+            raise ValueError("view_angles_rad names a view twice, maybe a turn apart: drop one")
         return float(np.median(distances))
 
     @property
     def arc_rad(self) -> float:
         """The sum of the shares."""
-        return float(self.steps_rad.sum())
+        return float(self.view_weights_rad.sum())
 
     def missing_rad(self, turn_rad: FloatArray) -> FloatArray:
         """Rad of the circle that lie in a gap, and in a gap again after each of these turns."""

@@ -1,40 +1,41 @@
-"""Where source, rotation axis, volume and panel of a cone-beam scanner are; cm and rad.
+"""Positions of source, rotation axis and panel of a cone-beam scanner; cm and rad.
 
 In x and y a cone beam is the fan beam of geometry.py, for each row of its panel. Rows run along z,
 and row 0 is the lowest.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan, ceil, cos, degrees, floor, pi, sin
+from math import ceil, degrees, floor, pi
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pcctlearn.tomography.geometry import DivergentBeam
+from pcctlearn.tomography.geometry import DivergentGeometry
 from pcctlearn.tomography.grids import (
     FloatArray,
+    SliceGrid,
     VolumeGrid,
     one_or_each,
     require_finite,
     require_positive,
 )
 
+_MOST_VOXELS = 512  # along an axis of a default grid
+
 
 @dataclass(frozen=True)
-class ConeBeam(DivergentBeam):
-    """A cone onto a flat panel; row 0 is its lowest, with the least z.
+class ConeBeam(DivergentGeometry):
+    """A cone onto a flat panel; row 0 is the lowest, with the smallest z.
 
-    pixel_cm is a number, or one for rows and one for columns. Where the central ray meets the
-    panel is offset_cm along the columns and row_offset_cm along the rows before its middle.
+    pixel_cm is a number or (row, column). offset_cm along the columns and row_offset_cm along the
+    rows are the distances from the point where the central ray meets the panel to its center.
     """
 
     n_views: int
     n_rows: int
     n_columns: int
     pixel_cm: float | Sequence[float] | FloatArray
-    volume: VolumeGrid
     source_to_axis_cm: float
     source_to_detector_cm: float
     arc_rad: float = 2 * pi
@@ -42,7 +43,9 @@ class ConeBeam(DivergentBeam):
     row_offset_cm: float = 0.0
     start_rad: float = 0.0
     axis_offset_cm: float = 0.0
-    measured_angles_rad: Sequence[float] | FloatArray | None = None
+    view_angles_rad: Sequence[float] | FloatArray | None = None
+
+    grid_type = VolumeGrid
 
     def __post_init__(self) -> None:
         if len(self._pixel_cm) != 2:
@@ -52,24 +55,6 @@ class ConeBeam(DivergentBeam):
         require_positive(n_rows=self.n_rows, pixel_cm=self.row_cm)
         require_finite(row_offset_cm=self.row_offset_cm)
         self._check_orbit()
-        nearest = self.source_to_axis_cm - self.volume.corner_radius_cm
-        if nearest < 2 * max(self.volume.slice_spacing_cm):
-            raise ValueError(
-                f"the source is within two voxels of the volume's corners, {nearest:.4g} cm; "
-                "enlarge source_to_axis_cm or shrink the volume"
-            )
-        if not self._sees(self.volume):
-            (low, high), (bottom, top) = self.axial_range_cm, self.volume.axial_range_cm
-            raise ValueError(
-                f"the panel sees nothing of the volume: at the axis it sees z from {low:.4g} to "
-                f"{high:.4g} cm, the volume lies from {bottom:.4g} to {top:.4g} cm; move one of "
-                "them with center_cm, offset_cm or row_offset_cm"
-            )
-        self._warn_if_rows_are_few()
-
-    @property
-    def grid(self) -> VolumeGrid:  # noqa: D102
-        return self.volume
 
     @property
     def row_cm(self) -> float:
@@ -91,25 +76,102 @@ class ConeBeam(DivergentBeam):
 
     @property
     def axial_range_cm(self) -> tuple[float, float]:
-        """The z that every view sees on the axis."""
+        """Range of z on the axis that is projected onto the panel in every view."""
         edge = self.row_cm / 2
         low, high = self.rows_cm[0] - edge, self.rows_cm[-1] + edge
         return low / self.magnification, high / self.magnification
 
-    def seen_in_z(self) -> NDArray[np.bool_]:
-        """(z, y, x): voxels whose centre falls between the first and last row in every view.
+    def default_grid(self) -> VolumeGrid:
+        """Volume of the field of view, of voxels as large as a pixel demagnified to the axis.
 
-        The shadow of (x, y, z) lies at v = magnification · z / depth, with the depth of (x, y) in
-        the view, in units of source_to_axis_cm. FDK has no data, or too few, for other voxels.
+        It has the slices that are projected onto the panel in every view. Its radius is at most
+        half of source_to_axis_cm, and voxels are larger where there would be more than 512 along an
+        axis.
         """
-        bottom, top = self._seen_slices_cm(self._depth_range())
-        z = self.volume.slices_cm[:, None, None]
+        radius = min(self.fov_radius_cm, self.source_to_axis_cm / 2)
+        if radius == 0:
+            raise ValueError(
+                "the detector does not reach the projected axis: there is no field of view; "
+                "change offset_cm or axis_offset_cm"
+            )
+        bottom, top = self._axial_range_at(radius)
+        if not bottom < top:
+            bottom, top = self.axial_range_cm
+        counts, sizes = [], []
+        for length, pixel in ((top - bottom, self.row_cm), (2 * radius, self.column_cm)):
+            size = max(pixel / self.magnification, length / _MOST_VOXELS)
+            counts.append(max(1, floor(length / size + 1e-6)))
+            sizes.append(size)
+        (n_z, n_x), (dz, dx) = counts, sizes
+        return VolumeGrid(n_z, n_x, n_x, (dz, dx, dx), ((bottom + top) / 2, 0.0, 0.0))
+
+    def seen_in_z(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+        """(z, y, x): voxels whose center falls between the first and last row in every view.
+
+        The point (x, y, z) is projected to v = magnification · z / depth, with the depth of (x, y)
+        in the view in units of source_to_axis_cm. FDK has too few data for all other voxels.
+        """
+        bottom, top = self._seen_slices_cm(self._depth_range(grid))
+        z = grid.slices_cm[:, None, None]
         return (z >= bottom) & (z <= top)
 
-    def seen_by_all_views(self) -> NDArray[np.bool_]:
-        """(z, y, x): voxels of seen_in_z() within seen_radius_cm of the axis."""
-        x, y = self._voxels_cm()
-        return (np.hypot(x, y) <= self.seen_radius_cm) & self.seen_in_z()
+    def seen_by_all_views(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+        """(z, y, x): voxels of seen_in_z() within fov_radius_cm of the axis."""
+        x, y = grid.positions_cm()
+        return (np.hypot(x, y) <= self.fov_radius_cm) & self.seen_in_z(grid)
+
+    def whole_slices(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+        """(z): slices whose inscribed ellipse falls between the first and last row in all views."""
+        bottom, top = self._axial_range_at(grid.fov_radius_cm)
+        return (grid.slices_cm >= bottom) & (grid.slices_cm <= top)
+
+    def relative_flux(self) -> FloatArray:
+        """(row, column): fluence of a point source on the panel, over that of the central ray.
+
+        cos³ of the angle of incidence: the inverse square of the distance, times the obliquity.
+        """
+        offset = np.hypot(self.rows_cm[:, None], self.columns_cm) / self.source_to_detector_cm
+        return (1 + offset**2) ** -1.5
+
+    def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
+        super().require_grid(grid)
+        assert isinstance(grid, VolumeGrid)
+        nearest = self.source_to_axis_cm - grid.corner_radius_cm
+        if nearest < 2 * max(grid.slice_spacing_cm):
+            raise ValueError(
+                f"the source is within two voxels of the volume's corners, {nearest:.4g} cm; "
+                "enlarge source_to_axis_cm or shrink the volume"
+            )
+        if not self._sees(grid):
+            (low, high), (bottom, top) = self.axial_range_cm, grid.axial_range_cm
+            raise ValueError(
+                f"the panel sees nothing of the volume: on the axis it covers z from {low:.4g} to "
+                f"{high:.4g} cm, the volume extends from {bottom:.4g} to {top:.4g} cm; change "
+                "center_cm, offset_cm or row_offset_cm"
+            )
+
+    def truncations(self, grid: SliceGrid) -> list[str]:
+        """A sentence each where an object that fills the grid exceeds the columns or the rows."""
+        sentences = super().truncations(grid)
+        assert isinstance(grid, VolumeGrid)
+        whole = self.whole_slices(grid)
+        if whole.all():
+            return sentences
+        radius = min(grid.fov_radius_cm * self.source_curvature, 0.999)
+        depths = np.array([1 - radius, 1 + radius])
+        ends = self.magnification * np.divide.outer(grid.slices_cm[[0, -1]], depths)
+        half_cm = float(np.abs(ends - self.row_offset_cm).max())
+        remedy = f"use n_rows={ceil(2 * half_cm / self.row_cm + 1e-6)}"
+        bottom, top = self._axial_range_at(grid.fov_radius_cm)
+        center, spacing = grid.center_cm[0], grid.spacing_cm[0]
+        if (half := min(top - center, center - bottom)) >= 0:
+            remedy += f" or a volume of n_z={max(floor(2 * half / spacing - 1e-6), 0) + 1}"
+        return [
+            *sentences,
+            f"truncated along z: every view sees the whole field in {whole.sum()} of the "
+            f"{grid.n_z} slices, and densities in the others are wrong; {remedy}, or leave out "
+            "the voxels for which seen_in_z() is False",
+        ]
 
     def frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Unit vectors along the columns, along the central ray, and along the rows."""
@@ -141,55 +203,31 @@ class ConeBeam(DivergentBeam):
         slope = np.cos(self.gammas_rad) * self.rows_cm[:, None] / self.source_to_detector_cm
         return np.hypot(1, slope)
 
-    @property
-    def seen_radius_cm(self) -> float:
-        """Of the largest circle around the axis in every view; it touches an outermost ray."""
-        axis, half = self.axis_gamma_rad, self.n_columns * self.column_cm / 2
-        ends_cm = self.offset_cm - half, self.offset_cm + half
-        first, last = (atan(end / self.source_to_detector_cm) for end in ends_cm)
-        outermost = max(0.0, min(axis - first, last - axis))
-        return self.source_to_axis_cm / cos(axis) * sin(outermost)
-
-    def __str__(self) -> str:
-        """The scanner in numbers that can be checked against its drawing."""
-        turn = f"{self.n_views} views over {degrees(self.arc_rad):.4g}°"
-        if self.measured_angles_rad is None:
-            turn += f" from {degrees(self.start_rad):.4g}°"
-        sizes = " × ".join(
-            f"{n * s:.4g}" for n, s in zip(self.grid.shape, self.grid.spacing_cm, strict=True)
-        )
+    def _summary(self) -> list[str]:
+        views, orbit, _, field = super()._summary()
         low, high = self.axial_range_cm
         half_fan, half_cone = (
             degrees(float(np.arctan(np.abs(a).max() / self.source_to_detector_cm)))
             for a in (self.columns_cm, self.rows_cm)
         )
-        return (
-            f"ConeBeam: {turn}\n"
-            f"  source to axis {self.source_to_axis_cm:.4g} cm, to panel "
-            f"{self.source_to_detector_cm:.4g} cm, magnification {self.magnification:.4g}\n"
-            f"  panel {self.n_rows} rows × {self.n_columns} columns of {self.row_cm:.4g} × "
-            f"{self.column_cm:.4g} cm; half fan {half_fan:.3g}°, half cone {half_cone:.3g}°\n"
-            f"  offsets (cm): columns {self.offset_cm:.4g}, rows {self.row_offset_cm:.4g}, axis "
-            f"{self.axis_offset_cm:.4g}\n"
-            f"  volume {' × '.join(map(str, self.grid.shape))} voxels (z, y, x), {sizes} cm\n"
-            f"  seen by every view: {self.seen_radius_cm:.4g} cm around the axis, z from {low:.4g} "
-            f"to {high:.4g} cm on it"
-        )
+        return [
+            views,
+            orbit,
+            f"panel of {self.n_rows} rows × {self.n_columns} columns of {self.row_cm:.4g} × "
+            f"{self.column_cm:.4g} cm; half fan {half_fan:.3g}°, half cone {half_cone:.3g}°",
+            f"offsets (cm): columns {self.offset_cm:.4g}, rows {self.row_offset_cm:.4g}, axis "
+            f"{self.axis_offset_cm:.4g}",
+            f"{field}, z from {low:.4g} to {high:.4g} cm on it",
+        ]
 
     @property
     def _pixel_cm(self) -> tuple[float, ...]:
         """(row, column)."""
         return one_or_each(self.pixel_cm, 2)
 
-    def _voxels_cm(self) -> tuple[FloatArray, FloatArray]:
-        """X (1, x) and y (y, 1) of the voxels of a slice."""
-        (dx, _, left), (_, dy, top), _ = self.volume.index_to_cm
-        x, y = left + dx * np.arange(self.volume.n_x), top + dy * np.arange(self.volume.n_y)
-        return x[None], y[:, None]
-
-    def _depth_range(self) -> FloatArray:
-        """(2, y, x): least and largest depth of every voxel over the views."""
-        x, y = self._voxels_cm()
+    def _depth_range(self, grid: VolumeGrid) -> FloatArray:
+        """(2, y, x): smallest and largest depth of every voxel over the views."""
+        x, y = grid.positions_cm()
         nearest, farthest = np.inf, -np.inf
         for of_x, of_y, constant in self.projections()[:, 1]:
             depth = of_x * x + of_y * y + constant
@@ -197,40 +235,24 @@ class ConeBeam(DivergentBeam):
         return np.stack([nearest, farthest])
 
     def _seen_slices_cm(self, depths: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Least and largest z whose shadow falls on the rows at all depths of the first axis."""
+        """Smallest and largest z projected onto the rows at all depths of the first axis."""
         low, high = self.axial_range_cm
         return (low * depths).max(0, keepdims=True), (high * depths).min(0, keepdims=True)
 
-    def _warn_if_rows_are_few(self) -> None:
-        """Warn if an object that fills the slices is cut by the first or the last row."""
-        radius = min(self.volume.field_radius_cm * self.source_curvature, 0.999)
-        depths = np.array([1 - radius, 1 + radius])
-        bottom, top = (float(z[0]) for z in self._seen_slices_cm(depths))
-        slices = self.volume.slices_cm
-        is_whole = (slices >= bottom) & (slices <= top)
-        if is_whole.all():
-            return
-        shadows = self.magnification * np.divide.outer(slices[[0, -1]], depths)
-        half_cm = float(np.abs(shadows - self.row_offset_cm).max())
-        remedy = f"take n_rows={ceil(2 * half_cm / self.row_cm + 1e-6)}"
-        center, spacing = self.volume.center_cm[0], self.volume.spacing_cm[0]
-        if (half := min(top - center, center - bottom)) >= 0:
-            remedy += f" or a volume of n_z={max(floor(2 * half / spacing - 1e-6), 0) + 1}"
-        warnings.warn(
-            f"truncated along z: every view sees the whole field in {is_whole.sum()} of the "
-            f"{self.volume.n_z} slices, and densities in the others are wrong; {remedy}, or leave "
-            "out the voxels for which seen_in_z() is False",
-            stacklevel=4,  # where the beam is constructed
-        )
+    def _axial_range_at(self, radius_cm: float) -> tuple[float, float]:
+        """Smallest and largest z projected onto the rows in all views within this radius."""
+        radius = min(radius_cm * self.source_curvature, 0.999)
+        bottom, top = self._seen_slices_cm(np.array([1 - radius, 1 + radius]))
+        return float(bottom[0]), float(top[0])
 
-    def _sees(self, volume: VolumeGrid) -> bool:
-        """Whether the shadow of the cylinder around the volume touches the panel in some view."""
-        radius, magnification = volume.corner_radius_cm * self.source_curvature, self.magnification
+    def _sees(self, grid: VolumeGrid) -> bool:
+        """Whether the cylinder around the volume is projected onto the panel in some view."""
+        radius, magnification = grid.corner_radius_cm * self.source_curvature, self.magnification
         depths = 1 + np.array([-radius, radius])
-        shadows = magnification * np.divide.outer(volume.axial_range_cm, depths)
+        ends = magnification * np.divide.outer(grid.axial_range_cm, depths)
         low, high = (magnification * z for z in self.axial_range_cm)
-        beyond = self._shadow_reaches_cm(volume.corner_radius_cm)
-        sees_z = shadows.max() > low and shadows.min() < high
-        # an edge of the panel before the axis, by more than the shadow goes on that side
-        left, right = self.reaches_cm
+        beyond = self._circle_extent_cm(grid.corner_radius_cm)
+        sees_z = ends.max() > low and ends.min() < high
+        # the panel may end before the axis, by less than the volume extends on that side
+        left, right = self.detector_extent_cm
         return bool(sees_z and left > -beyond[1] and right > -beyond[0])

@@ -1,5 +1,4 @@
-"""Cone-beam projection and back-projection, by kernels for the device that holds the operand."""
-# mypy: disable-error-code=override
+"""Cone-beam projection and back-projection, compiled for the device that holds the operand."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,41 +10,46 @@ from torch import Tensor
 
 from pcctlearn.tomography.cone_coefficients import cone_coefficients
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.hat_interpolation import margin_for
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.hat_interpolation_numba import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
-KERNELS = ("auto", "numba", "triton")
+BACKENDS = ("auto", "numba", "triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's way to run on the CPU
 
 
 class ConeOperator(LinearOperator):
-    """What the two operators share: arrays in the order of the kernels, one image at a time.
+    """Base of the two operators: compiled loops over one image at a time, with z and rows last.
 
-    kernels: numba runs on the CPU, triton on a CUDA device; auto takes what the operand is on.
+    backend: "numba" runs on the CPU, "triton" on a CUDA device; "auto" follows the operand.
     """
 
     def __init__(
         self,
         geometry: ConeBeam,
+        grid: VolumeGrid,
         in_shape: tuple[int, ...],
         out_shape: tuple[int, ...],
-        kernels: str,
+        backend: str,
     ) -> None:
-        if kernels not in KERNELS:
-            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {kernels!r}")
+        if backend not in BACKENDS:
+            raise ValueError(
+                f"backend of a cone beam must be one of {', '.join(BACKENDS)}, got {backend!r}"
+            )
+        geometry.require_grid(grid)
         super().__init__(in_shape, out_shape)
-        self.geometry, self.kernels = geometry, kernels
-        self.coefficients = cone_coefficients(geometry)
+        self.geometry, self.grid, self.backend = geometry, grid, backend
+        self.coefficients = cone_coefficients(geometry, grid)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
-        """The results, and one image and its result in the order of the kernels, with margins."""
+        """The results, and one image and its result in the order of the loops, with margins."""
         beam = self.geometry
         margins = 2 * margin_for(self.coefficients.slope_range) * beam.n_views * beam.n_columns
         copies = 2 * (prod(self.in_shape) + prod(self.out_shape)) + margins
         return super().peak_bytes(n_images, itemsize) + itemsize * copies
 
-    def _to_sinogram(self, kernel: str, volumes: Tensor) -> Tensor:
-        run, beam = self._kernel(kernel, volumes.device), self.geometry
+    def _to_sinogram(self, function: str, volumes: Tensor) -> Tensor:
+        run, beam = self._compiled(function, volumes.device), self.geometry
         sinograms = volumes.new_empty(*volumes.shape[:-3], *beam.shape)
         for volume, sinogram in _pairs(volumes, sinograms):
             lines = volume.new_empty(beam.n_views, beam.n_columns, beam.n_rows)
@@ -54,8 +58,8 @@ class ConeOperator(LinearOperator):
             sinogram.copy_(lines.mT)
         return sinograms
 
-    def _to_volume(self, kernel: str, sinograms: Tensor) -> Tensor:
-        run, (n_z, n_y, n_x) = self._kernel(kernel, sinograms.device), self.geometry.volume.shape
+    def _to_volume(self, function: str, sinograms: Tensor) -> Tensor:
+        run, (n_z, n_y, n_x) = self._compiled(function, sinograms.device), self.grid.shape
         volumes = sinograms.new_empty(*sinograms.shape[:-3], n_z, n_y, n_x)
         for sinogram, volume in _pairs(sinograms, volumes):
             lines = sinogram.new_empty(n_y, n_x, n_z)
@@ -64,28 +68,28 @@ class ConeOperator(LinearOperator):
             volume.copy_(lines.movedim(-1, 0))
         return volumes
 
-    def _kernel(self, name: str, device: torch.device) -> Callable[..., None]:
-        kernels = self.kernels
-        if kernels == "auto":
-            kernels = "numba" if device.type == "cpu" else "triton"
-        if kernels == "numba" and device.type != "cpu":
+    def _compiled(self, function: str, device: torch.device) -> Callable[..., None]:
+        backend = self.backend
+        if backend == "auto":
+            backend = "numba" if device.type == "cpu" else "triton"
+        if backend == "numba" and device.type != "cpu":
             raise ValueError(
-                f"kernels=numba run on the CPU and were given an array on {device}; take "
-                "kernels=auto, or move the array with .cpu()"
+                f"backend=numba runs on the CPU and was given an array on {device}; use "
+                "backend=auto, or move the array with .cpu()"
             )
-        if kernels == "triton" and device.type != "cuda" and not INTERPRETED:
+        if backend == "triton" and device.type != "cuda" and not INTERPRETED:
             raise ValueError(
-                f"kernels=triton run on a CUDA device and were given an array on {device}; take "
-                "kernels=auto, or move the array with .cuda()"
+                f"backend=triton runs on a CUDA device and was given an array on {device}; use "
+                "backend=auto, or move the array with .cuda()"
             )
         try:
-            module = import_module(f"pcctlearn.tomography.cone_kernels_{kernels}")
+            module = import_module(f"pcctlearn.tomography.cone_{backend}")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"kernels={kernels} need {error.name}: pip install {error.name}, or move the array "
-                "with .cpu()"
+                f"backend={backend} needs {error.name}: pip install {error.name}, or move the "
+                "array with .cpu()"
             ) from error
-        return getattr(module, name)
+        return getattr(module, function)
 
 
 class ConeProjector(ConeOperator):
@@ -98,13 +102,13 @@ class ConeProjector(ConeOperator):
     IEEE Trans. Med. Imaging 1 (1982). doi:10.1109/TMI.1982.4307572
     """
 
-    def __init__(self, geometry: ConeBeam, kernels: str = "auto") -> None:
-        super().__init__(geometry, geometry.volume.shape, geometry.shape, kernels)
+    def __init__(self, geometry: ConeBeam, grid: VolumeGrid, backend: str = "auto") -> None:
+        super().__init__(geometry, grid, grid.shape, geometry.shape, backend)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         return self._to_sinogram("project", x)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._to_volume("project_adjoint", y)
 
 
@@ -112,16 +116,16 @@ class ConeBackprojector(ConeOperator):
     """∫ y(θ, v, u) / depth² dθ of a sinogram y (view, row, column) at every voxel (z, y, x).
 
     Depth is measured from the source along the central ray, in units of source_to_axis_cm. This is
-    the back-projection of filtered data; the adjoint of a projector is ``ConeProjector.T``.
+    the back-projection of filtered data; the adjoint of a projector A is ``A.T``.
     """
 
-    def __init__(self, geometry: ConeBeam, kernels: str = "auto") -> None:
-        super().__init__(geometry, geometry.shape, geometry.volume.shape, kernels)
+    def __init__(self, geometry: ConeBeam, grid: VolumeGrid, backend: str = "auto") -> None:
+        super().__init__(geometry, grid, geometry.shape, grid.shape, backend)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         return self._to_volume("backproject", x)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._to_sinogram("backproject_adjoint", y)
 
 

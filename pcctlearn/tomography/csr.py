@@ -1,4 +1,4 @@
-"""A sparse matrix and its transpose as compressed rows (CSR), built from interpolation kernels."""
+"""A sparse matrix and its transpose as compressed rows (CSR), built from compiled interpolation."""
 
 import hashlib
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from pcctlearn.reading.arrays import Arrays
-from pcctlearn.tomography import interpolation_kernels
-from pcctlearn.tomography.interpolation_kernels import Interpolation
+from pcctlearn.tomography import interpolation_numba
+from pcctlearn.tomography.interpolation_numba import Interpolation
 from pcctlearn.tomography.matrix_cache import kept_on_disk
 
 
@@ -72,9 +72,9 @@ def _build(interpolation: Interpolation, starts: np.ndarray, dtype: np.dtype) ->
 
 
 def _fingerprint(interpolation: Interpolation, dtype: np.dtype) -> str:
-    """A hash of everything the matrix depends on, the text of the kernels included."""
+    """A hash of everything the matrix depends on, the source of the compiled functions included."""
     digest = hashlib.sha256(f"{interpolation.rows.__name__} {dtype}".encode())
-    for source in (interpolation_kernels.__file__, __file__):
+    for source in (interpolation_numba.__file__, __file__):
         digest.update(Path(source).read_bytes())
     for argument in interpolation.arguments:
         digest.update(f"{np.shape(argument)}".encode() + np.asarray(argument).tobytes())

@@ -1,5 +1,4 @@
-"""The ramp filter along detector columns, with windows that soften its high frequencies."""
-# mypy: disable-error-code=override
+"""The ramp filter along detector rows, optionally apodised."""
 
 from collections.abc import Callable
 from math import pi
@@ -13,8 +12,8 @@ from pcctlearn.tomography.geometry import FloatArray
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 _ROWS_AT_ONCE = 512
-# of the frequency in cycles per column, from −1/2 to 1/2
-WINDOWS: dict[str, Callable[[FloatArray], FloatArray]] = {
+# factor of the ramp at a frequency in cycles per column, from −1/2 to 1/2
+FILTERS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "ramp": np.ones_like,
     "shepp_logan": np.sinc,
     "cosine": lambda f: np.cos(pi * f),
@@ -34,9 +33,9 @@ class RampFilter(LinearOperator):
 
     response: Tensor
 
-    def __init__(self, shape: tuple[int, ...], pixel_cm: float, window: str = "ramp") -> None:
-        if window not in WINDOWS:
-            raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
+    def __init__(self, shape: tuple[int, ...], pixel_cm: float, filter: str = "ramp") -> None:
+        if filter not in FILTERS:
+            raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
         if not pixel_cm > 0:
             raise ValueError(f"pixel_cm must be positive, got {pixel_cm}")
         super().__init__(shape, shape)
@@ -45,12 +44,12 @@ class RampFilter(LinearOperator):
         k = np.minimum(k, n_padded - k)
         ramp = np.where(k % 2 == 1, -1 / (pi * np.maximum(k, 1)) ** 2, 0.0)
         ramp[0] = 1 / 4
-        response = np.fft.rfft(ramp).real * WINDOWS[window](np.fft.rfftfreq(n_padded)) / pixel_cm
+        response = np.fft.rfft(ramp).real * FILTERS[filter](np.fft.rfftfreq(n_padded)) / pixel_cm
         dtype = torch.get_default_dtype()
         self.register_buffer("response", torch.from_numpy(response).to(dtype), persistent=False)
         self.n_padded = n_padded
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         rows, response = x.reshape(-1, x.shape[-1]), self.response.to(x.dtype)
         filtered = torch.empty_like(rows)
         # in pieces: padded spectra of a whole sinogram fall out of a processor's cache
@@ -60,5 +59,5 @@ class RampFilter(LinearOperator):
             filtered[i : i + n] = torch.fft.irfft(spectrum, n=self.n_padded)[:, : x.shape[-1]]
         return filtered.reshape(x.shape)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.apply(y)
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.matvec(y)

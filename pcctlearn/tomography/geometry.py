@@ -1,16 +1,17 @@
-"""Where source, rotation axis, image and detector are; cm and rad.
+"""Positions of source, rotation axis and detector; cm and rad.
 
 x points right, y up and z out of the slice, along the rotation axis. View k turns the scanner by
 θ: detector columns run along (cos θ, sin θ, 0) and rows along z, and the central ray, which meets
 the detector at right angles, runs along (−sin θ, cos θ, 0). The source of a fan or a cone is at
 source_to_axis · (sin θ, −cos θ, 0); as it recedes to infinity the fan becomes the parallel beam.
 A cone is a fan for each detector row, and shares its formulas in x and y.
+
+A geometry knows nothing of the voxels that are reconstructed: methods that need them take a grid.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import asin, atan, cos, inf, pi, tan
+from math import asin, atan, cos, degrees, inf, pi, sin, tan
 
 import numpy as np
 
@@ -31,23 +32,19 @@ _BRIDGED_STEPS = 2.5  # between listed views of one arc
 _BRIDGED_RAD = 5 / 180 * pi
 
 
-class Beam:
-    """What the beams share. A parallel beam is a fan whose source is at infinity."""
+class Geometry:
+    """Formulas shared by all geometries; a parallel beam is a fan whose source is at infinity."""
 
     n_views: int
     n_columns: int
     arc_rad: float
     offset_cm: float
-
-    @property
-    def grid(self) -> SliceGrid:
-        """The image, or the slices of the volume."""
-        raise NotImplementedError(f"{type(self).__name__} must say where its voxels are")
+    grid_type: type[SliceGrid] = ImageGrid
 
     @property
     def column_cm(self) -> float:
         """Distance from column to column."""
-        raise NotImplementedError(f"{type(self).__name__} must say how far apart its columns are")
+        raise NotImplementedError(f"{type(self).__name__} must define column_cm")
 
     @property
     def source_curvature(self) -> float:
@@ -61,12 +58,12 @@ class Beam:
 
     @property
     def axis_shift_cm(self) -> float:
-        """How far along the columns the rotation axis lies from the central ray."""
+        """Distance along the columns from the central ray to the rotation axis."""
         return 0.0
 
     @property
     def is_short_scan(self) -> bool:
-        """Whether the views leave a gap in the turn."""
+        """Whether the views leave a gap in the full turn."""
         return bool(self.arc_rad < 2 * pi - ARC_TOLERANCE_RAD)
 
     @property
@@ -76,12 +73,12 @@ class Beam:
 
     @property
     def angles_rad(self) -> FloatArray:
-        """θ of every view; half-open where they are equally spaced: the end is not measured."""
+        """θ of every view; equally spaced views leave out the end of the arc."""
         return np.arange(self.n_views) * (self.arc_rad / self.n_views)
 
     @property
-    def steps_rad(self) -> FloatArray:
-        """The share of the arc that each view stands for."""
+    def view_weights_rad(self) -> FloatArray:
+        """Angular width of every view, its weight in an integral over θ."""
         return np.full(self.n_views, self.arc_rad / self.n_views)
 
     @property
@@ -101,32 +98,51 @@ class Beam:
         return atan(self.axis_shift_cm * self.source_curvature)
 
     @property
-    def reaches_cm(self) -> tuple[float, float]:
-        """How far the detector goes from the shadow of the axis, towards column 0 and the other."""
+    def detector_extent_cm(self) -> tuple[float, float]:
+        """Extent of the detector on either side of the projected axis: column 0 first."""
         half, middle = self.n_columns * self.column_cm / 2, self.magnification * self.axis_shift_cm
         return half - self.offset_cm + middle, half + self.offset_cm - middle
 
     @property
-    def needed_reaches_cm(self) -> tuple[float, float]:
-        """How far the shadow of the ellipse inscribed in the image may go, likewise."""
-        return self._shadow_reaches_cm(self.grid.field_radius_cm)
+    def fov_radius_cm(self) -> float:
+        """Radius of the field of view, the largest circle around the axis inside every fan."""
+        if self.source_curvature == 0:
+            return max(0.0, min(self.detector_extent_cm))
+        axis, half = self.axis_gamma_rad, self.n_columns * self.column_cm / 2
+        ends_cm = self.offset_cm - half, self.offset_cm + half
+        first, last = (atan(end * self.source_curvature / self.magnification) for end in ends_cm)
+        outermost = max(0.0, min(axis - first, last - axis))  # the circle touches this ray
+        return sin(outermost) / (self.source_curvature * cos(axis))
 
-    def _shadow_reaches_cm(self, radius_cm: float) -> tuple[float, float]:
-        """How far the shadow of a circle around the axis goes, likewise."""
-        curvature = self.source_curvature
-        if curvature == 0:
-            return radius_cm, radius_cm
-        axis = self.axis_gamma_rad
-        tangent = asin(min(radius_cm * curvature * cos(axis), 0.999))  # γ from the axis
-        scale = self.magnification / curvature
-        return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
+    def needed_extent_cm(self, grid: SliceGrid) -> tuple[float, float]:
+        """Extent of the projection of the ellipse inscribed in a slice, on either side."""
+        return self._circle_extent_cm(grid.fov_radius_cm)
 
-    @property
-    def is_truncated(self) -> tuple[bool, bool]:
-        """Whether the detector ends before that shadow, towards column 0 and towards the other."""
-        pairs = zip(self.reaches_cm, self.needed_reaches_cm, strict=True)
-        left, right = (bool(reach < needed * (1 - 1e-9)) for reach, needed in pairs)
+    def is_truncated(self, grid: SliceGrid) -> tuple[bool, bool]:
+        """Whether the detector is too narrow for that ellipse, on either side of the axis."""
+        pairs = zip(self.detector_extent_cm, self.needed_extent_cm(grid), strict=True)
+        left, right = (bool(extent < needed * (1 - 1e-9)) for extent, needed in pairs)
         return left, right
+
+    def require_grid(self, grid: SliceGrid) -> None:
+        """Raise TypeError or ValueError for a grid that this geometry cannot project."""
+        if not isinstance(grid, self.grid_type):
+            raise TypeError(
+                f"{type(self).__name__} needs a grid of type {self.grid_type.__name__}, "
+                f"got {type(grid).__name__}"
+            )
+
+    def truncations(self, grid: SliceGrid) -> list[str]:
+        """One sentence where an object that fills the grid is projected beyond the detector."""
+        if not any(self.is_truncated(grid)):
+            return []
+        pairs = zip(self.detector_extent_cm, self.needed_extent_cm(grid), strict=True)
+        extent, needed = min(pairs)
+        return [
+            f"truncated: the detector extends {extent:.4g} cm to one side of the axis, and an "
+            f"object that fills the grid needs {needed:.4g} cm; add columns, enlarge pixel_cm or "
+            "use a smaller grid"
+        ]
 
     def projections(self) -> FloatArray:
         """Per view P (2 × 3): the point p = (x, y, 1) falls on detector column P₀·p / P₁·p.
@@ -145,28 +161,37 @@ class Beam:
         numerator, depth = self.projections()[:, :, None].swapaxes(0, 1)
         return numerator - np.arange(self.n_columns)[:, None] * depth
 
-    def _check_detector(self, n_callers: int) -> None:
+    def __str__(self) -> str:
+        """A summary of the scan in numbers that can be checked against a drawing of it."""
+        return f"{type(self).__name__}: " + "\n  ".join(self._summary())
+
+    def _summary(self) -> list[str]:
+        return [
+            f"{self.n_views} views over {degrees(self.arc_rad):.4g}°",
+            f"detector of {self.n_columns} columns of {self.column_cm:.4g} cm, offset "
+            f"{self.offset_cm:.4g} cm",
+            f"field of view: {self.fov_radius_cm:.4g} cm around the axis",
+        ]
+
+    def _circle_extent_cm(self, radius_cm: float) -> tuple[float, float]:
+        """Extent of the projection of a circle around the axis, on either side."""
+        curvature = self.source_curvature
+        if curvature == 0:
+            return radius_cm, radius_cm
+        axis = self.axis_gamma_rad
+        tangent = asin(min(radius_cm * curvature * cos(axis), 0.999))  # γ from the axis
+        scale = self.magnification / curvature
+        return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
+
+    def _check_detector(self) -> None:
         require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)
         require_finite(offset_cm=self.offset_cm)
-        if any(self.is_truncated):
-            reach, needed = min(zip(self.reaches_cm, self.needed_reaches_cm, strict=True))
-            warnings.warn(
-                f"truncated: the detector reaches {reach:.4g} cm to one side of the axis, and an "
-                f"object that fills the image needs {needed:.4g} cm; add columns, enlarge "
-                "pixel_cm or shrink the image",
-                stacklevel=3 + n_callers,  # where the beam is constructed
-            )
 
 
-class FlatBeam(Beam):
-    """A beam whose image is a plane: parallel or fan."""
+class FlatGeometry(Geometry):
+    """A geometry in the plane of one slice: parallel or fan."""
 
     pixel_cm: float
-    image: ImageGrid
-
-    @property
-    def grid(self) -> ImageGrid:  # noqa: D102
-        return self.image
 
     @property
     def column_cm(self) -> float:  # noqa: D102
@@ -182,18 +207,17 @@ class FlatBeam(Beam):
 
 
 @dataclass(frozen=True)
-class ParallelBeam(FlatBeam):
+class ParallelBeam(FlatGeometry):
     """Parallel rays; column k measures x cos θ + y sin θ = (k − (n − 1)/2) · pixel + offset."""
 
     n_views: int
     n_columns: int
     pixel_cm: float
-    image: ImageGrid
     arc_rad: float = pi
     offset_cm: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_detector(n_callers=1)
+        self._check_detector()
         require_positive(arc_rad=self.arc_rad)
         half_turns = max(1, round(self.arc_rad / pi))
         if abs(self.arc_rad - half_turns * pi) > ARC_TOLERANCE_RAD:
@@ -203,20 +227,20 @@ class ParallelBeam(FlatBeam):
             )
 
 
-class DivergentBeam(Beam):
-    """What fan and cone share: a source on a circle.
+class DivergentGeometry(Geometry):
+    """Formulas shared by fan and cone: a source on a circle.
 
-    arc_rad is what n_views equally spaced views cover, from start_rad on. Views that are spaced
-    in another way are listed, in any order and of any turn, as measured_angles_rad; arc_rad then
-    is the sum of what the views stand for (AngularCoverage), a turn if no gap is left.
-    axis_offset_cm is how far along the columns the axis lies from the central ray.
+    arc_rad is the arc that n_views equally spaced views cover, from start_rad on. Views that are
+    spaced in another way are listed as view_angles_rad, in any order and of any turn; arc_rad then
+    is the sum of their angular widths (AngularCoverage), 2π if no gap is left. axis_offset_cm is
+    the distance along the columns from the central ray to the axis.
     """
 
     source_to_axis_cm: float
     source_to_detector_cm: float
     start_rad: float
     axis_offset_cm: float
-    measured_angles_rad: Sequence[float] | FloatArray | None
+    view_angles_rad: Sequence[float] | FloatArray | None
 
     @property
     def source_curvature(self) -> float:  # noqa: D102
@@ -236,31 +260,45 @@ class DivergentBeam(Beam):
 
     @property
     def angles_rad(self) -> FloatArray:  # noqa: D102
-        if self.measured_angles_rad is not None:
-            return np.asarray(self.measured_angles_rad, dtype=np.float64)
+        if self.view_angles_rad is not None:
+            return np.asarray(self.view_angles_rad, dtype=np.float64)
         return self.start_rad + super().angles_rad
 
     @property
-    def steps_rad(self) -> FloatArray:
-        """The share of the arc that each view stands for: half the way to either neighbour."""
-        return self.coverage().steps_rad
+    def view_weights_rad(self) -> FloatArray:
+        """Angular width of every view: half the distance to either neighbour."""
+        return self.coverage().view_weights_rad
 
     def coverage(self) -> AngularCoverage:
-        """Which angles the views stand for, and the gaps between them."""
-        if self.measured_angles_rad is None:
+        """Angular widths of the views, and the gaps between them."""
+        if self.view_angles_rad is None:
             step = self.arc_rad / self.n_views
             bridged_rad = max(step + ARC_TOLERANCE_RAD, _BRIDGED_RAD)
             return AngularCoverage.of(self.angles_rad, step, bridged_rad)
         step = AngularCoverage.usual_step_rad(self.angles_rad)
         return AngularCoverage.of(self.angles_rad, step, max(_BRIDGED_STEPS * step, _BRIDGED_RAD))
 
-    def _check_orbit(self) -> None:
-        corner = self.grid.corner_radius_cm
-        if not corner < self.source_to_axis_cm < inf:
+    def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
+        super().require_grid(grid)
+        corner = grid.corner_radius_cm
+        if not corner < self.source_to_axis_cm:
             raise ValueError(
-                f"source_to_axis_cm must exceed {corner:.4g} cm, where the corners of the image "
-                f"are, got {self.source_to_axis_cm}"
+                f"source_to_axis_cm must exceed {corner:.4g} cm, the distance from the axis to the "
+                f"corners of the grid, got {self.source_to_axis_cm}"
             )
+
+    def _summary(self) -> list[str]:
+        views, detector, field = super()._summary()
+        if self.view_angles_rad is None:
+            views += f" from {degrees(self.start_rad):.4g}°"
+        orbit = (
+            f"source to axis {self.source_to_axis_cm:.4g} cm, to detector "
+            f"{self.source_to_detector_cm:.4g} cm, magnification {self.magnification:.4g}"
+        )
+        return [views, orbit, f"{detector}, axis offset {self.axis_offset_cm:.4g} cm", field]
+
+    def _check_orbit(self) -> None:
+        require_positive(source_to_axis_cm=self.source_to_axis_cm)
         if not self.source_to_axis_cm <= self.source_to_detector_cm < inf:
             raise ValueError(
                 "source_to_detector_cm must be at least source_to_axis_cm = "
@@ -271,13 +309,13 @@ class DivergentBeam(Beam):
                 f"axis_offset_cm must be less than source_to_axis_cm = {self.source_to_axis_cm}, "
                 f"got {self.axis_offset_cm}"
             )
-        self._check_detector(n_callers=2)
-        if self.measured_angles_rad is not None:
-            object.__setattr__(self, "measured_angles_rad", tuple(self.measured_angles_rad))
-            n_angles = len(self.measured_angles_rad)
+        self._check_detector()
+        if self.view_angles_rad is not None:
+            object.__setattr__(self, "view_angles_rad", tuple(self.view_angles_rad))
+            n_angles = len(self.view_angles_rad)
             if n_angles != self.n_views or n_angles < 2 or not np.isfinite(self.angles_rad).all():
                 raise ValueError(
-                    f"measured_angles_rad must list n_views = {self.n_views} finite angles, two or "
+                    f"view_angles_rad must list n_views = {self.n_views} finite angles, two or "
                     f"more, got {n_angles}"
                 )
             object.__setattr__(self, "arc_rad", self.coverage().arc_rad)
@@ -294,20 +332,19 @@ class DivergentBeam(Beam):
 
 
 @dataclass(frozen=True)
-class FanBeam(DivergentBeam, FlatBeam):
+class FanBeam(DivergentGeometry, FlatGeometry):
     """A fan onto a flat detector line, on which pixel_cm and offset_cm are measured."""
 
     n_views: int
     n_columns: int
     pixel_cm: float
-    image: ImageGrid
     source_to_axis_cm: float
     source_to_detector_cm: float
     arc_rad: float = 2 * pi
     offset_cm: float = 0.0
     start_rad: float = 0.0
     axis_offset_cm: float = 0.0
-    measured_angles_rad: Sequence[float] | FloatArray | None = None
+    view_angles_rad: Sequence[float] | FloatArray | None = None
 
     def __post_init__(self) -> None:
         self._check_orbit()

@@ -1,7 +1,7 @@
-"""Where the voxels of an image or a volume are; cm.
+"""Positions of the voxels of an image or a volume; cm.
 
-x points right, y up and z out of the slice. Column 0 has the least x, row 0 the largest y, and
-slice 0 the least z.
+x points right, y up and z out of the slice. Column 0 has the smallest x, row 0 the largest y, and
+slice 0 the smallest z.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ FloatArray = NDArray[np.floating]
 
 
 def require_positive(**numbers: int | float) -> None:
-    """Refuse by name what is not a positive finite number, whole where it counts something."""
+    """Raise ValueError unless all are positive and finite, and those named n_… whole numbers."""
     for name, number in numbers.items():
         if not 0 < number < inf:
             raise ValueError(f"{name} must be positive and finite, got {number}")
@@ -24,7 +24,7 @@ def require_positive(**numbers: int | float) -> None:
 
 
 def require_finite(**numbers: float) -> None:
-    """Refuse by name what is NaN or infinite."""
+    """Raise ValueError if one of them is NaN or infinite."""
     for name, number in numbers.items():
         if not isfinite(number):
             raise ValueError(f"{name} must be finite, got {number}")
@@ -37,7 +37,7 @@ def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[fl
 
 
 class SliceGrid:
-    """What an image and each slice of a volume share."""
+    """Formulas shared by an image and the slices of a volume."""
 
     n_y: int
     n_x: int
@@ -45,18 +45,23 @@ class SliceGrid:
     @property
     def slice_spacing_cm(self) -> tuple[float, float]:
         """(y, x) distance from voxel to voxel."""
-        raise NotImplementedError(f"{type(self).__name__} must say how far apart its voxels are")
+        raise NotImplementedError(f"{type(self).__name__} must define slice_spacing_cm")
 
     @property
     def slice_center_cm(self) -> tuple[float, float]:
-        """(y, x) of the middle."""
+        """(y, x) of the center."""
         return 0.0, 0.0
 
     @property
-    def field_radius_cm(self) -> float:
-        """How far from the axis the ellipse inscribed in a slice may reach."""
+    def fov_radius_cm(self) -> float:
+        """Radius of a circle around the axis that contains the ellipse inscribed in a slice."""
         dy, dx = self.slice_spacing_cm
         return hypot(*self.slice_center_cm) + max(self.n_y * dy, self.n_x * dx) / 2
+
+    def positions_cm(self) -> tuple[FloatArray, FloatArray]:
+        """x (1, x) and y (y, 1) of the voxels of a slice."""
+        (dx, _, left), (_, dy, top), _ = self.index_to_cm
+        return left + dx * np.arange(self.n_x)[None], top + dy * np.arange(self.n_y)[:, None]
 
     @property
     def corner_radius_cm(self) -> float:
@@ -66,7 +71,7 @@ class SliceGrid:
 
     @property
     def index_to_cm(self) -> FloatArray:
-        """The matrix that takes (column, row, 1) to (x, y, 1)."""
+        """Matrix from (column, row, 1) to (x, y, 1)."""
         (dy, dx), (y, x) = self.slice_spacing_cm, self.slice_center_cm
         left, top = x - (self.n_x - 1) / 2 * dx, y + (self.n_y - 1) / 2 * dy
         return np.array([[dx, 0, left], [0, -dy, top], [0, 0, 1]])
@@ -74,7 +79,7 @@ class SliceGrid:
 
 @dataclass(frozen=True)
 class ImageGrid(SliceGrid):
-    """Square voxels centred on the rotation axis."""
+    """Square voxels centered on the rotation axis."""
 
     n_y: int
     n_x: int
@@ -92,10 +97,14 @@ class ImageGrid(SliceGrid):
     def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102
         return self.voxel_cm, self.voxel_cm
 
+    def __str__(self) -> str:
+        """Numbers of voxels and lengths."""
+        return _summary("ImageGrid", "y, x", self.shape, self.slice_spacing_cm, (0.0, 0.0))
+
 
 @dataclass(frozen=True)
 class VolumeGrid(SliceGrid):
-    """Voxels of one size: voxel_cm is a number, or one for each of z, y and x, as is center_cm."""
+    """Equal voxels: voxel_cm is a number or (z, y, x), and center_cm is (z, y, x)."""
 
     n_z: int
     n_y: int
@@ -110,7 +119,7 @@ class VolumeGrid(SliceGrid):
         require_positive(n_z=self.n_z, n_y=self.n_y, n_x=self.n_x)
         for size in self.spacing_cm:
             require_positive(voxel_cm=size)
-        # one way to write each, so that equal grids are equal
+        # stored in one form, so that equal grids compare equal
         same = len(set(self.spacing_cm)) == 1
         object.__setattr__(self, "voxel_cm", self.spacing_cm[0] if same else self.spacing_cm)
         object.__setattr__(self, "center_cm", one_or_each(self.center_cm, 3))
@@ -146,3 +155,22 @@ class VolumeGrid(SliceGrid):
         """z of the lower and the upper face."""
         half = self.n_z / 2 * self.spacing_cm[0]
         return self.center_cm[0] - half, self.center_cm[0] + half
+
+    def __str__(self) -> str:
+        """Numbers of voxels and lengths."""
+        return _summary("VolumeGrid", "z, y, x", self.shape, self.spacing_cm, self.center_cm)
+
+
+def _summary(
+    name: str,
+    axes: str,
+    shape: Sequence[int],
+    spacing_cm: Sequence[float],
+    center_cm: Sequence[float] | FloatArray,
+) -> str:
+    """Such as "VolumeGrid: 4 × 5 × 6 voxels (z, y, x) of 1 × 1 × 1 cm, 4 × 5 × 6 cm in all"."""
+    sizes = [n * step for n, step in zip(shape, spacing_cm, strict=True)]
+    voxel, size = (" × ".join(f"{cm:.4g}" for cm in lengths) for lengths in (spacing_cm, sizes))
+    middle = ", ".join(f"{cm:.4g}" for cm in center_cm)
+    voxels = " × ".join(map(str, shape))
+    return f"{name}: {voxels} voxels ({axes}) of {voxel} cm, {size} cm in all, center ({middle}) cm"

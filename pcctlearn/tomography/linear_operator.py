@@ -1,5 +1,4 @@
 """Linear maps as objects that compose: ``A @ x``, ``A.T @ y``, ``A @ B``, ``A + B``."""
-# mypy: disable-error-code=override
 
 from math import prod
 from typing import Any, overload
@@ -15,7 +14,7 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, operator: "LinearOperator") -> Tensor:
-        return operator.apply(x)
+        return operator.matvec(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, "LinearOperator"], output: Tensor) -> None:
@@ -29,23 +28,22 @@ class _Apply(torch.autograd.Function):
 class LinearOperator(nn.Module):
     """A linear map of the last axes of an array; axes before them are looped over.
 
-    A new map overrides ``apply``; its adjoint is derived, or overridden where that is faster.
-    It is called as ``A @ x``. The name ``apply`` hides ``nn.Module.apply``: a network that holds
-    an operator initialises its layers by a loop over ``modules()``.
+    A new map overrides ``matvec``, and ``rmatvec`` where a hand-written adjoint is faster than the
+    one that autograd derives. Use it as ``A @ x`` and ``A.T @ y``, which check their operand.
     """
 
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def matvec(self, x: Tensor) -> Tensor:
         """A x, for any number of leading axes."""
         raise NotImplementedError(f"{type(self).__name__} must say what it does to x")
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def rmatvec(self, y: Tensor) -> Tensor:
         """Aᵀ y."""
         zero = y.new_zeros(*y.shape[: y.ndim - len(self.out_shape)], *self.in_shape)
-        return torch.func.vjp(self.apply, zero)[1](y)[0]
+        return torch.func.vjp(self.matvec, zero)[1](y)[0]
 
     @property
     def T(self) -> "LinearOperator":
@@ -97,11 +95,11 @@ class Adjoint(LinearOperator):
         super().__init__(operator.out_shape, operator.in_shape)
         self.operator = operator
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.operator.adjoint(x)
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.operator.rmatvec(x)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.operator.apply(y)
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.operator.matvec(y)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
         own = self.operator.peak_bytes(n_images, itemsize)
@@ -125,11 +123,11 @@ class Composition(LinearOperator):
         super().__init__(inner.in_shape, outer.out_shape)
         self.outer, self.inner = outer, inner
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.outer.apply(self.inner.apply(x))
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.outer.matvec(self.inner.matvec(x))
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.inner.adjoint(self.outer.adjoint(y))
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.inner.rmatvec(self.outer.rmatvec(y))
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
         between = n_images * itemsize * prod(self.inner.out_shape)
@@ -149,11 +147,11 @@ class Sum(LinearOperator):
         super().__init__(left.in_shape, left.out_shape)
         self.left, self.right = left, right
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.left.apply(x) + self.right.apply(x)
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.left.matvec(x) + self.right.matvec(x)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.left.adjoint(y) + self.right.adjoint(y)
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.left.rmatvec(y) + self.right.rmatvec(y)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
         left = self.left.peak_bytes(n_images, itemsize)
@@ -174,8 +172,8 @@ class Diagonal(LinearOperator):
         super().__init__(shape, shape)
         self.register_buffer("weights", weights, persistent=False)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.weights.to(x.dtype) * x
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.apply(y)
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self.matvec(y)

@@ -1,5 +1,4 @@
-"""How detector rows are continued where the detector is narrower than the object."""
-# mypy: disable-error-code=override
+"""Extrapolation of detector rows where the detector is narrower than the object."""
 
 from dataclasses import replace
 from math import ceil, cos, pi
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import Beam
-from pcctlearn.tomography.grids import require_positive
+from pcctlearn.tomography.geometry import Geometry
+from pcctlearn.tomography.grids import SliceGrid, require_positive
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 _FITTED_COLUMNS, _FITTED_CM = 8, 2.0  # beside an edge, at the least
 _SMALLEST_CM2 = 1e-12
-AnyBeam = TypeVar("AnyBeam", bound=Beam)
+AnyGeometry = TypeVar("AnyGeometry", bound=Geometry)
 
 
 class EdgeExtension(LinearOperator):
@@ -38,17 +37,20 @@ class EdgeExtension(LinearOperator):
             steps = torch.arange(1, n_added + 1) / (n_added + 1)
             self.register_buffer(name, torch.cos(pi / 2 * steps) ** 2, persistent=False)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         before, after = (self.get_buffer(name).to(x) for name in ("before", "after"))
         return torch.cat([x[..., :1] * before.flip(0), x, x[..., -1:] * after], -1)
 
 
-def widened(beam: AnyBeam) -> tuple[AnyBeam, int, int]:
-    """The beam with columns enough for its image, and how many were added at either end."""
+def widened(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
+    """The geometry with enough columns for the grid, and how many were added at either end."""
     n_before, n_after = (
         ceil((needed - reach) / beam.column_cm) if is_cut else 0
         for reach, needed, is_cut in zip(
-            beam.reaches_cm, beam.needed_reaches_cm, beam.is_truncated, strict=True
+            beam.detector_extent_cm,
+            beam.needed_extent_cm(grid),
+            beam.is_truncated(grid),
+            strict=True,
         )
     )
     wide = replace(
@@ -63,7 +65,7 @@ class WaterExtension(nn.Module):
     """Columns beyond the edges: those of a water cylinder fitted to the columns beside each edge.
 
     A ray at the signed distance s from the axis crosses a cylinder of density ρ and radius R,
-    whose centre lies at x in this view, on a chord p with (p / 2ρ)² + s² = R² − x² + 2 x s. The
+    whose center lies at x in this view, on a chord p with (p / 2ρ)² + s² = R² − x² + 2 x s. The
     right-hand side is a straight line in s, fitted to the outermost columns; beyond the edge p
     follows from it. The fit is not linear in the data, so this is no LinearOperator.
 
@@ -71,7 +73,7 @@ class WaterExtension(nn.Module):
     Med. Phys. 31 (2004). doi:10.1118/1.1776673
     """
 
-    def __init__(self, wide: Beam, n_before: int, n_after: int, water_density: float) -> None:
+    def __init__(self, wide: Geometry, n_before: int, n_after: int, water_density: float) -> None:
         super().__init__()
         require_positive(water_density=water_density)
         self.water_density, self.n_before, self.n_after = water_density, n_before, n_after
@@ -131,7 +133,7 @@ class WaterExtended(nn.Module):
         return f"WaterExtended {self.in_shape} → {self.out_shape}"
 
 
-def _distances_cm(beam: Beam) -> np.ndarray:
+def _distances_cm(beam: Geometry) -> np.ndarray:
     """Signed distance of every column's rays from the axis."""
     if beam.source_curvature == 0:
         return beam.columns_cm

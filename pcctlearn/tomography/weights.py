@@ -5,14 +5,14 @@ from math import ceil, pi
 import numpy as np
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, Beam, DivergentBeam
-from pcctlearn.tomography.grids import FloatArray
+from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, DivergentGeometry, Geometry
+from pcctlearn.tomography.grids import FloatArray, SliceGrid
 
 _SAMPLES_PER_VIEW = 4  # of the redundancy weights, at the least
 _SAMPLES_PER_TURN = 2000
 
 
-def cosine_weights(beam: Beam) -> FloatArray:
+def cosine_weights(beam: Geometry) -> FloatArray:
     """([row,] column): cosine (obliquity) weight of each ray on a flat detector.
 
     w = D / √(D² + u² + v²) · (1 + δ/R · u/D), for a detector at D from the source, (u, v) from
@@ -30,8 +30,8 @@ def cosine_weights(beam: Beam) -> FloatArray:
     return weights / beam.obliquity() if isinstance(beam, ConeBeam) else weights
 
 
-def redundancy_weights(beam: Beam) -> FloatArray:
-    """(view, column): share of each ray in its line, so that every measured line counts once.
+def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
+    """(view, column): weight of each ray within its line, so that every measured line counts once.
 
     A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), where a view stands
     for that angle and a column for that γ; for a parallel beam by (θ, s) and (θ + π, −s). With a
@@ -48,30 +48,32 @@ def redundancy_weights(beam: Beam) -> FloatArray:
     G. Wang, "X-ray micro-CT with a displaced detector array", Med. Phys. 29 (2002).
     doi:10.1118/1.1489043
     """
-    _require_measured(beam)
+    _require_measured(beam, grid)
     positions = _positions(beam, beam.columns_cm)
-    own, conjugate = (_column_trust(beam, side * positions) for side in (1, -1))
-    if isinstance(beam, DivergentBeam):
+    own, conjugate = (_column_trust(beam, grid, side * positions) for side in (1, -1))
+    if isinstance(beam, DivergentGeometry):
         return _over_the_turn(beam, own, conjugate)
     return _over_half_turns(beam, own, conjugate)
 
 
-def extended_weights(beam: Beam, weights: FloatArray, n_before: int, n_after: int) -> FloatArray:
+def extended_weights(
+    beam: Geometry, weights: FloatArray, n_before: int, n_after: int
+) -> FloatArray:
     """Redundancy weights (view, column) with n_before and n_after columns more.
 
     Columns beyond an edge weigh as that edge does. Beyond the shorter side of a displaced panel
     that takes a full turn they weigh nothing: the longer side measures their lines.
     """
     wide = np.pad(weights, ((0, 0), (n_before, n_after)), mode="edge")
-    reaches = _reaches(beam, beam.reaches_cm)
-    is_displaced = np.abs(_positions(beam, beam.columns_cm)).max() > reaches.min()
+    extents = _end_positions(beam, beam.detector_extent_cm)
+    is_displaced = np.abs(_positions(beam, beam.columns_cm)).max() > extents.min()
     if is_displaced and not beam.is_short_scan:
-        beyond = slice(0, n_before) if reaches.argmin() == 0 else slice(-n_after or wide.size, None)
+        beyond = slice(0, n_before) if extents.argmin() == 0 else slice(-n_after or wide.size, None)
         wide[:, beyond] = 0
     return wide
 
 
-def _over_half_turns(beam: Beam, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+def _over_half_turns(beam: Geometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
     """The weights of a parallel beam, whose n half turns see a line from either side in turn."""
     n = round(beam.arc_rad / pi)
     half_turns = np.arange(beam.n_views + 1) * n / beam.n_views
@@ -83,7 +85,7 @@ def _over_half_turns(beam: Beam, own: FloatArray, conjugate: FloatArray) -> Floa
     return (1 - odd_part) * even + odd_part * odd
 
 
-def _over_the_turn(beam: DivergentBeam, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+def _over_the_turn(beam: DivergentGeometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
     """The weights of a fan, for the trust of its columns and of their mirror images."""
     coverage, turn = beam.coverage(), pi - 2 * (beam.gammas_rad - beam.axis_gamma_rad)
     if not beam.is_short_scan:
@@ -91,13 +93,13 @@ def _over_the_turn(beam: DivergentBeam, own: FloatArray, conjugate: FloatArray) 
     n_samples = max(_SAMPLES_PER_VIEW, ceil(_SAMPLES_PER_TURN / beam.n_views))
     weights = np.zeros((beam.n_views, beam.n_columns))
     for offset in (np.arange(n_samples) + 0.5) / n_samples - 0.5:
-        theta = (coverage.centers_rad + offset * coverage.steps_rad)[:, None]
+        theta = (coverage.centers_rad + offset * coverage.view_weights_rad)[:, None]
         ray = coverage.taper(theta) * own
         weights += ray / (ray + coverage.taper(theta + turn) * conjugate) / n_samples
     return weights
 
 
-def _positions(beam: Beam, columns_cm: FloatArray) -> FloatArray:
+def _positions(beam: Geometry, columns_cm: FloatArray) -> FloatArray:
     """γ from the ray through the axis, of points on the detector; cm for a parallel beam."""
     if beam.source_curvature == 0:
         return columns_cm
@@ -105,33 +107,35 @@ def _positions(beam: Beam, columns_cm: FloatArray) -> FloatArray:
     return gamma - beam.axis_gamma_rad
 
 
-def _reaches(beam: Beam, reaches_cm: tuple[float, float]) -> FloatArray:
-    """Positions of the detector's two ends, without sign, for reaches_cm or needed_reaches_cm."""
-    ends_cm = beam.magnification * beam.axis_shift_cm + np.array([-1, 1]) * reaches_cm
+def _end_positions(beam: Geometry, extent_cm: tuple[float, float]) -> FloatArray:
+    """|Positions| of both ends, of the detector (detector_extent_cm) or of what is needed."""
+    ends_cm = beam.magnification * beam.axis_shift_cm + np.array([-1, 1]) * extent_cm
     return np.abs(_positions(beam, ends_cm))
 
 
-def _column_trust(beam: Beam, positions: FloatArray) -> FloatArray:
+def _column_trust(beam: Geometry, grid: SliceGrid, positions: FloatArray) -> FloatArray:
     """Trust of rays at these positions, which falls as sin² to zero at the shorter side's end.
 
     Over all columns that are measured again from the other side. If the shorter side contains the
     image, the taper may be steeper and lie beyond the image, which has less noise.
     """
-    reaches, needed = (_reaches(beam, cm) for cm in (beam.reaches_cm, beam.needed_reaches_cm))
-    shorter = int(reaches.argmin())
-    short, long = reaches[shorter], reaches[1 - shorter]
+    extents, needed = (
+        _end_positions(beam, cm) for cm in (beam.detector_extent_cm, beam.needed_extent_cm(grid))
+    )
+    shorter = int(extents.argmin())
+    short, long = extents[shorter], extents[1 - shorter]
     if np.abs(positions).max() <= short:
         return np.ones_like(positions)  # every ray is measured again
     width = 2 * short
-    if not beam.is_truncated[shorter]:
+    if not beam.is_truncated(grid)[shorter]:
         width = min(width, max(short - needed[shorter], long - short))
     from_end = short + (positions if shorter == 0 else -positions)
     return np.sin(pi / 2 * np.clip(from_end / width, 0, 1)) ** 2
 
 
-def _require_measured(beam: Beam) -> None:
+def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
     """Raise ValueError where lines through the image are measured by no ray."""
-    short_cm = min(beam.reaches_cm)
+    short_cm = min(beam.detector_extent_cm)
     if short_cm <= 0:
         raise ValueError(
             f"the detector ends {abs(short_cm):.4g} cm before the axis, so that the middle of the "
@@ -139,8 +143,8 @@ def _require_measured(beam: Beam) -> None:
         )
     if not beam.is_short_scan:
         return
-    _require_centred(beam)
-    if not isinstance(beam, DivergentBeam):
+    _require_centered(beam, grid)
+    if not isinstance(beam, DivergentGeometry):
         return
     coverage, gamma = beam.coverage(), beam.gammas_rad - beam.axis_gamma_rad
     shortest = pi + 2 * float(np.abs(gamma).max())
@@ -150,7 +154,7 @@ def _require_measured(beam: Beam) -> None:
             f"needs π + fan angle = {shortest:.6g} or more: add views, use fewer columns, or "
             "reconstruct iteratively"
         )
-    is_inside = np.abs(gamma) <= min(_reaches(beam, beam.reaches_cm))
+    is_inside = np.abs(gamma) <= min(_end_positions(beam, beam.detector_extent_cm))
     missing = coverage.missing_rad(pi - 2 * gamma[is_inside])
     if missing.max() > ARC_TOLERANCE_RAD:
         holes = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
@@ -161,11 +165,11 @@ def _require_measured(beam: Beam) -> None:
         )
 
 
-def _require_centred(beam: Beam) -> None:
+def _require_centered(beam: Geometry, grid: SliceGrid) -> None:
     """Raise ValueError where the longer side alone sees lines, and not in a full turn."""
-    shorter = int(np.argmin(beam.reaches_cm))
-    short, long = beam.reaches_cm[shorter], beam.reaches_cm[1 - shorter]
-    if not beam.is_truncated[shorter] or long - short <= 2 * beam.column_cm:
+    shorter = int(np.argmin(beam.detector_extent_cm))
+    short, long = beam.detector_extent_cm[shorter], beam.detector_extent_cm[1 - shorter]
+    if not beam.is_truncated(grid)[shorter] or long - short <= 2 * beam.column_cm:
         return
     n_beyond = round((long - short) / beam.column_cm)
     shift_cm = (n_beyond if shorter == 1 else -n_beyond) / 2 * beam.column_cm

@@ -12,8 +12,12 @@ from studies import REPOSITORY
 
 from pcctlearn.command import home
 
-SMALL = ["tomography.n_views=2", "tomography.n_rows=8", "tomography.n_columns=12"]
-SMALL += ["tomography.pixel_cm=3.84", "montecarlo.transport.pixel_cm=3.84"]
+SMALL = [
+    "tomography.geometry.n_views=2",
+    "tomography.geometry.n_rows=8",
+    "tomography.geometry.n_columns=12",
+]
+SMALL += ["tomography.geometry.pixel_cm=3.84", "montecarlo.transport.pixel_cm=3.84"]
 SMALL += ["montecarlo.transport.accuracy=0.5", "montecarlo.transport.chunk_histories=50"]
 SLABS = ["experiment=thresholds_slabs", "study.water_cm=[0.0,24.0,8.0]", "study.max_steps=2"]
 SLABS += ["study.calcium_cm=[0.0,1.0,0.5]"]

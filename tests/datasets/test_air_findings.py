@@ -20,13 +20,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:truncated")
 def simulated(path, response=None, edges=FOUR_BINS, photons=1e5, columns=32, radius=5, **flaws):
     """A water cylinder with a calcium rod beside the axis, without what only simulations know."""
     grid = VolumeGrid(4, 24, 24, (1.0, 0.5, 0.5))
-    beam = ConeBeam(24, 4, columns, 0.9, grid, 62.5, 109.7)
+    beam = ConeBeam(24, 4, columns, 0.9, 62.5, 109.7)
     y, x = np.meshgrid(*2 * [np.linspace(-6, 6, 24)], indexing="ij")
     maps = torch.zeros(2, *grid.shape)
     maps[0] = torch.from_numpy(x**2 + y**2 < radius**2)
     maps[1] = torch.from_numpy(((x - 2) ** 2 + y**2 < 1) * 0.2)
     model = scanner(edges_keV=edges, photons=photons, response=response or silicon())
-    write_scan(path, ScanSimulator(beam, model, **flaws).scan(maps, "cylinder", 0))
+    write_scan(path, ScanSimulator(beam, grid, model, **flaws).scan(maps, "cylinder", 0))
     for name in ("primary", "scatter", "scatter_standard_error", "line_integrals", "maps"):
         change(path, drop(name))
     return path

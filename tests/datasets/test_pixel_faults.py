@@ -44,9 +44,10 @@ def random_scan(seed, panel=None, photons=None, n_views=None, most_keV=2):
     edge_cm = rng.uniform(0.4, 1.2) * field_cm / 24
     grid = VolumeGrid(16, 24, 24, (height_cm / 16, edge_cm, edge_cm))
     n_views = n_views or int(rng.choice([6, 12, 24, 60]))
-    beam = ConeBeam(n_views, n_rows, n_columns, width_cm / n_columns, grid, 62.5, 109.7)
+    beam = ConeBeam(n_views, n_rows, n_columns, width_cm / n_columns, 62.5, 109.7)
     simulated = ScanSimulator(
         beam,
+        grid,
         scanner(photons=photons or 10 ** rng.uniform(0, 6)),
         threshold_error_keV=float(rng.uniform(0, most_keV)),
         skew_cm={} if rng.random() < 0.5 else {"aluminium": 0.008},
@@ -120,10 +121,10 @@ def test_clusters_and_neighbours_in_a_row():
 
 def test_a_rod_on_the_axis_is_no_fault():
     grid = VolumeGrid(8, 60, 60, (1.0, 0.25, 0.25))
-    beam = ConeBeam(36, 8, 41, 0.6, grid, 62.5, 109.7)
+    beam = ConeBeam(36, 8, 41, 0.6, 62.5, 109.7)
     maps = torch.zeros(2, *grid.shape)
     maps[1, :, 29:31, 29:31] = 5.0
-    scan = ScanSimulator(beam, scanner()).scan(maps, "rod", 0)
+    scan = ScanSimulator(beam, grid, scanner()).scan(maps, "rod", 0)
     found = pixel_faults(scan.at("counts").numpy(), scan.air.numpy())
     assert not np.any([*found.values()])
     profile = scan.at("counts").sum((0, 1, 2)) / scan.air.sum((0, 1))

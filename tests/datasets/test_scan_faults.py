@@ -26,7 +26,14 @@ from scan_files import (
 
 from pcctlearn.datasets import scan_schema
 from pcctlearn.datasets.scan_file import faults, read_scan
-from pcctlearn.datasets.scan_schema import ARRAYS, blocks
+from pcctlearn.datasets.scan_schema import ARRAYS, MAPS_GRID, blocks
+
+
+def without_grids(file):
+    del file["geometry/volume"]
+    for name in MAPS_GRID:
+        del file["maps"].attrs[name]
+
 
 IN_FILE = {
     "no schema": (unlabel("/", "schema"), "schema must be 'pcctlearn scan', got 'nothing': set it"),
@@ -60,7 +67,7 @@ IN_FILE = {
         "Counts is no name .* counts is absent: rename",
     ),
     "no geometry": (drop("geometry"), "the group geometry is missing: add it"),
-    "no volume": (drop("geometry/volume"), "the group geometry/volume is missing: add it"),
+    "maps without a grid": (without_grids, "the grid of maps is unknown: add geometry/volume"),
     "group for dataset": (as_group("air"), "air must be a dataset, got a group: store one array"),
     "dataset for group": (as_dataset("spectrum"), "spectrum must be a group, got a dataset: store"),
     "text": (

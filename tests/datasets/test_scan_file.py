@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scan_files import BEAM, ENERGIES, N_BINS, change, edit, label, put, recorded, small
+from scan_files import BEAM, ENERGIES, N_BINS, change, drop, edit, label, put, recorded, small
 
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import faults, main, read_scan, write_scan
@@ -45,9 +45,12 @@ def test_round_trip_is_exact(tmp_path, make, default):
 
 @pytest.mark.parametrize("pixel_cm", [0.6, (0.55, 0.6)])
 def test_round_trip_of_equally_spaced_views(tmp_path, pixel_cm):
-    even = ConeBeam(6, 4, 5, pixel_cm, VolumeGrid(3, 4, 5, 0.3), 5.0, 8.0, 1.7 * np.pi)
+    even = ConeBeam(6, 4, 5, pixel_cm, 5.0, 8.0, 1.7 * np.pi)
     edges = recorded().thresholds_keV.expand(4, 5, -1)
-    write_scan(tmp_path / "scan.h5", replace(small(), geometry=even, thresholds_keV=edges))
+    write_scan(
+        tmp_path / "scan.h5",
+        replace(small(), geometry=even, grid=VolumeGrid(3, 4, 5, 0.3), thresholds_keV=edges),
+    )
     again = read_scan(tmp_path / "scan.h5")
     assert again.geometry == even
     assert torch.equal(again.thresholds_keV, edges)
@@ -120,6 +123,13 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_grid_of_a_file_without_one_is_that_of_its_field_of_view(copy):
+    change(copy, drop("geometry/volume"))
+    scan = read_scan(copy)
+    assert scan.grid == BEAM.default_grid()
+    assert scan.maps_grid == recorded().maps_grid
+
+
 def test_counts_are_compressed_view_by_view(whole):
     with h5py.File(whole) as file:
         assert file["counts"].chunks == (N_BINS, 1, 4, 5)
@@ -144,7 +154,7 @@ def test_the_command_of_a_valid_file(whole, monkeypatch, capsys):
     assert f"photons: {scan.at('scatter').sum() / scan.at('primary').sum():.4g}\n" in said
     assert f"exposure: {scan.air.sum(0).mean():.4g} photons a pixel and view" in said
     assert all(line in said for line in str(BEAM).splitlines())
-    assert "warning: truncated: the detector reaches" in said
+    assert "warning: truncated: the detector extends" in said
 
 
 def test_the_command_of_a_wrong_file(whole, copy, monkeypatch, capsys):

@@ -16,9 +16,11 @@ from pcctlearn.tomography.grids import VolumeGrid
 def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
     torch.set_default_dtype(torch.float64)
-    geometry = ConeBeam(2, 4, 6, 4.0, VolumeGrid(8, 10, 10, 1.0), 62.5, 109.7)
+    geometry = ConeBeam(2, 4, 6, 4.0, 62.5, 109.7)
     scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=4.0)
-    simulator = ScanSimulator(geometry, scanner(photons=1e5), scatter, spr=0.1)
+    simulator = ScanSimulator(
+        geometry, VolumeGrid(8, 10, 10, 1.0), scanner(photons=1e5), scatter, spr=0.1
+    )
     maps = torch.zeros(2, 8, 10, 10)
     maps[0, :, 3:7, 3:7] = 1.0
     for seed in (1, 2):

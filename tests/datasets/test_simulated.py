@@ -19,6 +19,9 @@ ENERGIES_keV = torch.arange(20.5, 100.0, 4.0)
 SCATTER = ObjectScatter(accuracy=0.2, chunk_histories=50, group_stride=1, pixel_cm=3.0)
 
 
+GRID = VolumeGrid(12, 14, 14, 1.0)
+
+
 @pytest.fixture(scope="module")
 def geometry():
     return ConeBeam(
@@ -26,7 +29,6 @@ def geometry():
         n_rows=6,
         n_columns=8,
         pixel_cm=3.6,
-        volume=VolumeGrid(12, 14, 14, 1.0),
         source_to_axis_cm=62.5,
         source_to_detector_cm=109.7,
     )
@@ -47,11 +49,11 @@ def model():
 @pytest.fixture(scope="module")
 def maps(geometry):
     ball = Ellipse((0.0, 0.0, 0.0), (5.0, 5.5, 5.0), (1.0, 0.05))
-    return EllipsoidPhantom([ball]).volumes(geometry.volume).float()
+    return EllipsoidPhantom([ball]).volumes(GRID).float()
 
 
 def simulated(geometry, model, maps, seed=3, **settings):
-    return ScanSimulator(geometry, model, **settings).scan(maps, "ball", seed)
+    return ScanSimulator(geometry, GRID, model, **settings).scan(maps, "ball", seed)
 
 
 def test_primary_is_expected_counts_under_a_point_source(geometry, model, maps):
@@ -116,7 +118,7 @@ def test_the_same_seed_is_the_same_scan(geometry, model, maps):
 
 def test_each_pixel_has_its_thresholds_in_every_scan(geometry, model, maps):
     simulator = ScanSimulator(
-        geometry, model, scatter=SCATTER, threshold_error_keV=0.5, noise=False
+        geometry, GRID, model, scatter=SCATTER, threshold_error_keV=0.5, noise=False
     )
     one, two = (simulator.scan(maps, "ball", seed) for seed in (1, 2))
     true = one.true_thresholds_keV
@@ -168,7 +170,7 @@ def test_what_is_simulated_is_a_valid_file(tmp_path, geometry, model, maps):
 )
 def test_settings_that_make_no_sense_are_refused(geometry, model, settings, words):
     with pytest.raises(ValueError, match=words):
-        ScanSimulator(geometry, model, **settings)
+        ScanSimulator(geometry, GRID, model, **settings)
 
 
 def test_an_empty_beam_has_no_ratio(geometry, model):

@@ -27,16 +27,21 @@ SCATTER = [
     f"montecarlo.transport.{word}"
     for word in ("accuracy=0.3", "chunk_histories=50", "pixel_cm=3.84")
 ]
-CONE = [f"tomography.{word}" for word in PANEL] + [f"tomography.volume.{word}" for word in VOLUME]
+CONE = [f"tomography.{word}" for word in PANEL] + [f"tomography.grid.{word}" for word in VOLUME]
 CONE += SCATTER
-BODY = [*CONE, "tomography.n_columns=24", "tomography.volume.voxel_cm=1.2"]
+BODY = [*CONE, "tomography.geometry.n_columns=24", "tomography.grid.voxel_cm=1.2"]
 STUDY = [*CONE, "datasets.n_cases=4", "study.split=[2,1,1]", "trainer.max_epochs=1"]
 NETWORK = [*STUDY, "scatter.channels=[6,6]", "scatter.grid=[2,3]"]
 SLABS = ["study.water_cm=[0.0,24.0,8.0]", "study.calcium_cm=[0.0,1.0,0.5]", "study.max_steps=2"]
 SLABS += ["logger=none"]
-PHANTOM = ["study.max_steps=2", "study.least_views=4", "logger=none", "tomography.pixel_cm=1.2"]
-PHANTOM += ["tomography.n_views=24", "tomography.n_columns=32"]
-PHANTOM += ["tomography.image.n_y=32", "tomography.image.n_x=32", "tomography.image.voxel_cm=1.2"]
+PHANTOM = [
+    "study.max_steps=2",
+    "study.least_views=4",
+    "logger=none",
+    "tomography.geometry.pixel_cm=1.2",
+]
+PHANTOM += ["tomography.geometry.n_views=24", "tomography.geometry.n_columns=32"]
+PHANTOM += ["tomography.grid.n_y=32", "tomography.grid.n_x=32", "tomography.grid.voxel_cm=1.2"]
 COLUMNS = ["study.biased_columns=[12,20]"]
 TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
 SMALLER = [  # the first whose words are all in the command
@@ -49,7 +54,7 @@ SMALLER = [  # the first whose words are all in the command
     ("train.py experiment=thresholds_phantom_all_pixels", PHANTOM),
     (
         "train.py experiment=thresholds_phantom tomography=fan",
-        [*PHANTOM, *COLUMNS, "tomography.pixel_cm=2.3"],
+        [*PHANTOM, *COLUMNS, "tomography.geometry.pixel_cm=2.3"],
     ),
     ("train.py experiment=thresholds_phantom", [*PHANTOM, *COLUMNS]),
     ("train.py scatter=kernel", [*STUDY, "scatter.n_histories=2000", "logger=none"]),

@@ -83,7 +83,7 @@ def test_projections_are_those_of_the_phantom_at_one_energy():
     l = exact_sinogram(ball, beam, water)  # noqa: E741
     torch.testing.assert_close(l[:, 12, 11], (water * 0.8 * 10.0).expand(30))
     jumbled = np.random.default_rng(0).permutation(30)
-    mixed = replace(beam, measured_angles_rad=beam.angles_rad[jumbled])
+    mixed = replace(beam, view_angles_rad=beam.angles_rad[jumbled])
     torch.testing.assert_close(exact_sinogram(ball, mixed, water), l[jumbled.tolist()])
 
 
@@ -138,7 +138,7 @@ def test_slices_are_the_right_way_up():
         (cone_study, {"methods": []}, ValueError, r"some of fdk, sirt.*got \[\]"),
         (cone_study, {"n_subsets": 16}, ValueError, "n_subsets must lie in 1 … 15.* got 16"),
         (cone_study, {"photons": 0.0}, ValueError, "photons must be positive"),
-        (cone_study, {"kernels": "cuda"}, ValueError, "kernels must be one of .* got 'cuda'"),
+        (cone_study, {"backend": "cuda"}, ValueError, "must be one of .* got 'cuda'"),
         (phantom_study, {"geometry": tiny_cone()}, TypeError, "parallel or fan .* got ConeBeam"),
         (phantom_study, {"phantom": head_phantom()}, TypeError, "phantoms=water_calcium"),
     ],
@@ -158,5 +158,5 @@ def test_a_wrong_option_of_a_solver_is_told_before_the_scan(name):
 
 
 def test_triton_needs_a_gpu():
-    with pytest.raises(ValueError, match="kernels=triton run on a CUDA device: add trainer=gpu"):
-        run(kernels="triton", methods=["fdk"])
+    with pytest.raises(ValueError, match=r"backend=triton .* trainer=gpu"):
+        run(backend="triton", methods=["fdk"])

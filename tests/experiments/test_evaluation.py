@@ -32,11 +32,11 @@ from pcctlearn.scatter import pencil_beams
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.grids import VolumeGrid
 
 VOLUME = VolumeGrid(24, 28, 24, (1.0, 0.9, 1.1), center_cm=(0.5, 0.0, 0.2))
-GEOMETRY = ConeBeam(12, 8, 12, 3.84, VOLUME, 62.5, 109.7, arc_rad=4.18879)
+GEOMETRY = ConeBeam(12, 8, 12, 3.84, 62.5, 109.7, arc_rad=4.18879)
 TRUTH = ("primary", "scatter", "scatter_standard_error", "line_integrals", "maps")
 
 
@@ -45,7 +45,10 @@ def scans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set") / "scans"
     folder.mkdir()
     scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=3.84)
-    made, cases = ScanSimulator(GEOMETRY, scanner(), scatter, spr=0.1), ProceduralCases("head", 2)
+    made, cases = (
+        ScanSimulator(GEOMETRY, VOLUME, scanner(), scatter, spr=0.1),
+        ProceduralCases("head", 2),
+    )
     for index, name in enumerate(cases.names):
         scan = made.scan(cases.maps(index, VOLUME), name, index)
         write_scan(folder / f"{name}.h5", scan)
@@ -134,7 +137,7 @@ def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
     box = {"water": [-5.0, 60.0], "calcium": [-7.75, 15.5]}
     decompose = MaximumLikelihood(model, bounds_g_cm2=box)
     with torch.no_grad():
-        chain = Chain(decompose, fdk(recorded.geometry), image, correct)
+        chain = Chain(decompose, fbp(recorded.geometry, recorded.grid), image, correct)
         expected = chain((recorded.at("counts") * gain)[None], until="maps")
     with h5py.File(tmp_path / "head_00000/projections.h5") as file:
         for stage in ("corrected_counts", "scatter_fraction", "line_integrals"):
@@ -144,7 +147,7 @@ def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
             np.testing.assert_allclose(file[stage][()], wanted, rtol=1e-4, atol=1e-4, err_msg=stage)
     path = tmp_path / "head_00000/vmi_60keV.nii.gz"
     stored = np.asarray(nib.load(path).dataobj)[::-1, ::-1].transpose(2, 1, 0)
-    known = GEOMETRY.seen_in_z()
+    known = GEOMETRY.seen_in_z(VOLUME)
     wanted = image.hounsfield(expected.at("maps"))[0, 0].numpy()
     np.testing.assert_allclose(stored[known], wanted[known], rtol=1e-4, atol=0.05)
     assert np.isnan(stored[~known]).all()
@@ -156,8 +159,8 @@ def test_the_errors_are_those_of_a_study(scans, checkpoint, tmp_path):
     model = read_scan(scans / "head_00000.h5").spectral_model()
     correct = SavedCorrection(checkpoint)(GEOMETRY, model)
     image = MonoenergeticImages(model.materials, [60.0])
-    chain = Chain(MaximumLikelihood(model), fdk(GEOMETRY), image, correct)
-    wanted = judge(chain, sorted(scans.iterdir()), GEOMETRY).numbers()
+    chain = Chain(MaximumLikelihood(model), fbp(GEOMETRY, VOLUME), image, correct)
+    wanted = judge(chain, sorted(scans.iterdir()), GEOMETRY, VOLUME).numbers()
     assert len(wanted) > 40  # without noise, and with it
     for name, value in wanted.items():
         apart = 0.2 if name.endswith("noise_alone") else 1e-3  # noise of another seed
@@ -254,7 +257,7 @@ def without_truth(path):
 def test_slices_beyond_the_panel_are_unknown(copy, tmp_path, caplog):
     _, told = run(copy, tmp_path / "out", "scatter=none")
     numbers = told["mine"]["numbers"]
-    known = GEOMETRY.seen_in_z()
+    known = GEOMETRY.seen_in_z(VOLUME)
     assert numbers["voxels_unknown_percent"] == pytest.approx(100 * (~known).mean())
     assert numbers["slices_with_unknown_voxels"] == (~known).any((1, 2)).sum()
     assert "lie beyond the rows of the panel in some view and are NaN" in caplog.text
@@ -265,12 +268,12 @@ def disc_scan(path, material="iodine", n_views=60):
     """A full turn around a water cylinder with a rod of another material; without its truth."""
     model = scanner(["water", material])
     grid = VolumeGrid(6, 24, 24, (0.8, 0.6, 0.6))
-    beam = ConeBeam(n_views, 8, 36, 0.9, grid, 62.5, 109.7)
+    beam = ConeBeam(n_views, 8, 36, 0.9, 62.5, 109.7)
     y, x = np.meshgrid(*2 * [np.linspace(-7, 7, 24)], indexing="ij")
     maps = torch.zeros(2, *grid.shape)
     maps[0] = torch.from_numpy(x**2 + y**2 < 36)
     maps[1] = torch.from_numpy((x - 2) ** 2 + y**2 < 4) * 0.02
-    write_scan(path, ScanSimulator(beam, model, noise=False).scan(maps, "disc", 0))
+    write_scan(path, ScanSimulator(beam, grid, model, noise=False).scan(maps, "disc", 0))
     without_truth(path)
     return maps
 

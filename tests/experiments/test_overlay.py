@@ -13,13 +13,13 @@ from pcctlearn.experiments import evaluation, run
 
 PLACE_MM = np.array([37.0, -52.0, 21.0])  # of the bead: R, A, S
 SCANNER = [
-    "tomography.n_views=24",
-    "tomography.n_rows=24",
-    "tomography.n_columns=40",
-    "tomography.pixel_cm=1.3",
-    "tomography.arc_rad=6.283185307",
-    "tomography.volume.n_z=20",
-    "tomography.volume.voxel_cm=0.7",
+    "tomography.geometry.n_views=24",
+    "tomography.geometry.n_rows=24",
+    "tomography.geometry.n_columns=40",
+    "tomography.geometry.pixel_cm=1.3",
+    "tomography.geometry.arc_rad=6.283185307",
+    "tomography.grid.n_z=20",
+    "tomography.grid.voxel_cm=0.7",
     "scan.scatter=null",
     "scan.spr=null",
     "scan.noise=false",
@@ -59,7 +59,7 @@ def ct_with_a_bead(path, codes, turn_deg=0.0):
 )
 def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     ct = ct_with_a_bead(tmp_path / "ct.nii.gz", codes, turn_deg)
-    size = [f"tomography.volume.n_y={n}", f"tomography.volume.n_x={n}"]
+    size = [f"tomography.grid.n_y={n}", f"tomography.grid.n_x={n}"]
     data = ["datasets=nifti", f"datasets.path={ct}", f"datasets.fit={fit}"]
     folder = tmp_path / "set"
     words = [*data, *SCANNER, *size, f"folder={folder}"]

@@ -26,12 +26,13 @@ from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.training.chain_module import ChainModule
 
-GEOMETRY = ConeBeam(12, 8, 12, 3.84, VolumeGrid(24, 28, 24, 1.0), 62.5, 109.7, arc_rad=4.18879)
+GEOMETRY = ConeBeam(12, 8, 12, 3.84, 62.5, 109.7, arc_rad=4.18879)
+VOLUME = VolumeGrid(24, 28, 24, 1.0)
 
 
 def simulator():
     scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=3.84)
-    return ScanSimulator(GEOMETRY, scanner(photons=1e6), scatter, spr=0.1)
+    return ScanSimulator(GEOMETRY, VOLUME, scanner(photons=1e6), scatter, spr=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def scans(tmp_path_factory):
     torch.set_default_dtype(torch.float32)
     made = simulator()
     for index, name in enumerate(cases.names):
-        scan = made.scan(cases.maps(index, GEOMETRY.volume), name, index)
+        scan = made.scan(cases.maps(index, VOLUME), name, index)
         write_scan(folder / f"{name}.h5", scan)
     return sorted(folder.iterdir())
 
 
 class Finished(ScanSource):
-    geometry, model = GEOMETRY, None
+    geometry, grid, model = GEOMETRY, VOLUME, None
 
     def __init__(self, paths):
         self.paths, self.model = paths, simulator().model
@@ -106,7 +107,7 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
     )
     results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
     made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
-    again = judge(made.chain, made.scans["test"], GEOMETRY).numbers()
+    again = judge(made.chain, made.scans["test"], GEOMETRY, VOLUME).numbers()
     assert len(again) > 20
     for name, value in again.items():
         assert results.numbers[name] == pytest.approx(value, rel=1e-6), name
@@ -146,8 +147,8 @@ def test_without_a_correction_there_is_nothing_to_study(scans):
 
 
 def test_the_voxels_that_every_view_sees():
-    seen = GEOMETRY.seen_by_all_views()
-    assert seen.shape == GEOMETRY.volume.shape
+    seen = GEOMETRY.seen_by_all_views(VOLUME)
+    assert seen.shape == VOLUME.shape
     assert seen[12, 14, 12]
     assert not seen[0].any()  # 12 cm below the orbit, where the panel sees 8.7
     assert not seen[:, 0, 0].any()

@@ -1,7 +1,6 @@
 """What is advised for a body that is too wide is typed, and then it fits without a warning."""
 
 import re
-import warnings
 
 import pytest
 from ct_files import round_patient, write_nifti
@@ -19,21 +18,22 @@ def _root(monkeypatch, tmp_path):
     monkeypatch.setenv("PCCTLEARN_CACHE", str(tmp_path / "cache"))
 
 
-def geometry_of(folder, name, *settings):
-    """The beam of a command, and whether its construction warns."""
+def scan_of(folder, name, *settings):
+    """The geometry and the grid of a command."""
     config = composed(folder, *settings, name=name)
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always")
-        beam = instantiate(config.tomography, _convert_="all")
-    return beam, [str(w.message) for w in raised]
+    return tuple(instantiate(config.tomography, _convert_="all").values())
 
 
-CONE = ["tomography=cone_head", "tomography.volume.n_z=40"]
+CONE = ["tomography=cone_head", "tomography.grid.n_z=40"]
 OF_A_VOLUME = {
     "head": CONE,
-    "offset": [*CONE, "+tomography.volume.center_cm=[0.0,1.5,-1.0]"],
-    "half fan": [*CONE, "+tomography.offset_cm=12.0", "tomography.arc_rad=6.2832"],
-    "long": ["tomography=cone_head"],  # it warns along z to begin with
+    "offset": [*CONE, "+tomography.grid.center_cm=[0.0,1.5,-1.0]"],
+    "half fan": [
+        *CONE,
+        "+tomography.geometry.offset_cm=12.0",
+        "tomography.geometry.arc_rad=6.2832",
+    ],
+    "long": ["tomography=cone_head"],  # truncated along z to begin with
 }
 
 
@@ -41,37 +41,37 @@ OF_A_VOLUME = {
 def test_a_volume(tmp_path, kind):
     write_nifti(tmp_path / "ct.nii", round_patient(), (5.0, 5.0, 5.0))
     cases = CtCases(str(tmp_path / "ct.nii"))
-    beam, told = geometry_of(tmp_path, "simulate", *OF_A_VOLUME[kind])
+    beam, grid = scan_of(tmp_path, "simulate", *OF_A_VOLUME[kind])
     with (
         pytest.raises(BodyTooWideError, match=r"23\.5 cm wide.*fit=true, or widen") as refused,
-        advice_of_settings(beam),
+        advice_of_settings(beam, grid),
     ):
-        cases.placed(0, beam.volume)
+        cases.placed(0, grid)
     typed = re.findall(r"tomography\.\S+=\d+", str(refused.value))
-    wider, now_told = geometry_of(tmp_path, "simulate", *OF_A_VOLUME[kind], *typed)
-    cases.placed(0, wider.volume)
-    assert len(now_told) <= len(told)
+    wider, wide_grid = scan_of(tmp_path, "simulate", *OF_A_VOLUME[kind], *typed)
+    cases.placed(0, wide_grid)
+    assert len(wider.truncations(wide_grid)) <= len(beam.truncations(grid))
     fitted = CtCases(str(tmp_path / "ct.nii"), fit=True)
     with pytest.warns(UserWarning, match="shrunk to"):
-        fitted.placed(0, beam.volume)
+        fitted.placed(0, grid)
 
 
 @pytest.mark.parametrize("tomography", ["fan", "parallel"])
 def test_a_slice(tmp_path, tomography):
     write_nifti(tmp_path / "ct.nii", round_patient(), (5.0, 5.0, 5.0))
-    small = [f"tomography={tomography}", "tomography.image.n_x=120", "tomography.image.n_y=130"]
-    beam, _ = geometry_of(tmp_path, "train", *small)
+    small = [f"tomography={tomography}", "tomography.grid.n_x=120", "tomography.grid.n_y=130"]
+    beam, grid = scan_of(tmp_path, "train", *small)
     patient = AxialSlice(str(tmp_path / "ct.nii"))
-    with pytest.raises(BodyTooWideError) as refused, advice_of_settings(beam):
-        patient.maps(beam.image.n_y, beam.image.n_x, beam.image.voxel_cm)
+    with pytest.raises(BodyTooWideError) as refused, advice_of_settings(beam, grid):
+        patient.maps(grid.n_y, grid.n_x, grid.voxel_cm)
     typed = re.findall(r"tomography\.\S+=\d+", str(refused.value))
-    wider, told = geometry_of(tmp_path, "train", *small, *typed)
-    assert not told
-    patient.maps(wider.image.n_y, wider.image.n_x, wider.image.voxel_cm)
+    wider, wide_grid = scan_of(tmp_path, "train", *small, *typed)
+    assert wider.truncations(wide_grid) == []
+    patient.maps(wide_grid.n_y, wide_grid.n_x, wide_grid.voxel_cm)
     assert patient.scale == 1
 
 
 def test_a_body_as_wide_as_the_orbit(tmp_path):
-    beam, _ = geometry_of(tmp_path, "simulate", *CONE)
-    with pytest.raises(BodyTooWideError, match=r"^too wide$"), advice_of_settings(beam):
+    beam, grid = scan_of(tmp_path, "simulate", *CONE)
+    with pytest.raises(BodyTooWideError, match=r"^too wide$"), advice_of_settings(beam, grid):
         raise BodyTooWideError("too wide", 60.0)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import cone_study, finished_cone, in_context, tiny_cone
+from studies import TINY_VOLUME, cone_study, finished_cone, in_context, tiny_cone
 from test_figures import words
 
 from pcctlearn.experiments.results import write_results
@@ -48,7 +48,7 @@ def test_a_run_of_one_method_has_figures_too(tmp_path):
 
 
 def test_the_drawing_finds_distances_and_offsets_in_the_positions():
-    s = Scanner.of(BEAM, 7)
+    s = Scanner.of(BEAM, TINY_VOLUME, 7)
     np.testing.assert_allclose(s.source, BEAM.sources_cm()[7])
     assert s.source @ s.toward == pytest.approx(-BEAM.source_to_axis_cm)
     assert s.source @ s.columns == pytest.approx(-BEAM.axis_offset_cm)
@@ -64,12 +64,12 @@ def labels(figure):
 
 def test_offsets_are_named_where_there_are_some():
     offsets = {"offset_cm", "row_offset_cm", "axis_offset_cm"}
-    assert offsets <= labels(draw_scanner(Scanner.of(BEAM, 5)))
-    assert not offsets & labels(draw_scanner(Scanner.of(tiny_cone(), 5)))
+    assert offsets <= labels(draw_scanner(Scanner.of(BEAM, TINY_VOLUME, 5)))
+    assert not offsets & labels(draw_scanner(Scanner.of(tiny_cone(), TINY_VOLUME, 5)))
 
 
 @pytest.mark.parametrize("view", [1, 29])
 def test_corners_and_ends_are_named(view):
-    said = labels(draw_scanner(Scanner.of(BEAM, view)))
+    said = labels(draw_scanner(Scanner.of(BEAM, TINY_VOLUME, view)))
     assert {"column 0", "column 29", "row 0", "row 23", "slice 0", "slice 23"} <= said
     assert {"[k, 0, 0]", "[k, 19, 15]", "source_to_axis_cm = 62.5"} <= said

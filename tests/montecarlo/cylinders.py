@@ -1,6 +1,5 @@
 """Cylinders of water in small scanners, for photons to be followed through."""
 
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 GRID = VolumeGrid(64, 64, 64, 0.32)
-PANEL = ConeBeam(8, 16, 24, 1.6, GRID, 62.5, 109.7)  # 38.4 × 25.6 cm
+PANEL = ConeBeam(8, 16, 24, 1.6, 62.5, 109.7)  # 38.4 × 25.6 cm
 CENTRE = (slice(6, 10), slice(10, 14))  # 4×4 pixels
 BROAD = (slice(2, 14), slice(4, 20))  # 12×16 pixels
 # one photon energy, and the groups that Compton scattering takes it to
@@ -23,8 +22,7 @@ SIXTY_keV = TubeSpectrum(
     torch.arange(5.0, 61.0), torch.zeros(56).index_fill(0, torch.tensor(55), 1.0)
 )
 ALL = torch.ones(1, 56, dtype=torch.float64)
-FEW = ConeBeam(8, 8, 12, 3.2, VolumeGrid(32, 32, 32, 0.64), 62.5, 109.7)
-FINE = replace(FEW, volume=GRID)
+FEW, FEW_GRID = ConeBeam(8, 8, 12, 3.2, 62.5, 109.7), VolumeGrid(32, 32, 32, 0.64)
 # as far from the accuracy as may be: what is asked for is the number of photons
 SIXTEEN_CHUNKS = ObjectScatter(1e-9, pixel_cm=1.6, chunk_histories=500, max_histories=8000)
 
@@ -47,13 +45,13 @@ def upright(radius_cm, length_cm, grid, center_cm=(0.0, 0.0), oversampling=8):
 
 @cache
 def water(radius_cm=8.0, length_cm=20.0):
-    return scene_of(upright(radius_cm, length_cm, GRID), ["water"], PANEL, SIXTY_keV)
+    return scene_of(upright(radius_cm, length_cm, GRID), GRID, ["water"], PANEL, SIXTY_keV)
 
 
 @cache
 def small(**changes):
-    maps = upright(5.0, 12.0, FEW.volume)
-    return scene_of(maps, ["water"], FEW, SIXTY_keV, **changes)
+    maps = upright(5.0, 12.0, FEW_GRID)
+    return scene_of(maps, FEW_GRID, ["water"], FEW, SIXTY_keV, **changes)
 
 
 @cache

@@ -12,6 +12,7 @@ from cylinders import (
     BROAD,
     CENTRE,
     FEW,
+    FEW_GRID,
     GRID,
     PANEL,
     SIXTY_keV,
@@ -98,14 +99,14 @@ def test_primary_photons_obey_beer_lambert():
 
 @pytest.mark.physics
 def test_nothing_in_the_beam_gives_the_flat_field():
-    maps = torch.zeros(1, *FEW.volume.shape)
+    maps = torch.zeros(1, *FEW_GRID.shape)
     maps[0, 0, 0, 0] = 1e-9
     beam = replace(SIXTY_keV, fluence=5e3 * SIXTY_keV.fluence)
     wide = replace(FEW, pixel_cm=8.0)  # cos³ is 0.74 at its corners
-    scene = scene_of(maps, ["water"], wide, beam, pixel_cm=16.0)
+    scene = scene_of(maps, FEW_GRID, ["water"], wide, beam, pixel_cm=16.0)
     tally = follow(scene, scene.panel(3), 1, 20, 20_000, n_points=None)
     primary = tally.values[:, PRIMARY].sum(-1).mean(0)
-    rows, columns = scene.positions_cm()
+    rows, columns = scene.tallied.rows_cm, scene.tallied.columns_cm
     cosine = 109.7 / np.sqrt(109.7**2 + rows[:, None] ** 2 + columns**2)
     # four true pixels in each; Poisson noise of 17 000 histories in each
     np.testing.assert_allclose(primary, 4 * 5e3 * cosine**3, rtol=0.035)
@@ -170,7 +171,7 @@ def test_analog_photons_keep_their_energy():
     ids=["16 cm", "20 cm"],
 )
 def test_scatter_to_primary_of_cylinders(radius_cm, total, bins):
-    scene = scene_of(upright(radius_cm, 20.0, GRID), ["water"], PANEL, tube())
+    scene = scene_of(upright(radius_cm, 20.0, GRID), GRID, ["water"], PANEL, tube())
     spr, error = scatter_to_primary(scene, torch.tensor([2 * radius_cm]))
     # 20 cm: .841 ± .002, as analog photons have it within 1 %; over the primary of the same 4×4
     # pixels .823
@@ -192,7 +193,7 @@ def test_scatter_to_primary_of_a_head():
         ["water", "cortical_bone"],
     )
     maps = head.volumes(GRID, 4).clamp(min=0)
-    scene = scene_of(maps, ["water", "cortical_bone"], PANEL, tube())
+    scene = scene_of(maps, GRID, ["water", "cortical_bone"], PANEL, tube())
     spr, error = scatter_to_primary(scene, torch.tensor([17.8, 1.2 * 1.85]))
     assert error.total < 0.01 * spr.total
     assert spr.total == pytest.approx(0.48, rel=0.03)
@@ -237,9 +238,9 @@ def test_kinds_add_up():
 
 
 def test_photons_below_the_lowest_energy_are_left_out():
-    maps = upright(5.0, 12.0, FEW.volume)
+    maps = upright(5.0, 12.0, FEW_GRID)
     lone = TubeSpectrum(torch.tensor([60.0]), torch.ones(1))
-    scenes = (scene_of(maps, ["water"], FEW, beam) for beam in (lone, SIXTY_keV))
+    scenes = (scene_of(maps, FEW_GRID, ["water"], FEW, beam) for beam in (lone, SIXTY_keV))
     narrow, wide = (
         follow(scene, scene.panel(0), 1, 4, 500, by_kind=True).values.sum((0, 2, 3, 4))
         for scene in scenes

@@ -9,7 +9,6 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.grids import VolumeGrid
 
 VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
     "amplitude_per_cm2": [[2e-3, 1.5e-3], [3e-3, 2.5e-3]],
@@ -39,8 +38,7 @@ def kernels(**changes):
 
 def panel(n_rows=4, n_columns=5, pixel_cm=1.0, **settings):
     """A cone beam with this panel, its central ray in the middle unless offsets move it."""
-    volume = VolumeGrid(2, 2, 2, 8.0)
-    return ConeBeam(4, n_rows, n_columns, pixel_cm, volume, 60.0, 110.0, **settings)
+    return ConeBeam(4, n_rows, n_columns, pixel_cm, 60.0, 110.0, **settings)
 
 
 def model_with(air):

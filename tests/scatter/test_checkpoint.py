@@ -30,7 +30,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 TWO_BINS = [20.0, 60.0, 120.0]
 VOLUME = VolumeGrid(4, 6, 6, 1.0)
-GEOMETRY = ConeBeam(4, 8, 12, (1.5, 2.0), VOLUME, 60.0, 110.0, arc_rad=4.0, offset_cm=0.5)
+GEOMETRY = ConeBeam(4, 8, 12, (1.5, 2.0), 60.0, 110.0, arc_rad=4.0, offset_cm=0.5)
 NO_CHECKPOINT = r"not a checkpoint of a scatter correction \(.+\): give the checkpoints/best\.ckpt"
 
 

@@ -194,8 +194,7 @@ def test_counts_that_are_none_are_refused():
         kernel.fit(known(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4)), dict)
 
 
-def wide_panel(grid):
-    return ConeBeam(1, 64, 96, 0.48, grid, 62.5, 109.7)
+WIDE_PANEL = ConeBeam(1, 64, 96, 0.48, 62.5, 109.7)
 
 
 @cache
@@ -226,14 +225,14 @@ def test_simulated_scatter_is_found(make, most):
     model, parameters = silicon_kernels()
     grid, maps = make()
     simulator = ScanSimulator(
-        wide_panel(grid), model, ObjectScatter(accuracy=0.03, pixel_cm=0.96), noise=False
+        WIDE_PANEL, grid, model, ObjectScatter(accuracy=0.03, pixel_cm=0.96), noise=False
     )
     scan = simulator.scan(maps, make.__name__, seed=1)
     air = model.air().detach()[:, None, None]
     gain = (air / scan.air)[:, None].double()
     primary, scatter = gain * scan.at("primary"), gain * scan.at("scatter")
     counts = primary + scatter
-    fraction = KernelScatter(wide_panel(grid), model, parameters)(counts[None])[0]
+    fraction = KernelScatter(WIDE_PANEL, model, parameters)(counts[None])[0]
     shadow = primary[-1] < 0.3 * air[-1]
     before = (scatter / primary)[:, shadow].mean(1)
     after = (counts * (1 - fraction) / primary - 1).abs()[:, shadow].mean(1)

@@ -1,4 +1,4 @@
-"""Small cone beams without symmetry."""
+"""Small cone beams without symmetry, each with its grid."""
 
 from dataclasses import replace
 from math import pi
@@ -8,18 +8,21 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 SMALL_VOLUME = VolumeGrid(6, 4, 5, (0.45, 0.6, 0.5), center_cm=(0.3, 0.1, -0.2))
 SMALL_CONE = ConeBeam(
-    5, 7, 12, (0.55, 0.6), SMALL_VOLUME, 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3,
+    5, 7, 12, (0.55, 0.6), 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3,
     axis_offset_cm=0.15,
 )  # fmt: skip
 SMALL_SHORT_CONE = replace(SMALL_CONE, n_views=7, arc_rad=1.6 * pi, start_rad=0.7)
 # rows much finer, and much coarser, than slices; one row, one slice
-FINE_ROWS = ConeBeam(3, 24, 9, (0.1, 0.7), VolumeGrid(4, 5, 5, (0.9, 0.5, 0.5)), 6.0, 9.0)
-COARSE_ROWS = ConeBeam(3, 3, 9, (2.0, 0.7), VolumeGrid(20, 5, 5, (0.13, 0.5, 0.5)), 6.0, 9.0)
-FLAT = ConeBeam(4, 1, 9, 0.7, VolumeGrid(1, 5, 5, 0.5), 6.0, 9.0)
+FINE_ROWS = ConeBeam(3, 24, 9, (0.1, 0.7), 6.0, 9.0)
+THICK_SLICES = VolumeGrid(4, 5, 5, (0.9, 0.5, 0.5))
+COARSE_ROWS = ConeBeam(3, 3, 9, (2.0, 0.7), 6.0, 9.0)
+THIN_SLICES = VolumeGrid(20, 5, 5, (0.13, 0.5, 0.5))
+FLAT = ConeBeam(4, 1, 9, 0.7, 6.0, 9.0)
+FLAT_VOLUME = VolumeGrid(1, 5, 5, 0.5)
 SMALL_CONES = {
-    "offsets": SMALL_CONE,
-    "short scan": SMALL_SHORT_CONE,
-    "fine rows": FINE_ROWS,
-    "coarse rows": COARSE_ROWS,
-    "flat": FLAT,
+    "offsets": (SMALL_CONE, SMALL_VOLUME),
+    "short scan": (SMALL_SHORT_CONE, SMALL_VOLUME),
+    "fine rows": (FINE_ROWS, THICK_SLICES),
+    "coarse rows": (COARSE_ROWS, THIN_SLICES),
+    "flat": (FLAT, FLAT_VOLUME),
 }

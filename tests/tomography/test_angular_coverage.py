@@ -18,7 +18,7 @@ def test_a_full_turn_has_no_gap():
     coverage = of_degrees(*range(5, 365, 10))
     assert coverage.gaps_rad.shape == (0, 2)
     assert coverage.arc_rad == pytest.approx(2 * pi)
-    np.testing.assert_allclose(coverage.steps_rad, STEP)
+    np.testing.assert_allclose(coverage.view_weights_rad, STEP)
     assert (coverage.taper(np.linspace(-9, 9, 50)) == 1).all()
 
 
@@ -26,7 +26,7 @@ def test_neighbours_of_lost_views_stand_for_them():
     coverage = of_degrees(*range(0, 100, 10), *range(110, 360, 10))
     assert not len(coverage.gaps_rad)
     np.testing.assert_allclose(
-        coverage.steps_rad[[8, 9, 10, 11]], STEP * np.array([1, 1.5, 1.5, 1])
+        coverage.view_weights_rad[[8, 9, 10, 11]], STEP * np.array([1, 1.5, 1.5, 1])
     )
     np.testing.assert_allclose(np.degrees(coverage.centers_rad[[9, 10]]), [92.5, 107.5])
 
@@ -39,9 +39,9 @@ def test_shares_and_gaps_tile_the_circle():
     assert len(lengths) > 3
     assert (lengths > 0).all()
     assert coverage.arc_rad + lengths.sum() == pytest.approx(2 * pi)
-    starts = coverage.centers_rad - coverage.steps_rad / 2
+    starts = coverage.centers_rad - coverage.view_weights_rad / 2
     edges = np.sort(np.concatenate([starts % (2 * pi), coverage.gaps_rad[:, 0] % (2 * pi)]))
-    ends = np.concatenate([starts + coverage.steps_rad, coverage.gaps_rad[:, 1]])
+    ends = np.concatenate([starts + coverage.view_weights_rad, coverage.gaps_rad[:, 1]])
     np.testing.assert_allclose(np.sort(ends % (2 * pi)), edges, atol=1e-12)
 
 

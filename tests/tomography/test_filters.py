@@ -5,7 +5,7 @@ from math import pi
 import pytest
 import torch
 
-from pcctlearn.tomography.filters import WINDOWS, RampFilter
+from pcctlearn.tomography.filters import FILTERS, RampFilter
 
 
 def test_impulse_gives_kak_and_slaney_kernel():
@@ -18,18 +18,18 @@ def test_impulse_gives_kak_and_slaney_kernel():
     torch.testing.assert_close(RampFilter((1, 9), d) @ impulse, kernel[None])
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_a_slow_wave_is_scaled_by_its_frequency(window):
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_slow_wave_is_scaled_by_its_frequency(name):
     n, cycles, d = 4096, 16, 0.1
     wave = torch.cos(2 * pi * cycles * torch.arange(n) / n)[None]
-    filtered = RampFilter((1, n), d, window) @ wave
+    filtered = RampFilter((1, n), d, name) @ wave
     middle = slice(n // 4, 3 * n // 4)
     expected = cycles / (n * d) * wave
     torch.testing.assert_close(filtered[:, middle], expected[:, middle], rtol=0, atol=6e-4)
 
 
-def test_windows_only_soften():
-    ramp, *others = (RampFilter((1, 64), 1.0, window).response for window in WINDOWS)
+def test_apodisation_only_softens():
+    ramp, *others = (RampFilter((1, 64), 1.0, name).response for name in FILTERS)
     for response in others:
         assert (response <= ramp + 1e-15).all()
         assert response[-1] < 0.7 * ramp[-1]

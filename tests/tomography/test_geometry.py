@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from truth import SMALL, SMALL_FAN, SMALL_PARALLEL
 
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
-from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.projector import projector
 
 
 def test_parallel_rays_follow_the_convention():
@@ -45,7 +47,7 @@ def test_points_on_a_ray_fall_on_its_column(beam):
 
 def test_a_distant_fan_is_a_parallel_beam():
     distance = 1e9
-    fan = FanBeam(5, 11, 0.45, SMALL, distance, distance + 10, 2 * pi, offset_cm=0.1)
+    fan = FanBeam(5, 11, 0.45, distance, distance + 10, 2 * pi, offset_cm=0.1)
     for near, far in zip(replace(SMALL_PARALLEL, arc_rad=2 * pi).rays(), fan.rays(), strict=True):
         np.testing.assert_allclose(near, far, atol=1e-7)
 
@@ -64,8 +66,7 @@ def test_image_row_zero_is_on_top():
         (SMALL_PARALLEL, {"arc_rad": 0.0}, "arc_rad must be positive"),
         (SMALL_PARALLEL, {"arc_rad": 3.5}, r"multiple of π, got 3.5; the nearest is 3.14159"),
         (SMALL_FAN, {"pixel_cm": 0.0}, "pixel_cm must be positive"),
-        (SMALL_FAN, {"source_to_axis_cm": 2.0}, r"must exceed 2\.305 cm.* got 2\.0"),
-        (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm must exceed"),
+        (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm must be positive and finite"),
         (SMALL_FAN, {"source_to_detector_cm": 4.0}, r"at least source_to_axis_cm = 5\.0, got 4"),
         (SMALL_FAN, {"arc_rad": 7.0}, r"2π \(full scan\), got 7"),
         (SMALL_FAN, {"offset_cm": nan}, "offset_cm must be finite, got nan"),
@@ -84,24 +85,55 @@ def test_an_impossible_image_is_refused():
 
 
 def test_a_typed_arc_is_close_enough():
-    assert not FanBeam(7, 12, 0.7, SMALL, 5.0, 8.0, arc_rad=6.2832).is_short_scan
-    ParallelBeam(5, 11, 0.45, SMALL, arc_rad=3.14159)
+    assert not FanBeam(7, 12, 0.7, 5.0, 8.0, arc_rad=6.2832).is_short_scan
+    ParallelBeam(5, 11, 0.45, arc_rad=3.14159)
 
 
-def test_truncation_is_warned_about_once():
-    with pytest.warns(UserWarning, match=r"reaches 1\.35 cm.* needs 1\.75 cm") as caught:
-        replace(SMALL_PARALLEL, n_columns=6, offset_cm=0.0)
+@pytest.mark.parametrize("make", [projector, fbp])
+def test_truncation_is_warned_about_once_where_the_operator_is_made(make):
+    with pytest.warns(UserWarning, match=r"truncated.* 1\.35 cm.* 1\.75 cm") as caught:
+        make(replace(SMALL_PARALLEL, n_columns=6, offset_cm=0.0), SMALL)
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="truncated"):
-        replace(SMALL_FAN, offset_cm=2.0)
+        make(replace(SMALL_FAN, offset_cm=2.0), SMALL)
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
 def test_an_image_is_as_wide_as_its_longer_side(shape):
-    with pytest.warns(UserWarning, match=r"reaches 6 cm .* needs 10 cm"):
-        ParallelBeam(5, 24, 0.5, ImageGrid(*shape, 0.5))
+    beam, grid = ParallelBeam(5, 24, 0.5), ImageGrid(*shape, 0.5)
+    assert beam.is_truncated(grid) == (True, True)
+    assert beam.needed_extent_cm(grid) == (10.0, 10.0)
+
+
+def test_a_grid_that_reaches_the_source_is_refused():
+    with pytest.raises(ValueError, match=r"must exceed 2\.305 cm.* got 2\.0"):
+        projector(replace(SMALL_FAN, source_to_axis_cm=2.0), SMALL)
+
+
+def test_a_grid_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match=r"FanBeam needs .* ImageGrid, got VolumeGrid"):
+        SMALL_FAN.require_grid(VolumeGrid(1, 6, 7, 0.5))
+
+
+@pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
+def test_the_field_of_view_touches_an_outermost_ray(beam):
+    edges = replace(beam, n_columns=beam.n_columns + 1)  # columns at the edges of those of beam
+    points, _ = edges.rays()
+    distances_cm = np.linalg.norm(points[0, [0, -1]], axis=-1)
+    assert beam.fov_radius_cm == pytest.approx(distances_cm.min())
+
+
+def test_a_printed_beam_can_be_checked():
+    assert str(SMALL_PARALLEL).startswith("ParallelBeam: 5 views over 180°")
+    text = str(SMALL_FAN)
+    assert "7 views over 360° from 0°" in text
+    assert "source to axis 5 cm, to detector 8 cm, magnification 1.6" in text
+    assert "12 columns of 0.7 cm, offset -0.2 cm, axis offset 0 cm" in text
+    assert str(SMALL) == (
+        "ImageGrid: 6 × 7 voxels (y, x) of 0.5 × 0.5 cm, 3 × 3.5 cm in all, center (0, 0) cm"
+    )
 
 
 def test_a_start_in_degrees_is_refused():
     with pytest.raises(ValueError, match="start_rad is 90 rad, more than 4 turns: is it in deg"):
-        FanBeam(60, 40, 0.5, ImageGrid(16, 16, 0.5), 50.0, 90.0, start_rad=90.0)
+        FanBeam(60, 40, 0.5, 50.0, 90.0, start_rad=90.0)

@@ -12,7 +12,7 @@ def test_a_volume_of_anisotropic_voxels_off_the_axis():
     np.testing.assert_allclose(grid.index_to_cm @ [0, 0, 1], [-3 - 2 * 0.3, 2 + 1.5 * 0.2, 1])
     np.testing.assert_allclose(grid.index_to_cm @ [4, 3, 1], [-3 + 2 * 0.3, 2 - 1.5 * 0.2, 1])
     assert grid.corner_radius_cm == pytest.approx(np.hypot(3 + 0.75, 2 + 0.4))
-    assert grid.field_radius_cm == pytest.approx(np.hypot(3, 2) + 0.75)
+    assert grid.fov_radius_cm == pytest.approx(np.hypot(3, 2) + 0.75)
     assert grid.shape == (3, 4, 5)
 
 

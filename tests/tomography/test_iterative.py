@@ -14,10 +14,10 @@ from pcctlearn.tomography.iterative.fista_tv import fista_tv, squared_norm
 from pcctlearn.tomography.iterative.sirt import os_sart, sirt
 from pcctlearn.tomography.iterative.total_variation import Gradient, total_variation_prox
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
-from pcctlearn.tomography.sparse_projector import Projector
+from pcctlearn.tomography.slice_projector import SliceProjector
 
 GRID = ImageGrid(32, 32, 1.2)
-FAN = FanBeam(48, 48, 2.4, GRID, 60.0, 120.0)
+FAN = FanBeam(48, 48, 2.4, 60.0, 120.0)
 
 
 class Matrix(LinearOperator):
@@ -27,10 +27,10 @@ class Matrix(LinearOperator):
         super().__init__(in_shape, (len(matrix),))
         self.register_buffer("matrix", matrix)
 
-    def apply(self, x):
+    def matvec(self, x):
         return x.flatten(x.ndim - len(self.in_shape)) @ self.matrix.mT
 
-    def adjoint(self, y):
+    def rmatvec(self, y):
         return (y @ self.matrix).unflatten(-1, self.in_shape)
 
 
@@ -42,7 +42,7 @@ class Views(LinearOperator):
         super().__init__(shape, (len(range(first, views, every)), columns))
         self.first, self.every = first, every
 
-    def apply(self, x):
+    def matvec(self, x):
         return x[..., self.first :: self.every, :]
 
 
@@ -68,7 +68,7 @@ def total_variation(x, spacing_cm=None):
 @pytest.fixture
 def scan():
     """A phantom seen by a fan, without noise and with noise of 3 %."""
-    A, x = Projector(FAN), image(GRID, ELLIPSES)
+    A, x = SliceProjector(FAN, GRID), image(GRID, ELLIPSES)
     y = A @ x
     noise = torch.randn(y.shape)
     return A, x, y, y + 0.03 * y.norm() / noise.norm() * noise
@@ -189,7 +189,7 @@ def test_what_is_not_seen_is_left_alone():
 
 
 def test_fan_rays_beside_the_image_do_no_harm():
-    A = Projector(FanBeam(12, 40, 2.0, ImageGrid(8, 8, 1.0), 20.0, 40.0))
+    A = SliceProjector(FanBeam(12, 40, 2.0, 20.0, 40.0), ImageGrid(8, 8, 1.0))
     assert ((A @ torch.ones(8, 8)) == 0).any()
     x = torch.rand(8, 8)
     result = sirt(A, A @ x, max_iterations=200)

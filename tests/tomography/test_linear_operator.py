@@ -6,16 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cones import FINE_ROWS, SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE
-from truth import SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
+from cones import (
+    FINE_ROWS,
+    SMALL_CONE,
+    SMALL_CONES,
+    SMALL_SHORT_CONE,
+    SMALL_VOLUME,
+    THICK_SLICES,
+)
+from truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
 from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.fdk import fdk
-from pcctlearn.tomography.filters import WINDOWS, RampFilter
+from pcctlearn.tomography.filters import FILTERS, RampFilter
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
-from pcctlearn.tomography.sparse_projector import Backprojector, Projector
+from pcctlearn.tomography.slice_projector import SliceBackprojector, SliceProjector
 from pcctlearn.tomography.truncation import EdgeExtension
 
 
@@ -25,40 +31,43 @@ class Subsample(LinearOperator):
     def __init__(self, n_views: int, n_columns: int) -> None:
         super().__init__((n_views, n_columns), (n_views, (n_columns + 1) // 2))
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
+    def matvec(self, x: torch.Tensor) -> torch.Tensor:
         return x[..., ::2]
 
 
 OPERATORS = {
-    "projector, parallel": lambda: Projector(SMALL_PARALLEL),
-    "projector, fan": lambda: Projector(SMALL_FAN),
-    "projector, parallel, no matrix": lambda: Projector(SMALL_PARALLEL, max_matrix_bytes=0.0),
-    "projector, fan, no matrix": lambda: Projector(SMALL_FAN, max_matrix_bytes=0.0),
-    "backprojector, parallel": lambda: Backprojector(SMALL_PARALLEL),
-    "backprojector, fan": lambda: Backprojector(SMALL_FAN),
-    "backprojector, no matrix": lambda: Backprojector(SMALL_FAN, max_matrix_bytes=0.0),
-    **{f"ramp, {window}": lambda w=window: RampFilter((5, 11), 0.45, w) for window in WINDOWS},
-    **{f"cone projector, {n}": lambda b=b: ConeProjector(b) for n, b in SMALL_CONES.items()},
+    "projector, parallel": lambda: SliceProjector(SMALL_PARALLEL, SMALL),
+    "projector, fan": lambda: SliceProjector(SMALL_FAN, SMALL),
+    "projector, parallel, no matrix": lambda: SliceProjector(SMALL_PARALLEL, SMALL, "numba"),
+    "projector, fan, no matrix": lambda: SliceProjector(SMALL_FAN, SMALL, "numba"),
+    "backprojector, parallel": lambda: SliceBackprojector(SMALL_PARALLEL, SMALL),
+    "backprojector, fan": lambda: SliceBackprojector(SMALL_FAN, SMALL),
+    "backprojector, no matrix": lambda: SliceBackprojector(SMALL_FAN, SMALL, "numba"),
+    **{f"ramp, {name}": lambda f=name: RampFilter((5, 11), 0.45, f) for name in FILTERS},
+    **{f"cone projector, {n}": lambda b=b: ConeProjector(*b) for n, b in SMALL_CONES.items()},
     **{
-        f"cone backprojector, {n}": lambda b=b: ConeBackprojector(b) for n, b in SMALL_CONES.items()
+        f"cone backprojector, {n}": lambda b=b: ConeBackprojector(*b)
+        for n, b in SMALL_CONES.items()
     },
     "ramp, rows": lambda: RampFilter((3, 4, 11), 0.45),
     "extension": lambda: EdgeExtension((3, 4, 5), 3, 0),
     "extension, both sides": lambda: EdgeExtension((4, 5), 2, 4),
-    "fbp, truncated": lambda: fbp(replace(SMALL_FAN, n_columns=5), truncation="cosine"),
+    "fbp, truncated": lambda: fbp(replace(SMALL_FAN, n_columns=5), SMALL, truncation="cosine"),
     "diagonal, broadcast": lambda: Diagonal(torch.rand(4, 1), (3, 4, 5)),
-    "fdk": lambda: fdk(SMALL_CONE),
-    "fdk, short scan": lambda: fdk(SMALL_SHORT_CONE, "hann"),
-    "fdk, truncated": lambda: fdk(replace(FINE_ROWS, n_columns=4), truncation="cosine"),
+    "fdk": lambda: fbp(SMALL_CONE, SMALL_VOLUME),
+    "fdk, short scan": lambda: fbp(SMALL_SHORT_CONE, SMALL_VOLUME, "hann"),
+    "fdk, truncated": lambda: fbp(
+        replace(FINE_ROWS, n_columns=4), THICK_SLICES, truncation="cosine"
+    ),
     "diagonal": lambda: Diagonal(torch.rand(5, 11)),
-    "fbp, parallel": lambda: fbp(SMALL_PARALLEL),
-    "fbp, fan": lambda: fbp(SMALL_FAN, "hann"),
-    "fbp, short scan": lambda: fbp(SMALL_SHORT_SCAN),
+    "fbp, parallel": lambda: fbp(SMALL_PARALLEL, SMALL),
+    "fbp, fan": lambda: fbp(SMALL_FAN, SMALL, "hann"),
+    "fbp, short scan": lambda: fbp(SMALL_SHORT_SCAN, SMALL),
     "derived": lambda: Subsample(5, 11),
     "derived, transposed": lambda: Subsample(5, 11).T,
-    "composition": lambda: Subsample(5, 11) @ Projector(SMALL_PARALLEL),
-    "sum": lambda: Projector(SMALL_PARALLEL) + fbp(SMALL_PARALLEL).T,
-    "normal": lambda: Projector(SMALL_FAN).T @ Projector(SMALL_FAN),
+    "composition": lambda: Subsample(5, 11) @ SliceProjector(SMALL_PARALLEL, SMALL),
+    "sum": lambda: SliceProjector(SMALL_PARALLEL, SMALL) + fbp(SMALL_PARALLEL, SMALL).T,
+    "normal": lambda: SliceProjector(SMALL_FAN, SMALL).T @ SliceProjector(SMALL_FAN, SMALL),
 }
 
 
@@ -113,8 +122,10 @@ def test_function_transforms_see_through(A):
 
 
 def test_wrong_input_is_told_so():
-    A = Projector(SMALL_PARALLEL)
-    with pytest.raises(ValueError, match=r"Projector \(6, 7\) → \(5, 11\) cannot take .*\(7, 6\)"):
+    A = SliceProjector(SMALL_PARALLEL, SMALL)
+    with pytest.raises(
+        ValueError, match=r"SliceProjector \(6, 7\) → \(5, 11\) cannot take .*\(7, 6\)"
+    ):
         A @ torch.zeros(7, 6)
     with pytest.raises(TypeError, match="floating-point"):
         A @ torch.zeros(6, 7, dtype=torch.int64)
@@ -143,9 +154,9 @@ def test_large_finite_numbers_are_taken():
 
 
 def test_repr_shows_the_algebra_and_the_shapes():
-    A = Projector(SMALL_PARALLEL)
-    assert repr(A.T @ A) == "(Projector.T @ Projector) (6, 7) → (6, 7)"
-    assert repr(A.T.T + A) == "(Projector + Projector) (6, 7) → (5, 11)"
+    A = SliceProjector(SMALL_PARALLEL, SMALL)
+    assert repr(A.T @ A) == "(SliceProjector.T @ SliceProjector) (6, 7) → (6, 7)"
+    assert repr(A.T.T + A) == "(SliceProjector + SliceProjector) (6, 7) → (5, 11)"
 
 
 @pytest.mark.cuda

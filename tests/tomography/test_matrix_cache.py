@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from truth import SMALL_FAN
+from truth import SMALL, SMALL_FAN
 
 from pcctlearn.files import written_whole
 from pcctlearn.tomography import csr, matrix_cache
 from pcctlearn.tomography.matrix_cache import cache_folder
-from pcctlearn.tomography.sparse_projector import Projector
+from pcctlearn.tomography.slice_projector import SliceProjector
 
 
 @pytest.fixture
@@ -29,22 +29,22 @@ def same(A, B):
 
 
 def test_the_second_projector_is_loaded(folder, monkeypatch):
-    first = Projector(SMALL_FAN)
+    first = SliceProjector(SMALL_FAN, SMALL)
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(csr, "_build", None)
-    assert same(first, Projector(SMALL_FAN))
+    assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
 def test_another_precision_is_another_matrix(folder):
-    Projector(SMALL_FAN)
+    SliceProjector(SMALL_FAN, SMALL)
     torch.set_default_dtype(torch.float32)
-    assert Projector(SMALL_FAN).matrix_weights.dtype == torch.float32
+    assert SliceProjector(SMALL_FAN, SMALL).matrix_weights.dtype == torch.float32
     assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "garbage", "empty", "pickled"])
 def test_a_damaged_file_is_rebuilt(folder, damage):
-    first = Projector(SMALL_FAN)
+    first = SliceProjector(SMALL_FAN, SMALL)
     (path,) = folder.iterdir()
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -62,8 +62,8 @@ def test_a_damaged_file_is_rebuilt(folder, damage):
         with path.open("wb") as file:
             np.savez(file, matrix_starts=np.array([{}], dtype=object))
     with pytest.warns(UserWarning, match="will be rebuilt"):
-        assert same(first, Projector(SMALL_FAN))
-    assert same(first, Projector(SMALL_FAN))
+        assert same(first, SliceProjector(SMALL_FAN, SMALL))
+    assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
 def rewritten(path, change):
@@ -101,18 +101,18 @@ def put(name, index, value):
     ],
 )
 def test_arrays_that_would_be_read_out_of_bounds_are_rebuilt(folder, change):
-    first = Projector(SMALL_FAN)
+    first = SliceProjector(SMALL_FAN, SMALL)
     (path,) = folder.iterdir()
     rewritten(path, change)
     with pytest.warns(UserWarning, match=f"{path.name}.* it cannot be read and will be rebuilt"):
-        assert same(first, Projector(SMALL_FAN))
+        assert same(first, SliceProjector(SMALL_FAN, SMALL))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(first, Projector(SMALL_FAN))
+        assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
 def test_a_changed_number_is_found_by_the_checksum(folder):
-    first = Projector(SMALL_FAN)
+    first = SliceProjector(SMALL_FAN, SMALL)
     (path,) = folder.iterdir()
     with np.load(path) as file:
         arrays = dict(file)
@@ -121,7 +121,7 @@ def test_a_changed_number_is_found_by_the_checksum(folder):
     with pytest.warns(
         UserWarning, match="the checksum of .* is wrong: it cannot be read and will be rebuilt"
     ):
-        assert same(first, Projector(SMALL_FAN))
+        assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
 def test_what_a_killed_process_left_is_removed(folder):
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_is_removed(folder):
     assert left.is_file()
     with written_whole(folder / "b.npz") as running:
         running.write_bytes(b"half")
-        Projector(SMALL_FAN)
+        SliceProjector(SMALL_FAN, SMALL)
         assert not left.exists()
         assert running.exists()
 
@@ -160,14 +160,14 @@ def test_a_user_without_home_or_passwd_entry_has_no_cache(monkeypatch):
     assert cache_folder() is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        A = Projector(SMALL_FAN)
+        A = SliceProjector(SMALL_FAN, SMALL)
     assert (A @ torch.ones(A.in_shape)).isfinite().all()
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(folder):
     folder.write_text("a file is in the way")
     with pytest.warns(UserWarning, match="is not kept in"):
-        A = Projector(SMALL_FAN)
+        A = SliceProjector(SMALL_FAN, SMALL)
     assert (A @ torch.ones(A.in_shape)).isfinite().all()
 
 

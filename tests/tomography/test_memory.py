@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from cones import SMALL_CONE
+from cones import SMALL_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography import memory
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.hat_interpolation import margin_for
+from pcctlearn.tomography.hat_interpolation_numba import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 
@@ -19,7 +19,7 @@ class Grow(LinearOperator):
     def __init__(self) -> None:
         super().__init__((1,), (10**12,))
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
+    def matvec(self, x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("was run")
 
 
@@ -29,7 +29,7 @@ def test_an_impossible_result_is_not_tried():
 
 
 def test_a_batch_that_does_not_fit_is_told_what_fits(monkeypatch):
-    A = fdk(SMALL_CONE)
+    A = fbp(SMALL_CONE, SMALL_VOLUME)
     free = A.peak_bytes(7, 8) + 1
     monkeypatch.setattr(memory, "_TOO_SMALL_TO_ASK", 0)
     monkeypatch.setattr(memory, "available_bytes", lambda device: free)
@@ -40,9 +40,9 @@ def test_a_batch_that_does_not_fit_is_told_what_fits(monkeypatch):
         A @ torch.zeros(8, *A.in_shape)
 
 
-@pytest.mark.parametrize("make", [ConeProjector, fdk, lambda beam: ConeProjector(beam).T])
+@pytest.mark.parametrize("make", [ConeProjector, fbp, lambda *scan: ConeProjector(*scan).T])
 def test_estimates_cover_results_and_copies(make):
-    A = make(SMALL_CONE)
+    A = make(SMALL_CONE, SMALL_VOLUME)
     one, two = A.peak_bytes(1, 4), A.peak_bytes(2, 4)
     size_in, size_out = torch.empty(A.in_shape).numel(), torch.empty(A.out_shape).numel()
     assert one >= 4 * (size_in + 2 * size_out)
@@ -52,6 +52,6 @@ def test_estimates_cover_results_and_copies(make):
 
 def test_margins_count_where_rows_are_much_finer_than_slices():
     volume = VolumeGrid(4, 5, 5, (5.0, 0.5, 0.5))
-    fine = ConeBeam(3, 24, 9, (0.02, 0.7), volume, 6.0, 9.0)
-    A = ConeProjector(fine)
+    fine = ConeBeam(3, 24, 9, (0.02, 0.7), 6.0, 9.0)
+    A = ConeProjector(fine, volume)
     assert A.T.peak_bytes(1, 4) > 3 * 9 * 2 * margin_for(A.coefficients.slope_range) * 4

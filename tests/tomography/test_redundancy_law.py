@@ -3,7 +3,6 @@
 Rays and their conjugates are paired by their angles, and weights are interpolated between views.
 """
 
-import warnings
 from math import pi
 
 import numpy as np
@@ -33,7 +32,7 @@ def random_beam(rng):
     kind = rng.choice(["parallel", "fan", "cone"])
     if kind == "parallel":
         arc_rad = pi * float(rng.integers(1, 5))
-        return ParallelBeam(n_views, n_columns, pixel_cm, image, arc_rad, offset_cm)
+        return ParallelBeam(n_views, n_columns, pixel_cm, arc_rad, offset_cm), image
     source_cm = image.corner_radius_cm + 2.1 * image.voxel_cm + rng.uniform(1, 60)
     setup = {
         "source_to_axis_cm": source_cm,
@@ -50,13 +49,13 @@ def random_beam(rng):
             first = rng.integers(n_views)
             lost[first : first + rng.choice([1, 2, 3, n_views // 20, n_views // 6])] = True
         angles = rng.permutation(angles[~lost] + 2 * pi * rng.integers(-1, 2))
-        setup["measured_angles_rad"] = tuple(angles)
+        setup["view_angles_rad"] = tuple(angles)
     else:
         setup["arc_rad"] = arc_rad
     if kind == "fan":
-        return FanBeam(len(angles), n_columns, pixel_cm, image, **setup)
+        return FanBeam(len(angles), n_columns, pixel_cm, **setup), image
     volume = VolumeGrid(1, image.n_y, image.n_x, image.voxel_cm)
-    return ConeBeam(len(angles), 20, n_columns, pixel_cm, volume, **setup)
+    return ConeBeam(len(angles), 20, n_columns, pixel_cm, **setup), volume
 
 
 def unresolved(weights):
@@ -74,7 +73,7 @@ class Rays:
         self.beam, self.weights = beam, weights
         self.is_parallel = isinstance(beam, ParallelBeam)
         self.angles, self.axis_rad = beam.angles_rad, 0.0
-        is_typed = self.is_parallel or beam.measured_angles_rad is None
+        is_typed = self.is_parallel or beam.view_angles_rad is None
         if not self.is_parallel:  # three turns of the circle
             self.axis_rad = np.arctan(beam.axis_offset_cm / beam.source_to_axis_cm)
             order = np.argsort(self.angles % (2 * pi))
@@ -159,23 +158,21 @@ class Rays:
 
 @pytest.fixture(scope="module")
 def scans():
-    """Random beams and their weights, or None where they are refused."""
+    """Random beams, grids and weights; None where they are refused."""
     rng, drawn = np.random.default_rng(7), []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # truncation
-        for _ in range(N_BEAMS):
-            beam = random_beam(rng)
-            try:
-                drawn.append((beam, redundancy_weights(beam)))
-            except ValueError:
-                drawn.append((beam, None))
+    for _ in range(N_BEAMS):
+        beam, grid = random_beam(rng)
+        try:
+            drawn.append((beam, grid, redundancy_weights(beam, grid)))
+        except ValueError:
+            drawn.append((beam, grid, None))
     return drawn
 
 
 @pytest.mark.physics
 def test_every_measured_line_counts_once(scans):
     rng, exact, known = np.random.default_rng(8), [], []
-    accepted = [(beam, weights) for beam, weights in scans if weights is not None]
+    accepted = [(beam, weights) for beam, _, weights in scans if weights is not None]
     assert len(accepted) > 0.5 * N_BEAMS
     for beam, weights in accepted:
         views, columns = (rng.integers(0, n, N_RAYS) for n in (beam.n_views, beam.n_columns))
@@ -192,11 +189,11 @@ def test_every_measured_line_counts_once(scans):
 def test_views_around_the_circle_count_every_line_once(scans):
     """∫ w(θ, γ) + w(θ, −γ) dθ = 2π, however coarse the steps are."""
     n_checked = 0
-    for beam, weights in scans:
+    for beam, _, weights in scans:
         is_mirrored = np.isclose((2 * beam.offset_cm / beam.column_cm) % 1, [[0], [1]]).any()
         if weights is None or beam.axis_shift_cm or not is_mirrored:
             continue
-        total = beam.steps_rad @ weights
+        total = beam.view_weights_rad @ weights
         for column, u in enumerate(beam.columns_cm):
             mirrored = np.flatnonzero(np.isclose(beam.columns_cm, -u))
             if len(mirrored):
@@ -210,17 +207,17 @@ def test_views_around_the_circle_count_every_line_once(scans):
 @pytest.mark.physics
 def test_scans_are_refused_for_lines_that_no_ray_measures(scans):
     circle, unexplained = np.linspace(0, 2 * pi, 180)[:, None], 0
-    for beam, weights in scans:
+    for beam, grid, weights in scans:
         rays = Rays(beam, np.ones((beam.n_views, beam.n_columns)))
         columns_cm = np.concatenate([beam.columns_cm, rays.mirrored_cm(beam.columns_cm)])
         angles, columns_cm = np.broadcast_arrays(circle, columns_cm)
         unmeasured = ~np.any([rays.measures(*ray) for ray in rays.line(angles, columns_cm)], 0)
         distances_cm = np.abs(rays.distances_cm(columns_cm))
         if weights is None:
-            unexplained += min(beam.reaches_cm) > 0 and not unmeasured.any()
+            unexplained += min(beam.detector_extent_cm) > 0 and not unmeasured.any()
             continue
         # up to two columns of a panel that is cut on both sides
         seen_cm = distances_cm.max() - 2 * beam.column_cm / beam.magnification
-        within = distances_cm < min(beam.grid.field_radius_cm, seen_cm)
+        within = distances_cm < min(grid.fov_radius_cm, seen_cm)
         assert not (unmeasured & within).any(), beam
     assert unexplained <= 0.01 * N_BEAMS  # holes narrower than two degrees

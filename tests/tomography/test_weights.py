@@ -5,8 +5,8 @@ from math import pi
 
 import numpy as np
 import pytest
-from cones import SMALL_CONE, SMALL_SHORT_CONE
-from truth import SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
+from cones import SMALL_CONE, SMALL_SHORT_CONE, SMALL_VOLUME
+from truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 
@@ -25,9 +25,9 @@ def test_conjugate_rays_are_the_same_line():
 
 
 def test_full_scans_share_evenly():
-    assert np.all(redundancy_weights(replace(SMALL_FAN, offset_cm=0.0)) == 0.5)
-    assert np.all(redundancy_weights(SMALL_PARALLEL) == 1)
-    assert np.all(redundancy_weights(replace(SMALL_PARALLEL, arc_rad=2 * pi)) == 0.5)
+    assert np.all(redundancy_weights(replace(SMALL_FAN, offset_cm=0.0), SMALL) == 0.5)
+    assert np.all(redundancy_weights(SMALL_PARALLEL, SMALL) == 1)
+    assert np.all(redundancy_weights(replace(SMALL_PARALLEL, arc_rad=2 * pi), SMALL) == 0.5)
 
 
 def test_cosines_are_those_of_the_rays():
@@ -46,10 +46,10 @@ def test_cosines_of_a_cone_are_those_of_its_rays_but_for_the_axis_offset(beam):
     theta = beam.angles_rad[:, None]
     central = np.concatenate([-np.sin(theta), np.cos(theta), np.zeros_like(theta)], -1)
     cosines = np.einsum("vrki,vi->vrk", directions, central)
-    centred = replace(beam, axis_offset_cm=0.0)
-    np.testing.assert_allclose(np.broadcast_to(cosine_weights(centred), beam.shape), cosines)
+    centered = replace(beam, axis_offset_cm=0.0)
+    np.testing.assert_allclose(np.broadcast_to(cosine_weights(centered), beam.shape), cosines)
     shift = 1 + 0.15 / 5.0 * beam.columns_cm / 8.0
-    np.testing.assert_allclose(cosine_weights(beam), shift * cosine_weights(centred))
+    np.testing.assert_allclose(cosine_weights(beam), shift * cosine_weights(centered))
 
 
 def test_cosines_of_an_offset_axis_turn_a_fan_into_parallel_lines():
@@ -63,20 +63,19 @@ def test_cosines_of_an_offset_axis_turn_a_fan_into_parallel_lines():
 
 def test_an_arc_below_a_short_scan_is_refused_where_it_is_filtered():
     with pytest.raises(ValueError, match=r"arc of 3\.14159 rad.* π \+ fan angle = 4\.07"):
-        redundancy_weights(replace(SMALL_FAN, arc_rad=pi))
-    gap = replace(SMALL_CONE, measured_angles_rad=np.linspace(0, 2.5, 5))
+        redundancy_weights(replace(SMALL_FAN, arc_rad=pi), SMALL)
+    gap = replace(SMALL_CONE, view_angles_rad=np.linspace(0, 2.5, 5))
     with pytest.raises(ValueError, match=r"arc of 3\.125 rad"):
-        redundancy_weights(gap)
+        redundancy_weights(gap, SMALL_VOLUME)
     hole = np.radians([*range(0, 100, 5), *range(140, 300, 5)])
     with pytest.raises(ValueError, match=r"leave holes at 1\.702 to 2\.4, 5\.192 to 6\.24 rad"):
-        redundancy_weights(replace(SMALL_CONE, n_views=52, measured_angles_rad=hole))
+        redundancy_weights(replace(SMALL_CONE, n_views=52, view_angles_rad=hole), SMALL_VOLUME)
 
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_detector_displaced_to_either_side(side):
-    with pytest.warns(UserWarning, match="truncated"):
-        beam = replace(SMALL_FAN, n_columns=14, pixel_cm=0.4, offset_cm=side * 1.5)
-    weights = redundancy_weights(beam)[0]
+    beam = replace(SMALL_FAN, n_columns=14, pixel_cm=0.4, offset_cm=side * 1.5)
+    weights = redundancy_weights(beam, SMALL)[0]
     long_side = weights[::side]
     assert long_side[0] < 0.05
     assert long_side[-1] == 1
@@ -85,28 +84,29 @@ def test_a_detector_displaced_to_either_side(side):
     at_axis = np.interp(0, beam.columns_cm, weights)
     assert at_axis == pytest.approx(0.5, abs=0.02)
     assert np.interp(side * overlap, beam.columns_cm, weights) == pytest.approx(1, abs=0.05)
-    with pytest.warns(UserWarning, match="truncated"):
-        blind = replace(beam, offset_cm=side * 3.0)
+    blind = replace(beam, offset_cm=side * 3.0)
     with pytest.raises(ValueError, match=r"ends 0\.2 cm before the axis"):
-        redundancy_weights(blind)
+        redundancy_weights(blind, SMALL)
 
 
 @pytest.mark.parametrize("offset_cm", [-0.2, 0.3, 0.9])
 def test_a_panel_that_holds_the_image_shares_its_lines_evenly(offset_cm):
     """Where it is displaced by less than the margin beside the image."""
     beam = replace(SMALL_FAN, n_columns=20, offset_cm=offset_cm)
-    weights = redundancy_weights(beam)
-    within = np.abs(beam.columns_cm) < beam.needed_reaches_cm[0]
+    weights = redundancy_weights(beam, SMALL)
+    within = np.abs(beam.columns_cm) < beam.needed_extent_cm(SMALL)[0]
     np.testing.assert_array_equal(weights[:, within], 0.5)
 
 
-@pytest.mark.parametrize("beam", [SMALL_SHORT_SCAN, SMALL_SHORT_CONE])
+@pytest.mark.parametrize(
+    ("beam", "grid"), [(SMALL_SHORT_SCAN, SMALL), (SMALL_SHORT_CONE, SMALL_VOLUME)]
+)
 @pytest.mark.parametrize("n_views", [3, 7, 25, 400])
-def test_the_shares_of_a_short_scan_add_to_half_a_turn(beam, n_views):
+def test_the_shares_of_a_short_scan_add_to_half_a_turn(beam, grid, n_views):
     """∫ w dβ = π for the rays of either sign of γ together, and no view is left out."""
     beam = replace(beam, n_views=n_views, offset_cm=0.0, axis_offset_cm=0.0)
-    weights = redundancy_weights(beam)
-    total = beam.steps_rad @ weights
+    weights = redundancy_weights(beam, grid)
+    total = beam.view_weights_rad @ weights
     np.testing.assert_allclose((total + total[::-1]) / 2, pi, rtol=1e-3)
     assert (weights > 0).all()
     assert weights[0].mean() > 0.1 / n_views
@@ -120,5 +120,5 @@ def test_a_short_scan_of_a_distant_source_is_a_parallel_half_turn(n_views):
         SMALL_FAN, n_views=n_views, source_to_axis_cm=source_cm,
         source_to_detector_cm=1.1 * source_cm, offset_cm=0.0, arc_rad=arc_rad,
     )  # fmt: skip
-    expected = redundancy_weights(replace(SMALL_PARALLEL, n_views=n_views, n_columns=12))
-    np.testing.assert_allclose(redundancy_weights(beam), expected, atol=1e-3)
+    expected = redundancy_weights(replace(SMALL_PARALLEL, n_views=n_views, n_columns=12), SMALL)
+    np.testing.assert_allclose(redundancy_weights(beam, SMALL), expected, atol=1e-3)

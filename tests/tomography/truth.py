@@ -10,8 +10,8 @@ from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 
 SMALL = ImageGrid(6, 7, 0.5)
-SMALL_PARALLEL = ParallelBeam(5, 11, 0.45, SMALL, offset_cm=0.1)
-SMALL_FAN = FanBeam(7, 12, 0.7, SMALL, 5.0, 8.0, offset_cm=-0.2)
+SMALL_PARALLEL = ParallelBeam(5, 11, 0.45, offset_cm=0.1)
+SMALL_FAN = FanBeam(7, 12, 0.7, 5.0, 8.0, offset_cm=-0.2)
 SMALL_SHORT_SCAN = replace(SMALL_FAN, arc_rad=1.5 * pi)
 
 # x, y, half axes (cm), tilt, density

@@ -15,11 +15,11 @@ from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.fdk import fdk
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.training.chain_module import ChainModule, with_truth
 
-BEAM = ConeBeam(8, 4, 6, 4.0, VolumeGrid(6, 8, 8, 1.5), 62.5, 109.7)
+BEAM = ConeBeam(8, 4, 6, 4.0, 62.5, 109.7)
 FRACTION = 0.1
 
 
@@ -45,7 +45,11 @@ def problem():
         scatter_fraction=torch.full_like(primary, FRACTION),
         corrected_counts=primary,
     )
-    chain = Chain(MaximumLikelihood(model), fdk(BEAM).double(), correct=OneFraction())
+    chain = Chain(
+        MaximumLikelihood(model),
+        fbp(BEAM, VolumeGrid(6, 8, 8, 1.5)).double(),
+        correct=OneFraction(),
+    )
     return chain, scan, A
 
 

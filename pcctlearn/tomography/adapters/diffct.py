@@ -3,7 +3,6 @@
 diffct 2.5 (Y. Sun, Apache-2.0) has Siddon projectors for any
 trajectory: CUDA kernels for float32 on an NVIDIA GPU, PyTorch elsewhere.
 """
-# mypy: disable-error-code=override
 
 from functools import partial
 from math import prod
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 
 class DiffctConeProjector(LinearOperator):
     """Line integrals of voxels of constant value (z, y, x) in operand · cm, and the transpose."""
 
-    def __init__(self, geometry: ConeBeam) -> None:
+    def __init__(self, geometry: ConeBeam, grid: VolumeGrid) -> None:
         try:
             from diffct import Projector
         except ImportError as error:
@@ -28,23 +28,24 @@ class DiffctConeProjector(LinearOperator):
                 "DiffctConeProjector needs diffct: `pip install diffct`, or `pip install --no-deps "
                 "diffct` where there is no GPU"
             ) from error
-        super().__init__(geometry.volume.shape, geometry.shape)
-        self.geometry = geometry
+        geometry.require_grid(grid)
+        super().__init__(grid.shape, geometry.shape)
+        self.geometry, self.grid = geometry, grid
         self.build = partial(
             Projector,
-            trajectory(geometry),
+            trajectory(geometry, grid),
             self.in_shape,
             (geometry.n_columns, geometry.n_rows),
             detector_spacing=(float(geometry.column_cm), float(geometry.row_cm)),
-            voxel_spacing=tuple(float(size) for size in geometry.volume.spacing_cm),
+            voxel_spacing=tuple(float(size) for size in grid.spacing_cm),
         )
         self.projectors: dict[tuple[torch.dtype, str], Any] = {}
 
-    def apply(self, x: Tensor) -> Tensor:
+    def matvec(self, x: Tensor) -> Tensor:
         """diffct's y grows with the row, and its sinogram is (view, column, row)."""
         return self._projector(x).project(x.flip(-2)).mT.contiguous()
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._projector(y).backproject(y.mT).flip(-2)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
@@ -64,13 +65,13 @@ class DiffctConeProjector(LinearOperator):
         return self.projectors[key]
 
 
-def trajectory(beam: ConeBeam) -> tuple[Tensor, ...]:
-    """Source, middle of the panel, and unit vectors along columns and rows in every view.
+def trajectory(beam: ConeBeam, grid: VolumeGrid) -> tuple[Tensor, ...]:
+    """Source, center of the panel, and unit vectors along columns and rows in every view.
 
-    diffct's volume is centred on the origin: the scanner moves the other way.
+    diffct's volume is centered on the origin, so that the scanner is shifted instead.
     """
     along, toward, up = beam.frames()
-    origin = np.array(beam.volume.center_cm[::-1])
+    origin = np.array(grid.center_cm[::-1])
     sources = beam.sources_cm() - origin
     offsets = beam.offset_cm * along + beam.row_offset_cm * up
     panels = sources + beam.source_to_detector_cm * toward + offsets

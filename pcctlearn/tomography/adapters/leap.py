@@ -6,7 +6,6 @@ its pixels are counted from where the central ray meets the panel.
 H. Kim and K. Champley, "Differentiable forward projector for X-ray computed tomography",
 ICML 2023 workshop on differentiable almost everything. arXiv:2307.05801
 """
-# mypy: disable-error-code=override
 
 from collections.abc import Callable
 from math import nan, prod
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 MM_PER_CM = 10.0
@@ -26,14 +26,15 @@ INSTALL = "`pip install .` in a clone of https://github.com/LLNL/LEAP"
 class LeapConeProjector(LinearOperator):
     """Line integrals (z, y, x) in operand · cm by separable footprints in float32, and adjoint."""
 
-    def __init__(self, geometry: ConeBeam) -> None:
-        super().__init__(geometry.volume.shape, geometry.shape)
-        self.geometry, self.model = geometry, leap_model(geometry)
+    def __init__(self, geometry: ConeBeam, grid: VolumeGrid) -> None:
+        geometry.require_grid(grid)
+        super().__init__(grid.shape, geometry.shape)
+        self.geometry, self.grid, self.model = geometry, grid, leap_model(geometry, grid)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         return self._run(self._project, x.flip(-2), self.out_shape)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._run(self.model.backproject, y, self.in_shape).flip(-2)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
@@ -41,14 +42,14 @@ class LeapConeProjector(LinearOperator):
         in_size, out_size = prod(self.in_shape), prod(self.out_shape)
         return itemsize * (n_images * (in_size + out_size) + in_size)
 
-    def __reduce__(self) -> tuple[type, tuple[ConeBeam]]:
-        """LEAP's model lives in its C library: a copy makes its own."""
-        return type(self), (self.geometry,)
+    def __reduce__(self) -> tuple[type, tuple[ConeBeam, VolumeGrid]]:
+        """LEAP's model lives in its C library, so that a copy makes its own."""
+        return type(self), (self.geometry, self.grid)
 
     def _project(self, volume: Tensor, sinogram: Tensor) -> None:
         self.model.project(sinogram, volume)
 
-    def _run(self, kernel: Callable[..., Any], operands: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _run(self, compute: Callable[..., Any], operands: Tensor, shape: tuple[int, ...]) -> Tensor:
         if operands.dtype != torch.float32:
             raise TypeError(f"LEAP computes in float32, got {operands.dtype}; convert by .float()")
         self.model.set_gpu(operands.device.index if operands.is_cuda else -1)
@@ -57,14 +58,14 @@ class LeapConeProjector(LinearOperator):
         images = operands.reshape(-1, *operands.shape[-3:])
         for operand, result in zip(images, results.view(-1, *shape), strict=True):
             # a copy, because LEAP weights a sinogram in place
-            kernel(operand.clone(memory_format=torch.contiguous_format), result)
+            compute(operand.clone(memory_format=torch.contiguous_format), result)
         if results.isnan().any():
             raise RuntimeError(f"LEAP left the result of {self!r} unwritten, and printed why")
         return results.div_(MM_PER_CM)
 
 
-def leap_model(beam: ConeBeam) -> Any:
-    """LEAP, told where everything is, to mask no voxel and to use its matched pair."""
+def leap_model(beam: ConeBeam, grid: VolumeGrid) -> Any:
+    """LEAP's model of this scan, with no voxel masked and a matched pair of projectors."""
     try:
         from leapctype import tomographicModels
     except ImportError as error:
@@ -74,7 +75,7 @@ def leap_model(beam: ConeBeam) -> Any:
         raise ImportError(f"leapctype found no libleap: {INSTALL}")
     for setter, arguments in (
         (model.set_conebeam, scanner(beam)),
-        (model.set_volume, voxels(beam)),
+        (model.set_volume, voxels(beam, grid)),
         (model.set_diameterFOV, (1e6,)),
         (model.set_projector, ("SF",)),
     ):
@@ -90,7 +91,7 @@ def scanner(beam: ConeBeam) -> tuple[Any, ...]:
     """
     steps = np.diff(beam.angles_rad)
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError("LEAP wants angles in order; sort measured_angles_rad and the views")
+        raise ValueError("LEAP needs angles in order; sort view_angles_rad and the views")
     lengths_cm = (beam.source_to_axis_cm, beam.source_to_detector_cm, beam.axis_offset_cm)
     return (
         *beam.shape,
@@ -102,19 +103,18 @@ def scanner(beam: ConeBeam) -> tuple[Any, ...]:
     )
 
 
-def voxels(beam: ConeBeam) -> tuple[Any, ...]:
-    """Voxels along x, y, z; their width and height; x, y, z of their middle."""
-    grid = beam.volume
+def voxels(beam: ConeBeam, grid: VolumeGrid) -> tuple[Any, ...]:
+    """Numbers of voxels along x, y, z; their width and height; x, y, z of the center."""
     (dz, dy, dx), (z, y, x) = grid.spacing_cm, grid.center_cm
     reach = grid.corner_radius_cm * beam.source_curvature
     if dx != dy:
-        raise ValueError(f"LEAP wants voxels that are square in x and y, got {dx} × {dy} cm")
+        raise ValueError(f"LEAP needs voxels that are square in x and y, got {dx} × {dy} cm")
     for voxel_cm, pixel_cm in ((dz, beam.row_cm), (dx, beam.column_cm)):
         middle = pixel_cm / beam.magnification
         low, high = middle * (1 + reach) / 2, middle * (1 - reach) * 2
         if not low <= voxel_cm <= high:
             raise ValueError(
-                f"LEAP's matched pair wants voxels of {low:.4g} to {high:.4g} cm, half to twice a "
+                f"LEAP's matched pair needs voxels of {low:.4g} to {high:.4g} cm, half to twice a "
                 f"pixel demagnified to any depth of the volume, got {voxel_cm:.4g} cm"
             )
     return grid.n_x, grid.n_y, grid.n_z, *(MM_PER_CM * length for length in (dx, dz, x, y, z))

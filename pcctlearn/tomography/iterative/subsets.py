@@ -1,6 +1,5 @@
-"""A cone-beam scan taken apart into scans of fewer views."""
+"""Subsets of the views of a cone-beam scan."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,8 +17,6 @@ def ordered_subsets(beam: ConeBeam, n: int) -> list[ConeBeam]:
 
 
 def of_views(beam: ConeBeam, views: Sequence[int]) -> ConeBeam:
-    """The same scanner with these of its views only, two or more."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "truncated")  # the whole scan has said so
-        angles = beam.angles_rad[list(views)]
-        return replace(beam, n_views=len(angles), measured_angles_rad=angles)
+    """The same scan with two or more of its views only."""
+    angles = beam.angles_rad[list(views)]
+    return replace(beam, n_views=len(angles), view_angles_rad=angles)

@@ -1,5 +1,4 @@
 """Total variation Σ |∇x| of images of any number of axes: ∇ and the proximal operator."""
-# mypy: disable-error-code=override
 
 from collections.abc import Sequence
 from math import inf, sqrt
@@ -32,14 +31,14 @@ class Gradient(LinearOperator):
         """‖∇‖² ≤ Σ 4 / spacing², which images of many voxels come near."""
         return sum(4 / h**2 for _, h in self.axes)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         field = x.new_zeros(*x.shape[: x.ndim - len(self.in_shape)], *self.out_shape)
         for i, (axis, h) in enumerate(self.axes):
             component = field.select(-len(self.out_shape), i)
             component.narrow(axis, 0, x.shape[axis] - 1).copy_(x.diff(dim=axis)).div_(h)
         return field
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         image = y.new_zeros(*y.shape[: y.ndim - len(self.out_shape)], *self.in_shape)
         for i, (axis, h) in enumerate(self.axes):
             n = image.shape[axis] - 1
@@ -76,17 +75,17 @@ def total_variation_prox(
     """
 
     def primal(p: Tensor) -> Tensor:
-        x = image - gradient.adjoint(p)  # not gradient.T @ p: @ looks for NaN, and waits for it
+        x = image - gradient.rmatvec(p)  # not gradient.T @ p: @ looks for NaN, and waits for it
         return x.clamp(min=0) if nonnegative else x
 
     step = 1 / gradient.squared_norm_bound
-    p = gradient.apply(torch.zeros_like(image)) if dual is None else dual
+    p = gradient.matvec(torch.zeros_like(image)) if dual is None else dual
     radius = per_image(strength, p)
     q, t = p, 1.0
     for _ in range(n_iterations):
         p_before, t_before = p, t
         p = _into_ball(
-            q.add(gradient.apply(primal(q)), alpha=step), radius, -len(gradient.out_shape)
+            q.add(gradient.matvec(primal(q)), alpha=step), radius, -len(gradient.out_shape)
         )
         t = (1 + sqrt(1 + 4 * t_before**2)) / 2
         q = torch.lerp(p_before, p, 1 + (t_before - 1) / t)  # past p: one pass over the field

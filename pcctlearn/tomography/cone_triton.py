@@ -1,4 +1,4 @@
-"""The cone-beam kernels on a CUDA device: the same weights as cone_kernels_numba, gathered.
+"""Compiled cone-beam operators on a CUDA device: the same weights as cone_numba, gathered.
 
 Volumes are (y, x, z) and sinograms (view, column, row), so that the lanes of a program, a block of
 one line, read consecutive addresses. Every result gathers what it needs, the transposes too: a
@@ -44,7 +44,7 @@ def project_adjoint(c: ConeCoefficients, sinogram: Tensor, volume: Tensor) -> No
 def backproject(c: ConeCoefficients, sinogram: Tensor, volume: Tensor) -> None:
     """∫ y(θ, v, u) / depth² dθ at every voxel."""
     n_y, n_x, n_z = volume.shape
-    arrays = (c.copy_of(name, volume) for name in ("projections", "steps_rad", "axial"))
+    arrays = (c.copy_of(name, volume) for name in ("projections", "view_weights_rad", "axial"))
     _backproject[_grid(n_y * n_x, n_z)](
         sinogram, volume, *arrays, *sinogram.shape, n_x, n_z, _BLOCK, num_warps=2
     )
@@ -53,7 +53,9 @@ def backproject(c: ConeCoefficients, sinogram: Tensor, volume: Tensor) -> None:
 def backproject_adjoint(c: ConeCoefficients, volume: Tensor, sinogram: Tensor) -> None:
     """The transpose of backproject."""
     n_views, n_columns, n_rows = sinogram.shape
-    arrays = (c.copy_of(name, volume) for name in ("projections", "steps_rad", "is_steep", "axial"))
+    arrays = (
+        c.copy_of(name, volume) for name in ("projections", "view_weights_rad", "is_steep", "axial")
+    )
     n_taps = _n_taps(c.slope_range[1])
     _backproject_adjoint[_grid(n_views * n_columns, n_rows)](
         volume, sinogram, *arrays, n_columns, n_rows, *volume.shape, n_taps, _BLOCK, num_warps=2
@@ -173,7 +175,7 @@ def _project_adjoint(
 @triton.jit
 @no_type_check
 def _backproject(
-    sinogram, volume, projections, steps_rad, axial,
+    sinogram, volume, projections, view_weights_rad, axial,
     n_views, n_columns, n_rows, n_x, n_z, BLOCK: tl.constexpr,
 ):  # fmt: skip
     voxels = tl.program_id(0)
@@ -184,7 +186,7 @@ def _backproject(
     for view in range(n_views):
         position, depth = _shadow(projections, view, voxels % n_x, voxels // n_x)
         row = ((z - slice_start) / depth - row_start) / row_scale
-        weight = tl.load(steps_rad + view) / (depth * depth)
+        weight = tl.load(view_weights_rad + view) / (depth * depth)
         lower = tl.floor(position)
         for side in tl.static_range(2):
             column = lower.to(tl.int64) + side
@@ -208,7 +210,7 @@ def _crossing(projections, view, column, steep, step):
 @triton.jit
 @no_type_check
 def _backproject_adjoint(
-    volume, sinogram, projections, steps_rad, is_steep, axial,
+    volume, sinogram, projections, view_weights_rad, is_steep, axial,
     n_columns, n_rows, n_y, n_x, n_z, n_taps, BLOCK: tl.constexpr,
 ):  # fmt: skip
     ray = tl.program_id(0)
@@ -216,7 +218,7 @@ def _backproject_adjoint(
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     steep = tl.load(is_steep + ray) > 0
     n_steps, n_slots = tl.where(steep, n_y, n_x), tl.where(steep, n_x, n_y)
-    step_rad = tl.load(steps_rad + view)
+    step_rad = tl.load(view_weights_rad + view)
     row_scale, row_start = tl.load(axial), tl.load(axial + 1)
     slice_start = tl.load(axial + 2)
     total = tl.zeros((BLOCK,), sinogram.dtype.element_ty)

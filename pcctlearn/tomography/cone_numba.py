@@ -1,4 +1,4 @@
-"""The cone-beam kernels on the CPU: projection, voxel-driven back-projection, and transposes.
+"""Compiled cone-beam operators on the CPU: projection, back-projection, and their transposes.
 
 Volumes are (y, x, z) and sinograms (view, column, row): a line of voxels and a column of pixels are
 both parallel to the axis, so the inner loops run along consecutive addresses. Every output has one
@@ -13,7 +13,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from pcctlearn.tomography.cone_coefficients import ConeCoefficients
-from pcctlearn.tomography.hat_interpolation import LANES, add_interpolated, margin_for
+from pcctlearn.tomography.hat_interpolation_numba import LANES, add_interpolated, margin_for
 
 _FASTMATH = {"contract", "nsz", "arcp", "reassoc"}  # NaN stays NaN
 _COLUMNS = 16  # columns of one view that walk together, since they cross the same voxels
@@ -47,7 +47,7 @@ def _joseph(c: ConeCoefficients) -> tuple[Any, ...]:
 
 
 def _voxel_driven(c: ConeCoefficients) -> tuple[Any, ...]:
-    return c.projections, c.steps_rad, *_axial(c)
+    return c.projections, c.view_weights_rad, *_axial(c)
 
 
 def _axial(c: ConeCoefficients) -> tuple[Any, ...]:
@@ -159,7 +159,7 @@ def _shadow(projection, x, y):
 @njit(parallel=True, cache=True, fastmath=_FASTMATH)
 @no_type_check
 def _backproject(
-    projections, steps_rad, row_scale, row_start, slice_start, margin, sinogram, volume
+    projections, view_weights_rad, row_scale, row_start, slice_start, margin, sinogram, volume
 ):
     n_views, n_columns, n_rows = sinogram.shape
     n_y, n_x, n_z = volume.shape
@@ -178,7 +178,7 @@ def _backproject(
                         continue
                     lower, below, upper, above = _neighbours(position, n_columns)
                     a, b = sinogram[view, lower], sinogram[view, upper]
-                    weight = steps_rad[view] / depth**2
+                    weight = view_weights_rad[view] / depth**2
                     below, above = dtype(weight * below), dtype(weight * above)
                     for row in range(n_rows):
                         between[row] = below * a[row] + above * b[row]
@@ -194,7 +194,7 @@ def _backproject(
 @njit(parallel=True, cache=True, fastmath=_FASTMATH)
 @no_type_check
 def _backproject_adjoint(
-    projections, steps_rad, row_scale, row_start, slice_start, margin, volume, sinogram
+    projections, view_weights_rad, row_scale, row_start, slice_start, margin, volume, sinogram
 ):
     n_views, n_columns, n_rows = sinogram.shape
     n_y, n_x, n_z = volume.shape
@@ -210,7 +210,7 @@ def _backproject_adjoint(
                     continue
                 lower, below, upper, above = _neighbours(position, n_columns)
                 a, b = sinogram[view, lower], sinogram[view, upper]
-                weight = steps_rad[view] / depth**2
+                weight = view_weights_rad[view] / depth**2
                 below, above = dtype(weight * below), dtype(weight * above)
                 between[:] = volume[y, x]
                 slope = 1 / (row_scale * depth)

@@ -1,8 +1,8 @@
-"""Sparse matrices of linear interpolation, given by the kernels that walk along their rows.
+"""Sparse matrices of linear interpolation, as compiled loops along their rows.
 
-Row by row, a kernel takes steps. At each step it falls between two neighbouring slots, and their
-weights fall linearly to zero over the distance of one slot. ``joseph`` steps along a ray through
-the rows or columns of the image; ``pixel_driven`` steps along the views that see a pixel.
+Each row is a sequence of steps. At each step the position lies between two neighbouring slots, and
+their weights fall linearly to zero over the distance of one slot. ``joseph`` steps along a ray
+through the rows or columns of the image; ``pixel_driven`` steps along the views that see a pixel.
 
 Every output has one thread as its owner, which adds to it in a fixed order, so results are the
 same bit for bit on any number of threads. ``no_type_check`` keeps the checks that the tests
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit, prange
 
-from pcctlearn.tomography.geometry import Beam, FlatBeam
-from pcctlearn.tomography.grids import FloatArray
+from pcctlearn.tomography.geometry import FlatGeometry, Geometry
+from pcctlearn.tomography.grids import FloatArray, ImageGrid, SliceGrid
 
 
 class Interpolation(NamedTuple):
-    """A matrix A of ``shape``, as kernels that take ``arguments`` first.
+    """A matrix A of ``shape``, as compiled functions that take ``arguments`` first.
 
     rows(starts, indices, weights) writes row r from starts[r] on, and returns the row lengths;
     without room to write, it only counts. forward(x, y) and adjoint(y, x) write A x and Aᵀ y
@@ -34,48 +34,48 @@ class Interpolation(NamedTuple):
     adjoint: Callable
 
 
-def joseph_lines(beam: Beam) -> tuple[FloatArray, np.ndarray]:
+def joseph_lines(beam: Geometry, grid: SliceGrid) -> tuple[FloatArray, np.ndarray]:
     """Per view and column (intercept, slope, length), and whether the ray is steep.
 
     A steep ray crosses every row of the slice, a shallow one every column. At step k it passes
     slot intercept + slope · k, and its path from step to step is length, in cm.
     """
-    a, b, c = np.moveaxis(beam.lines() @ beam.grid.index_to_cm, -1, 0)
+    a, b, c = np.moveaxis(beam.lines() @ grid.index_to_cm, -1, 0)
     is_steep = np.abs(a) >= np.abs(b)
     p, q = np.where(is_steep, (a, b), (b, a))
-    dy, dx = beam.grid.slice_spacing_cm
+    dy, dx = grid.slice_spacing_cm
     step_cm, slot_cm = np.where(is_steep, dy, dx), np.where(is_steep, dx, dy)
     return np.stack([-c / p, -q / p, np.hypot(step_cm, slot_cm * q / p)], -1), is_steep
 
 
-def joseph(beam: FlatBeam) -> Interpolation:
+def joseph(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
     """Line integrals, in operand · cm: one row per ray, one column per voxel.
 
     P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images",
     IEEE Trans. Med. Imaging 1 (1982). doi:10.1109/TMI.1982.4307572
     """
-    lines, is_steep = joseph_lines(beam)
+    lines, is_steep = joseph_lines(beam, grid)
     return Interpolation(
-        shape=(beam.n_views * beam.n_columns, beam.image.n_y * beam.image.n_x),
-        arguments=(lines.reshape(-1, 3), is_steep.ravel(), *beam.image.shape),
+        shape=(beam.n_views * beam.n_columns, grid.n_y * grid.n_x),
+        arguments=(lines.reshape(-1, 3), is_steep.ravel(), *grid.shape),
         rows=_joseph_rows,
         forward=_joseph_forward,
         adjoint=_joseph_adjoint,
     )
 
 
-def pixel_driven(beam: FlatBeam) -> Interpolation:
+def pixel_driven(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
     """Back-projection ∫ q(θ, u) / depth² dθ: one row per voxel, one column per ray.
 
-    Depth is that of the voxel in units of source_to_axis_cm, and u where its shadow falls.
+    Depth is that of the voxel in units of source_to_axis_cm, and u its projected position.
     """
     return Interpolation(
-        shape=(beam.image.n_y * beam.image.n_x, beam.n_views * beam.n_columns),
+        shape=(grid.n_y * grid.n_x, beam.n_views * beam.n_columns),
         arguments=(
-            beam.projections() @ beam.image.index_to_cm,
+            beam.projections() @ grid.index_to_cm,
             beam.n_columns,
-            *beam.image.shape,
-            beam.steps_rad,
+            *grid.shape,
+            beam.view_weights_rad,
         ),
         rows=_pixel_driven_rows,
         forward=_pixel_driven_forward,
@@ -152,8 +152,8 @@ def _joseph_adjoint(lines, is_steep, n_y, n_x, y, x):
 
 @njit(inline="always")
 @no_type_check
-def _shadow(projection, step_rad, voxel, n_x):
-    """Where the shadow of a voxel falls on the detector, and its weight there."""
+def _projected(projection, step_rad, voxel, n_x):
+    """Projected position of a voxel on the detector, in columns, and its weight."""
     row, column = divmod(voxel, n_x)
     along = projection[0, 0] * column + projection[0, 1] * row + projection[0, 2]
     depth = projection[1, 0] * column + projection[1, 1] * row + projection[1, 2]
@@ -162,11 +162,13 @@ def _shadow(projection, step_rad, voxel, n_x):
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_rows(projections, n_columns, n_y, n_x, steps_rad, starts, indices, weights):
+def _pixel_driven_rows(
+    projections, n_columns, n_y, n_x, view_weights_rad, starts, indices, weights
+):
     lengths = np.zeros(n_y * n_x, np.int64)
     for voxel in prange(n_y * n_x):
         for view in range(len(projections)):
-            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
+            position, scale = _projected(projections[view], view_weights_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 if len(indices) > 0:
                     entry = starts[voxel] + lengths[voxel]
@@ -178,11 +180,11 @@ def _pixel_driven_rows(projections, n_columns, n_y, n_x, steps_rad, starts, indi
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_forward(projections, n_columns, n_y, n_x, steps_rad, x, y):
+def _pixel_driven_forward(projections, n_columns, n_y, n_x, view_weights_rad, x, y):
     for voxel in prange(n_y * n_x):
         total = np.zeros(x.shape[1])
         for view in range(len(projections)):
-            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
+            position, scale = _projected(projections[view], view_weights_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 weight = scale * (1 - abs(position - column))
                 for image in range(len(total)):
@@ -192,10 +194,10 @@ def _pixel_driven_forward(projections, n_columns, n_y, n_x, steps_rad, x, y):
 
 @njit(cache=True, parallel=True)
 @no_type_check
-def _pixel_driven_adjoint(projections, n_columns, n_y, n_x, steps_rad, y, x):
+def _pixel_driven_adjoint(projections, n_columns, n_y, n_x, view_weights_rad, y, x):
     for view in prange(len(projections)):  # a thread owns a view
         for voxel in range(n_y * n_x):
-            position, scale = _shadow(projections[view], steps_rad[view], voxel, n_x)
+            position, scale = _projected(projections[view], view_weights_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):
                 weight = scale * (1 - abs(position - column))
                 for image in range(y.shape[1]):

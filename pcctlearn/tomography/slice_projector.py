@@ -2,29 +2,32 @@
 
 The matrix and its transpose are both stored, so that forward and adjoint both run row by row,
 each row with one owner. Leading axes (batch, material) become the columns of one product. A
-matrix above the memory cap is not stored; on the CPU the kernels walk through it instead.
+matrix above 2 GB is not stored; on the CPU its entries are computed as they are needed instead.
 """
-# mypy: disable-error-code=override
 
 import warnings
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
 
 from pcctlearn.tomography.csr import csr_pair
-from pcctlearn.tomography.geometry import FlatBeam
-from pcctlearn.tomography.interpolation_kernels import Interpolation, joseph, pixel_driven
+from pcctlearn.tomography.geometry import FlatGeometry
+from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.interpolation_numba import Interpolation, joseph, pixel_driven
 from pcctlearn.tomography.linear_operator import LinearOperator
 
+BACKENDS = ("auto", "matrix", "numba")
+_MAX_MATRIX_BYTES = 2e9  # of the matrix and its transpose, in "auto"
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 
 class InterpolationOperator(LinearOperator):
     """A matrix of interpolation weights between an image and a sinogram.
 
-    Weights have torch's default dtype at construction; ``.double()`` and ``.to()`` convert them.
-    They are left out of checkpoints. ``max_matrix_bytes`` caps the matrix and its transpose.
+    backend: "matrix" stores the matrix, on any device; "numba" computes its entries as they are
+    needed, on the CPU; "auto" stores it up to 2 GB. Stored weights have torch's default dtype at
+    construction, ``.double()`` and ``.to()`` convert them, and checkpoints leave them out.
     """
 
     def __init__(
@@ -32,20 +35,26 @@ class InterpolationOperator(LinearOperator):
         in_shape: tuple[int, ...],
         out_shape: tuple[int, ...],
         interpolation: Interpolation,
-        max_matrix_bytes: float,
+        backend: str,
     ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(
+                f"backend of a parallel or fan beam must be one of {', '.join(BACKENDS)}, got "
+                f"{backend!r}"
+            )
         super().__init__(in_shape, out_shape)
         self.interpolation = interpolation
         dtype = torch.empty(0).numpy().dtype
-        arrays = csr_pair(interpolation, dtype, max_matrix_bytes)
+        max_bytes = {"auto": _MAX_MATRIX_BYTES, "matrix": inf, "numba": 0.0}[backend]
+        arrays = csr_pair(interpolation, dtype, max_bytes)
         self.is_matrix_free = not arrays
         for name, array in arrays.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
-    def apply(self, x: Tensor) -> Tensor:  # noqa: D102
+    def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         return self._product(x, self.in_shape, self.out_shape, is_adjoint=False)
 
-    def adjoint(self, y: Tensor) -> Tensor:  # noqa: D102
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._product(y, self.out_shape, self.in_shape, is_adjoint=True)
 
     def _product(
@@ -75,30 +84,30 @@ class InterpolationOperator(LinearOperator):
     def _walk_rows(self, columns: Tensor, n_rows: int, is_adjoint: bool) -> Tensor:
         if columns.device.type != "cpu":
             raise ValueError(
-                f"{self!r} is above max_matrix_bytes and then runs on the CPU alone; "
-                f"raise the cap to have its matrix on {columns.device}"
+                f"{self!r} has no stored matrix and runs on the CPU only; use backend=matrix to "
+                f"run it on {columns.device}"
             )
-        kernel = self.interpolation.adjoint if is_adjoint else self.interpolation.forward
+        product = self.interpolation.adjoint if is_adjoint else self.interpolation.forward
         result = columns.new_zeros(n_rows, columns.shape[1])
-        kernel(*self.interpolation.arguments, columns.numpy(), result.numpy())
+        product(*self.interpolation.arguments, columns.numpy(), result.numpy())
         return result
 
 
-class Projector(InterpolationOperator):
+class SliceProjector(InterpolationOperator):
     """Line integrals of an image (y, x) along every ray (view, column), in operand · cm."""
 
-    def __init__(self, geometry: FlatBeam, max_matrix_bytes: float = 2e9) -> None:
-        super().__init__(geometry.image.shape, geometry.shape, joseph(geometry), max_matrix_bytes)
+    def __init__(self, geometry: FlatGeometry, grid: ImageGrid, backend: str = "auto") -> None:
+        geometry.require_grid(grid)
+        super().__init__(grid.shape, geometry.shape, joseph(geometry, grid), backend)
 
 
-class Backprojector(InterpolationOperator):
+class SliceBackprojector(InterpolationOperator):
     """∫ y(θ, u) / depth² dθ of a sinogram y (view, column) at every voxel (y, x).
 
     Depth is measured from the source, in units of source_to_axis_cm; one for a parallel beam.
-    This is the back-projection of filtered data; the adjoint of a projector is ``Projector.T``.
+    This is the back-projection of filtered data; the adjoint of a projector A is ``A.T``.
     """
 
-    def __init__(self, geometry: FlatBeam, max_matrix_bytes: float = 2e9) -> None:
-        super().__init__(
-            geometry.shape, geometry.image.shape, pixel_driven(geometry), max_matrix_bytes
-        )
+    def __init__(self, geometry: FlatGeometry, grid: ImageGrid, backend: str = "auto") -> None:
+        geometry.require_grid(grid)
+        super().__init__(geometry.shape, grid.shape, pixel_driven(geometry, grid), backend)

@@ -7,9 +7,9 @@ and j exchanged the same formula is the transpose, so that adjoints match by con
 up samples by index is what makes interpolation slow: eight results share no memory access. Here
 eight neighbouring results are weighed at once, from as many neighbouring samples as their hats can
 reach, all at consecutive addresses. numba has no vectors, so that block is written in LLVM's own
-words, which mean the same on every processor.
+language, which means the same on every processor.
 
-numba's cache of a kernel does not notice a change in this file: touch the kernels' own file too.
+numba's cache of a caller does not notice a change in this file: touch the callers' file too.
 """
 
 import math

@@ -1,0 +1,48 @@
+"""The forward projector and the back-projector of any geometry onto any grid."""
+
+import warnings
+from collections.abc import Callable
+
+from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
+from pcctlearn.tomography.geometry import Geometry
+from pcctlearn.tomography.grids import SliceGrid
+from pcctlearn.tomography.linear_operator import LinearOperator
+from pcctlearn.tomography.slice_projector import SliceBackprojector, SliceProjector
+
+
+def projector(geometry: Geometry, grid: SliceGrid, backend: str = "auto") -> LinearOperator:
+    """Line integrals of a grid along every ray, in operand · cm, by Joseph's method.
+
+    Image (y, x) to sinogram (view, column) for a parallel or fan beam, and volume (z, y, x) to
+    sinogram (view, row, column) for a cone beam. ``backend`` "auto" suits the operand's device;
+    the others are those of ``SliceProjector`` ("matrix", "numba") and ``ConeProjector`` ("numba",
+    "triton").
+
+    Warns if an object that fills the grid is projected beyond the detector.
+
+    Raises:
+        TypeError: an ImageGrid for a cone beam, or a VolumeGrid for the others. ValueError: a grid
+        that reaches the source or is projected beside the detector, or an unknown backend.
+    """
+    is_cone = isinstance(geometry, ConeBeam)
+    build: Callable[..., LinearOperator] = ConeProjector if is_cone else SliceProjector
+    operator = build(geometry, grid, backend)
+    warn_if_truncated(geometry, grid)
+    return operator
+
+
+def backprojector(geometry: Geometry, grid: SliceGrid, backend: str = "auto") -> LinearOperator:
+    """∫ y(θ, u) / depth² dθ of a sinogram at every voxel; see ``projector`` for shapes and errors.
+
+    This is the back-projection of filtered data; the adjoint of a projector A is ``A.T``.
+    """
+    is_cone = isinstance(geometry, ConeBeam)
+    build: Callable[..., LinearOperator] = ConeBackprojector if is_cone else SliceBackprojector
+    return build(geometry, grid, backend)
+
+
+def warn_if_truncated(geometry: Geometry, grid: SliceGrid) -> None:
+    """Warn, at the caller of the calling function, where the detector cuts off the grid."""
+    for sentence in geometry.truncations(grid):
+        warnings.warn(sentence, stacklevel=3)
