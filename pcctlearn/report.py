@@ -4,13 +4,14 @@ import base64
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
 
 from pcctlearn.command.threads import threads
+from pcctlearn.figures import caption, file_stem
 from pcctlearn.figures.arrays import read_numbers
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -18,16 +19,18 @@ _PACKAGES = ("torch", "pytorch-lightning", "numba", "xraylib", "numpy")
 
 
 def render_report(
-    folder: Path, name: str, summary: str, captions: Mapping[str, str], config: str, seconds: float
+    folder: Path, name: str, summary: str, drawn: Sequence[str], config: str, seconds: float
 ) -> str:
     """One self-contained page for the run in ``folder``, from its numbers and figures."""
     figures = [
         {
-            "name": figure,
-            "caption": caption,
-            "png": base64.b64encode((folder / "figures" / f"{figure}.png").read_bytes()).decode(),
+            "name": file_stem(name),
+            "caption": caption(name),
+            "png": base64.b64encode(
+                (folder / "figures" / f"{file_stem(name)}.png").read_bytes()
+            ).decode(),
         }
-        for figure, caption in captions.items()
+        for name in drawn
     ]
     provenance = {
         "run time": f"{seconds:.1f} s",

@@ -4,18 +4,17 @@ import re
 
 from studies import finished
 
-from pcctlearn.experiments.results import write_results
+from pcctlearn.experiments.results import redraw, write_results
+from pcctlearn.figures import caption
 from pcctlearn.report import render_report
 
 
 def page(folder, **changes):
     results = finished("thresholds_slabs")
     write_results(results, folder)
-    (folder / "figures").mkdir()
-    for name, draw in results.figures.items():
-        draw(folder).savefig(folder / "figures" / f"{name}.png", dpi=50)
+    redraw(folder)
     given = {"name": "thresholds_slabs", "summary": results.summary, "config": "seed: 0\n"}
-    return render_report(folder, captions=results.captions, seconds=1.23, **given | changes)
+    return render_report(folder, drawn=results.figures, seconds=1.23, **given | changes)
 
 
 def test_nothing_is_fetched(tmp_path):
@@ -28,7 +27,7 @@ def test_nothing_is_fetched(tmp_path):
 def test_it_tells_numbers_captions_configuration_and_versions(tmp_path):
     html = page(tmp_path)
     results = finished("thresholds_slabs")
-    for words in (*results.numbers, *results.captions.values(), "seed: 0", "torch", "1.2 s"):
+    for words in (*results.numbers, *map(caption, results.figures), "seed: 0", "torch", "1.2 s"):
         assert words in html
 
 

@@ -282,7 +282,7 @@ def test_no_space_left(tmp_path, monkeypatch, writer):
 
 
 def test_a_result_that_is_no_number_is_refused(tmp_path, monkeypatch):
-    broken = results.StudyResults({"error_keV": float("nan")}, {}, {})
+    broken = results.StudyResults({"error_keV": float("nan")}, {})
     study = "pcctlearn.experiments.thresholds_slabs.SlabCalibration.run"
     monkeypatch.setattr(study, lambda self, context: broken)
     assert "error_keV" in said(tmp_path, *FEW_SLABS)

@@ -19,7 +19,6 @@ from pcctlearn.command.entry import run_command
 from pcctlearn.experiments.results import StudyResults, recorded_overrides, write_run
 from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
 from pcctlearn.experiments.scatter_table import scatter_table
-from pcctlearn.figures import comparison as figures
 from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import is_hidden
 from pcctlearn.reading.damaged import library_errors
@@ -152,8 +151,7 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
     return StudyResults(
         numbers=numbers,
         arrays=dict(values),
-        figures={"numbers": figures.numbers},
-        captions={"numbers": "The results of every run, by setting; a dot for each seed."},
+        figures=["comparison.numbers"],
         summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
         "runs that differ in nothing but their seed.",
     )

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures.cone_reconstruction import central_slices, convergence, scanner
 from pcctlearn.figures.scanner import Scanner
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.physics.attenuation import attenuation_table, mass_attenuation
@@ -180,28 +179,14 @@ class ConeReconstruction:
         self, numbers: dict[str, float], arrays: dict[str, Tensor | np.ndarray]
     ) -> StudyResults:
         beam = self.geometry
-        captions = {
-            "scanner": "The scanner, drawn to scale, in one of its views.",
-            "central_slices": "Planes through the middle of the volume, in HU at "
-            f"{self.energy_keV:g} keV. x points right and y up in the axial plane, z up in the "
-            "others. The RMSE is that of the whole head.",
-            "convergence": "What is left of the sinogram, and how far the volume is from the "
-            "truth, against iterations (OS-SART: passes of all subsets). Dashed: FDK. Dotted: "
-            "‖noise‖ / ‖sinogram‖; what is left above it is the edges that voxels cannot show.",
-        }
-        figures = {
-            "scanner": scanner,
-            "central_slices": central_slices,
-            "convergence": convergence,
-        }
-        if not any(name.startswith("residuals/") for name in arrays):
-            del figures["convergence"], captions["convergence"]
+        figures = ["scanner", "central_slices"]
+        if any(name.startswith("residuals/") for name in arrays):
+            figures.append("convergence")
         noise = "no noise" if self.photons is None else f"{self.photons:g} photons per pixel"
         return StudyResults(
             numbers,
             arrays,
-            figures,
-            captions,
+            [f"cone_reconstruction.{name}" for name in figures],
             f"{beam.n_views} views over {degrees(beam.arc_rad):.4g}°, {noise} at "
             f"{self.energy_keV:g} keV, {' × '.join(map(str, self.grid.shape))} voxels.",
         )

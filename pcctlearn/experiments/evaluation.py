@@ -4,9 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -26,7 +24,6 @@ from pcctlearn.experiments.run_folder import MARKER, OUTPUTS, held, set_aside
 from pcctlearn.experiments.scan_chain import ScanChains
 from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
 from pcctlearn.experiments.scatter_judge import NOISY, Judgement
-from pcctlearn.figures import evaluation as figures
 from pcctlearn.files import folder_written_whole, safe_stem, written_whole
 
 _UNITS = {
@@ -198,7 +195,7 @@ class _Table:
         self.numbers: dict[str, list[float]] = {}
         self.judgement = Judgement()
         self.arrays: dict[str, Tensor | np.ndarray] = {}
-        self.drawn: dict[str, tuple[Any, str]] = {}
+        self.figures: list[str] = []
 
     def add(self, scan: EvaluatedScan) -> None:
         name = scan.path.stem
@@ -230,18 +227,11 @@ class _Table:
             label = f"{title}_{unit.replace('/', '_')}"
             self.arrays[f"{name}/axial.{label}"] = volume[grid.n_z // 2]
             self.arrays[f"{name}/coronal.{label}"] = volume[:, grid.n_y // 2]
-        self.drawn[f"{name}_slices"] = (
-            partial(figures.slices, name=name),
-            f"{name}: slices through the middle, axial (front on top) and coronal (head on top); "
-            "the patient's right is on the left; unknown voxels are white.",
-        )
+        self.figures.append(f"evaluation.slices:{name}")
         if scan.outcome.scatter_fraction is not None:
             self.arrays[f"{name}/edges_keV"] = scan.edges_keV
             self.arrays[f"{name}/scatter_fraction"] = scan.outcome.scatter_fraction[0, :, 0]
-            self.drawn[f"{name}_scatter_fraction"] = (
-                partial(figures.scatter_fraction, name=name),
-                f"{name}, first view: share of scatter in the counts of every bin.",
-            )
+            self.figures.append(f"evaluation.scatter_fraction:{name}")
 
     def results(self) -> StudyResults:
         numbers = {"n_scans": float(len(self.names))}
@@ -259,8 +249,7 @@ class _Table:
         return StudyResults(
             numbers=numbers,
             arrays=self.arrays,
-            figures={name: draw for name, (draw, _) in self.drawn.items()},
-            captions={name: caption for name, (_, caption) in self.drawn.items()},
+            figures=self.figures,
             summary=" ".join([*remarks, *self.remarks]),
         )
 

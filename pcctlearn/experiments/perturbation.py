@@ -8,7 +8,6 @@ from torch import Tensor
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures.perturbation import tangent_planes
 from pcctlearn.physics.attenuation import area_density_g_cm2, thickness_cm
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -106,13 +105,7 @@ class Perturbation:
                 **noisy,
             },
             arrays=arrays,  # type: ignore[arg-type]
-            figures={"tangent_planes": tangent_planes},
-            captions={
-                "tangent_planes": "Decomposed thickness when counts (left pair) or thresholds "
-                "(right pair) are perturbed: the grid is solved again at every node, the plane is "
-                "the derivative at the centre. Where the solved surface breaks off, the thresholds "
-                "have crossed the fold behind which more calcium gives the same counts as less."
-            },
+            figures=["perturbation.tangent_planes"],
             summary="The derivative of the decomposition is the tangent of what the solver finds.",
         )
 

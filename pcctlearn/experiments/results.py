@@ -3,42 +3,40 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
 from pcctlearn.command.console import console, say
 from pcctlearn.command.threads import threads
 from pcctlearn.experiments.run_folder import MARKER
+from pcctlearn.figures import draw, file_stem
+from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import added_whole, written_whole
-from pcctlearn.reading.damaged import library_errors
+from pcctlearn.reading.damaged import library_errors, readable
 from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.report import render_report
-
-Figures = Mapping[str, Callable[[Path], Figure]]
 
 
 @dataclass
 class StudyResults:
-    """Numbers for the table, arrays for the figures, and how the figures are drawn from them.
+    """Numbers for the table, arrays for the figures, and the names of the figures.
 
     ``numbers`` is flat: the name of a metric, with its unit, and a finite number. ``arrays`` may be
-    nested one level with ``/`` in the name. ``captions`` say what each figure shows. ``failure`` is
-    the error that the command ends with after the results are written, such as inputs that could
-    not be used.
+    nested one level with ``/`` in the name. ``figures`` are named as in ``pcctlearn.figures``.
+    ``failure`` is the error that the command ends with after the results are written, such as
+    inputs that could not be used.
     """
 
     numbers: dict[str, float]
     arrays: dict[str, Tensor | np.ndarray]
-    figures: Figures
-    captions: dict[str, str] = field(default_factory=dict)
+    figures: Sequence[str] = ()
     summary: str = ""
     failure: str = ""
 
@@ -58,9 +56,9 @@ def write_run(
     """
     with added_whole(folder, last=MARKER) as part:
         write_results(results, part, config, overrides)
-        draw_figures(results, part)
+        draw_figures(results.figures, part)
         seconds = time.perf_counter() - began
-        page = render_report(part, name, results.summary, results.captions, config, seconds)
+        page = render_report(part, name, results.summary, results.figures, config, seconds)
         with written_whole(part / "report.html") as path:
             path.write_text(page, encoding="utf-8")
 
@@ -77,6 +75,7 @@ def write_results(
         raise FloatingPointError(f"these results are not finite: {', '.join(bad)}")
     with written_whole(folder / "arrays.h5") as path, h5py.File(path, "w") as file:
         file.attrs["config"] = config
+        file.attrs["figures"] = json.dumps(list(results.figures))
         file.attrs.update({f"n_threads_{library}": n for library, n in threads().items()})
         if overrides is not None:
             file.attrs["overrides"] = json.dumps(list(overrides))
@@ -123,11 +122,27 @@ def finished_with(folder: Path, config: str) -> bool:
         return False
 
 
-def draw_figures(results: StudyResults, folder: Path) -> None:
-    """Every figure of the results, into the run's folder."""
-    for name, draw in results.figures.items():
-        with written_whole(folder / "figures" / f"{name}.png") as path:
-            draw(folder).savefig(path, format="png")
+def draw_figures(names: Sequence[str], folder: Path) -> None:
+    """Draw figures of the run in a folder into its ``figures``."""
+    for name in names:
+        with written_whole(folder / "figures" / f"{file_stem(name)}.png") as path:
+            draw(name, folder).savefig(path, format="png")
+
+
+def redraw(folder: Path) -> list[str]:
+    """Draw the figures of a finished run again, from its results.json and arrays.h5; their names.
+
+    Raises:
+        ValueError: the folder holds no finished run, or one without names of figures.
+    """
+    read_numbers(folder)
+    path = folder / "arrays.h5"
+    with readable(path, "the arrays of a finished run", "run it again"), h5py.File(path) as file:
+        names = file.attrs.get("figures")
+    if names is None:
+        raise ValueError(f"{path} does not name its figures: it was written by an earlier version")
+    draw_figures(json.loads(names), folder)
+    return json.loads(names)
 
 
 def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:

@@ -21,7 +21,6 @@ from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter_judge import Judgement, judge
-from pcctlearn.figures import scatter_correction as figures
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
@@ -200,14 +199,13 @@ class ScatterStudy:
 def _results(judgement: Judgement, learned: dict[str, float], by: str) -> StudyResults:
     numbers = {**judgement.numbers(), **learned}
     vmi = next(name for name in judgement.errors["corrected"] if name.startswith("vmi"))
-    drawn = {"images": figures.images, "errors": figures.errors}
+    figures = ["scatter_correction.images", "scatter_correction.errors"]
     if "step_rays_per_second" in learned:
-        drawn["step"] = figures.step
+        figures.append("scatter_correction.step")
     return StudyResults(
         numbers=numbers,
         arrays=judgement.arrays(),
-        figures=drawn,
-        captions={name: figures.CAPTIONS[name] for name in drawn},
+        figures=figures,
         summary=f"{by}: {vmi} is {numbers[f'{vmi}_over_uncorrected']:.2f} of its value without "
         f"correction. {_beside_baselines(judgement, vmi)}",
     )

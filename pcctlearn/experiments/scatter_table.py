@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pcctlearn.experiments.paired import LEAST_SCANS, p_value
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures import scatter_table as figures
 from pcctlearn.figures.arrays import as_array, read_arrays
 
 _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
@@ -62,13 +61,7 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
     return StudyResults(
         numbers=numbers,
         arrays=arrays,
-        figures={
-            "images": figures.images,
-            "maps": figures.maps,
-            "projections": figures.projections,
-            "boxes": figures.boxes,
-        },
-        captions=figures.CAPTIONS,
+        figures=[f"scatter_table.{name}" for name in ("images", "maps", "projections", "boxes")],
         summary=f"{n_scans} test scans; runs of each method: {n_seeds}. Mean ± standard deviation "
         "over the scans, of means over the runs; ratios to the uncorrected error over the runs.",
     )

@@ -1,10 +1,11 @@
 """The jobs of simulate.py: a set of scans with its report, or the response of a detector."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
+import torch
 
 from pcctlearn.command.console import say
 from pcctlearn.datasets.scan_file import read_scan
@@ -13,11 +14,13 @@ from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.run_folder import MARKER, OUTPUTS, held
 from pcctlearn.experiments.simulated_scans import SimulatedScans, bars, is_report
-from pcctlearn.figures import simulated_scans
+from pcctlearn.figures.arrays import as_array
 from pcctlearn.montecarlo.detector import ResponseSimulation
 from pcctlearn.montecarlo.tally import relative_noise
+from pcctlearn.physics.vmi import MonoenergeticImages
 
 _MOST_LISTED = 12  # other scans
+_MOST_SHOWN = 10  # objects
 
 
 class Simulation:
@@ -110,17 +113,43 @@ def _results(paths: list[Path]) -> StudyResults:
         numbers["scatter_relative_error_most"] = float(max(noise))
     return StudyResults(
         numbers=numbers,
-        arrays={"spr": np.array(spr), "spr_by_bin": np.array(by_bin)},
-        figures={
-            "primary_and_scatter": partial(simulated_scans.primary_and_scatter, scans=paths),
-            "cases": partial(simulated_scans.cases, scans=paths),
+        arrays={
+            "spr": np.array(spr),
+            "spr_by_bin": np.array(by_bin),
+            **_first_views(paths[0]),
+            **_middle_slices(paths[:_MOST_SHOWN]),
         },
-        captions={
-            "primary_and_scatter": "The first scan, two of its views: primary and scattered counts "
-            "as a fraction of air, and their ratio (SPR), in every bin.",
-            "cases": "What was scanned: slices through the middle at 60 keV, in HU.",
-        },
+        figures=["simulated_scans.primary_and_scatter", "simulated_scans.cases"],
         summary=f"{len(paths)} scans in {paths[0].parent}: scatter over primary "
         f"{100 * numbers['spr_mean']:.3g} % (simulated scatter times "
         f"{numbers['grid_transmission_mean']:.3g}).",
     )
+
+
+def _first_views(path: Path) -> dict[str, np.ndarray]:
+    """Two views of a scan, as the figure shows them."""
+    with h5py.File(path) as file:
+        air, thresholds = file["air"][()], file["thresholds_keV"][()]
+        n_views = file["primary"].shape[1]
+        views = [0, n_views // 3] if n_views > 2 else [0]
+        return {
+            "first/views": np.array(views),
+            "first/air": air,
+            "first/edges_keV": thresholds.reshape(-1, len(air) + 1).mean(0),
+            **{f"first/{name}": file[name][:, views] for name in ("primary", "scatter")},
+        }
+
+
+def _middle_slices(paths: list[Path]) -> dict[str, np.ndarray]:
+    """Axial and coronal slices through the middle of each object at 60 keV, in HU."""
+    shown = {"shown": as_array([path.stem for path in paths])}
+    for path in paths:
+        with h5py.File(path) as file:
+            maps = file["maps"]
+            z, y = maps.shape[1] // 2, maps.shape[2] // 2
+            cuts = {"axial": maps[:, z], "coronal": maps[:, :, y][:, ::-1].copy()}  # head on top
+            image = MonoenergeticImages([str(name) for name in maps.attrs["materials"]], [60.0])
+        for plane, cut in cuts.items():
+            values = image.hounsfield(torch.from_numpy(cut)[None])[0, 0]
+            shown[f"{plane}_HU/{path.stem}"] = values.numpy()
+    return shown

@@ -16,12 +16,6 @@ from pcctlearn.experiments.calibration import BiasedScan, biased, calibration_ar
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
 from pcctlearn.experiments.wider_field import advice_of_settings
-from pcctlearn.figures.calibration import (
-    calibration_curves,
-    phantom_images,
-    scan_images,
-    threshold_errors,
-)
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.metrics.errors import rms
 from pcctlearn.phantoms.body import body_mask
@@ -206,23 +200,15 @@ class PhantomCalibration:
         return StudyResults(
             numbers,
             arrays,  # type: ignore[arg-type]
-            {
-                "scan_images": scan_images,
-                "phantom_images": phantom_images,
-                "calibration_curves": calibration_curves,
-                "threshold_errors": threshold_errors,
-            },
-            {
-                "scan_images": f"The patient ({self.patient.name}), scanned by the biased detector "
-                "and decomposed with the nominal thresholds (top) and with the calibrated ones "
-                "(below). The last column is the error of the monoenergetic image against an "
-                "unbiased detector.",
-                "phantom_images": "The calibration phantom: known, with nominal thresholds, with "
-                "calibrated ones.",
-                "calibration_curves": "Loss and threshold error after each step of the optimiser.",
-                "threshold_errors": "Threshold error of every detector column, before and after. "
-                "Grey: columns that the phantom leaves unobservable; they keep their thresholds.",
-            },
+            [
+                f"calibration.{name}"
+                for name in (
+                    "scan_images",
+                    "phantom_images",
+                    "calibration_curves",
+                    "threshold_errors",
+                )
+            ],
             f"Scanned: {self.patient.name}. {columns}",
         )
 

@@ -18,7 +18,6 @@ from pcctlearn.experiments.calibration import (
 )
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures.calibration import calibration_curves, slab_decomposition
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.metrics.errors import rms
 from pcctlearn.physics.attenuation import area_density_g_cm2, thickness_cm
@@ -137,12 +136,7 @@ class SlabCalibration:
         return StudyResults(
             numbers,
             arrays,  # type: ignore[arg-type]
-            {"calibration_curves": calibration_curves, "slab_decomposition": slab_decomposition},
-            {
-                "calibration_curves": "Loss and threshold error after each step of the optimiser.",
-                "slab_decomposition": "Slabs decomposed with the nominal thresholds and with the "
-                "calibrated ones, beside what they are.",
-            },
+            [f"calibration.{name}" for name in ("calibration_curves", "slab_decomposition")],
             f"{len(self.slabs)} slab combinations, thresholds off by {self.bias_keV:g} keV{noise}.",
         )
 

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from pcctlearn.experiments.results import StudyResults
+from pcctlearn.figures import file_stem
 
 
 def build_trainer(config: DictConfig) -> Trainer:
@@ -57,7 +58,7 @@ def log_results(trainer: Trainer, results: StudyResults, folder: Path) -> None:
     for logger in trainer.loggers:
         logger.log_metrics({f"results/{k}": v for k, v in results.numbers.items()})
         if isinstance(logger, WandbLogger):
-            for name in results.figures:
+            for name in map(file_stem, results.figures):
                 logger.log_image(name, [str(folder / "figures" / f"{name}.png")])
 
 

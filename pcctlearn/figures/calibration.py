@@ -26,7 +26,7 @@ def calibration_curves(folder: Path) -> Figure:
 
 
 def slab_decomposition(folder: Path) -> Figure:
-    """Decomposed slabs in the plane of water and calcium."""
+    """Slabs decomposed with nominal and with calibrated thresholds, beside the true ones."""
     true, before, after = read_arrays(folder, "slabs/true_cm", "slabs/before_cm", "slabs/after_cm")
     figure = new_figure(6.5, 4.2)
     ax = figure.subplots()
@@ -42,7 +42,7 @@ def slab_decomposition(folder: Path) -> Figure:
 
 
 def phantom_images(folder: Path) -> Figure:
-    """Water and calcium maps of the calibration phantom."""
+    """The calibration phantom: known, with nominal thresholds, with calibrated ones."""
     titles = {"reference": "known", "before": "nominal thresholds", "after": "calibrated"}
     maps = read_arrays(folder, *(f"phantom/{name}" for name in titles))
     rows = _rows_with_something(maps[0][0])
@@ -57,7 +57,11 @@ def phantom_images(folder: Path) -> Figure:
 
 
 def scan_images(folder: Path) -> Figure:
-    """Water, calcium and monoenergetic images of the patient before and after, and the error."""
+    """The patient, scanned by the biased detector: before and after calibration.
+
+    Top: decomposed with the nominal thresholds. Bottom: with the calibrated ones. Last column:
+    error of the monoenergetic image against an unbiased detector.
+    """
     before, after = read_arrays(folder, "patient/before", "patient/after")
     reference, hu_before, hu_after = read_arrays(
         folder, *(f"patient/{name}_HU" for name in ("reference", "before", "after"))
@@ -82,7 +86,10 @@ def scan_images(folder: Path) -> Figure:
 
 
 def threshold_errors(folder: Path) -> Figure:
-    """Error of the thresholds of every column, before and after."""
+    """Threshold error of every detector column, before and after calibration.
+
+    Grey: columns that the phantom leaves unobservable; they keep their thresholds.
+    """
     edges_keV = (f"edges/{name}_keV" for name in ("true", "nominal", "found"))
     true, nominal, found, seen = read_arrays(folder, *edges_keV, "columns/observable")
     figure = new_figure(9.0, 4.2)

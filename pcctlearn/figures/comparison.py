@@ -12,7 +12,7 @@ _MOST = 12  # panels
 
 
 def numbers(folder: Path) -> Figure:
-    """A panel for each result, a column of dots for each setting."""
+    """The results of every run, by setting; one dot for each seed."""
     with h5py.File(folder / "arrays.h5") as file:
         runs = {name: values[()] for name, values in file["runs"].items()}
     metrics = list(dict.fromkeys(name.partition(".")[0] for name in runs))[:_MOST]

@@ -20,13 +20,17 @@ _PLANES = {"axial": ("x", "y"), "coronal": ("x", "z"), "sagittal": ("y", "z")}  
 
 
 def scanner(folder: Path) -> Figure:
-    """The scan that was made."""
+    """The scanner, drawn to scale, in one of its views."""
     names = (f"scanner/{name}" for name in Scanner._fields)
     return draw_scanner(Scanner(*read_arrays(folder, *names)))
 
 
 def central_slices(folder: Path) -> Figure:
-    """Three planes through the middle of the truth and of each volume, in one grey window."""
+    """Planes through the middle of the volume, in HU.
+
+    x points right and y up in the axial plane, z up in the others. The RMSE is that of the whole
+    head.
+    """
     numbers = read_numbers(folder)
     titles = {"truth": "truth"}
     for name, (title, _) in _METHODS.items():
@@ -50,7 +54,11 @@ def central_slices(folder: Path) -> Figure:
 
 
 def convergence(folder: Path) -> Figure:
-    """Relative residual and errors against the iterations made, beside the noise and FDK."""
+    """Relative residual of the sinogram and error of the volume against iterations.
+
+    Passes of all subsets for OS-SART. Dashed: FDK. Dotted: ‖noise‖ / ‖sinogram‖; the residual stays
+    above it where voxels cannot represent the edges of the object.
+    """
     numbers = read_numbers(folder)
     figure = new_figure(12.0, 3.6)
     residual, *errors = figure.subplots(1, 3)

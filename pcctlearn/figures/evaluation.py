@@ -11,7 +11,7 @@ from pcctlearn.units import MG_ML
 
 
 def scatter_fraction(folder: Path, name: str) -> Figure:
-    """Scatter over all counts in the first view, one panel for each bin, row 0 below."""
+    """First view: share of scatter in the counts of every bin."""
     fraction, edges = read_arrays(folder, f"{name}/scatter_fraction", f"{name}/edges_keV")
     figure = new_figure(3.0 * len(fraction), 2.5)
     axes = figure.subplots(1, len(fraction), squeeze=False)[0]
@@ -26,7 +26,10 @@ def scatter_fraction(folder: Path, name: str) -> Figure:
 
 
 def slices(folder: Path, name: str) -> Figure:
-    """Axial and coronal slices, one column for each volume, in windows of their own."""
+    """Slices through the middle, axial (front on top) and coronal (head on top).
+
+    The patient's right is on the left; unknown voxels are white.
+    """
     with h5py.File(folder / "arrays.h5") as file:
         group = file[name]
         dz, dy, dx = group["voxel_cm"][()]

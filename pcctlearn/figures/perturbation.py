@@ -12,7 +12,12 @@ _AXES = {"counts": ("counts, bin {} (%)", 1), "thresholds": ("threshold {} (keV)
 
 
 def tangent_planes(folder: Path) -> Figure:
-    """Decomposed thickness against two perturbations: solved again, and linear."""
+    """Decomposed thickness when counts (left pair) or thresholds (right pair) are perturbed.
+
+    Grid: solved again at every node. Plane: the derivative at the centre. Where the grid breaks
+    off, the thresholds have crossed the fold beyond which more calcium gives the same counts as
+    less.
+    """
     figure = new_figure(13.0, 3.9)
     panels = [(kind, material) for kind in _AXES for material in ("water", "calcium")]
     for i, (kind, material) in enumerate(panels):

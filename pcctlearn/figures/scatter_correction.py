@@ -9,17 +9,14 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_numbers
 from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
 
-CAPTIONS = {
-    "images": "The first test scan: monoenergetic images without correction, with it, and of the "
-    "scatter-free counts; below, the difference from the last.",
-    "errors": "Errors of every test scan, before and after correction.",
-    "step": "Where the time of a training step goes: each stage of the chain, and its gradient.",
-}
 _METHODS = {"uncorrected": "uncorrected", "corrected": "corrected", "reference": "scatter-free"}
 
 
 def images(folder: Path) -> Figure:
-    """Axial and coronal slices of each method, and their difference from the scatter-free scan."""
+    """The first test scan: uncorrected, corrected and scatter-free monoenergetic images.
+
+    Below, the difference from the scatter-free image.
+    """
     volumes = {
         title: read_arrays(folder, f"{method}/vmi_HU")[0] for method, title in _METHODS.items()
     }
@@ -47,7 +44,7 @@ def compared(volumes: dict[str, np.ndarray], reference: np.ndarray) -> Figure:
 
 
 def errors(folder: Path) -> Figure:
-    """Every error before and after, one line for each test scan."""
+    """Errors of every test scan, before and after correction."""
     with h5py.File(folder / "arrays.h5") as file:
         table = {name: values[()] for name, values in file["errors"].items()}
     metrics = [
@@ -67,7 +64,7 @@ def errors(folder: Path) -> Figure:
 
 
 def step(folder: Path) -> Figure:
-    """Shares of a training step, forward and backward, in the order of the chain."""
+    """Time of each stage of a training step, forward and backward."""
     numbers = read_numbers(folder)
     shares = {
         name.removeprefix("step_share_"): 100 * value

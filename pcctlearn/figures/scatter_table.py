@@ -13,19 +13,13 @@ from pcctlearn.figures.style import COLOURS, new_figure
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.units import MG_ML
 
-CAPTIONS = {
-    "images": "The first test scan, monoenergetic images: without correction, with each method "
-    "(its first run), and of the scatter-free counts; below, the difference from the last. The "
-    "numbers are root mean square differences over the whole body, means over the runs.",
-    "maps": "Its middle slice: differences of the density maps from the scatter-free scan.",
-    "projections": "Its first view: errors of the line integrals, as lengths of the material.",
-    "boxes": "Errors of all test scans, means over the runs of each method: median, quartiles, and "
-    "the whole range.",
-}
-
 
 def images(folder: Path) -> Figure:
-    """Axial and coronal slices, and their differences, of every method."""
+    """The first test scan: monoenergetic images without correction, with each, and scatter-free.
+
+    Of each method, its first run. Below, the difference from the scatter-free image. The numbers
+    are root mean square differences over the whole body, means over the runs.
+    """
     reference = read_arrays(folder, "reference/vmi_HU")[0]
     volumes = {}
     for method in _methods(folder):
@@ -35,7 +29,7 @@ def images(folder: Path) -> Figure:
 
 
 def maps(folder: Path) -> Figure:
-    """Differences of the middle slice in every material."""
+    """Middle slice of the first test scan: density maps minus those of the scatter-free scan."""
     reference = read_arrays(folder, "reference/axial_maps")[0]
     shown = {
         m: MG_ML * (read_arrays(folder, f"{m}/axial_maps")[0] - reference) for m in _methods(folder)
@@ -44,7 +38,7 @@ def maps(folder: Path) -> Figure:
 
 
 def projections(folder: Path) -> Figure:
-    """Errors of the first view's line integrals in every material, row 0 below."""
+    """First view of the first test scan: errors of the line integrals as lengths of material."""
     reference = read_arrays(folder, "reference/line_integrals")[0]
     materials = read_words(folder, "materials")
     densities = np.array([density_g_cm3(name) for name in materials])[:, None, None]
@@ -56,7 +50,7 @@ def projections(folder: Path) -> Figure:
 
 
 def boxes(folder: Path) -> Figure:
-    """A box for each method, in a panel for each error."""
+    """Errors of all test scans, means over the runs of each method: median, quartiles and range."""
     with h5py.File(folder / "arrays.h5") as file:
         table = {name: values[()] for name, values in file["errors"].items()}
     methods = _methods(folder)

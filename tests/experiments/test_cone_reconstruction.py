@@ -34,14 +34,14 @@ def test_the_numbers_that_are_promised():
     assert results.numbers["cgls_iterations"] == 8
     assert "fdk_iterations" not in results.numbers
     assert all(isinstance(value, float) for value in results.numbers.values())
-    assert set(results.captions) == set(results.figures)
     assert results.summary.endswith(".")
 
 
 def test_only_the_methods_that_are_chosen():
     results = run(methods=["fdk"])
     assert not any(name.startswith(("cgls", "sirt")) for name in results.numbers)
-    assert set(results.captions) == set(results.figures) == {"scanner", "central_slices"}
+    drawn = [name.partition(".")[2] for name in results.figures]
+    assert drawn == ["scanner", "central_slices"]
 
 
 def test_error_curves_end_in_the_result():

@@ -12,7 +12,7 @@ from pcctlearn.figures.arrays import read_arrays, read_numbers
 
 
 def small(value=1.0):
-    return StudyResults({"error_keV": value}, {"edges/true_keV": torch.arange(3.0)}, {})
+    return StudyResults({"error_keV": value}, {"edges/true_keV": torch.arange(3.0)})
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -12,10 +12,11 @@ from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import write_scan
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
-from pcctlearn.experiments.results import draw_figures, write_results
+from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter import ScatterStudy
 from pcctlearn.experiments.scatter_judge import judge
+from pcctlearn.figures import file_stem
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
@@ -72,8 +73,8 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
     results = study(scans, stage).run(in_context(max_epochs=10))
     write_results(results, tmp_path)
-    draw_figures(results, tmp_path)
-    assert set(results.captions) == {path.stem for path in (tmp_path / "figures").iterdir()}
+    drawn = redraw(tmp_path)
+    assert set(map(file_stem, drawn)) == {path.stem for path in (tmp_path / "figures").iterdir()}
     assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
     numbers = results.numbers
     assert numbers["val_loss_over_untrained"] < 0.5

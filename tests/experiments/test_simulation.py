@@ -276,7 +276,7 @@ def test_a_response_that_is_replaced_is_told(tmp_path, capsys):
 
 
 def test_results_of_another_command_in_the_folder_are_kept(tmp_path, monkeypatch):
-    write_results(StudyResults({"error_HU": 1.0}, {}, {}), tmp_path)
+    write_results(StudyResults({"error_HU": 1.0}, {}), tmp_path)
     monkeypatch.setattr(simulated_scans, "write_scan", None)
     with pytest.raises(TypeError, match="NoneType"):
         make(tmp_path)

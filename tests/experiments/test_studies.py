@@ -4,6 +4,8 @@ import pytest
 import torch
 from studies import STUDIES, finished, in_context, phantom_study, slab_study
 
+from pcctlearn.figures import caption
+
 KEYS = {
     "perturbation": {
         "tangent_error_order",
@@ -33,7 +35,7 @@ def test_the_numbers_that_are_promised(name):
     results = finished(name)
     assert KEYS[name] <= set(results.numbers)
     assert all(isinstance(value, float) for value in results.numbers.values())
-    assert set(results.captions) == set(results.figures)
+    assert all(caption(name).endswith(".") for name in results.figures)
     assert results.summary.endswith((".", "keV"))
 
 

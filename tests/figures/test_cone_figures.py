@@ -8,6 +8,7 @@ from studies import TINY_VOLUME, cone_study, finished_cone, in_context, tiny_con
 from test_figures import words
 
 from pcctlearn.experiments.results import write_results
+from pcctlearn.figures import draw
 from pcctlearn.figures.scanner import Scanner, draw_scanner
 
 BEAM = replace(
@@ -25,7 +26,7 @@ BEAM = replace(
 )
 def test_each_is_drawn_from_the_folder_alone(tmp_path, figure, wanted):
     write_results(finished_cone(), tmp_path)
-    drawn = finished_cone().figures[figure](tmp_path)
+    drawn = draw(f"cone_reconstruction.{figure}", tmp_path)
     drawn.savefig(tmp_path / "figure.png", dpi=50)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     said = words(drawn)
@@ -34,7 +35,7 @@ def test_each_is_drawn_from_the_folder_alone(tmp_path, figure, wanted):
 
 def test_slices_are_drawn_in_one_window(tmp_path):
     write_results(finished_cone(), tmp_path)
-    drawn = finished_cone().figures["central_slices"](tmp_path)
+    drawn = draw("cone_reconstruction.central_slices", tmp_path)
     images = [image for ax in drawn.axes for image in ax.get_images()]
     assert len(images) == 3 * 6
     assert {image.get_clim() for image in images} == {(-160.0, 240.0)}
@@ -43,8 +44,8 @@ def test_slices_are_drawn_in_one_window(tmp_path):
 def test_a_run_of_one_method_has_figures_too(tmp_path):
     results = cone_study(methods=["cgls"], photons=None).run(in_context())
     write_results(results, tmp_path)
-    for draw in results.figures.values():
-        draw(tmp_path)
+    for name in results.figures:
+        draw(name, tmp_path)
 
 
 def test_the_drawing_finds_distances_and_offsets_in_the_positions():

@@ -3,7 +3,8 @@
 import pytest
 from studies import STUDIES, finished
 
-from pcctlearn.experiments.results import write_results
+from pcctlearn.experiments.results import redraw, write_results
+from pcctlearn.figures import caption, draw, file_stem
 
 
 @pytest.fixture(name="folder")
@@ -12,32 +13,35 @@ def _folder(tmp_path, request):
     return tmp_path
 
 
-def figures(name):
-    return finished(name).figures
-
-
 CASES = [
     (name, figure)
     for name in STUDIES
     for figure in (
-        ["tangent_planes"]
+        ["perturbation.tangent_planes"]
         if name == "perturbation"
-        else ["calibration_curves", "slab_decomposition"]
+        else ["calibration.calibration_curves", "calibration.slab_decomposition"]
         if "slabs" in name
-        else ["scan_images", "phantom_images", "calibration_curves", "threshold_errors"]
+        else [
+            f"calibration.{figure}"
+            for figure in (
+                "scan_images",
+                "phantom_images",
+                "calibration_curves",
+                "threshold_errors",
+            )
+        ]
     )
 ]
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_list_below_is_whole(name):
-    assert set(figures(name)) == {figure for study, figure in CASES if study == name}
+    assert set(finished(name).figures) == {figure for study, figure in CASES if study == name}
 
 
 @pytest.mark.parametrize(("folder", "figure"), CASES, indirect=["folder"])
-def test_each_is_drawn_from_the_folder_alone(folder, figure, request):
-    name = request.node.callspec.params["folder"]
-    drawn = figures(name)[figure](folder)
+def test_each_is_drawn_from_the_folder_alone(folder, figure):
+    drawn = draw(figure, folder)
     drawn.savefig(folder / "figure.png", dpi=50)
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -51,16 +55,56 @@ def words(figure):
 @pytest.mark.parametrize(
     ("folder", "figure", "wanted"),
     [
-        ("perturbation", "tangent_planes", ["water (cm)", "calcium (cm)", "(%)", "(keV)"]),
-        ("thresholds_slabs", "calibration_curves", ["step", "loss", "threshold error (keV)"]),
-        ("thresholds_slabs", "slab_decomposition", ["water (cm)", "calcium (cm)"]),
-        ("thresholds_phantom", "phantom_images", ["water (g/cm³)", "calcium (g/cm³)"]),
-        ("thresholds_phantom", "scan_images", ["water (g/cm³)", "60 keV (HU)", "error (HU)"]),
-        ("thresholds_phantom", "threshold_errors", ["detector column", "error (keV)"]),
+        (
+            "perturbation",
+            "perturbation.tangent_planes",
+            ["water (cm)", "calcium (cm)", "(%)", "(keV)"],
+        ),
+        (
+            "thresholds_slabs",
+            "calibration.calibration_curves",
+            ["step", "loss", "threshold error (keV)"],
+        ),
+        ("thresholds_slabs", "calibration.slab_decomposition", ["water (cm)", "calcium (cm)"]),
+        ("thresholds_phantom", "calibration.phantom_images", ["water (g/cm³)", "calcium (g/cm³)"]),
+        (
+            "thresholds_phantom",
+            "calibration.scan_images",
+            ["water (g/cm³)", "60 keV (HU)", "error (HU)"],
+        ),
+        ("thresholds_phantom", "calibration.threshold_errors", ["detector column", "error (keV)"]),
     ],
     indirect=["folder"],
 )
-def test_axes_carry_word_and_unit(folder, figure, wanted, request):
-    name = request.node.callspec.params["folder"]
-    said = words(figures(name)[figure](folder))
+def test_axes_carry_word_and_unit(folder, figure, wanted):
+    said = words(draw(figure, folder))
     assert all(word in said for word in wanted), said
+
+
+@pytest.mark.parametrize("folder", ["thresholds_slabs"], indirect=True)
+def test_a_run_is_drawn_again_from_its_folder(folder):
+    assert redraw(folder) == list(finished("thresholds_slabs").figures)
+    first = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert set(first) == {"calibration_curves.png", "slab_decomposition.png"}
+    redraw(folder)
+    assert first == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+
+
+def test_a_folder_without_a_run_is_not_drawn(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json"):
+        redraw(tmp_path)
+
+
+def test_a_figure_of_a_subject_is_named_after_it():
+    name = "evaluation.slices:scan: 1.b"
+    assert caption(name).startswith("scan: 1.b: Slices")
+    assert file_stem(name) == "scan: 1.b_slices"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["calibration", "nothing.here", "style.new_figure", "os.remove", "..os.remove:x", "a.b.c"],
+)
+def test_nothing_but_a_figure_is_drawn(name, tmp_path):
+    with pytest.raises(ValueError, match="is not a figure"):
+        draw(name, tmp_path)
