@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra._internal import hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -69,9 +70,18 @@ class CheckedLoader(ConfigLoaderImpl):
                 written = self._written(base) | written
         return written
 
-    def get_group_options(self, group_name: str, *rest: Any, **more: Any) -> list[str]:
-        """The choices of a group; files that others are based on (``_base``) are none."""
-        choices = super().get_group_options(group_name, *rest, **more)
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """The choices of a group, without the files that others are based on (``_base``).
+
+        Hydra copies all configurations it has read for each group, which takes a second for --help.
+        """
+        choices = self.repository.get_group_options(group_name, results_filter)
         return [choice for choice in choices if not choice.startswith("_")]
 
     def _sentence(
