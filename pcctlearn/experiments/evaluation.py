@@ -18,6 +18,7 @@ from torch import Tensor
 from pcctlearn.command.console import console
 from pcctlearn.command.threads import set_threads
 from pcctlearn.datasets.nifti_writer import write_nifti
+from pcctlearn.datasets.scan_files import scan_files
 from pcctlearn.experiments.config import check_nodes
 from pcctlearn.experiments.results import StudyResults, print_table, store, write_run
 from pcctlearn.experiments.run_folder import MARKER, OUTPUTS, held, set_aside
@@ -50,6 +51,11 @@ def evaluate(config: DictConfig) -> None:
         truncation=str,
     )
     set_threads(config.n_threads)
+    if config.scans is None:
+        raise ValueError(
+            "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such files, as "
+            "simulate.py writes them"
+        )
     paths, folder = scan_files(config.scans), _folder(config)
     for path in paths:
         safe_stem(path.stem, path, reserved=_RESERVED)
@@ -120,28 +126,6 @@ def _made_by(path: Path) -> str | None:
 
 def _digest(config: str) -> str:
     return hashlib.sha256(config.encode()).hexdigest()
-
-
-def scan_files(scans: str | None) -> list[Path]:
-    """The files that ``scans`` names: itself, or those in a folder, or in its folder ``scans``."""
-    if scans is None:
-        raise ValueError(
-            "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such files, as "
-            "simulate.py writes them"
-        )
-    path = Path(scans)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"no scan at {path}: check its name and folder")
-    inner = path / "scans"
-    found = (inner if inner.is_dir() else path).glob("*.h5")
-    files = sorted(file for file in found if file.is_file() and file.name[0] != ".")
-    if not files:
-        raise FileNotFoundError(
-            f"no scan in the folder {path}: it holds no *.h5, nor has it a folder scans that does"
-        )
-    return files
 
 
 def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> None:

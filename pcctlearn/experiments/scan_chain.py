@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.recorded_scan import RecordedScan
+from pcctlearn.datasets.scan_files import same_scanner
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -37,13 +37,7 @@ class ScanChain:
     def fits(self, other: RecordedScan) -> bool:
         """Whether another scan is of the same scanner."""
         mine = self.recorded
-        same = all(
-            getattr(mine, name) == getattr(other, name)
-            for name in ("geometry", "grid", "materials")
-        )
-        return same and all(
-            torch.equal(a, b) for a, b in zip(_tensors(mine), _tensors(other), strict=True)
-        )
+        return mine.materials == other.materials and same_scanner(mine, other)
 
 
 class ScanChains:
@@ -122,11 +116,6 @@ def air_of_pixels(model: SpectralModel) -> Tensor:
     """(bin, row, column), the last two of length one where all pixels are alike."""
     air = model.air().detach().float()
     return air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
-
-
-def _tensors(recorded: RecordedScan) -> list[Tensor]:
-    """All that makes its spectral model."""
-    return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]
 
 
 def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.scan_set import ScanSet, collate
+from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter_judge import Judgement, judge
 from pcctlearn.losses.stage import TotalLoss
 from pcctlearn.physics.vmi import MonoenergeticImages

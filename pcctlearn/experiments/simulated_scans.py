@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pcctlearn.command.console import console, say
 from pcctlearn.command.recorded import recorded
 from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.experiments.run_folder import MARKER, held, set_aside
-from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.files import discard_parts, safe_stem
 from pcctlearn.locks import LockedError, discard_locks, locked
@@ -28,6 +28,16 @@ from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 
+def scan_source(
+    simulator: Mapping[str, Any], datasets: Mapping[str, Any], folder: str | Path
+) -> ScanSource:
+    """Scan files, if ``datasets`` builds those; otherwise ``SimulatedScans`` of its cases."""
+    built = instantiate(datasets, _convert_="all")
+    if isinstance(built, ScanSource):
+        return built
+    return SimulatedScans(simulator, datasets, folder, built)
+
+
 class SimulatedScans(ScanSource):
     """One scan file for each case of a data set, simulated when ``make`` is first called.
 
@@ -36,8 +46,9 @@ class SimulatedScans(ScanSource):
 
     Args:
         simulator: configuration of a ``ScanSimulator``.
-        cases: configuration of a data set of volumes, with ``names`` and ``placed``.
+        datasets: configuration of a data set of volumes, with ``names`` and ``placed``.
         folder: that holds the folder ``scans``.
+        cases: the data set, if it has been built.
         shard: ``"1/4"``: ``make`` simulates the scans 1, 5, 9 …, and other jobs the rest.
 
     Raises:
@@ -47,24 +58,25 @@ class SimulatedScans(ScanSource):
     def __init__(
         self,
         simulator: Mapping[str, Any],
-        cases: Mapping[str, Any],
+        datasets: Mapping[str, Any],
         folder: str | Path,
+        cases: Any = None,
         shard: str = "0/1",
     ) -> None:
         self.folder = Path(folder)
         self._settings = simulator
-        self.cases = instantiate(cases, _convert_="all")
+        self.cases = instantiate(datasets, _convert_="all") if cases is None else cases
         if not hasattr(self.cases, "names"):
             raise ValueError(
-                f"{type(self.cases).__name__} is a slice, not volumes to scan: choose "
-                "datasets=nifti, heads or another of `python simulate.py --help`"
+                f"{type(self.cases).__name__} has no volumes to scan: choose datasets=nifti, heads "
+                "or another of `python simulate.py --help`"
             )
         self._mine = _shard(shard, len(self.cases))
         stems = [safe_stem(name.replace("/", "_"), f"case {name}") for name in self.cases.names]
         self.paths = [self.folder / "scans" / f"{stem}.h5" for stem in stems]
         if len({stem.casefold() for stem in stems}) < len(stems):  # one file on some systems
             raise ValueError("two cases have the same name: rename one of their files")
-        self._recorded = recorded(simulator, cases)
+        self._recorded = recorded(simulator, datasets)
         self._require_same()
 
     @cached_property

@@ -532,20 +532,6 @@ def test_a_folder_of_the_user_with_the_name_of_a_scan(scans, tmp_path):
     run(scans, tmp_path / "another", "scatter=none")  # as it says
 
 
-def test_hidden_files_are_no_scans(scans, tmp_path):
-    folder = tmp_path / "set"
-    shutil.copytree(scans, folder)
-    for name in (
-        "._head_00000.h5",
-        ".head_00002.h5.host.1.1.part",
-        ".head_00002.h5.host.1.part.h5",
-    ):
-        (folder / name).write_bytes(b"AppleDouble, or what a kill leaves")
-    (folder / "folder.h5").mkdir()
-    files = evaluation.scan_files(str(folder))
-    assert [path.name for path in files] == ["head_00000.h5", "head_00001.h5"]
-
-
 @pytest.mark.parametrize("name", ["...h5", ".scan.h5", "figures.h5", "results.json.h5", "x" * 201])
 def test_a_name_that_is_no_name_for_outputs_is_refused_at_the_start(copy, tmp_path, name):
     bad = copy.rename(copy.with_name(name))

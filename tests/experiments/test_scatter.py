@@ -10,10 +10,10 @@ from studies import in_context
 
 from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.experiments.results import redraw, write_results
-from pcctlearn.experiments.scan_source import ScanSource
 from pcctlearn.experiments.scatter import ScatterStudy
 from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.figures import file_stem

@@ -138,9 +138,27 @@ def test_a_damaged_scan_is_named(whole, tmp_path):
     assert bytes_of(tmp_path) == bytes_of(whole)
 
 
+def test_train_finds_the_scans_of_simulate(whole, tmp_path, monkeypatch):
+    """By default in the same folder, and by datasets=scans wherever they are."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    words = [*SMALL, "experiment=scatter_direct", "logger=none", "study.split=[1,1,1]"]
+    words += ["trainer.max_epochs=0", "trainer.callbacks=null", "scatter.correction.grid=[2,3]"]
+    config = composed(tmp_path / "run", *words)
+    shutil.copytree(whole / "scans", tmp_path / config.study.scans.folder / "scans")
+    shutil.copytree(whole / "scans", tmp_path / "elsewhere")
+    monkeypatch.setattr(simulated_scans, "write_scan", None)  # nothing is simulated
+    run.run(config)
+    found = read_numbers(tmp_path / "run")
+    words = [word for word in words if not word.startswith("datasets")]
+    run.run(composed(tmp_path / "again", *words, "datasets=scans", "datasets.folder=elsewhere"))
+    again = read_numbers(tmp_path / "again")
+    assert again["spr_percent"] == pytest.approx(found["spr_percent"], rel=1e-5)
+
+
 def test_a_slice_is_no_volume(tmp_path):
     config = composed(tmp_path, "datasets=axial_slice", f"folder={tmp_path}", name="simulate")
-    with pytest.raises(EXPECTED, match="AxialSlice is a slice"):
+    with pytest.raises(EXPECTED, match="AxialSlice has no volumes"):
         run.run(config)
 
 
