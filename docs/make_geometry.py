@@ -15,10 +15,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
 
-from pcctlearn.figures.scanner import Scanner, draw_scanner
+from pcctlearn.figures.setup import draw_setup
 from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.setup import Setup
 
 FOLDER = Path(__file__).parent
 BEAM = ConeBeam(
@@ -230,7 +231,7 @@ def _degrees(angle_rad: float) -> str:
 def main() -> None:
     """Write the page and its picture."""
     (FOLDER / "geometry.md").write_text(page(), encoding="utf-8")
-    draw_scanner(Scanner.of(BEAM, GRID, DRAWN_VIEW)).savefig(FOLDER / "geometry.png")
+    draw_setup(Setup.of(BEAM, GRID, DRAWN_VIEW)).savefig(FOLDER / "geometry.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A known head in a cone beam, and what each method of reconstruction makes of its scan."""
+"""A known head in a cone beam, reconstructed by five methods."""
 
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import degrees
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pcctlearn.experiments.context import Context
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures.scanner import Scanner
+from pcctlearn.metrics.correction import BODY_HU
+from pcctlearn.metrics.errors import rms
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.physics.attenuation import attenuation_table, mass_attenuation
 from pcctlearn.physics.noise import draw_counts
@@ -27,6 +28,7 @@ from pcctlearn.tomography.iterative.monitor import Reconstruction
 from pcctlearn.tomography.iterative.subsets import of_views, ordered_subsets
 from pcctlearn.tomography.linear_operator import Diagonal
 from pcctlearn.tomography.projector import projector
+from pcctlearn.tomography.setup import Setup
 from pcctlearn.units import hounsfield
 
 log = logging.getLogger(__name__)
@@ -34,30 +36,38 @@ log = logging.getLogger(__name__)
 Sinogram = Float[Tensor, "view row column"]
 Volume = Float[Tensor, "z y x"]
 Solver = Callable[..., Reconstruction]
+Numbers = dict[str, float]
+Arrays = dict[str, Tensor | np.ndarray]
 
 METHODS = ("fdk", "sirt", "os_sart", "cgls", "fista_tv")
 ERRORS = ("rmse_HU", "rmse_in_soft_tissue_HU")
-_HEAD_HU = (-500.0, torch.inf)  # of the truth
 _SOFT_TISSUE_HU = (-50.0, 100.0)
 
 
-class ConeReconstruction:
-    """Exact monoenergetic projections of a phantom, their photon noise, and volumes made of them.
+class PhantomScan(NamedTuple):
+    """A measured sinogram, the true volume, and how noisy the sinogram is."""
 
-    What is wrong with a volume is then due to noise, to the number of views, to voxels that are
-    not points, and to the method.
+    sinogram: Sinogram
+    truth_HU: Volume
+    numbers: Numbers
+
+
+class ConeReconstruction:
+    """Exact monoenergetic projections of a phantom with photon noise, and their reconstructions.
+
+    Errors of a volume stem from noise, view sampling, voxelisation and the method alone.
 
     Args:
-        geometry: the scan, a cone beam.
+        geometry: a cone beam.
         grid: the voxels to reconstruct.
-        phantom: what is scanned.
+        phantom: the object.
         fdk, sirt, os_sart, cgls, fista_tv: the methods, each with its parameters.
         methods: which of them are run, in this order.
-        n_subsets: of OS-SART.
+        n_subsets: number of view subsets of OS-SART.
         energy_keV: of the photons.
         photons: per pixel and view with nothing in the beam; ``None``: no noise.
         backend: as in ``projector``.
-        seed: of the noise.
+        seed: of the photon noise.
     """
 
     def __init__(
@@ -101,10 +111,21 @@ class ConeReconstruction:
         self.solvers = {name: self._solver(name, given[name]) for name in methods}
 
     def run(self, context: Context) -> StudyResults:
-        """Scan the phantom, reconstruct it in every way, hold the volumes against the truth."""
+        """Scan the phantom, reconstruct it by each method, compare with the truth."""
         device = context.trainer.strategy.root_device
         if self.backend == "triton" and device.type == "cpu":
             raise ValueError("backend=triton runs on a CUDA device: add trainer=gpu")
+        scan = self.scan(device)
+        numbers, arrays = dict(scan.numbers), self._shown(scan.truth_HU)
+        for name in self.solvers:
+            fitted, seconds = self.fit(name, scan)
+            more_numbers, more_arrays = self.measure(name, scan, fitted)
+            numbers |= more_numbers | {f"{name}_time_s": seconds}
+            arrays |= more_arrays
+        return self.report(numbers, arrays)
+
+    def scan(self, device: torch.device) -> PhantomScan:
+        """Exact line integrals at one energy, their noisy measurement, and the true volume."""
         log.info("%s\n%s", self.geometry, self.grid)
         generator = torch.Generator().manual_seed(self.seed)
         exact = exact_sinogram(self.phantom, self.geometry, self.attenuation)
@@ -113,23 +134,68 @@ class ConeReconstruction:
             log.warning("%d rays had no photon: raise study.photons", int(dark.sum()))
         densities = self.phantom.volumes(self.grid).double()
         truth = hounsfield(torch.einsum("m,mzyx->zyx", self.attenuation, densities), self.water)
-
-        y = measured.to(device, torch.get_default_dtype())
         numbers = {
             "sinogram_noise_relative": float((measured - exact).norm() / exact.norm()),
             "rays_without_a_photon": float(dark.sum()),
         }
-        seen = Scanner.of(self.geometry, self.grid, max(1, self.geometry.n_views // 6))
-        arrays: dict[str, Tensor | np.ndarray] = {
-            "slices/edges_cm": seen.edges_cm,
-            **{f"scanner/{name}": values for name, values in seen._asdict().items()},
-            **_central(truth, "truth"),
+        return PhantomScan(measured.to(device, torch.get_default_dtype()), truth, numbers)
+
+    def fit(self, name: str, scan: PhantomScan) -> tuple[Reconstruction, float]:
+        """The reconstruction by one method, and its seconds."""
+        log.info("%s", name)
+        began = perf_counter()
+        fitted = self.solvers[name](scan.sinogram, progress=True)
+        self._hounsfield(fitted)  # waits for a GPU
+        return fitted, perf_counter() - began
+
+    def measure(
+        self, name: str, scan: PhantomScan, fitted: Reconstruction
+    ) -> tuple[Numbers, Arrays]:
+        """Errors of one method, for iterative ones at several numbers of iterations."""
+        volume = self._hounsfield(fitted)
+        errors = rms_errors(volume, scan.truth_HU)
+        numbers = dict(zip((f"{name}_{kind}" for kind in ERRORS), errors, strict=True))
+        arrays: Arrays = {**_central(volume, name)}
+        if n := fitted.n_iterations:
+            numbers[f"{name}_iterations"] = float(n)
+            numbers[f"{name}_relative_residual"] = fitted.residuals[-1]
+            # solvers keep their last volume only, so each point is a run of its own
+            solve, fewer = self.solvers[name], sorted({n // 8, n // 4, n // 2} - {0})
+            curve = [
+                (
+                    k,
+                    *rms_errors(
+                        self._hounsfield(solve(scan.sinogram, max_iterations=k)), scan.truth_HU
+                    ),
+                )
+                for k in track(fewer, f"{name}, errors on the way")
+            ]
+            arrays[f"residuals/{name}"] = torch.tensor(fitted.residuals)
+            arrays[f"errors/{name}"] = torch.tensor([*curve, (n, *errors)]).mT
+        return numbers, arrays
+
+    def report(self, numbers: Numbers, arrays: Arrays) -> StudyResults:
+        """Numbers, arrays and figures of the study."""
+        figures = ["setup", "central_slices"]
+        if any(name.startswith("residuals/") for name in arrays):
+            figures.append("convergence")
+        noise = "no noise" if self.photons is None else f"{self.photons:g} photons per pixel"
+        return StudyResults(
+            numbers,
+            arrays,
+            [f"cone_reconstruction.{name}" for name in figures],
+            f"{self.geometry.n_views} views over {degrees(self.geometry.arc_rad):.4g}°, {noise} at "
+            f"{self.energy_keV:g} keV, {' × '.join(map(str, self.grid.shape))} voxels.",
+        )
+
+    def _shown(self, truth_HU: Volume) -> Arrays:
+        """The setup and the truth, for the figures."""
+        setup = Setup.of(self.geometry, self.grid, max(1, self.geometry.n_views // 6))
+        return {
+            "slices/edges_cm": setup.edges_cm,
+            **{f"setup/{name}": values for name, values in setup._asdict().items()},
+            **_central(truth_HU, "truth"),
         }
-        for name, solve in self.solvers.items():
-            more_numbers, more_arrays = self._reconstruct(name, solve, y, truth)
-            numbers |= more_numbers
-            arrays |= more_arrays
-        return self._results(numbers, arrays)
 
     def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
         """Sinogram to reconstruction, with any options; wrong ones raise at the start."""
@@ -149,47 +215,8 @@ class ConeReconstruction:
         method(one_voxel, one_ray)
         return partial(method, projector(self.geometry, self.grid, self.backend))
 
-    def _reconstruct(
-        self, name: str, solve: Solver, y: Sinogram, truth: Volume
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        log.info("%s", name)
-        began = perf_counter()
-        result = solve(y, progress=True)
-        volume = self._hounsfield(result)
-        seconds, errors = perf_counter() - began, rms_errors(volume, truth)
-        numbers = dict(zip((f"{name}_{kind}" for kind in ERRORS), errors, strict=True))
-        numbers[f"{name}_time_s"] = seconds
-        arrays = _central(volume, name)
-        if n := result.n_iterations:
-            numbers[f"{name}_iterations"] = float(n)
-            numbers[f"{name}_relative_residual"] = result.residuals[-1]
-            # solvers keep their last volume only, so each point is a run of its own
-            curve = [
-                (k, *rms_errors(self._hounsfield(solve(y, max_iterations=k)), truth))
-                for k in track(sorted({n // 8, n // 4, n // 2} - {0}), f"{name}, errors on the way")
-            ]
-            arrays[f"residuals/{name}"] = torch.tensor(result.residuals)
-            arrays[f"errors/{name}"] = torch.tensor([*curve, (n, *errors)]).mT
-        return numbers, arrays
-
     def _hounsfield(self, result: Reconstruction) -> Volume:
         return hounsfield(result.x.cpu().double(), self.water)
-
-    def _results(
-        self, numbers: dict[str, float], arrays: dict[str, Tensor | np.ndarray]
-    ) -> StudyResults:
-        beam = self.geometry
-        figures = ["scanner", "central_slices"]
-        if any(name.startswith("residuals/") for name in arrays):
-            figures.append("convergence")
-        noise = "no noise" if self.photons is None else f"{self.photons:g} photons per pixel"
-        return StudyResults(
-            numbers,
-            arrays,
-            [f"cone_reconstruction.{name}" for name in figures],
-            f"{beam.n_views} views over {degrees(beam.arc_rad):.4g}°, {noise} at "
-            f"{self.energy_keV:g} keV, {' × '.join(map(str, self.grid.shape))} voxels.",
-        )
 
 
 def exact_sinogram(phantom: EllipsoidPhantom, beam: ConeBeam, attenuation: Energies) -> Sinogram:
@@ -213,12 +240,10 @@ def measured_sinogram(
 
 
 def rms_errors(volume_HU: Volume, truth_HU: Volume) -> list[float]:
-    """In the head, and in its soft tissue: the skull's edges are the larger part of the first."""
-    squares = (volume_HU - truth_HU).square()
-    ranges = (_HEAD_HU, _SOFT_TISSUE_HU)
-    return [
-        squares[(low < truth_HU) & (truth_HU < high)].mean().sqrt().item() for low, high in ranges
-    ]
+    """In the head, and in its soft tissue: the skull's edges make most of the first."""
+    error = volume_HU - truth_HU
+    low, high = _SOFT_TISSUE_HU
+    return [rms(error[truth_HU > BODY_HU]), rms(error[(low < truth_HU) & (truth_HU < high)])]
 
 
 def _central(volume_HU: Volume, name: str) -> dict[str, Tensor]:

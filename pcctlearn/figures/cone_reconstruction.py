@@ -1,4 +1,4 @@
-"""Figures of the cone-beam study: the scanner, the volumes beside the truth, and convergence."""
+"""Figures of the cone-beam study: the setup, the volumes beside the truth, and convergence."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays, read_numbers
-from pcctlearn.figures.scanner import Scanner, draw_scanner
+from pcctlearn.figures.setup import draw_setup
 from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
+from pcctlearn.tomography.setup import Setup
 
 _METHODS = {
     "fdk": ("FDK", COLOURS["after"]),
@@ -19,10 +20,10 @@ _METHODS = {
 _PLANES = {"axial": ("x", "y"), "coronal": ("x", "z"), "sagittal": ("y", "z")}  # across and up
 
 
-def scanner(folder: Path) -> Figure:
-    """The scanner, drawn to scale, in one of its views."""
-    names = (f"scanner/{name}" for name in Scanner._fields)
-    return draw_scanner(Scanner(*read_arrays(folder, *names)))
+def setup(folder: Path) -> Figure:
+    """The setup, drawn to scale, in one of its views."""
+    names = (f"setup/{name}" for name in Setup._fields)
+    return draw_setup(Setup(*read_arrays(folder, *names)))
 
 
 def central_slices(folder: Path) -> Figure:

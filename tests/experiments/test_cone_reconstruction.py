@@ -41,7 +41,7 @@ def test_only_the_methods_that_are_chosen():
     results = run(methods=["fdk"])
     assert not any(name.startswith(("cgls", "sirt")) for name in results.numbers)
     drawn = [name.partition(".")[2] for name in results.figures]
-    assert drawn == ["scanner", "central_slices"]
+    assert drawn == ["setup", "central_slices"]
 
 
 def test_error_curves_end_in_the_result():

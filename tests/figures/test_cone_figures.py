@@ -1,4 +1,4 @@
-"""The cone-beam figures stand on the folder alone, and the scanner is drawn where it is."""
+"""The cone-beam figures stand on the folder alone, and the setup is drawn where it is."""
 
 from dataclasses import replace
 
@@ -9,7 +9,8 @@ from test_figures import words
 
 from pcctlearn.experiments.results import write_results
 from pcctlearn.figures import draw
-from pcctlearn.figures.scanner import Scanner, draw_scanner
+from pcctlearn.figures.setup import draw_setup
+from pcctlearn.tomography.setup import Setup
 
 BEAM = replace(
     tiny_cone(), n_columns=30, offset_cm=1.2, row_offset_cm=-0.7, axis_offset_cm=0.9, start_rad=0.3
@@ -19,7 +20,7 @@ BEAM = replace(
 @pytest.mark.parametrize(
     ("figure", "wanted"),
     [
-        ("scanner", ["x (cm)", "y (cm)", "z (cm)", "from above"]),
+        ("setup", ["x (cm)", "y (cm)", "z (cm)", "from above"]),
         ("central_slices", ["truth", "FDK, RMSE", "FISTA-TV", "axial: y (cm)", "sagittal", "HU"]),
         ("convergence", ["iteration or pass", "relative residual", "RMSE in the head (HU)"]),
     ],
@@ -49,7 +50,7 @@ def test_a_run_of_one_method_has_figures_too(tmp_path):
 
 
 def test_the_drawing_finds_distances_and_offsets_in_the_positions():
-    s = Scanner.of(BEAM, TINY_VOLUME, 7)
+    s = Setup.of(BEAM, TINY_VOLUME, 7)
     np.testing.assert_allclose(s.source, BEAM.sources_cm()[7])
     assert s.source @ s.toward == pytest.approx(-BEAM.source_to_axis_cm)
     assert s.source @ s.columns == pytest.approx(-BEAM.axis_offset_cm)
@@ -65,12 +66,12 @@ def labels(figure):
 
 def test_offsets_are_named_where_there_are_some():
     offsets = {"offset_cm", "row_offset_cm", "axis_offset_cm"}
-    assert offsets <= labels(draw_scanner(Scanner.of(BEAM, TINY_VOLUME, 5)))
-    assert not offsets & labels(draw_scanner(Scanner.of(tiny_cone(), TINY_VOLUME, 5)))
+    assert offsets <= labels(draw_setup(Setup.of(BEAM, TINY_VOLUME, 5)))
+    assert not offsets & labels(draw_setup(Setup.of(tiny_cone(), TINY_VOLUME, 5)))
 
 
 @pytest.mark.parametrize("view", [1, 29])
 def test_corners_and_ends_are_named(view):
-    said = labels(draw_scanner(Scanner.of(BEAM, TINY_VOLUME, view)))
+    said = labels(draw_setup(Setup.of(BEAM, TINY_VOLUME, view)))
     assert {"column 0", "column 29", "row 0", "row 23", "slice 0", "slice 23"} <= said
     assert {"[k, 0, 0]", "[k, 19, 15]", "source_to_axis_cm = 62.5"} <= said

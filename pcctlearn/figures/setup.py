@@ -1,6 +1,4 @@
-"""A cone-beam scanner drawn from its own positions: from above, from the side, and its indices."""
-
-from typing import NamedTuple
+"""A cone-beam setup, drawn from above and from the side, and the indices of its volume."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,78 +6,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Rectangle
 
 from pcctlearn.figures.style import COLOURS, new_figure
-from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.iterative.subsets import of_views
+from pcctlearn.tomography.setup import Point, Setup, unit
 
 _SOURCE, _PANEL, _BLACK = COLOURS["before"], COLOURS["reference"], COLOURS["after"]
 _RAY, _VOLUME, _OFFSET = COLOURS["plane"], COLOURS["unobservable"], "#b9770e"
 
-Point = np.ndarray | tuple[float | int, float | int]
 
-
-class Scanner(NamedTuple):
-    """What the drawing needs of a scan of which one view is drawn in full; (x, y, z) in cm."""
-
-    sources_cm: np.ndarray  # (view, 3), as θ grows
-    view: np.ndarray  # (1,): the one drawn
-    corners_cm: np.ndarray  # (2, 2, 3): its pixels of the first and last row and column
-    pixel_cm: np.ndarray  # (row, column)
-    n_pixels: np.ndarray  # (row, column)
-    edges_cm: np.ndarray  # (3, 2): where the volume begins and ends along z, y and x
-    n_voxels: np.ndarray  # (z, y, x)
-
-    @classmethod
-    def of(cls, beam: ConeBeam, grid: VolumeGrid, view: int) -> "Scanner":
-        """The drawing of one view, counted from 1 as θ grows."""
-        order = np.argsort(beam.angles_rad)
-        two = of_views(beam, order[view - 1 : view + 1].tolist())
-        center, spacing = np.array(grid.center_cm), np.array(grid.spacing_cm)
-        half = np.array(grid.shape) / 2 * spacing
-        return cls(
-            sources_cm=beam.sources_cm()[order],
-            view=np.array([view]),
-            corners_cm=two.pixels_cm()[1][[0, -1]][:, [0, -1]],
-            pixel_cm=np.array([beam.row_cm, beam.column_cm]),
-            n_pixels=np.array(beam.shape[1:]),
-            edges_cm=np.stack([center - half, center + half], -1),
-            n_voxels=np.array(grid.shape),
-        )
-
-    @property
-    def source(self) -> np.ndarray:
-        """Of the view that is drawn."""
-        return self.sources_cm[int(self.view[0])]
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Unit vector along the columns."""
-        return _unit(self.corners_cm[0, 1] - self.corners_cm[0, 0])
-
-    @property
-    def foot(self) -> np.ndarray:
-        """Where the central ray, which is level, meets the panel at right angles."""
-        corner = self.corners_cm[0, 0]
-        x, y, _ = corner + ((self.source - corner) @ self.columns) * self.columns
-        return np.array([x, y, self.source[2]])
-
-    @property
-    def toward(self) -> np.ndarray:
-        """Unit vector along the central ray."""
-        return _unit(self.foot - self.source)
-
-
-def draw_scanner(scanner: Scanner) -> Figure:
-    """The scanner from above and from the side, and the indices of its volume; all in cm."""
+def draw_setup(setup: Setup) -> Figure:
+    """The setup from above and from the side, and the indices of its volume; all in cm."""
     figure = new_figure(14.0, 5.4)
     above, side, indices = figure.subplots(1, 3, width_ratios=[1.2, 1.3, 0.8])
     for ax, draw in ((above, _from_above), (side, _from_the_side), (indices, _indices)):
         ax.set_aspect("equal")
-        draw(ax, scanner)
+        draw(ax, setup)
     return figure
 
 
-def _from_above(ax: Axes, s: Scanner) -> None:
+def _from_above(ax: Axes, s: Setup) -> None:
     source, foot, toward, e = s.source[:2], s.foot[:2], s.toward[:2], s.columns[:2]
     first, last = s.corners_cm[0, :, :2] + np.outer([-0.5, 0.5], e) * s.pixel_cm[1]
     reach = float(np.linalg.norm(source))
@@ -116,7 +59,7 @@ def _from_above(ax: Axes, s: Scanner) -> None:
     ax.margins(0.2, 0.1)
 
 
-def _from_the_side(ax: Axes, s: Scanner) -> None:
+def _from_the_side(ax: Axes, s: Setup) -> None:
     low, high = s.corners_cm[:, 0, 2] + np.array([-0.5, 0.5]) * s.pixel_cm[0]
     source, foot = (np.array([p @ s.toward, p[2]]) for p in (s.source, s.foot))
     first, last = np.array([[foot[0], low], [foot[0], high]])
@@ -144,7 +87,7 @@ def _from_the_side(ax: Axes, s: Scanner) -> None:
     ax.margins(0.1, 0.15)
 
 
-def _indices(ax: Axes, s: Scanner) -> None:
+def _indices(ax: Axes, s: Setup) -> None:
     (bottom, top), (left, right) = s.edges_cm[1:]
     _, row, column = s.n_voxels - 1
     _box(ax, (left, right), (bottom, top))
@@ -165,10 +108,6 @@ def _indices(ax: Axes, s: Scanner) -> None:
     _say(ax, "axis", (0, 0), (0, -1), _BLACK)
     ax.set(xlabel="x (cm)", ylabel="y (cm)", title="from above: slice k of the volume")
     ax.margins(0.15)
-
-
-def _unit(vector: Point) -> np.ndarray:
-    return np.asarray(vector) / np.linalg.norm(vector)
 
 
 def _fan(ax: Axes, source: np.ndarray, foot: np.ndarray, *ends: np.ndarray) -> None:
@@ -194,7 +133,7 @@ def _arrow(ax: Axes, start: Point, end: Point, colour: str) -> None:
 
 def _say(ax: Axes, words: str, at: Point, direction: Point, colour: str) -> None:
     """Words beside a point, in this direction from it."""
-    x, y = _unit(direction)
+    x, y = unit(direction)
     said = ax.annotate(words, tuple(at), (7 * x, 7 * y), textcoords="offset points", color=colour)
     horizontal = "center" if abs(x) < 0.4 else "left" if x > 0 else "right"
     vertical = "center" if abs(y) < 0.4 else "bottom" if y > 0 else "top"
