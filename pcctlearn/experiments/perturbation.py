@@ -1,8 +1,9 @@
-"""Do the derivatives of the decomposition touch the surface that the solver draws?"""
+"""Check the implicit derivatives of the decomposition against re-solved, perturbed problems."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
@@ -11,31 +12,34 @@ from pcctlearn.experiments.results import StudyResults
 from pcctlearn.physics.attenuation import area_density_g_cm2, thickness_cm
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.shapes import Edges
+
+Solve = Callable[[Tensor], Tensor]  # perturbations to line integrals
 
 _SMALL = 1e-4  # relative step of the central differences
 
 
 class Perturbation:
-    """Perturb the counts of two bins, then two thresholds, around one point, as the article does.
+    """Perturb the counts of two bins, then two thresholds, around one point [1, Fig. 5].
 
-    The surface is the solver's: every perturbed problem is solved again. The plane is
-    A + (dA/dθ) Δθ, with dA/dθ from the implicit layer's backward pass. The tangent error is their
-    greatest distance on circles of shrinking radius; a true derivative makes it fall with the
-    square. The gradient is also held against central differences with noisy counts, where the
-    Fisher matrix in place of the Hessian would show.
+    For the surface, every perturbed problem is solved again. The plane is A + (dA/dθ) Δθ, with
+    dA/dθ from the backward pass of the implicit layer. The tangent error is their largest distance
+    on circles of shrinking radius; with a correct derivative it falls with the square. The gradient
+    is also compared with central differences for noisy counts, where a Fisher matrix in place of
+    the Hessian would give another gradient.
 
-    Two bins of deep silicon fold the plane of water and calcium: its lower bin counts high energies
-    too, by Compton scattering, and behind 20 cm of water some 1.05 g/cm² of calcium or more give
-    the same counts as less. A threshold shift of half a keV crosses that fold from 1.55 g/cm². The
-    surface follows the branch of its centre, by starting there, and breaks off at the fold.
+    Two bins of deep silicon do not determine water and calcium uniquely. The lower bin also counts
+    high energies, by Compton scattering, and behind 20 cm of water two amounts of calcium, below
+    and above 1.05 g/cm², give the same counts. A threshold shift of half a keV crosses that fold
+    from 1.55 g/cm². The surface starts at its centre, follows that branch, and ends at the fold.
 
     Args:
         model: the scanner, two bins and two materials.
         decomposition: builds the layer for a model.
         thickness_cm: water and calcium, at their reference densities.
         counts_percent, thresholds_keV: half widths of the surfaces.
-        n_noisy: noisy draws that the gradient is checked with.
-        seed: of the noise.
+        n_noisy: number of noisy draws for the check of the gradient.
+        seed: of the photon noise.
     """
 
     def __init__(
@@ -70,44 +74,68 @@ class Perturbation:
         self.n_noisy, self.seed = n_noisy, seed
 
     def run(self, context: Context) -> StudyResults:
-        """Solve, differentiate, compare."""
-        names = self.model.materials
-        counts = self.model(self.centre).detach()
-        edges = self.model.thresholds().detach()
+        """Scan, perturb and solve again, compare with the derivatives."""
+        return self.report(*self.measure(*self.scan()))
+
+    def scan(self) -> tuple[Tensor, Tensor]:
+        """Counts at the centre without noise, and the thresholds."""
+        return self.model(self.centre).detach(), self.model.thresholds().detach()
+
+    def measure(
+        self, counts: Float[Tensor, "bin"], edges: Edges
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Surfaces and tangent planes, the order of their distance, and errors of the gradient."""
+        kinds: dict[str, tuple[Solve, float]] = {
+            "counts": (
+                lambda percent: self._solve(counts * (1 + percent / 100), edges),
+                self.counts_percent,
+            ),
+            "thresholds": (
+                lambda keV: self._solve(counts, self._shifted(keV)),
+                self.thresholds_keV,
+            ),
+        }
         arrays: dict[str, Tensor] = {}
         orders = []
-        kinds: dict[str, Callable[[Tensor], Tensor]] = {
-            "counts": lambda percent: self._solve(counts * (1 + percent / 100), edges),
-            "thresholds": lambda keV: self._solve(counts, self._shifted(keV)),
-        }
-        widths = {"counts": self.counts_percent, "thresholds": self.thresholds_keV}
-        for kind, solve in kinds.items():
+        for kind, (solve, width) in kinds.items():
             centre = torch.zeros(2, dtype=torch.float64, requires_grad=True)
             jacobian = _jacobian(solve(centre), centre)
-            axis = torch.linspace(-widths[kind], widths[kind], 21, dtype=torch.float64)
-            grid = torch.cartesian_prod(axis, axis)
-            surface = solve(grid)
-            plane = solve(centre.detach()) + grid @ jacobian.mT
-            for i, material in enumerate(names):
-                shape = (len(axis), len(axis))
-                arrays[f"{kind}/surface_{material}_cm"] = self._cm(surface, i).reshape(shape)
-                arrays[f"{kind}/plane_{material}_cm"] = self._cm(plane, i).reshape(shape)
-            arrays[f"{kind}/axis"] = axis
-            radii, errors = self._tangent_errors(solve, jacobian, widths[kind])
-            arrays[f"{kind}/radii"], arrays[f"{kind}/tangent_errors"] = radii, errors
-            orders.append(torch.log2(errors[:-1] / errors[1:]).mean())
-        noisy = self._gradient_errors(counts, edges)
+            surfaces = self._surfaces(solve, jacobian, width)
+            radii, errors = self._tangent_errors(solve, jacobian, width)
+            kept = {**surfaces, "radii": radii, "tangent_errors": errors}
+            arrays |= {f"{kind}/{name}": values for name, values in kept.items()}
+            orders.append(float(torch.log2(errors[:-1] / errors[1:]).mean()))
+        numbers = {
+            "tangent_error_order": max(orders, key=lambda order: abs(order - 2)),
+            "tangent_error_order_counts": orders[0],
+            "tangent_error_order_thresholds": orders[1],
+            **self._gradient_errors(counts, edges),
+        }
+        return numbers, arrays
+
+    def report(self, numbers: dict[str, float], arrays: dict[str, Tensor]) -> StudyResults:
+        """Numbers, arrays and figures of the study."""
         return StudyResults(
-            numbers={
-                "tangent_error_order": float(max(orders, key=lambda order: abs(order - 2))),
-                "tangent_error_order_counts": float(orders[0]),
-                "tangent_error_order_thresholds": float(orders[1]),
-                **noisy,
-            },
-            arrays=arrays,  # type: ignore[arg-type]
-            figures=["perturbation.tangent_planes"],
-            summary="The derivative of the decomposition is the tangent of what the solver finds.",
+            numbers,
+            {**arrays},
+            ["perturbation.tangent_planes"],
+            "The derivative of the decomposition is the tangent of what the solver finds.",
         )
+
+    def _surfaces(self, solve: Solve, jacobian: Tensor, width: float) -> dict[str, Tensor]:
+        """Thicknesses over a grid of perturbations: solved again, and by the derivative."""
+        axis = torch.linspace(-width, width, 21, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis)
+        at_grid = {
+            "surface": solve(grid),
+            "plane": solve(torch.zeros(2, dtype=torch.float64)) + grid @ jacobian.mT,
+        }
+        found = {"axis": axis}
+        for i, material in enumerate(self.model.materials):
+            for name, A in at_grid.items():
+                thickness = thickness_cm(A[..., i], material)
+                found[f"{name}_{material}_cm"] = thickness.reshape(len(axis), len(axis))
+        return found
 
     def _solve(self, counts: Tensor, edges: Tensor) -> Tensor:
         rays = torch.broadcast_shapes(counts.shape[:-1], edges.shape[:-1])
@@ -136,18 +164,18 @@ class Perturbation:
         return torch.cat([edges[..., :2] + change, edges[..., 2:]], -1)
 
     def _tangent_errors(
-        self, solve: Callable[[Tensor], Tensor], jacobian: Tensor, radius: float
+        self, solve: Solve, jacobian: Tensor, radius: float
     ) -> tuple[Tensor, Tensor]:
         angles = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
         circle = torch.stack([angles.cos(), angles.sin()], -1)
         centre = solve(torch.zeros(2, dtype=torch.float64))
-        # a fiftieth of the surface's half width and less: there the square is what is left
+        # at most 1/50 of the half width: the quadratic term dominates there
         radii = radius / 50 * 0.5 ** torch.arange(5, dtype=torch.float64)
         changes = radii[:, None, None] * circle
         return radii, (solve(changes) - centre - changes @ jacobian.mT).norm(dim=-1).amax(-1)
 
     def _gradient_errors(self, counts: Tensor, edges: Tensor) -> dict[str, float]:
-        """Implicit against central differences of the minimum solved again, with noisy counts."""
+        """Largest relative errors against central differences of re-solved, noisy problems."""
         generator = torch.Generator().manual_seed(self.seed)
         worst = {"counts": 0.0, "thresholds": 0.0}
         for _ in range(self.n_noisy):
@@ -170,9 +198,6 @@ class Perturbation:
                 error = (implicit - differences).norm() / differences.norm()
                 worst[kind] = max(worst[kind], float(error))
         return {f"gradient_relative_error_{kind}": value for kind, value in worst.items()}
-
-    def _cm(self, line_integrals: Tensor, i: int) -> Tensor:
-        return thickness_cm(line_integrals[..., i], self.model.materials[i])
 
 
 def _jacobian(outputs: Tensor, inputs: Tensor) -> Tensor:
