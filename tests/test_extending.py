@@ -3,10 +3,15 @@
 import json
 import sys
 
+import h5py
 import pytest
+import torch
+from scan_files import recorded
 from test_conf import composed
 from test_train import FEW_SLABS
 
+from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.experiments.evaluation import evaluate
 from pcctlearn.experiments.run import run
 
 LOSS = '''
@@ -34,13 +39,59 @@ _target_: pcctlearn.losses.stage.TotalLoss
 terms:
   line_integrals: {_target_: toy.LogCosh}
 """
+SOLVER = '''
+import torch
+from pcctlearn.solvers.quadratic import Solution
+
+
+class Scoring:
+    """x ← x − F⁻¹ g with the expected Hessian F, a fixed number of times."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, objective, start, theta=(), bounds=None):
+        x = start
+        for _ in range(self.steps):
+            here = objective(x, *theta, exact=False)
+            step = torch.linalg.solve(here.hessian, here.gradient)
+            x = x - step
+            x = x if bounds is None else x.clamp(*bounds)
+        return Solution(x, step.abs().amax(-1) < 1e-6)
+'''
+SOLVER_YAML = """
+_target_: toy.Scoring
+steps: 30
+"""
+DECOMPOSITION = '''
+import torch
+from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.shapes import channels_first, channels_last
+from pcctlearn.solvers.quadratic import Solution
+
+
+class Linear(Decomposition):
+    """A = M⁺ log(air / n), with the mean attenuation M of each bin in the open beam."""
+
+    def forward(self, counts):
+        rays = channels_last(counts)
+        spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
+        air = spectra.sum(-1)
+        mean = spectra @ attenuation.mT / air[..., None]
+        x = (torch.linalg.pinv(mean) @ (air / rays).log()[..., None])[..., 0]
+        return Solution(channels_first(x), (rays > 0).all(-1))
+'''
+DECOMPOSITION_YAML = """
+_target_: toy.Linear
+_partial_: true
+"""
 
 
 @pytest.fixture(name="added")
 def _added(tmp_path, monkeypatch):
-    """Adds toy.py and GROUP/toy.yaml to a run of train.py, and returns its results."""
+    """Adds toy.py and GROUP/toy.yaml to a run of train.py or evaluate.py; returns its results."""
 
-    def add(group, source, yaml, *overrides):
+    def add(group, source, yaml, *overrides, name="train", run=run):
         (tmp_path / "code").mkdir()
         (tmp_path / "code/toy.py").write_text(source)
         (tmp_path / "conf" / group).mkdir(parents=True)
@@ -48,7 +99,7 @@ def _added(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path / "code")
         monkeypatch.delitem(sys.modules, "toy", raising=False)
         words = [f"{group}=toy", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
-        run(composed(tmp_path / "run", *overrides, *words, "allowed_targets=[toy]"))
+        run(composed(tmp_path / "run", *overrides, *words, "allowed_targets=[toy]", name=name))
         return json.loads((tmp_path / "run/results.json").read_text())
 
     return add
@@ -58,3 +109,33 @@ def test_a_loss_that_gauss_newton_minimises(added):
     numbers = added("losses", LOSS, LOSS_YAML, *FEW_SLABS)
     assert numbers["threshold_error_after_max_keV"] < 1e-3
     assert numbers["fit_converged"]
+
+
+def test_a_solver_that_calibrates(added):
+    alone = "+decomposition.warm_start=[]"
+    numbers = added("solvers", SOLVER, SOLVER_YAML, *FEW_SLABS, alone)
+    assert numbers["threshold_error_after_max_keV"] < 1e-3
+    assert numbers["fit_converged"]
+
+
+def test_a_decomposition_that_evaluates_a_scan(added, tmp_path):
+    scan = recorded()
+    write_scan(tmp_path / "scan.h5", scan)
+    folder = tmp_path / "run"
+    words = [f"scans={tmp_path / 'scan.h5'}", f"folder={folder}", "materials=[water,calcium]"]
+    numbers = added(
+        "decomposition",
+        DECOMPOSITION,
+        DECOMPOSITION_YAML,
+        *words,
+        "scatter=none",
+        name="evaluate",
+        run=evaluate,
+    )
+    assert numbers["rays_not_converged_percent"] == 0
+    model = scan.spectral_model(["water", "calcium"])
+    with h5py.File(folder / "scan/projections.h5") as file:
+        A = torch.from_numpy(file["line_integrals"][()]).double()
+    mean = model.spectra() @ model.attenuation.mT / model.air()[:, None]
+    decrease = (scan.air[:, None] / scan.at("counts")).log().double()
+    torch.testing.assert_close(torch.einsum("bm,mvrc->bvrc", mean, A), decrease, atol=1e-3, rtol=0)
