@@ -1,4 +1,4 @@
-"""report.html from a run's folder: figures, numbers, configuration; nothing is fetched."""
+"""report.html from a run's folder: figures, tables, configuration; nothing is fetched."""
 
 import base64
 import platform
@@ -12,16 +12,22 @@ import jinja2
 
 from pcctlearn.command.threads import threads
 from pcctlearn.figures import caption, file_stem
-from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.metrics.errors import Rows
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PACKAGES = ("torch", "pytorch-lightning", "numba", "xraylib", "numpy")
 
 
 def render_report(
-    folder: Path, name: str, summary: str, drawn: Sequence[str], config: str, seconds: float
+    folder: Path,
+    name: str,
+    summary: str,
+    drawn: Sequence[str],
+    config: str,
+    seconds: float,
+    tables: Sequence[Rows],
 ) -> str:
-    """One self-contained page for the run in ``folder``, from its numbers and figures."""
+    """One self-contained page for the run in ``folder``, from its tables and figures."""
     figures = [
         {
             "name": file_stem(name),
@@ -45,7 +51,7 @@ def render_report(
         name=name,
         summary=summary,
         figures=figures,
-        numbers={key: f"{value:.6g}" for key, value in read_numbers(folder).items()},
+        tables=tables,
         provenance=provenance,
         config=config,
         command=shlex.join(["python", Path(script).name, *words]),

@@ -6,6 +6,7 @@ from studies import finished
 
 from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.figures import caption
+from pcctlearn.metrics.errors import Rows
 from pcctlearn.report import render_report
 
 
@@ -14,7 +15,11 @@ def page(folder, **changes):
     write_results(results, folder)
     redraw(folder)
     given = {"name": "thresholds_slabs", "summary": results.summary, "config": "seed: 0\n"}
-    return render_report(folder, drawn=results.figures, seconds=1.23, **given | changes)
+    rows = [(key, f"{value:.6g}") for key, value in results.numbers.items()]
+    tables = [Rows("Results", ("result", "value"), rows)]
+    return render_report(
+        folder, drawn=results.figures, seconds=1.23, tables=tables, **given | changes
+    )
 
 
 def test_nothing_is_fetched(tmp_path):

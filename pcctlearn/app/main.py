@@ -30,7 +30,7 @@ def simulate() -> None:
 
 def evaluate() -> None:
     """Correct scans for scatter, decompose and reconstruct them."""
-    run_configured(_evaluate, "evaluate.py")
+    run_configured(_run, "evaluate.py")
 
 
 def check() -> None:
@@ -80,9 +80,3 @@ def _run(config: Any) -> float | None:
     from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
 
     return run(config)
-
-
-def _evaluate(config: Any) -> None:
-    from pcctlearn.experiments.evaluation import evaluate as evaluate_scans
-
-    evaluate_scans(config)

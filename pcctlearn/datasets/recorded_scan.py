@@ -42,7 +42,7 @@ class RecordedScan:
     (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. These are float32, but for
     what is in keV or cm, which is float64. ``thresholds_keV`` is what the detector is set to,
     ``true_thresholds_keV`` what made the counts; ``config`` is the resolved YAML of what made the
-    file.
+    file. ``doubts`` are warnings about the file that was read, one sentence each.
     """
 
     name: str
@@ -68,6 +68,7 @@ class RecordedScan:
     grid_transmission: float | None = None
     config: str | None = None
     software: str | None = None
+    doubts: tuple[str, ...] = ()
 
     def at(self, name: str) -> Tensor:
         """The array of this name, which the scan must hold."""
@@ -95,8 +96,3 @@ class RecordedScan:
         thresholds = Thresholds(self.thresholds_keV if edges_keV is None else edges_keV)
         attenuation = attenuation_table(names, self.spectrum.energies_keV)
         return SpectralModel(*self.spectrum, Table(*self.response), thresholds, attenuation, names)
-
-    def typical_model(self) -> SpectralModel | None:
-        """Its model of water with the thresholds of a median pixel."""
-        edges = self.thresholds_keV.reshape(-1, self.thresholds_keV.shape[-1]).median(0).values
-        return self.spectral_model(["water"], edges)

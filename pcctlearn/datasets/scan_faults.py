@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -60,15 +59,16 @@ _VOXELS = ("n_z", "n_y", "n_x")
 _SAME_SCAN = "store both of the same scan, axes in the order of the schema"
 
 
-def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list[str]:
-    """All that is wrong, one sentence each, naming the dataset, what is wrong, and the remedy.
+def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Findings:
+    """Faults of a file, and doubts about one without faults, one sentence each.
 
-    checked: the arrays whose values are looked at; of the others it is only name, axes and unit.
+    A sentence names the dataset, what is wrong, and the remedy. ``checked`` are the arrays whose
+    values are looked at; of the others it is only name, axes and unit.
     """
     if newer := list(_version_fault(file.attrs)):
-        return newer
+        return Findings(newer, [])
     if foreign := list(_foreign_faults(file)):
-        return foreign
+        return Findings(foreign, [])
     faults = list(_passport_faults(file.attrs))
     sound: dict[str, h5py.Dataset] = {}  # what later checks may rely on
     faults += _absent_or_unreadable(file, sound)
@@ -93,7 +93,10 @@ def faults_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> list
             good[name] = item
     if "scanner_to_patient" in good:
         faults += frame_faults(good["scanner_to_patient"][()].astype(float))
-    return [*faults, *count_faults(good), *_model_faults(good), *_findings(good).faults]
+    counted = _findings(good)
+    faults += [*count_faults(good), *_model_faults(good), *counted.faults]
+    doubts = [] if faults else [*counted.doubts, *length_doubts(geometry_of(file["geometry"]))]
+    return Findings(faults, doubts)
 
 
 def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> Iterator[str]:
@@ -107,14 +110,6 @@ def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> It
         yield from wrong
         if item is not None and not wrong:
             sound[name] = item
-
-
-def doubts_in(file: h5py.File) -> list[str]:
-    """Warnings about a valid file, one sentence each."""
-    counted = _findings({name: file[name] for name in ARRAYS if name in file}).doubts
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a cut field of view is no fault of the file
-        return [*counted, *length_doubts(geometry_of(file["geometry"]))]
 
 
 def _model_faults(good: Mapping[str, h5py.Dataset]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pcctlearn.datasets.dead_pixels import dead_pixels, listed
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
-from pcctlearn.datasets.scan_faults import doubts_in, faults_in
+from pcctlearn.datasets.scan_faults import findings_in
 from pcctlearn.datasets.scan_schema import (
     ARRAYS,
     MATERIALS,
@@ -54,7 +54,7 @@ def faults(path: str | Path) -> list[str]:
         return ["there is no such file: check its name and folder"]
     try:
         with opened(path) as file:
-            return faults_in(file)
+            return findings_in(file).faults
     except (OSError, RuntimeError) as error:
         return [_unreadable(error)]
 
@@ -78,9 +78,9 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
     try:
         with opened(path) as file:
             checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
-            wrong = faults_in(file, checked)
+            wrong, doubts = findings_in(file, checked)
             _refuse(str(path), wrong, f": python -m pcctlearn.datasets.scan_file {path}")
-            return _read(file, wanted)
+            return _read(file, wanted, doubts)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: {_unreadable(error)}") from error
 
@@ -102,7 +102,7 @@ def write_scan(path: str | Path, scan: RecordedScan) -> None:
 
 def summary(path: str | Path) -> str:
     """What a valid file holds, in a few lines."""
-    scan = read_scan(path, only={*_ALWAYS, "counts"})
+    scan = read_scan(path, only={*_ALWAYS, "counts", "spectrum", "response"})
     lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
         for name in (name for name in ARRAYS if name in file):
@@ -112,7 +112,6 @@ def summary(path: str | Path) -> str:
         if "scatter" in file and (primary := _total(file["primary"]) if "primary" in file else 0):
             ratio = _total(file["scatter"]) / primary
             lines.append(f"scatter over primary, of all photons: {ratio:.4g}")
-        doubts = doubts_in(file)
     edges = scan.thresholds_keV
     few, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
     lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in few.tolist())} keV{each}")
@@ -122,7 +121,7 @@ def summary(path: str | Path) -> str:
     )
     if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
         lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")
-    doubts += scan.geometry.truncations(scan.grid)
+    doubts = [*scan.doubts, *scan.geometry.truncations(scan.grid)]
     return "\n".join(
         [*lines, str(scan.geometry), str(scan.grid), *(f"warning: {doubt}" for doubt in doubts)]
     )
@@ -165,7 +164,7 @@ def _total(dataset: h5py.Dataset) -> float:
     return sum(float(values.sum(dtype="float64")) for _, values in blocks(dataset))
 
 
-def _read(file: h5py.File, wanted: Collection[str]) -> RecordedScan:
+def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> RecordedScan:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(file[name].astype(ARRAYS[name].dtype)[()])
 
@@ -185,7 +184,7 @@ def _read(file: h5py.File, wanted: Collection[str]) -> RecordedScan:
             members = _GROUPS[name]._fields if name in _GROUPS else ()
             parts = [tensor(f"{name}/{member}") for member in members]
             found[name] = _GROUPS[name](*parts) if members else tensor(name)
-    return RecordedScan(**found)
+    return RecordedScan(**found, doubts=tuple(doubts))
 
 
 def _write(file: h5py.File, scan: RecordedScan) -> None:

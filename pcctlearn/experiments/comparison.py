@@ -6,21 +6,25 @@ python -m pcctlearn.experiments.comparison FOLDER
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-from rich.table import Table
 
-from pcctlearn.command.console import console, say
 from pcctlearn.command.entry import run_command
-from pcctlearn.experiments.results import StudyResults, recorded_overrides, write_run
+from pcctlearn.experiments.results import (
+    StudyResults,
+    print_table,
+    recorded_overrides,
+    write_run,
+)
 from pcctlearn.experiments.run_folder import MARKER, held, is_earlier, set_aside
 from pcctlearn.experiments.scatter_table import scatter_table
 from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import is_hidden
+from pcctlearn.metrics.errors import ErrorTable, Metric
 from pcctlearn.reading.damaged import library_errors
 
 log = logging.getLogger(__name__)
@@ -51,13 +55,12 @@ def compare(folder: Path) -> Path | None:
         return None
     settings = by_setting(jobs)
     results = _scatter_table(settings) or _means(settings)
-    out = folder / FOLDER
+    name, out = f"{len(jobs)} runs compared", folder / FOLDER
     listed = "\n".join(f"{job.folder.relative_to(folder)}: {' '.join(_words(job))}" for job in jobs)
     with held(out, _SETTING, wait=True):
         set_aside(out, _SETTING)
-        write_run(f"{len(jobs)} runs compared", results, out, listed, began)
-    _print(results, list(settings))
-    say(f"report: {out / 'report.html'}")
+        write_run(name, results, out, listed, began)
+    print_table(name, results, out, time.perf_counter() - began)
     return out / "report.html"
 
 
@@ -139,21 +142,23 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
         raise ValueError(
             "these runs have no result in common: name a folder above runs of one kind"
         )
-    numbers, values = {}, {}
-    for metric in shared:
-        for setting, jobs in settings.items():
-            found = np.array([job.numbers[metric] for job in jobs])
-            numbers[f"{metric}.{setting}"] = float(found.mean())
-            if len(found) > 1:
-                numbers[f"{metric}.{setting}.sd"] = float(found.std(ddof=1))
-            values[f"runs/{metric}.{setting}"] = found
+    table = ErrorTable(
+        {
+            (Metric.named(name), setting): np.array([job.numbers[name] for job in jobs])
+            for name in shared
+            for setting, jobs in settings.items()
+        }
+    )
+    numbers = table.means()
     n_jobs = sum(map(len, settings.values()))
     return StudyResults(
         numbers=numbers,
-        arrays=dict(values),
+        arrays={**table.to_arrays("runs")},
         figures=["comparison.numbers"],
         summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
         "runs that differ in nothing but their seed.",
+        tables=[table.side_by_side(list(settings), "mean ± standard deviation")],
+        tabulated=numbers,
     )
 
 
@@ -169,47 +174,6 @@ def _words(job: Job) -> list[str]:
 def _natural(name: str) -> tuple[int, str]:
     first = name.partition("_")[0]
     return (int(first) if first.isdigit() else -1, name)
-
-
-def _print(results: StudyResults, settings: Sequence[str]) -> None:
-    """A row for each metric, a column for each setting."""
-    columns = [n for n in ("uncorrected", *settings, "noise_alone") if _has(results, n)]
-    metrics = dict.fromkeys(key.partition(".")[0] for key in results.numbers)
-    table = Table(title="mean ± standard deviation", title_justify="left")
-    table.add_column("result", overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for metric in metrics:
-        cells = []
-        for name in columns:
-            mean, sd = (results.numbers.get(f"{metric}.{name}{end}") for end in ("", ".sd"))
-            spread = "" if sd is None else f" ± {sd:.2g}"
-            cells.append("" if mean is None else f"{mean:.4g}{spread}")
-        if any(cells):
-            table.add_row(metric, *cells)
-    console().print(table)
-    _print_pairs(results.numbers)
-    console().print(results.summary)
-
-
-def _print_pairs(numbers: Mapping[str, float]) -> None:
-    """Differences of each two methods, and how probable they are by chance."""
-    table = Table(title="mean difference over the scans", title_justify="left")
-    table.add_column("result", overflow="fold")
-    table.add_column("methods", overflow="fold")
-    table.add_column("difference", justify="right")
-    table.add_column("p (Wilcoxon)", justify="right")
-    for key, difference in numbers.items():
-        metric, found, pair = key.partition("_difference.")
-        if found:
-            p = numbers.get(f"{metric}_p.{pair}")
-            table.add_row(metric, pair, f"{difference:.4g}", "" if p is None else f"{p:.2g}")
-    if table.rows:
-        console().print(table)
-
-
-def _has(results: StudyResults, setting: str) -> bool:
-    return any(key.partition(".")[2] == setting for key in results.numbers)
 
 
 def main() -> None:

@@ -1,183 +1,125 @@
-"""Scans from files through the chain: what is written of each, and a report of all."""
+"""Evaluate scan files: correct, decompose and reconstruct them, with a report of all."""
 
-import hashlib
-import json
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 
-import h5py
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from torch import Tensor
 
 from pcctlearn.command.console import console
-from pcctlearn.command.threads import set_threads
-from pcctlearn.datasets.nifti_writer import write_nifti
 from pcctlearn.datasets.scan_files import scan_files
-from pcctlearn.experiments.config import check_nodes
-from pcctlearn.experiments.results import StudyResults, print_table, store, write_run
-from pcctlearn.experiments.run_folder import MARKER, OUTPUTS, held, set_aside
+from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.experiments.context import Context
+from pcctlearn.experiments.results import StudyResults
+from pcctlearn.experiments.run_folder import MARKER, OUTPUTS
 from pcctlearn.experiments.scan_chain import ScanChains
 from pcctlearn.experiments.scan_evaluator import EvaluatedScan, ScanEvaluator
-from pcctlearn.experiments.scatter_judge import NOISY, Judgement
-from pcctlearn.files import folder_written_whole, safe_stem, written_whole
+from pcctlearn.experiments.scan_folder import digest_of, finished_scans, write_scan_folder
+from pcctlearn.files import safe_stem
+from pcctlearn.metrics.errors import CORRECTED, ErrorTable
+from pcctlearn.scatter.checkpoint import CorrectionBuilder
 
-_UNITS = {
-    "counts": "photons",
-    "corrected_counts": "photons",
-    "scatter_fraction": "1",
-    "line_integrals": "g/cm2",
-}
 _RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan may have
 _MOST_DRAWN = 10  # scans
 _MOST_LISTED = 12  # dead pixels
 
 
-def evaluate(config: DictConfig) -> None:
-    """Correct, decompose and reconstruct the scans of ``config.scans``, one after the other."""
-    began = time.perf_counter()
-    check_nodes(
-        config,
-        scans=str | None,
-        vmi_keV=list[float],
-        materials=list[str] | None,
-        folder=str,
-        max_dead_share=float,
-        truncation=str,
-    )
-    set_threads(config.n_threads)
-    if config.scans is None:
-        raise ValueError(
-            "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such files, as "
-            "simulate.py writes them"
-        )
-    paths, folder = scan_files(config.scans), _folder(config)
-    for path in paths:
-        safe_stem(path.stem, path, reserved=_RESERVED)
-    chains = ScanChains(
-        instantiate(config.decomposition, _convert_="all"),
-        instantiate(config.scatter, _convert_="all"),
-        [float(energy) for energy in config.vmi_keV],
-        None if config.materials is None else list(config.materials),
-        config.truncation,
-    )
-    evaluator = ScanEvaluator(chains, config.max_dead_share, config.seed)
-    text = OmegaConf.to_yaml(config, resolve=True)
-    with held(folder, "folder"):
-        table, refused = _Table(), []
-        for path in track(paths, "scans", console=console(stderr=True)):
+class Evaluation:
+    """Correct, decompose and reconstruct scan files, one after the other.
+
+    A scan that cannot be used is left out, and named at the end. Every file is read once, and so
+    is the checkpoint.
+
+    Args:
+        scans: a scan file, or a folder of them.
+        scatter: builds the scatter correction of each scanner.
+        decomposition: constructor of the decomposition layer, awaiting its model.
+        vmi_keV: of the monoenergetic images; errors are those of the first.
+        materials: the basis; by default that of each file's truth, else water and calcium.
+        filter, truncation: of the reconstruction, as in ``fbp``.
+        voxel_cm: of the reconstruction; by default that of each file.
+        max_dead_share: of the pixels, above which a scan is refused.
+        seed: of the noise that is drawn for comparison.
+    """
+
+    def __init__(
+        self,
+        scans: str | None,
+        scatter: CorrectionBuilder | None,
+        decomposition: Callable[..., Decomposition],
+        vmi_keV: list[float],
+        materials: list[str] | None = None,
+        filter: str = "ramp",
+        truncation: str = "water",
+        voxel_cm: float | None = None,
+        max_dead_share: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        if scans is None:
+            raise ValueError(
+                "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such "
+                "files, as simulate.py writes them"
+            )
+        self.paths = scan_files(scans)
+        for path in self.paths:
+            safe_stem(path.stem, path, reserved=_RESERVED)
+        chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation)
+        self.evaluator = ScanEvaluator(chains, max_dead_share, voxel_cm, seed)
+
+    def run(self, context: Context) -> StudyResults:
+        """Evaluate the scans; outputs of an earlier evaluation stay until there is a new one.
+
+        Raises:
+            ValueError: none of the scans can be used.
+        """
+        report, refused = _Report(), []
+        for path in track(self.paths, "scans", console=console(stderr=True)):
             try:
-                scan = evaluator.evaluate(path)
+                scan = self.evaluator.evaluate(path)
             except ValueError as error:  # concerns this scan alone; the others are evaluated
                 refused.append(str(error))
                 continue
-            if not table.names:  # earlier outputs stay until there is a new one
-                _set_aside(folder, paths, text)
-            write_scan_folder(scan, folder / path.stem, text)
-            table.add(scan)
-        if len(refused) == len(paths):
+            if not report.names:
+                self._begin(context)
+            write_scan_folder(scan, context.folder / path.stem, context.config)
+            report.add(scan)
+        if len(refused) == len(self.paths):
             raise ValueError(refused[0])
-        name, results = "evaluated scans", table.results()
-        write_run(name, results, folder, text, began)
-    print_table(name, results, folder, time.perf_counter() - began)
-    if refused:
-        raise ValueError(
-            f"{len(refused)} of {len(paths)} scans cannot be used, and {folder} holds the others: "
-            + "; ".join(refused)
-        )
-
-
-def _folder(config: DictConfig) -> Path:
-    """The folder of the outputs; each job of a sweep has a numbered folder in it."""
-    folder = Path(config.folder)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return folder / str(HydraConfig.get().job.num)
-    return folder
-
-
-def _set_aside(folder: Path, paths: Sequence[Path], config: str) -> None:
-    """Move the outputs of an earlier evaluation out of a held folder.
-
-    Outputs of an interrupted evaluation with this configuration are removed, since all of them are
-    made again.
-    """
-    made = {path.parent.name: _made_by(path) for path in folder.glob("*/scan.json")}
-    for path in paths:
-        if path.stem not in made and (folder / path.stem).exists():
-            raise OSError(
-                f"{folder / path.stem} exists and was not made by an evaluation: choose "
-                "another folder with folder=FOLDER"
+        results = report.results()
+        if refused:
+            results.failure = (
+                f"{len(refused)} of {len(self.paths)} scans cannot be used, and {context.folder} "
+                "holds the others: " + "; ".join(refused)
             )
-    keep = (folder / MARKER).exists() or any(digest != _digest(config) for digest in made.values())
-    set_aside(folder, "folder", (MARKER, *made, *OUTPUTS[1:]), keep)
+        return results
+
+    def _begin(self, context: Context) -> None:
+        """Move the outputs of an earlier evaluation aside.
+
+        Outputs of an interrupted evaluation with this configuration are removed, since all of them
+        are made again.
+        """
+        made = finished_scans(context.path)
+        for path in self.paths:
+            if path.stem not in made and (context.path / path.stem).exists():
+                raise OSError(
+                    f"{context.path / path.stem} exists and was not made by an evaluation: choose "
+                    "another folder with folder=FOLDER"
+                )
+        finished = (context.path / MARKER).exists()
+        keep = finished or any(digest != digest_of(context.config) for digest in made.values())
+        context.begin((MARKER, *made, *OUTPUTS[1:]), keep)
 
 
-def _made_by(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("config_sha256")
-    except (ValueError, AttributeError):
-        return None
-
-
-def _digest(config: str) -> str:
-    return hashlib.sha256(config.encode()).hexdigest()
-
-
-def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> None:
-    """Projections, a volume for each material and energy, and ``scan.json``; all at once.
-
-    ``config`` is the resolved YAML that made them; its SHA-256 is kept in ``scan.json``.
-    """
-    with folder_written_whole(folder) as part:
-        _write_projections(scan, part / "projections.h5")
-        frame = None if scan.scanner_to_patient is None else scan.scanner_to_patient.numpy()
-        for name, volume, unit in scan.volumes():
-            path = part / f"{name}.nii.gz"
-            write_nifti(path, volume, scan.grid, unit, frame, scan.unknown)
-        record = {
-            "scan": str(scan.path),
-            "correction": scan.correction,
-            "config_sha256": _digest(config),
-            "differences": scan.differences,
-            "dead_pixels": scan.dead.tolist(),
-            "numbers": scan.numbers,
-            "errors": scan.errors,
-        }
-        with written_whole(part / "scan.json") as path:
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
-
-
-def _write_projections(scan: EvaluatedScan, path: Path) -> None:
-    with written_whole(path) as part, h5py.File(part, "w") as file:
-        file.attrs.update(scan=str(scan.path), correction=scan.correction)
-        for stage, unit in _UNITS.items():
-            values = getattr(scan.outcome, stage)
-            if values is None or (stage == "counts" and scan.outcome.corrected_counts is not None):
-                continue
-            array = values[0].float().numpy()
-            chunk = (len(array), 1, *array.shape[2:])  # a view can be read alone
-            dataset = store(file, stage, array, chunks=chunk)
-            first = "material" if stage == "line_integrals" else "bin"
-            dataset.attrs.update(unit=unit, axes=f"{first} view row column")
-        file["line_integrals"].attrs["materials"] = list(scan.materials)
-        dead = store(file, "dead_pixels", scan.dead.numpy())
-        dead.attrs["axes"] = "pixel, (row, column)"
-
-
-class _Table:
+class _Report:
     """Numbers of all scans, and what is drawn of the first ones."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.remarks: list[str] = []
         self.numbers: dict[str, list[float]] = {}
-        self.judgement = Judgement()
+        self.errors = ErrorTable()
+        self.correction = ""
         self.arrays: dict[str, Tensor | np.ndarray] = {}
         self.figures: list[str] = []
 
@@ -187,8 +129,7 @@ class _Table:
         self.correction = scan.correction
         for key, value in scan.numbers.items():
             self.numbers.setdefault(key, []).append(value)
-        for method, errors in scan.errors.items():
-            self.judgement.add(method, errors, "")
+        self.errors.extend(scan.errors)
         self.arrays[f"{name}/dead_pixels"] = scan.dead
         if len(scan.dead):
             self.remarks.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
@@ -205,7 +146,7 @@ class _Table:
             self._draw(name, scan)
 
     def _draw(self, name: str, scan: EvaluatedScan) -> None:
-        grid = scan.grid
+        grid = scan.recorded.grid
         self.arrays[f"{name}/voxel_cm"] = np.array(grid.spacing_cm)
         for title, volume, unit in scan.volumes():
             label = f"{title}_{unit.replace('/', '_')}"
@@ -222,19 +163,21 @@ class _Table:
         for key, values in self.numbers.items():
             total = sum(values)
             numbers[key] = total if key == "dead_pixels" else total / len(values)
-        numbers |= self.judgement.numbers()
+        summary = self.errors.summary()
         remarks = [f"{len(self.names)} scan(s), scatter correction: {self.correction}."]
-        for metric in self.judgement.errors.get("corrected", {}):
-            if metric.removeprefix(NOISY).startswith("vmi"):
+        for metric in self.errors.image_metrics:
+            if (after := self.errors.values.get((metric, CORRECTED))) is not None:
                 remarks.append(
-                    f"{metric} is {numbers[f'{metric}_over_uncorrected']:.2f} of its value without "
-                    f"correction, {numbers[metric]:.1f} HU."
+                    f"Of the error {metric.label} without correction, "
+                    f"{self.errors.share(metric):.2f} is left, {np.mean(after):.1f} HU."
                 )
         return StudyResults(
-            numbers=numbers,
+            numbers=numbers | summary,
             arrays=self.arrays,
             figures=self.figures,
             summary=" ".join([*remarks, *self.remarks]),
+            tables=[self.errors.rows()] if summary else [],
+            tabulated=summary,
         )
 
 

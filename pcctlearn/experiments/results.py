@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pcctlearn.experiments.run_folder import MARKER
 from pcctlearn.figures import draw, file_stem
 from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.files import added_whole, written_whole
+from pcctlearn.metrics.errors import Rows
 from pcctlearn.reading.damaged import library_errors, readable
 from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.report import render_report
@@ -31,7 +32,8 @@ class StudyResults:
     ``numbers`` is flat: the name of a metric, with its unit, and a finite number. ``arrays`` may be
     nested one level with ``/`` in the name. ``figures`` are named as in ``pcctlearn.figures``.
     ``failure`` is the error that the command ends with after the results are written, such as
-    inputs that could not be used.
+    inputs that could not be used. ``tables`` show the numbers named in ``tabulated``; the others
+    are listed.
     """
 
     numbers: dict[str, float]
@@ -39,6 +41,13 @@ class StudyResults:
     figures: Sequence[str] = ()
     summary: str = ""
     failure: str = ""
+    tables: Sequence[Rows] = ()
+    tabulated: Collection[str] = ()
+
+    @property
+    def listed(self) -> dict[str, float]:
+        """Numbers that no table shows."""
+        return {k: v for k, v in self.numbers.items() if k not in self.tabulated}
 
 
 def write_run(
@@ -58,7 +67,8 @@ def write_run(
         write_results(results, part, config, overrides)
         draw_figures(results.figures, part)
         seconds = time.perf_counter() - began
-        page = render_report(part, name, results.summary, results.figures, config, seconds)
+        tables = [*results.tables, *_list_of(results, "Results", ".6g")]
+        page = render_report(part, name, results.summary, results.figures, config, seconds, tables)
         with written_whole(part / "report.html") as path:
             path.write_text(page, encoding="utf-8")
 
@@ -147,11 +157,20 @@ def redraw(folder: Path) -> list[str]:
 
 def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
     """The last lines on the terminal: results, and where the report is."""
-    table = Table(title=f"{name}, {seconds:.1f} s", title_justify="left")
-    table.add_column("result")
-    table.add_column("value", justify="right")
-    for key, value in results.numbers.items():
-        table.add_row(key, f"{value:.4g}")
-    console().print(table)
+    title = f"{name}, {seconds:.1f} s"
+    for columns in (*results.tables, *_list_of(results, title, ".4g")):
+        table = Table(title=columns.title, title_justify="left")
+        for number, column in enumerate(columns.columns):
+            justify: Any = "right" if number else "left"
+            table.add_column(column, justify=justify, overflow="fold")
+        for row in columns.rows:
+            table.add_row(*row)
+        console().print(table)
     console().print(results.summary)
     say(f"report: {folder / 'report.html'}")
+
+
+def _list_of(results: StudyResults, title: str, digits: str) -> list[Rows]:
+    """A table of the numbers that no other shows, if there are any."""
+    rows = [(key, f"{value:{digits}}") for key, value in results.listed.items()]
+    return [Rows(title, ("result", "value"), rows)] if rows else []

@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-
-from torch import Tensor
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets.recorded_scan import RecordedScan
@@ -17,6 +16,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import fbp, require_truncation
+from pcctlearn.tomography.filters import RampFilter
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,11 @@ SCANNER = ("spectrum", "response")  # what must be read of a file beside its thr
 
 @dataclass(frozen=True)
 class ScanChain:
-    """A chain, and in what the scanner of its correction differs from this one."""
+    """A chain, its images, and in what the scanner of its correction differs from this one."""
 
     recorded: RecordedScan
     chain: Chain
+    image: MonoenergeticImages
     differences: list[str]
 
     def fits(self, other: RecordedScan) -> bool:
@@ -48,7 +49,7 @@ class ScanChains:
         scatter: builds the scatter correction of a scanner.
         vmi_keV: of the monoenergetic images.
         materials: the basis; by default that of each file's truth, else water and calcium.
-        truncation: how rows that the panel cuts are continued, as in ``fbp``.
+        filter, truncation: of the reconstruction, as in ``fbp``.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class ScanChains:
         scatter: CorrectionBuilder | None,
         vmi_keV: Sequence[float] = (60.0,),
         materials: Sequence[str] | None = None,
+        filter: str = "ramp",
         truncation: str = "water",
     ) -> None:
         require_truncation(truncation)
+        RampFilter((1, 1), 1.0, filter)  # refuses an unknown filter before a scan is read
         if scatter is None:
             raise ValueError(
                 "scatter needs a choice: scatter=network scatter.checkpoint=CHECKPOINT.ckpt (the "
@@ -70,7 +73,8 @@ class ScanChains:
             raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
         self.decomposition, self.scatter = decomposition, scatter
         self.vmi_keV = list(vmi_keV)
-        self.materials, self.truncation = _checked_basis(materials), truncation
+        self.materials = _checked_basis(materials)
+        self.reconstruct = partial(fbp, filter=filter, truncation=truncation)
         self._last: ScanChain | None = None
 
     def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
@@ -83,10 +87,11 @@ class ScanChains:
                 log.warning("the scanner of the checkpoint is another: %s", difference)
             decompose = self.decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
-            reconstruct = fbp(geometry, recorded.grid, truncation=self.truncation)
+            reconstruct = self.reconstruct(geometry, recorded.grid)
             self._last = ScanChain(
                 replace(recorded, counts=None, primary=None, scatter=None),
                 Chain(decompose, reconstruct, image, correct).eval(),
+                image,
                 differences,
             )
         return self._last
@@ -110,12 +115,6 @@ class ScanChains:
                 "what is missing as docs/scan_file.md says"
             )
         return model
-
-
-def air_of_pixels(model: SpectralModel) -> Tensor:
-    """(bin, row, column), the last two of length one where all pixels are alike."""
-    air = model.air().detach().float()
-    return air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
 
 
 def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:

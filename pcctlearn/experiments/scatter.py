@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
-from pcctlearn.datasets.scan_set import ScanSet, collate
+from pcctlearn.datasets.scan_set import ScanSet, collate, known_scans
 from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.experiments.context import Context
+from pcctlearn.experiments.judge import Judgement, judge
 from pcctlearn.experiments.paired import compared
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.experiments.scatter_judge import Judgement, judge
 from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.metrics.errors import CORRECTED, ErrorTable, Metric
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
@@ -127,9 +128,9 @@ class ScatterStudy:
         if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
             path = Path(checkpoints) / "best.ckpt"
             save_correction(path, self.correction, self.geometry, self.model)
-        judgement = judge(
-            self.chain, self.scans["test"], self.geometry, self.grid, self.with_noise, baselines
-        )
+        test = track(self.scans["test"], "test scans")
+        noise_seed = 0 if self.with_noise else None  # the same noise whatever the network's seed
+        judgement = judge(self.chain, known_scans(test, self.air), noise_seed, baselines)
         return _results(judgement, learned, self._fitted_by(learned))
 
     def _train(self, trainer: Trainer) -> dict[str, float]:
@@ -196,29 +197,29 @@ class ScatterStudy:
         return _WithTruth(scans, truths)
 
 
-def _results(judgement: Judgement, learned: dict[str, float], by: str) -> StudyResults:
-    numbers = {**judgement.numbers(), **learned}
-    vmi = next(name for name in judgement.errors["corrected"] if name.startswith("vmi"))
+def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyResults:
+    errors = judgement.errors
+    summary, metric = errors.summary(), errors.image_metrics[0]
     figures = ["scatter_correction.images", "scatter_correction.errors"]
-    if "step_rays_per_second" in learned:
+    if "step_rays_per_second" in fitted:
         figures.append("scatter_correction.step")
     return StudyResults(
-        numbers=numbers,
+        numbers={**summary, **fitted},
         arrays=judgement.arrays(),
         figures=figures,
-        summary=f"{by}: {vmi} is {numbers[f'{vmi}_over_uncorrected']:.2f} of its value without "
-        f"correction. {_beside_baselines(judgement, vmi)}",
+        summary=f"{by}. Of the error {metric.label} without correction, "
+        f"{errors.share(metric):.2f} is left. {_beside_baselines(errors, metric)}",
+        tables=[errors.rows()],
+        tabulated=summary,
     )
 
 
-def _beside_baselines(judgement: Judgement, metric: str) -> str:
+def _beside_baselines(errors: ErrorTable, metric: Metric) -> str:
     """What the untrained correction and uniform scatter leave, and whether the error is lower."""
-    errors = {name: np.array(judgement.errors[name][metric]) for name in _BASELINES}
-    corrected = np.array(judgement.errors["corrected"][metric])
-    numbers = judgement.numbers()
+    corrected = errors.values[metric, CORRECTED]
     return " ".join(
-        f"{label} leaves {numbers[f'{metric}_{name}_over_uncorrected']:.2f}; compared with it, the "
-        f"error is {compared(corrected, errors[name])}."
+        f"{label} leaves {errors.share(metric, name):.2f}; compared with it, the error is "
+        f"{compared(corrected, errors.values[metric, name])}."
         for name, label in _BASELINES.items()
     )
 

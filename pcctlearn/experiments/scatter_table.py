@@ -10,7 +10,16 @@ from torch import Tensor
 
 from pcctlearn.experiments.paired import LEAST_SCANS, p_value
 from pcctlearn.experiments.results import StudyResults
-from pcctlearn.figures.arrays import as_array, read_arrays
+from pcctlearn.figures.arrays import as_array, read_arrays, read_errors
+from pcctlearn.metrics.errors import (
+    CORRECTED,
+    NOISE_ALONE,
+    UNCORRECTED,
+    ErrorTable,
+    Metric,
+    Rows,
+    mean_and_sd,
+)
 
 _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
 
@@ -30,28 +39,31 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
     Raises:
         ValueError: runs that were judged on different scans.
     """
-    table = {method: _errors(folders) for method, folders in runs.items()}
-    uncorrected = _uncorrected(runs)
-    numbers: dict[str, float] = {}
-    arrays: dict[str, Tensor | np.ndarray] = {}
+    found = {method: [read_errors(folder) for folder in runs[method]] for method in runs}
+    uncorrected = _uncorrected(runs, found)
+    first_run, first_table = next((folders[0], found[m][0]) for m, folders in runs.items())
+    table, ratios, differences, p_values = (ErrorTable() for _ in range(4))
     for metric, before in uncorrected.items():
-        numbers |= _spread(f"{metric}.uncorrected", before)
-        arrays[f"errors/{metric}.uncorrected"] = before
-        for method, errors in table.items():
-            numbers |= _spread(f"{metric}.{method}", errors[metric].mean(0))
-            arrays[f"errors/{metric}.{method}"] = errors[metric].mean(0)
-        for method, errors in table.items():
-            ratio = errors[metric].mean(1) / before.mean()
-            numbers |= _spread(f"{metric}_over_uncorrected.{method}", ratio)
-    first_run = next(iter(runs.values()))[0]
-    for metric, alone in _table(first_run, "noise_alone").items():
-        numbers |= _spread(f"{metric}.noise_alone", alone)
-    for metric in (name for name in uncorrected if not name.startswith("noisy")):
-        for a, b in combinations(table, 2):
-            first, second = (table[method][metric].mean(0) for method in (a, b))
-            numbers[f"{metric}_difference.{a} minus {b}"] = float((first - second).mean())
+        table.values[metric, UNCORRECTED] = before
+        for method, tables in found.items():
+            errors = np.stack([one.values[metric, CORRECTED] for one in tables])  # (run, scan)
+            table.values[metric, method] = errors.mean(0)
+            ratios.values[metric, method] = errors.mean(1) / before.mean()
+    for metric, alone in first_table.of(NOISE_ALONE).items():
+        table.values[metric, NOISE_ALONE] = alone
+    for metric in (metric for metric in uncorrected if not metric.noisy):
+        for a, b in combinations(runs, 2):
+            pair, (first, second) = f"{a} minus {b}", (table.values[metric, m] for m in (a, b))
+            differences.values[metric, pair] = np.array([(first - second).mean()])
             if len(first) >= LEAST_SCANS:
-                numbers[f"{metric}_p.{a} minus {b}"] = p_value(first, second)
+                p_values.values[metric, pair] = np.array([p_value(first, second)])
+    numbers = (
+        table.means()
+        | ratios.means("_over_uncorrected")
+        | differences.means("_difference")
+        | p_values.means("_p")
+    )
+    arrays: dict[str, Tensor | np.ndarray] = {**table.to_arrays()}
     for method, folders in runs.items():
         arrays |= _shown(folders[0], {"corrected": method})
     arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
@@ -63,40 +75,55 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         arrays=arrays,
         figures=[f"scatter_table.{name}" for name in ("images", "maps", "projections", "boxes")],
         summary=f"{n_scans} test scans; runs of each method: {n_seeds}. Mean ± standard deviation "
-        "over the scans, of means over the runs; ratios to the uncorrected error over the runs.",
+        "over the scans, of means over the runs; shares of the uncorrected error over the runs.",
+        tables=_tables(list(runs), table, ratios, differences, p_values),
+        tabulated=numbers,
     )
 
 
-def _errors(folders: Sequence[Path]) -> dict[str, np.ndarray]:
-    """{metric: (run, scan)} of the corrected counts."""
-    found = [_table(folder, "corrected") for folder in folders]
-    return {metric: np.stack([one[metric] for one in found]) for metric in found[0]}
-
-
-def _uncorrected(runs: Mapping[str, Sequence[Path]]) -> dict[str, np.ndarray]:
+def _uncorrected(
+    runs: Mapping[str, Sequence[Path]], found: Mapping[str, Sequence[ErrorTable]]
+) -> dict[Metric, np.ndarray]:
     """{metric: (scan)}, which all runs must have alike."""
-    tables = {folder: _table(folder, "uncorrected") for some in runs.values() for folder in some}
-    first_folder, first = next(iter(tables.items()))
-    for folder, table in tables.items():
+    folders = [folder for some in runs.values() for folder in some]
+    tables = [table.of(UNCORRECTED) for some in found.values() for table in some]
+    first = tables[0]
+    for folder, table in zip(folders, tables, strict=True):
         same = table.keys() == first.keys() and all(
             table[m].shape == first[m].shape and np.allclose(table[m], first[m], rtol=1e-2)
             for m in first
         )
         if not same:
             raise ValueError(
-                f"{folder} and {first_folder} were not judged on the same scans: compare runs with "
+                f"{folder} and {folders[0]} were not judged on the same scans: compare runs with "
                 "the same datasets, tomography and study.split"
             )
     return first
 
 
-def _table(folder: Path, method: str) -> dict[str, np.ndarray]:
-    with h5py.File(folder / "arrays.h5") as file:
-        return {
-            name.removesuffix(f".{method}"): values[()]
-            for name, values in file["errors"].items()
-            if name.endswith(f".{method}")
-        }
+def _tables(
+    methods: list[str],
+    table: ErrorTable,
+    ratios: ErrorTable,
+    differences: ErrorTable,
+    p_values: ErrorTable,
+) -> list[Rows]:
+    """Errors of all methods, and differences of each two."""
+    columns = [m for m in (UNCORRECTED, *methods, NOISE_ALONE) if m in table.methods]
+    errors = table.side_by_side(columns, "mean ± standard deviation")
+    shares = ratios.side_by_side(columns, "", suffix=", share left")
+    pairs = [
+        [
+            metric.label,
+            pair,
+            mean_and_sd(difference),
+            "" if (p := p_values.values.get((metric, pair))) is None else f"{p.item():.2g}",
+        ]
+        for (metric, pair), difference in differences.values.items()
+    ]
+    both = Rows(errors.title, errors.columns, [*errors.rows, *shares.rows])
+    head = ["result", "methods", "difference", "p (Wilcoxon)"]
+    return [both, *([Rows("mean difference over the scans", head, pairs)] if pairs else [])]
 
 
 def _shown(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -106,9 +133,3 @@ def _shown(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
             for old, new in names.items()
             for what in _SHOWN
         }
-
-
-def _spread(name: str, values: np.ndarray) -> dict[str, float]:
-    """Mean and, of more than one, the standard deviation of the sample."""
-    mean = {name: float(values.mean())}
-    return mean if len(values) < 2 else {**mean, f"{name}.sd": float(values.std(ddof=1))}

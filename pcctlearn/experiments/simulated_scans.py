@@ -1,6 +1,5 @@
 """Scan files of a data set's cases, simulated by any number of jobs, continued at any time."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from hydra.utils import instantiate
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +19,7 @@ from pcctlearn.experiments.run_folder import MARKER, held, set_aside
 from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.files import discard_parts, safe_stem
 from pcctlearn.locks import LockedError, discard_locks, locked
+from pcctlearn.physics.noise import seed_of
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.yaml_text import parse_yaml
@@ -126,13 +125,12 @@ class SimulatedScans(ScanSource):
 
     def _make(self, index: int, simulator: ScanSimulator, progress: Callable[..., None]) -> None:
         name = self.cases.names[index]
-        seed = np.random.SeedSequence([self._settings["seed"], _number(name)])
         with advice_of_settings(simulator.geometry, simulator.grid):
             case = self.cases.placed(index, simulator.grid)
         scan = simulator.scan(
             case.maps,
             name,
-            int(seed.generate_state(1, np.uint64)[0] >> 1),
+            seed_of(self._settings["seed"], name),  # whatever the other cases are
             progress,
             self._recorded,
             case.scanner_to_patient,
@@ -209,11 +207,6 @@ def _shard(shard: str, n_cases: int) -> range:
     if not 0 <= first < n_jobs:
         raise ValueError(f"shard must be JOB/JOBS, from 0/4 to 3/4 for four jobs; got {shard!r}")
     return range(first, n_cases, n_jobs)
-
-
-def _number(name: str) -> int:
-    """A number for each name: the noise of a case does not depend on the other cases."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _require_recorded(path: Path, wanted: str) -> None:

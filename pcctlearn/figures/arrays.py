@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.text import read_json
 
@@ -27,6 +28,14 @@ def as_array(words: Sequence[str]) -> np.ndarray:
 def read_words(folder: Path, name: str) -> list[str]:
     """Words of ``arrays.h5``, in their order."""
     return [word.decode() for word in read_arrays(folder, name)[0]]
+
+
+def read_errors(folder: Path, group: str = "errors") -> ErrorTable:
+    """The errors in ``arrays.h5``; an empty table where there are none."""
+    path = folder / "arrays.h5"
+    with readable(path, "the arrays of a finished run", _AGAIN), h5py.File(path) as file:
+        found = {f"{group}/{name}": values[()] for name, values in file.get(group, {}).items()}
+    return ErrorTable.from_arrays(found, group)
 
 
 def read_numbers(folder: Path) -> dict[str, float]:

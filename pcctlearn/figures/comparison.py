@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
+from pcctlearn.figures.arrays import read_errors
 from pcctlearn.figures.style import COLOURS, new_figure
 
 _MOST = 12  # panels
@@ -13,9 +13,8 @@ _MOST = 12  # panels
 
 def numbers(folder: Path) -> Figure:
     """The results of every run, by setting; one dot for each seed."""
-    with h5py.File(folder / "arrays.h5") as file:
-        runs = {name: values[()] for name, values in file["runs"].items()}
-    metrics = list(dict.fromkeys(name.partition(".")[0] for name in runs))[:_MOST]
+    table = read_errors(folder, "runs")
+    metrics = table.metrics[:_MOST]
     n_columns = min(4, len(metrics))
     n_rows = -(-len(metrics) // n_columns)
     figure = new_figure(2.6 * n_columns, 2.4 * n_rows)
@@ -23,14 +22,10 @@ def numbers(folder: Path) -> Figure:
     for ax in axes[len(metrics) :]:
         ax.set_axis_off()
     for ax, metric in zip(axes, metrics, strict=False):
-        shown = {
-            name.partition(".")[2]: values
-            for name, values in runs.items()
-            if name.partition(".")[0] == metric
-        }
+        shown = {m: v for (other, m), v in table.values.items() if other == metric}
         for place, values in enumerate(shown.values()):
             ax.plot(np.full(len(values), place), values, "o", color=COLOURS["reference"])
         ax.set_xticks(range(len(shown)), list(shown), rotation=30, ha="right", fontsize=7)
         ax.margins(x=0.3)
-        ax.set_title(metric.replace("_", " "), fontsize=8)
+        ax.set_title(metric.label, fontsize=8)
     return figure

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from pcctlearn.figures.arrays import read_arrays, read_numbers
+from pcctlearn.figures.arrays import read_arrays, read_errors, read_numbers
 from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
+from pcctlearn.metrics.errors import CORRECTED, UNCORRECTED
 
 _METHODS = {"uncorrected": "uncorrected", "corrected": "corrected", "reference": "scatter-free"}
 
@@ -45,21 +45,17 @@ def compared(volumes: dict[str, np.ndarray], reference: np.ndarray) -> Figure:
 
 def errors(folder: Path) -> Figure:
     """Errors of every test scan, before and after correction."""
-    with h5py.File(folder / "arrays.h5") as file:
-        table = {name: values[()] for name, values in file["errors"].items()}
-    metrics = [
-        name.removesuffix(".corrected")
-        for name in table
-        if name.endswith(".corrected") and not name.startswith("noisy")
-    ]
+    table = read_errors(folder)
+    metrics = [metric for metric in table.of(CORRECTED) if not metric.noisy]
     figure = new_figure(2.1 * len(metrics), 3.0)
-    for ax, name in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        both = np.stack([table[f"{name}.{method}"] for method in ("uncorrected", "corrected")])
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for ax, metric in zip(panels, metrics, strict=True):
+        both = np.stack([table.values[metric, method] for method in (UNCORRECTED, CORRECTED)])
         ax.plot([0, 1], both, color=COLOURS["reference"], marker="o")
         ax.set_xticks([0, 1], ["before", "after"])
         ax.set_xlim(-0.3, 1.3)
         ax.set_ylim(bottom=0)
-        ax.set_title(name.replace("_", " "), fontsize=8)
+        ax.set_title(metric.label, fontsize=8)
     return figure
 
 

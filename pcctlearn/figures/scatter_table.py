@@ -1,15 +1,15 @@
 """Figures of scatter corrections side by side: images, projections, and errors of every scan."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from pcctlearn.figures.arrays import read_arrays, read_words
+from pcctlearn.figures.arrays import read_arrays, read_errors, read_words
 from pcctlearn.figures.scatter_correction import compared
 from pcctlearn.figures.style import COLOURS, new_figure
+from pcctlearn.metrics.errors import UNCORRECTED
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.units import MG_ML
 
@@ -51,21 +51,18 @@ def projections(folder: Path) -> Figure:
 
 def boxes(folder: Path) -> Figure:
     """Errors of all test scans, means over the runs of each method: median, quartiles and range."""
-    with h5py.File(folder / "arrays.h5") as file:
-        table = {name: values[()] for name, values in file["errors"].items()}
-    methods = _methods(folder)
-    metrics = [metric for metric, _, method in _split(table) if method == "uncorrected"]
-    metrics = [metric for metric in metrics if not metric.startswith("noisy")]
+    table, methods = read_errors(folder), _methods(folder)
+    metrics = [metric for metric in table.of(UNCORRECTED) if not metric.noisy]
     figure = new_figure(2.2 * len(metrics), 3.4)
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         ax.boxplot(
-            [table[f"{metric}.{method}"] for method in methods],
+            [table.values[metric, method] for method in methods],
             whis=(0, 100),
             medianprops={"color": COLOURS["before"]},
         )
         ax.set_xticks(range(1, len(methods) + 1), methods, rotation=40, ha="right", fontsize=7)
         ax.set_ylim(bottom=0)
-        ax.set_title(metric.replace("_", " "), fontsize=8)
+        ax.set_title(metric.label, fontsize=8)
     return figure
 
 
@@ -92,13 +89,6 @@ def _methods(folder: Path) -> list[str]:
 
 
 def _label(folder: Path, method: str) -> str:
-    with h5py.File(folder / "arrays.h5") as file:
-        found = [(m, own) for m, _, own in _split(file["errors"]) if m.startswith("vmi")]
-        (metric,) = (metric for metric, own in found if own == method)
-        error = file["errors"][f"{metric}.{method}"][0]
+    table = read_errors(folder)
+    error = table.values[table.image_metrics[0], method][0]
     return f"{method}: {error:.1f} HU"
-
-
-def _split(names: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Metric and method of the errors; a method may have points in its name."""
-    return [name.partition(".") for name in names]

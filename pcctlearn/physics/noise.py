@@ -1,5 +1,8 @@
 """Photon statistics."""
 
+import hashlib
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,3 +17,14 @@ def draw_counts(expected: Tensor, generator: torch.Generator | None = None) -> T
     ``physics.response.pairs.bin_covariance``).
     """
     return torch.poisson(expected, generator)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A seed for what has this name, whatever else is drawn with the same ``seed``."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """A random generator for what has this name."""
+    return torch.Generator().manual_seed(seed_of(seed, name))

@@ -144,6 +144,14 @@ class VolumeGrid(SliceGrid):
     def slice_center_cm(self) -> tuple[float, float]:  # noqa: D102
         return self.center_cm[1], self.center_cm[2]
 
+    def with_voxels_of(self, voxel_cm: float) -> "VolumeGrid":
+        """Cubes of this size over the same volume, rounded to whole voxels."""
+        n_z, n_y, n_x = (
+            max(1, round(n * size / voxel_cm))
+            for n, size in zip(self.shape, self.spacing_cm, strict=True)
+        )
+        return VolumeGrid(n_z, n_y, n_x, voxel_cm, self.center_cm)
+
     @property
     def slices_cm(self) -> FloatArray:
         """z of every slice."""

@@ -4,8 +4,9 @@ import pytest
 import torch
 from scanners import scanner
 
+from pcctlearn.datasets.flat_field import flat_fielded
 from pcctlearn.datasets.scan_file import read_scan, write_scan
-from pcctlearn.datasets.scan_set import NEEDED, ScanSet, collate, truth_of
+from pcctlearn.datasets.scan_set import NEEDED, ScanSet, collate
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.montecarlo.transport import ObjectScatter
 from pcctlearn.tomography.cone_geometry import ConeBeam
@@ -53,10 +54,9 @@ def test_a_pixel_that_expects_nothing_has_no_scatter(paths):
     recorded = read_scan(paths[0], NEEDED)
     for part in (recorded.primary, recorded.scatter):
         part[0, 0, 0, 0] = 0
-    scan = truth_of(recorded, torch.ones(1, 1, 4, 6), noise=False)
+    scan = flat_fielded(recorded, recorded.air.mean((1, 2))).scan(noise=False)
     assert scan.at("scatter_fraction")[0, 0, 0, 0] == 0
     assert scan.at("scatter_fraction").isfinite().all()
-    torch.testing.assert_close(scan.at("corrected_counts"), recorded.primary, check_dtype=False)
 
 
 def test_a_batch_has_every_stage(paths):

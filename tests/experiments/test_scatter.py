@@ -10,12 +10,13 @@ from studies import in_context
 
 from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.scan_set import known_scans
 from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.experiments.judge import judge
 from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.experiments.scatter import ScatterStudy
-from pcctlearn.experiments.scatter_judge import judge
 from pcctlearn.figures import file_stem
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.transport import ObjectScatter
@@ -80,7 +81,7 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     assert numbers["val_loss_over_untrained"] < 0.5
     assert numbers["spr_percent_over_uncorrected"] < 0.9
     assert numbers["spr_percent_untrained_over_uncorrected"] > 1
-    assert "vmi60_rmse_HU is" in results.summary
+    assert "Of the error VMI 60 keV (HU) without correction" in results.summary
     assert "in 10 epochs" in results.summary
 
 
@@ -108,7 +109,8 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
     )
     results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
     made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
-    again = judge(made.chain, made.scans["test"], GEOMETRY, VOLUME).numbers()
+    test = known_scans(made.scans["test"], made.air)
+    again = judge(made.chain, test).errors.summary()
     assert len(again) > 20
     for name, value in again.items():
         assert results.numbers[name] == pytest.approx(value, rel=1e-6), name
@@ -124,7 +126,7 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     results = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint]))
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9
     assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
-    assert "Pencil-beam kernels fitted to 2 scans: vmi" in results.summary
+    assert "Pencil-beam kernels fitted to 2 scans. Of the error" in results.summary
     again = SavedCorrection(tmp_path / "best.ckpt")
     counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
     correction = again(GEOMETRY, made.model)
