@@ -95,8 +95,11 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         faults += frame_faults(good["scanner_to_patient"][()].astype(float))
     counted = _findings(good)
     faults += [*count_faults(good), *_model_faults(good), *counted.faults]
-    doubts = [] if faults else [*counted.doubts, *length_doubts(geometry_of(file["geometry"]))]
-    return Findings(faults, doubts)
+    if faults:
+        return Findings(faults, [])
+    # without the model that the file may hold, counts are not doubted
+    doubts = counted.doubts if "spectrum/energies_keV" in checked else []
+    return Findings([], [*doubts, *length_doubts(geometry_of(file["geometry"]))])
 
 
 def _absent_or_unreadable(file: h5py.File, sound: dict[str, h5py.Dataset]) -> Iterator[str]:

@@ -351,7 +351,7 @@ SPOILT = {
     "missing views": (
         edit("counts", (slice(None), slice(3, 5)), np.nan),
         r"2 of 12 views hold no counts, or none in a bin \(3, 4\): leave them out .* "
-        "geometry/view_angles_rad",
+        "geometry/measured_angles_rad",
     ),
     "many dead": (
         edit("counts", (0, 0, 0), np.nan),
