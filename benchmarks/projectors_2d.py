@@ -216,7 +216,7 @@ def rtk_joseph() -> list[Method]:
 
 
 def phantom() -> Tensor:
-    return PHANTOM.maps(*GRID.shape, GRID.voxel_cm)[0].float()
+    return PHANTOM.maps(GRID)[0].float()
 
 
 def inscribed_disc() -> Tensor:

@@ -4,15 +4,23 @@ import json
 import sys
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from scan_files import recorded
 from test_conf import composed
 from test_train import FEW_SLABS
 
-from pcctlearn.datasets.scan_file import write_scan
+from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.experiments.evaluation import evaluate
 from pcctlearn.experiments.run import run
+
+FEW_PIXELS = [
+    f"tomography.{word}"
+    for word in ("geometry.n_views=2", "geometry.n_rows=8", "geometry.n_columns=12",
+                 "geometry.pixel_cm=3.84", "grid.n_z=24", "grid.n_y=28", "grid.n_x=24",
+                 "grid.voxel_cm=1.0")
+]  # fmt: skip
 
 LOSS = '''
 import torch
@@ -87,9 +95,34 @@ _partial_: true
 """
 
 
+CASES = '''
+import numpy as np
+import torch
+from pcctlearn.datasets.ct_cases import Case, CtCases
+from pcctlearn.datasets.ct_volume import CtVolume
+
+
+class NumpyCases(CtCases):
+    """Volumes in HU as .npy files, with voxels of 1 cm."""
+
+    wanted = "a folder of .npy files"
+
+    def sources(self, path):
+        return [Case(file) for file in sorted(path.glob("*.npy"))]
+
+    def read(self, case):
+        hounsfield = torch.from_numpy(np.load(case.path))
+        return CtVolume(hounsfield, (1.0, 1.0, 1.0), case.path.stem, np.diag([-1, 1, 1, 1.0]))
+'''
+CASES_YAML = """
+defaults: [_ct]
+_target_: toy.NumpyCases
+"""
+
+
 @pytest.fixture(name="added")
 def _added(tmp_path, monkeypatch):
-    """Adds toy.py and GROUP/toy.yaml to a run of train.py or evaluate.py; returns its results."""
+    """Adds toy.py and GROUP/toy.yaml to a run of a command; returns its results."""
 
     def add(group, source, yaml, *overrides, name="train", run=run):
         (tmp_path / "code").mkdir()
@@ -139,3 +172,17 @@ def test_a_decomposition_that_evaluates_a_scan(added, tmp_path):
     mean = model.spectra() @ model.attenuation.mT / model.air()[:, None]
     decrease = (scan.air[:, None] / scan.at("counts")).log().double()
     torch.testing.assert_close(torch.einsum("bm,mvrc->bvrc", mean, A), decrease, atol=1e-3, rtol=0)
+
+
+def test_a_layout_of_ct_volumes(added, tmp_path):
+    """A cylinder of water, 12 cm wide, from a .npy file to a simulated scan."""
+    y, x = np.indices((20, 20)) - 9.5
+    slices = np.where(np.hypot(x, y) < 6, 0, -1000).astype("float32")
+    (tmp_path / "cts").mkdir()
+    np.save(tmp_path / "cts/cylinder.npy", np.tile(slices, (12, 1, 1)))
+    folder = [f"datasets.path={tmp_path / 'cts'}", f"folder={tmp_path / 'run'}"]
+    none = ["scan.scatter=null", "scan.spr=null"]
+    added("datasets", CASES, CASES_YAML, *folder, *none, *FEW_PIXELS, name="simulate")
+    scan = read_scan(tmp_path / "run/scans/cylinder.npy.h5", only=["maps"])
+    water = scan.maps[0, :, 14, 12]
+    assert water[8:16].numpy() == pytest.approx(1.0, abs=0.01)

@@ -1,18 +1,22 @@
 """Water and calcium maps of one axial slice: a CT of the user's own, or a procedural abdomen."""
 
-import torch
+import warnings
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.datasets.cases import Cases
 from pcctlearn.datasets.nifti import read_slice
 from pcctlearn.phantoms.anatomy import abdomen
 from pcctlearn.phantoms.placement import place_body
-from pcctlearn.shapes import Maps
-from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 _THICK = 1000.0  # voxels of the image
 
 
-class AxialSlice:
-    """Maps (1, material, y, x) in g/cm³, water first, on any grid.
+class AxialSlice(Cases):
+    """One case: an axial slice, centered on the axis.
 
     Args:
         path: NIfTI file, KiTS case or KiTS folder; ``None`` for a procedural abdomen.
@@ -21,6 +25,8 @@ class AxialSlice:
         seed: of the procedural abdomen.
         fit: shrink a body that is wider than the field of view instead of refusing it.
     """
+
+    grid_type = ImageGrid
 
     def __init__(
         self,
@@ -31,26 +37,31 @@ class AxialSlice:
         fit: bool = False,
     ) -> None:
         self.path, self.index, self.threshold_HU = path, index, threshold_HU
-        self.seed, self.fit, self.scale = seed, fit, 1.0
+        self.seed, self.fit = seed, fit
         self.hounsfield = None if path is None else read_slice(path, index)  # bad files fail here
 
     @property
-    def name(self) -> str:
-        """What is scanned, for captions."""
+    def names(self) -> list[str]:
+        """The seed of the abdomen, or the index of the slice."""
         if self.path is None:
-            return f"procedural abdomen, seed {self.seed}"
+            return [f"procedural abdomen, seed {self.seed}"]
         index = "" if self.index is None else f", index {self.index}"
-        scale = "" if self.scale == 1 else f", shrunk to {100 * self.scale:.3g} % of its size"
-        return f"slice of the CT at datasets.path{index}{scale}"
+        return [f"slice of the CT at datasets.path{index}"]
 
-    def maps(self, n_y: int, n_x: int, voxel_cm: float) -> Maps:
-        """The slice on this grid, in the middle of it."""
+    def maps(self, index: int, grid: ImageGrid) -> Float[Tensor, "material y x"]:
+        """Water and calcium in g/cm³; a body that ``fit`` shrinks is named in a warning."""
+        self.require_index(index)
         if self.hounsfield is None:
             generator = torch.Generator().manual_seed(self.seed)
-            return abdomen(generator, n_y, n_x, voxel_cm)[None]
+            return abdomen(generator, grid.n_y, grid.n_x, grid.voxel_cm)
         hounsfield, spacing_cm = self.hounsfield
-        thick = (_THICK * voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
-        grid = VolumeGrid(1, n_y, n_x, voxel_cm)
-        body = place_body(hounsfield[None], thick, grid, self.threshold_HU, self.fit)
-        self.scale = body.scale
-        return body.maps[None, :, 0]
+        thick = (_THICK * grid.voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
+        volume = VolumeGrid(1, grid.n_y, grid.n_x, grid.voxel_cm)
+        body = place_body(hounsfield[None], thick, volume, self.threshold_HU, self.fit)
+        if body.scale < 1:
+            warnings.warn(
+                f"{self.path}: the patient is shrunk to {100 * body.scale:.3g} % of its size, as "
+                "datasets.fit=true allows",
+                stacklevel=2,
+            )
+        return body.maps[:, 0]

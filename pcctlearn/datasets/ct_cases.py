@@ -1,30 +1,27 @@
-"""Patients of the user's own as phantoms: any CT on disk becomes maps on any grid."""
+"""CT volumes on disk as cases to scan: maps of each patient on any grid."""
 
 import hashlib
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.datasets.cases import Cases
 from pcctlearn.datasets.ct_volume import CtVolume
-from pcctlearn.datasets.dicom_files import dicom_folders, listed_series, series_in, slice_folders
-from pcctlearn.datasets.dicom_series import read_dicom_series
-from pcctlearn.datasets.kits import kits_cases, read_case
-from pcctlearn.datasets.nifti import SUFFIXES, read_nifti, without_suffix
+from pcctlearn.datasets.nifti import without_suffix
 from pcctlearn.datasets.patient_frame import PlacedCase
-from pcctlearn.datasets.sinoct import read_series, sinoct_series
-from pcctlearn.files import UNFIT, is_hidden
+from pcctlearn.files import UNFIT
 from pcctlearn.phantoms.placement import BodyTooWideError, place_body
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.matrix_cache import Arrays, kept_on_disk
 
-CACHE_VERSION = 3  # increase when the maps of the same files change
+CACHE_VERSION = 4  # increase when the maps of the same files change
+_NOT_OF_MAPS = {"path", "limit", "cache", "series", "_cases"}  # settings
 
 
 class Case(NamedTuple):
@@ -34,131 +31,57 @@ class Case(NamedTuple):
     series: str | None = None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How cases lie on disk: what to point at, where they are, and how one is read.
+class CtCases(Cases):
+    """CT volumes at a path, and their maps; a case is read when it is asked for.
 
-    ``read`` takes ``straighten``, and ``resample`` where slices may be unevenly spaced.
-    """
-
-    wanted: str
-    sources: Callable[[Path], list[Path]]
-    read: Callable[..., CtVolume]
-    slices: bool = False
-
-
-def nifti_files(path: Path) -> list[Path]:
-    """The file itself, or the .nii and .nii.gz files of a folder, in order."""
-    if path.is_file():
-        return [path]
-    visible = (file for file in path.iterdir() if not is_hidden(file, path))
-    files = sorted(file for file in visible if file.name.lower().endswith(SUFFIXES))
-    if not files:
-        raise FileNotFoundError(f"no .nii or .nii.gz files in {path}; give a folder of CT in HU")
-    return files
-
-
-def series_folders(path: Path) -> list[Path]:
-    """The folder itself where it holds slices, or the folders below that do."""
-    folders = _folders_with_slices(path)
-    return folders[:1] if folders[0] == path else folders
-
-
-def chosen_series(path: Path, wanted: str) -> list[Case]:
-    """The CT series at or below a path whose SeriesInstanceUID is ``wanted``, or all of them."""
-    folders = _folders_with_slices(path)
-    found = [Case(folder, name) for folder in folders for name in series_in(folder)]
-    chosen = [case for case in found if wanted in ("all", case.series)]
-    if not chosen:
-        listed = "; ".join(map(listed_series, folders))
-        raise ValueError(f"{path} holds no CT series datasets.series={wanted}; it holds {listed}")
-    return chosen
-
-
-def _folders_with_slices(path: Path) -> list[Path]:
-    if path.is_file():
-        raise ValueError(f"{path} is one file: give its folder, datasets.path={path.parent}")
-    folders = slice_folders(path)
-    if folders:
-        return folders
-    if dicom_folders(path):
-        raise FileNotFoundError(
-            f"no slices in {path} or below, only scouts, reports or screen captures; give the "
-            "folder of an axial CT series"
-        )
-    raise FileNotFoundError(f"no DICOM files in {path} or below; give a series, unpacked")
-
-
-LAYOUTS = {
-    "nifti": Layout("a .nii or .nii.gz file in HU, or a folder of them", nifti_files, read_nifti),
-    "dicom": Layout(
-        "the folder of a DICOM series, or a folder of such folders",
-        series_folders,
-        read_dicom_series,
-        slices=True,
-    ),
-    "kits": Layout("a KiTS case, or the root of KiTS21 or KiTS23", kits_cases, read_case),
-    "sinoct": Layout(
-        "the folder with batch_*/series_*, unpacked from SinoCT",
-        sinoct_series,
-        read_series,
-        slices=True,
-    ),
-}
-
-
-class CtCases:
-    """CT volumes found at a path, and their maps; a case is read when it is asked for.
+    A new layout on disk defines ``wanted``, ``sources`` and ``read``.
 
     Args:
-        path: what the layout says; ``None`` only until the first case is asked for.
-        layout: nifti, dicom, kits or sinoct.
+        path: what ``wanted`` says; ``None`` only until the first case is asked for.
         threshold_HU: above it lies bone, made of water and calcium.
         fit: shrink a body that is wider than the field of view instead of refusing it.
         limit: use the first cases only; ``None`` for all.
-        resample: interpolate unevenly spaced DICOM slices instead of refusing them.
         straighten: resample a tilted volume onto the patient's axes instead of refusing it.
-        series: SeriesInstanceUID of the DICOM series to read where a folder holds several, or
-            "all" for each of them as a case; ``None`` where every folder holds one.
         cache: keep the maps in $PCCTLEARN_CACHE, so that each is made once for each grid.
 
-    ``placed`` also returns where the patient lies.
+    ``placed`` also returns the position of the scanner in the patient.
     """
+
+    wanted: str  # what ``path`` names, for messages
 
     def __init__(
         self,
         path: str | None = None,
-        layout: Literal["nifti", "dicom", "kits", "sinoct"] = "nifti",
         threshold_HU: float = 200.0,
         fit: bool = False,
         limit: int | None = None,
-        resample: bool = False,
         straighten: bool = False,
-        series: str | None = None,
         cache: bool = True,
     ) -> None:
-        if layout not in LAYOUTS:
-            raise ValueError(f"datasets.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         if limit is not None and limit < 1:
             raise ValueError(f"datasets.limit must be 1 or more, or null for all, got {limit}")
-        if series is not None and layout != "dicom":
-            raise ValueError(
-                f"datasets.series is a setting of datasets=dicom, got {series} for {layout}: leave "
-                "it out"
-            )
-        self.path, self.layout, self.threshold_HU = path, layout, threshold_HU
-        self.fit, self.limit, self.cache = fit, limit, cache
-        self.resample, self.straighten = resample, straighten
-        self.series = series
-        self._cases = None if path is None else self._find(Path(path))  # bad paths fail here
-        if path is not None:
+        self.path, self.threshold_HU, self.limit = path, threshold_HU, limit
+        self.fit, self.straighten, self.cache = fit, straighten, cache
+        self._cases: list[Case] | None = None
+        if path is not None:  # bad paths fail here
+            if not Path(path).exists():
+                raise FileNotFoundError(f"datasets.path {path} does not exist; give {self.wanted}")
+            self._cases = self.sources(Path(path))[:limit]
             self._check_names()
+
+    @abstractmethod
+    def sources(self, path: Path) -> list[Case]:
+        """The cases at an existing path, in order; FileNotFoundError where there are none."""
+
+    @abstractmethod
+    def read(self, case: Case) -> CtVolume:
+        """One case in HU and house axes, straightened if ``straighten`` is set."""
 
     @property
     def cases(self) -> list[Case]:
         """Where each case is."""
         if self._cases is None:
-            raise ValueError(f"datasets.path needs a value: {LAYOUTS[self.layout].wanted}")
+            raise ValueError(f"datasets.path needs a value: {self.wanted}")
         return self._cases
 
     @property
@@ -181,19 +104,14 @@ class CtCases:
 
     def volume(self, index: int) -> CtVolume:
         """A case in HU and house axes."""
-        layout = LAYOUTS[self.layout]
-        case = self._case(index)
-        options: dict[str, Any] = {"resample": self.resample} if layout.slices else {}
-        if case.series is not None:
-            options["series"] = case.series
-        return layout.read(case.path, straighten=self.straighten, **options)
+        return self.read(self._case(index))
 
     def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
         """Water and calcium in g/cm³, float32: the maps of ``placed``."""
         return self.placed(index, grid).maps
 
     def placed(self, index: int, grid: VolumeGrid) -> PlacedCase:
-        """Water and calcium maps of the body without its table, centred on the axis.
+        """Water and calcium maps of the body without its table, centered on the axis.
 
         Outside it is air. Where it is longer than the grid it is cut. Pieces of the CT that are
         left out, and a body that ``fit`` shrinks, are named in a warning when the maps are made.
@@ -208,14 +126,6 @@ class CtCases:
         arrays = kept_on_disk(self._key(index, grid), build, is_sound) if self.cache else build()
         return PlacedCase(torch.from_numpy(arrays["maps"]), arrays["scanner_to_patient"])
 
-    def _find(self, path: Path) -> list[Case]:
-        layout = LAYOUTS[self.layout]
-        if not path.exists():
-            raise FileNotFoundError(f"datasets.path {path} does not exist; give {layout.wanted}")
-        if self.series is not None:
-            return chosen_series(path, self.series)[: self.limit]
-        return [Case(source) for source in layout.sources(path)][: self.limit]
-
     def _check_names(self) -> None:
         """Raise ValueError if two cases would have the same scan file, ignoring case."""
         taken: dict[str, Path] = {}
@@ -228,8 +138,7 @@ class CtCases:
                 )
 
     def _case(self, index: int) -> Case:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} has cases 0 to {len(self) - 1}, got index {index}")
+        self.require_index(index)
         return self.cases[index]
 
     def _place(self, index: int, grid: VolumeGrid) -> Arrays:
@@ -265,11 +174,11 @@ class CtCases:
 
     def _key(self, index: int, grid: VolumeGrid) -> str:
         """Changes with the files and with everything that the maps depend on."""
-        source, series = self._case(index)
+        case = self._case(index)
+        source = case.path
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
         versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        options = (self.fit, self.resample, self.straighten)
-        settings = (self.layout, self.threshold_HU, series, *options)
-        depends = (CACHE_VERSION, settings, grid, versions)
+        settings = {name: value for name, value in vars(self).items() if name not in _NOT_OF_MAPS}
+        depends = (CACHE_VERSION, type(self).__name__, settings, case.series, grid, versions)
         return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

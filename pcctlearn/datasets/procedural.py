@@ -1,4 +1,4 @@
-"""Patients drawn from seeds, as cases to scan."""
+"""Procedural patients, one for each seed, as cases to scan."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.datasets.patient_frame import PlacedCase
+from pcctlearn.datasets.cases import Cases
 from pcctlearn.phantoms.abdomens import abdomen_volume
 from pcctlearn.phantoms.heads import head
 from pcctlearn.tomography.grids import VolumeGrid
@@ -17,8 +17,8 @@ ANATOMIES: dict[str, Callable[[int, VolumeGrid], Tensor]] = {
 }
 
 
-class ProceduralCases:
-    """n_cases heads or abdomens, of seeds first_seed, first_seed + 1, …"""
+class ProceduralCases(Cases):
+    """n_cases procedural heads or abdomens, with the seeds first_seed, first_seed + 1, …"""
 
     def __init__(
         self,
@@ -39,15 +39,7 @@ class ProceduralCases:
         seeds = range(self.first_seed, self.first_seed + self.n_cases)
         return [f"{self.anatomy}_{seed:05d}" for seed in seeds]
 
-    def __len__(self) -> int:
-        return self.n_cases
-
     def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
         """Water and calcium in g/cm³, float32."""
-        if not 0 <= index < self.n_cases:
-            raise IndexError(f"there are cases 0 to {self.n_cases - 1}, got index {index}")
+        self.require_index(index)
         return ANATOMIES[self.anatomy](self.first_seed + index, grid).float()
-
-    def placed(self, index: int, grid: VolumeGrid) -> PlacedCase:
-        """The maps; a drawn patient has no frame of its own."""
-        return PlacedCase(self.maps(index, grid), None)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pcctlearn.command.console import console, say
 from pcctlearn.command.recorded import recorded
+from pcctlearn.datasets.cases import Cases
 from pcctlearn.datasets.scan_file import write_scan
 from pcctlearn.datasets.scan_source import ScanSource
 from pcctlearn.datasets.simulated import ScanSimulator
@@ -45,7 +46,7 @@ class SimulatedScans(ScanSource):
 
     Args:
         simulator: configuration of a ``ScanSimulator``.
-        datasets: configuration of a data set of volumes, with ``names`` and ``placed``.
+        datasets: configuration of a data set of volumes (``Cases``).
         folder: that holds the folder ``scans``.
         cases: the data set, if it has been built.
         shard: ``"1/4"``: ``make`` simulates the scans 1, 5, 9 …, and other jobs the rest.
@@ -59,13 +60,13 @@ class SimulatedScans(ScanSource):
         simulator: Mapping[str, Any],
         datasets: Mapping[str, Any],
         folder: str | Path,
-        cases: Any = None,
+        cases: Cases | None = None,
         shard: str = "0/1",
     ) -> None:
         self.folder = Path(folder)
         self._settings = simulator
         self.cases = instantiate(datasets, _convert_="all") if cases is None else cases
-        if not hasattr(self.cases, "names"):
+        if not isinstance(self.cases, Cases) or self.cases.grid_type is not VolumeGrid:
             raise ValueError(
                 f"{type(self.cases).__name__} has no volumes to scan: choose datasets=nifti, heads "
                 "or another of `python simulate.py --help`"

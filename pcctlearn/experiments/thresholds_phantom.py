@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.thresholds import Calibration
 from pcctlearn.chain import Chain
-from pcctlearn.datasets.axial_slice import AxialSlice
+from pcctlearn.datasets.cases import Cases
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.experiments.calibration import BiasedScan, biased, calibration_arrays, check_steps
@@ -49,7 +49,7 @@ class PhantomCalibration:
         geometry: parallel or fan beam.
         grid: the voxels of the images.
         phantom: the known object.
-        patient: scanned afterwards.
+        patient: a slice, scanned afterwards: the first case.
         filter: of the reconstruction, as in ``fbp``.
         bias_keV: offset of the edges of ``biased_columns``; for all columns, where these are
             ``None``, the standard deviation of a normal distribution.
@@ -69,7 +69,7 @@ class PhantomCalibration:
         geometry: FlatGeometry,
         grid: ImageGrid,
         phantom: EllipsePhantom,
-        patient: AxialSlice,
+        patient: Cases,
         filter: str = "ramp",
         bias_keV: float = 0.5,
         biased_columns: Sequence[int] | None = None,
@@ -125,7 +125,7 @@ class PhantomCalibration:
         )
         grid = self.grid
         with advice_of_settings(self.geometry, grid):
-            maps = self.patient.maps(grid.n_y, grid.n_x, grid.voxel_cm).double()
+            maps = self.patient.maps(0, grid)[None].double()
         A_patient = projector(self.geometry, grid).double() @ maps
         counts, counts_patient = (
             channels_first(self.model.with_edges(true)(channels_last(x)).detach())
@@ -209,7 +209,7 @@ class PhantomCalibration:
                     "threshold_errors",
                 )
             ],
-            f"Scanned: {self.patient.name}. {columns}",
+            f"Scanned: {self.patient.names[0]}. {columns}",
         )
 
     def _reconstruction(self) -> LinearOperator:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pcctlearn.physics.attenuation import density_g_cm3
+from pcctlearn.tomography.grids import ImageGrid
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,11 @@ class EllipsePhantom:
             total += densities.view(-1, *(1,) * (p.ndim - 1)) * ellipse.chords_cm(p, v)
         return total
 
-    def maps(
-        self, n_y: int, n_x: int, voxel_cm: float, oversampling: int = 8
-    ) -> Float[Tensor, "material y x"]:
+    def maps(self, grid: ImageGrid, oversampling: int = 8) -> Float[Tensor, "material y x"]:
         """Densities averaged over each voxel on oversampling² points."""
-        points = voxel_centers(
-            n_y * oversampling, n_x * oversampling, voxel_cm / oversampling, dtype=torch.float64
-        )
-        maps = torch.zeros(len(self.materials), n_y, n_x, dtype=torch.float64)
+        n_y, n_x = (n * oversampling for n in grid.shape)
+        points = voxel_centers(n_y, n_x, grid.voxel_cm / oversampling, dtype=torch.float64)
+        maps = torch.zeros(len(self.materials), *grid.shape, dtype=torch.float64)
         for ellipse, densities in zip(self.ellipses, self.densities, strict=True):
             covered = avg_pool2d(ellipse.contains(points)[None], oversampling)
             maps += densities[:, None, None] * covered

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from pcctlearn.datasets.axial_slice import AxialSlice
+from pcctlearn.tomography.grids import ImageGrid
 
 REAL_CT = Path(__file__).parents[3] / "shared/data/ct/chest_upper_abdomen.nii.gz"
+
+GRID = ImageGrid(64, 64, 0.6)
 
 
 def ct_file(path):
@@ -23,20 +26,20 @@ def ct_file(path):
 
 def test_without_a_file_it_is_an_abdomen():
     slice_ = AxialSlice(seed=3)
-    maps = slice_.maps(64, 64, 0.6)
-    assert maps.shape == (1, 2, 64, 64)
-    assert torch.equal(maps, AxialSlice(seed=3).maps(64, 64, 0.6))
-    assert not torch.equal(maps, AxialSlice(seed=4).maps(64, 64, 0.6))
-    assert slice_.name == "procedural abdomen, seed 3"
+    maps = slice_.maps(0, GRID)
+    assert maps.shape == (2, 64, 64)
+    assert torch.equal(maps, AxialSlice(seed=3).maps(0, GRID))
+    assert not torch.equal(maps, AxialSlice(seed=4).maps(0, GRID))
+    assert slice_.names == ["procedural abdomen, seed 3"]
 
 
 @pytest.mark.parametrize(("n", "voxel_cm"), [(60, 0.5), (100, 0.3)])
 def test_a_file_keeps_its_mass_on_any_grid(tmp_path, n, voxel_cm):
-    maps = AxialSlice(ct_file(tmp_path / "ct.nii.gz"), index=1).maps(n, n, voxel_cm)
-    water, calcium = (maps[0] * voxel_cm**2).sum((-2, -1))
+    maps = AxialSlice(ct_file(tmp_path / "ct.nii.gz"), index=1).maps(0, ImageGrid(n, n, voxel_cm))
+    water, calcium = (maps * voxel_cm**2).sum((-2, -1))
     assert water == pytest.approx(16 * 12, rel=0.05)
     assert calcium > 0
-    assert maps[0, 1, 0, 0] == 0
+    assert maps[1, 0, 0] == 0
 
 
 def test_a_bad_file_fails_when_it_is_named_not_when_it_is_used(tmp_path):
@@ -47,15 +50,19 @@ def test_a_bad_file_fails_when_it_is_named_not_when_it_is_used(tmp_path):
 def test_a_body_too_wide_is_refused_or_shrunk(tmp_path):
     file = ct_file(tmp_path / "ct.nii")
     with pytest.raises(ValueError, match=r"the body is 15\.5 cm wide"):
-        AxialSlice(file).maps(32, 32, 0.5)
-    maps = AxialSlice(file, fit=True).maps(32, 32, 0.5)
-    assert maps[0, 0, 0].max() < 0.1  # air at the border
+        AxialSlice(file).maps(0, ImageGrid(32, 32, 0.5))
+    slice_ = AxialSlice(file, fit=True)
+    name = slice_.names
+    with pytest.warns(UserWarning, match="shrunk to"):
+        maps = slice_.maps(0, ImageGrid(32, 32, 0.5))
+    assert maps[0, 0].max() < 0.1  # air at the border
+    assert slice_.names == name
 
 
 @pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT at {REAL_CT}")
 def test_a_real_abdomen():
-    maps = AxialSlice(str(REAL_CT), index=14).maps(128, 128, 0.3)
-    water, calcium = maps[0]
+    maps = AxialSlice(str(REAL_CT), index=14).maps(0, ImageGrid(128, 128, 0.3))
+    water, calcium = maps
     assert 0.9 < water[water > 0.5].median() < 1.1
     assert 0.1 < calcium.max() < 1.5
     assert (calcium > 0.01).double().mean() < 0.1

@@ -17,11 +17,17 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from pcctlearn.datasets.ct_cases import LAYOUTS, CtCases
+from pcctlearn.datasets.ct_layouts import DicomCases, KitsCases, NiftiCases, SinoctCases
 from pcctlearn.files import safe_stem
 from pcctlearn.tomography.grids import VolumeGrid
 
 VOXEL_MM = (5.0, 5.0, 5.0)
+LAYOUTS = {
+    "nifti": NiftiCases,
+    "dicom": DicomCases,
+    "kits": KitsCases,
+    "sinoct": SinoctCases,
+}
 GRID = VolumeGrid(40, 80, 90, (0.4, 0.4, 0.3))
 
 
@@ -65,12 +71,12 @@ def mass_and_centroid(water, grid):
     ],
 )
 def test_every_layout_gives_the_same_maps(ct, layout, name):
-    cases = CtCases(str(ct / layout), layout)
+    cases = LAYOUTS[layout](str(ct / layout))
     assert (len(cases), cases.names) == (1, [name])
     np.testing.assert_array_equal(cases.volume(0).hounsfield, round_patient())
     maps = cases.maps(0, GRID)
     assert maps.dtype == torch.float32
-    torch.testing.assert_close(maps, CtCases(str(ct / "nifti")).maps(0, GRID))
+    torch.testing.assert_close(maps, NiftiCases(str(ct / "nifti")).maps(0, GRID))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_every_layout_gives_the_same_maps(ct, layout, name):
     ],
 )
 def test_mass_is_kept_and_the_centroid_lies_on_the_axis(ct, grid):
-    water, calcium = CtCases(str(ct / "nifti")).maps(0, grid)
+    water, calcium = NiftiCases(str(ct / "nifti")).maps(0, grid)
     mass, center = mass_and_centroid(water, grid)
     body = round_patient() == 40
     assert mass == pytest.approx(1.04 * body.sum() * 0.5**3, rel=0.01)
@@ -94,18 +100,18 @@ def test_mass_is_kept_and_the_centroid_lies_on_the_axis(ct, grid):
 
 
 def test_a_body_longer_than_the_grid_is_cut(ct):
-    water = CtCases(str(ct / "nifti")).maps(0, VolumeGrid(3, 64, 64, 0.5))[0]
+    water = NiftiCases(str(ct / "nifti")).maps(0, VolumeGrid(3, 64, 64, 0.5))[0]
     assert (water[:, 32, 32] > 1).all()
 
 
 def test_a_body_too_wide_is_refused_or_shrunk(ct):
     grid = VolumeGrid(24, 40, 40, 0.5)
     with pytest.raises(ValueError, match=r"one\.nii\.gz: the body is 23\.\d cm wide.*fit=true"):
-        CtCases(str(ct / "nifti")).maps(0, grid)
-    cases = CtCases(str(ct / "nifti"), fit=True)
+        NiftiCases(str(ct / "nifti")).maps(0, grid)
+    cases = NiftiCases(str(ct / "nifti"), fit=True)
     with pytest.warns(UserWarning, match=r"one\.nii\.gz: the patient is shrunk to \d+\.?\d* %"):
-        water, frame = cases.placed(0, grid)
-    water = water[0]
+        placed = cases.placed(0, grid)
+    water, frame = placed.maps[0], placed.scanner_to_patient
     scale = abs(np.linalg.det(frame)) ** (-1 / 3)
     assert 0.75 < scale < 0.85
     assert water[:, 0].max() < 0.1
@@ -119,35 +125,35 @@ def test_a_body_too_wide_is_refused_or_shrunk(ct):
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     (tmp_path / "a.nii").write_text("not a CT")
     write_nifti(tmp_path / "b.nii.gz", round_patient(), VOXEL_MM)
-    cases = CtCases(str(tmp_path))
+    cases = NiftiCases(str(tmp_path))
     assert cases.names == ["a", "b"]
     cases.maps(1, GRID)
     with pytest.raises(ValueError, match=r"a\.nii is damaged or not a NIfTI"):
         cases.volume(0)
-    assert CtCases(str(tmp_path), limit=1).names == ["a"]
+    assert NiftiCases(str(tmp_path), limit=1).names == ["a"]
 
 
 def test_one_path_is_one_case(ct):
-    assert CtCases(str(ct / "nifti/one.nii.gz")).names == ["one"]
-    assert CtCases(str(ct / "dicom/head/axial"), "dicom").names == ["axial"]
-    assert CtCases(str(ct / "kits/case_00007"), "kits").names == ["case_00007"]
+    assert NiftiCases(str(ct / "nifti/one.nii.gz")).names == ["one"]
+    assert DicomCases(str(ct / "dicom/head/axial")).names == ["axial"]
+    assert KitsCases(str(ct / "kits/case_00007")).names == ["case_00007"]
 
 
 @pytest.mark.parametrize("index", [-1, 1])
 def test_index_out_of_range(ct, index):
     with pytest.raises(IndexError, match=rf"cases 0 to 0, got index {index}"):
-        CtCases(str(ct / "nifti")).maps(index, GRID)
+        NiftiCases(str(ct / "nifti")).maps(index, GRID)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_path_is_wanted_only_when_it_is_used(tmp_path, layout):
-    cases = CtCases(None, layout)
+    cases = LAYOUTS[layout](None)
     with pytest.raises(ValueError, match=r"datasets\.path needs a value: (a|the) .*"):
         len(cases)
     with pytest.raises(FileNotFoundError, match=r"datasets\.path .*gone does not exist; give"):
-        CtCases(str(tmp_path / "gone"), layout)
+        LAYOUTS[layout](str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match=rf"no .* in {tmp_path}"):
-        CtCases(str(tmp_path), layout)
+        LAYOUTS[layout](str(tmp_path))
 
 
 HIDDEN = {
@@ -164,20 +170,20 @@ HIDDEN = {
 @pytest.mark.parametrize("sound", [False, True])
 def test_hidden_names_are_no_cases(ct, layout, sound):
     """Neither the ._ files of macOS, nor what is being written, nor a trash folder."""
-    before = CtCases(str(ct / layout), layout).names
+    before = LAYOUTS[layout](str(ct / layout)).names
     whole = next(path for path in sorted((ct / layout).rglob("*")) if path.is_file()).read_bytes()
     for name in HIDDEN[layout]:
         path = ct / layout / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(whole if sound else b"\x00\x05\x16\x07 left by another system")
-    cases = CtCases(str(ct / layout), layout)
+    cases = LAYOUTS[layout](str(ct / layout))
     assert cases.names == before
     np.testing.assert_array_equal(cases.volume(0).hounsfield, round_patient())
 
 
 def test_a_hidden_folder_that_is_named_is_read(ct):
     (ct / "nifti").rename(ct / ".private")
-    assert CtCases(str(ct / ".private")).names == ["one"]
+    assert NiftiCases(str(ct / ".private")).names == ["one"]
 
 
 def test_two_cases_of_one_name_are_refused_by_name(tmp_path):
@@ -186,13 +192,13 @@ def test_two_cases_of_one_name_are_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match=r"a\.nii and .*a\.nii\.gz are two cases with one name, a:"
     ):
-        CtCases(str(tmp_path))
+        NiftiCases(str(tmp_path))
     (tmp_path / "a.nii").rename(tmp_path / "b.nii")
-    assert CtCases(str(tmp_path)).names == ["a", "b"]
+    assert NiftiCases(str(tmp_path)).names == ["a", "b"]
     for folder in ("x/y", "x_y"):
         write_dicom(tmp_path / "cases" / folder)
     with pytest.raises(ValueError, match=r"x/y and .*x_y are two cases with one name, x_y: rename"):
-        CtCases(str(tmp_path / "cases"), "dicom")
+        DicomCases(str(tmp_path / "cases"))
 
 
 @pytest.mark.parametrize(
@@ -201,18 +207,14 @@ def test_two_cases_of_one_name_are_refused_by_name(tmp_path):
 def test_names_are_fit_for_files(tmp_path, name):
     write_nifti(tmp_path / "ct.nii.gz", round_patient(), VOXEL_MM)
     (tmp_path / "ct.nii.gz").rename(tmp_path / f"{name}.nii.gz")
-    cases = CtCases(str(tmp_path))
+    cases = NiftiCases(str(tmp_path))
     assert safe_stem(cases.names[0], "a test") == cases.names[0]
     assert cases.maps(0, GRID).max() > 0
 
 
 def test_settings_that_make_no_sense(annotations_off):
-    with pytest.raises(ValueError, match=r"layout must be one of nifti, dicom.*got 'png'"):
-        CtCases(None, "png")
-    with pytest.raises(ValueError, match=r"datasets\.series is a setting of datasets=dicom"):
-        CtCases(None, "kits", series="1.2.3")
     with pytest.raises(ValueError, match=r"limit must be 1 or more.*got 0"):
-        CtCases(None, limit=0)
+        NiftiCases(None, limit=0)
 
 
 def test_uneven_slices_are_interpolated_on_request(ct):
@@ -221,9 +223,9 @@ def test_uneven_slices_are_interpolated_on_request(ct):
     del slices[11]
     write_dicom(folder, slices)
     with pytest.raises(ValueError, match="resample=true"):
-        CtCases(str(folder), "dicom").maps(0, GRID)
-    water = CtCases(str(folder), "dicom", resample=True).maps(0, GRID)[0]
-    whole = CtCases(str(ct / "dicom"), "dicom").maps(0, GRID)[0]
+        DicomCases(str(folder)).maps(0, GRID)
+    water = DicomCases(str(folder), resample=True).maps(0, GRID)[0]
+    whole = DicomCases(str(ct / "dicom")).maps(0, GRID)[0]
     assert water.sum() == pytest.approx(whole.sum().item(), rel=0.01)
 
 
@@ -268,14 +270,14 @@ NO_SERIES = {
 
 def test_a_patient_cd_is_its_ct_series(tmp_path):
     root = patient_cd(tmp_path / "CD")
-    cases = CtCases(str(root), "dicom")
+    cases = DicomCases(str(root))
     assert cases.names == ["DICOM/ST0/SE2", "DICOM/ST0/SE3"]
     for index in range(2):
         np.testing.assert_array_equal(cases.volume(index).hounsfield, round_patient())
     with pytest.raises(ValueError, match=r"DICOMDIR is one file") as refused:
-        CtCases(str(root / "DICOMDIR"), "dicom")
+        DicomCases(str(root / "DICOMDIR"))
     advised = re.search(r"datasets\.path=(.*)", str(refused.value))[1]
-    assert CtCases(advised, "dicom").names == cases.names
+    assert DicomCases(advised).names == cases.names
 
 
 def test_all_series_of_one_folder(tmp_path):
@@ -284,17 +286,17 @@ def test_all_series_of_one_folder(tmp_path):
     for number, file in enumerate(sorted(root.rglob("*.dcm"))):
         file.rename(folder / f"{number}.dcm")
     with pytest.raises(ValueError, match=r"all holds 2 series: choose one.*1\.2\.3 \(") as refused:
-        CtCases(str(folder), "dicom").volume(0)
+        DicomCases(str(folder)).volume(0)
     assert set(re.findall(r"datasets\.series=(\w+)", str(refused.value))) == {"UID", "all"}
-    chosen = CtCases(str(folder), "dicom", series="1.2.3")
+    chosen = DicomCases(str(folder), series="1.2.3")
     np.testing.assert_array_equal(chosen.volume(0).hounsfield, round_patient())
     assert chosen.names == ["all"]
-    both = CtCases(str(folder), "dicom", series="all", cache=False)
+    both = DicomCases(str(folder), series="all", cache=False)
     assert both.names == sorted(["all/1.2.3", f"all/{SERIES}"])
     assert [len(both.volume(index).hounsfield) for index in range(2)] == [24, 24]
-    assert CtCases(str(root.parent), "dicom", series="1.2.3").names == ["all"]
+    assert DicomCases(str(root.parent), series="1.2.3").names == ["all"]
     with pytest.raises(ValueError, match=r"no CT series datasets\.series=7; it holds .*1\.2\.3"):
-        CtCases(str(folder), "dicom", series="7")
+        DicomCases(str(folder), series="7")
 
 
 def test_a_study_without_slices(tmp_path):
@@ -302,7 +304,7 @@ def test_a_study_without_slices(tmp_path):
     for name in ("SE2", "SE3"):
         shutil.rmtree(root / "DICOM/ST0" / name)
     with pytest.raises(FileNotFoundError, match="only scouts, reports or screen captures"):
-        CtCases(str(root), "dicom")
+        DicomCases(str(root))
 
 
 def tilted_as(layout, folder):
@@ -326,7 +328,7 @@ def tilted_as(layout, folder):
 def test_tilted_volumes_are_straightened_on_request(tmp_path, layout):
     path = tilted_as(layout, tmp_path / "tilted")
     grid = VolumeGrid(60, 80, 90, (0.4, 0.4, 0.3))
-    cases = CtCases(path, layout, straighten=True)
+    cases = LAYOUTS[layout](path, straighten=True)
     straight, stored = cases.volume(0), round_patient() + 1000.0
     mass = (straight.hounsfield.double() + 1000).sum() * np.prod(straight.voxel_cm)
     assert mass == pytest.approx(stored.sum() * 0.5**3 * np.cos(np.radians(18.5)), rel=1e-3)
@@ -345,7 +347,7 @@ def counted(cases, monkeypatch):
 
 
 def test_maps_are_kept_and_remade_when_anything_changes(ct, cache, monkeypatch):
-    cases = CtCases(str(ct / "nifti"))
+    cases = NiftiCases(str(ct / "nifti"))
     reads = counted(cases, monkeypatch)
     first = cases.maps(0, GRID)
     assert torch.equal(cases.maps(0, GRID), first)
@@ -356,7 +358,7 @@ def test_maps_are_kept_and_remade_when_anything_changes(ct, cache, monkeypatch):
     os.utime(ct / "nifti/one.nii.gz", ns=(1, 1))
     cases.maps(0, GRID)
     assert len(reads) == 4
-    again = CtCases(str(ct / "nifti"), cache=False)
+    again = NiftiCases(str(ct / "nifti"), cache=False)
     reads = counted(again, monkeypatch)
     again.maps(0, GRID)
     again.maps(0, GRID)
@@ -389,7 +391,7 @@ def cut(file):
 
 @pytest.mark.parametrize("damage", [pickled_npy, pickled_npz, pickled, cut])
 def test_a_damaged_cache_is_remade(ct, cache, damage):
-    cases = CtCases(str(ct / "nifti"))
+    cases = NiftiCases(str(ct / "nifti"))
     first = cases.maps(0, GRID)
     (file,) = cache.iterdir()
     damage(file)
@@ -400,7 +402,7 @@ def test_a_damaged_cache_is_remade(ct, cache, damage):
 
 @pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT in {REAL_CT}")
 def test_a_real_chest():
-    cases = CtCases(str(REAL_CT / "chest_upper_abdomen.nii.gz"))
+    cases = NiftiCases(str(REAL_CT / "chest_upper_abdomen.nii.gz"))
     grid = VolumeGrid(24, 128, 128, (1.2, 0.4, 0.4))
     water, calcium = cases.maps(0, grid)
     assert 0.9 < water[water > 0.5].median() < 1.1

@@ -1,6 +1,7 @@
 """What is advised for a body that is too wide is typed, and then it fits without a warning."""
 
 import re
+import warnings
 
 import pytest
 from ct_files import round_patient, write_nifti
@@ -8,7 +9,7 @@ from hydra.utils import instantiate
 from test_conf import composed
 
 from pcctlearn.datasets.axial_slice import AxialSlice
-from pcctlearn.datasets.ct_cases import CtCases
+from pcctlearn.datasets.ct_layouts import NiftiCases
 from pcctlearn.experiments.wider_field import advice_of_settings
 from pcctlearn.phantoms.placement import BodyTooWideError
 
@@ -40,7 +41,7 @@ OF_A_VOLUME = {
 @pytest.mark.parametrize("kind", OF_A_VOLUME)
 def test_a_volume(tmp_path, kind):
     write_nifti(tmp_path / "ct.nii", round_patient(), (5.0, 5.0, 5.0))
-    cases = CtCases(str(tmp_path / "ct.nii"))
+    cases = NiftiCases(str(tmp_path / "ct.nii"))
     beam, grid = scan_of(tmp_path, "simulate", *OF_A_VOLUME[kind])
     with (
         pytest.raises(BodyTooWideError, match=r"23\.5 cm wide.*fit=true, or widen") as refused,
@@ -51,7 +52,7 @@ def test_a_volume(tmp_path, kind):
     wider, wide_grid = scan_of(tmp_path, "simulate", *OF_A_VOLUME[kind], *typed)
     cases.placed(0, wide_grid)
     assert len(wider.truncations(wide_grid)) <= len(beam.truncations(grid))
-    fitted = CtCases(str(tmp_path / "ct.nii"), fit=True)
+    fitted = NiftiCases(str(tmp_path / "ct.nii"), fit=True)
     with pytest.warns(UserWarning, match="shrunk to"):
         fitted.placed(0, grid)
 
@@ -63,12 +64,13 @@ def test_a_slice(tmp_path, tomography):
     beam, grid = scan_of(tmp_path, "train", *small)
     patient = AxialSlice(str(tmp_path / "ct.nii"))
     with pytest.raises(BodyTooWideError) as refused, advice_of_settings(beam, grid):
-        patient.maps(grid.n_y, grid.n_x, grid.voxel_cm)
+        patient.maps(0, grid)
     typed = re.findall(r"tomography\.\S+=\d+", str(refused.value))
     wider, wide_grid = scan_of(tmp_path, "train", *small, *typed)
     assert wider.truncations(wide_grid) == []
-    patient.maps(wide_grid.n_y, wide_grid.n_x, wide_grid.voxel_cm)
-    assert patient.scale == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is shrunk
+        patient.maps(0, wide_grid)
 
 
 def test_a_body_as_wide_as_the_orbit(tmp_path):

@@ -13,6 +13,7 @@ from pcctlearn.phantoms.ellipses import (
     voxel_centers,
     water_calcium_phantom,
 )
+from pcctlearn.tomography.grids import ImageGrid
 
 TILTED = EllipsePhantom(
     [
@@ -43,7 +44,7 @@ def test_every_view_holds_area_times_density(phantom):
 
 def test_agrees_with_sums_along_rays_through_the_maps():
     n, voxel_cm, step_cm = 400, 0.025, 0.01
-    maps = TILTED.maps(n, n, voxel_cm, oversampling=4)
+    maps = TILTED.maps(ImageGrid(n, n, voxel_cm), oversampling=4)
     points, directions = parallel_rays([0.0, 0.4, 1.9], np.linspace(-2.5, 2.5, 11))
     t = np.arange(-6, 6, step_cm)[:, None]
     x, y = np.moveaxis(points[..., None, :] + t * directions[..., None, :], -1, 0)
@@ -73,7 +74,9 @@ def test_a_point_anywhere_on_the_line_gives_the_same_integral():
 def test_maps_lie_with_x_to_the_right_and_y_up():
     corner = voxel_centers(4, 6, 0.5)[0, 0]
     torch.testing.assert_close(corner, torch.tensor([-1.25, 0.75]))
-    maps = EllipsePhantom([Ellipse((1.0, 0.5), (0.2, 0.2), (1.0,))], ["water"]).maps(4, 6, 0.5)
+    maps = EllipsePhantom([Ellipse((1.0, 0.5), (0.2, 0.2), (1.0,))], ["water"]).maps(
+        ImageGrid(4, 6, 0.5)
+    )
     covered = (maps[0] > 0).nonzero()
     assert covered[:, 0].max() <= 1
     assert covered[:, 1].min() >= 3
@@ -85,7 +88,7 @@ def test_calibration_phantom_holds_the_article_s_sizes():
     calcium = 2 * 3.84 * 0.62
     expected = torch.tensor([[26.88 - calcium / 1.55], [calcium]], dtype=torch.float64)
     torch.testing.assert_close(across, expected)
-    insert = phantom.maps(64, 192, 0.15)[:, 32, 96 + round(6.5 / 0.15)]
+    insert = phantom.maps(ImageGrid(64, 192, 0.15))[:, 32, 96 + round(6.5 / 0.15)]
     torch.testing.assert_close(insert, torch.tensor([0.6, 0.62], dtype=torch.float64))
 
 
