@@ -12,7 +12,6 @@ from test_conf import composed
 from test_train import FEW_SLABS
 
 from pcctlearn.datasets.scan_file import read_scan, write_scan
-from pcctlearn.experiments.evaluation import evaluate
 from pcctlearn.experiments.run import run
 
 FEW_PIXELS = [
@@ -124,7 +123,7 @@ _target_: toy.NumpyCases
 def _added(tmp_path, monkeypatch):
     """Adds toy.py and GROUP/toy.yaml to a run of a command; returns its results."""
 
-    def add(group, source, yaml, *overrides, name="train", run=run):
+    def add(group, source, yaml, *overrides, name="train"):
         (tmp_path / "code").mkdir()
         (tmp_path / "code/toy.py").write_text(source)
         (tmp_path / "conf" / group).mkdir(parents=True)
@@ -163,7 +162,6 @@ def test_a_decomposition_that_evaluates_a_scan(added, tmp_path):
         *words,
         "scatter=none",
         name="evaluate",
-        run=evaluate,
     )
     assert numbers["rays_not_converged_percent"] == 0
     model = scan.spectral_model(["water", "calcium"])
