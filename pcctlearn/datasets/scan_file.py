@@ -1,11 +1,10 @@
 """One scan in one HDF5 file (docs/scan_file.md): write it, read it, or be told what is wrong.
 
-``python -m pcctlearn.datasets.scan_file FILE [FILE …]`` says of each file what it holds, or numbers
+``python -m pcctlearn check FILE [FILE …]`` says of each file what it holds, or numbers
 its faults; it exits with 1 where one has any.
 """
 
 import argparse
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -79,7 +78,7 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
         with opened(path) as file:
             checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
             wrong, doubts = findings_in(file, checked)
-            _refuse(str(path), wrong, f": python -m pcctlearn.datasets.scan_file {path}")
+            _refuse(str(path), wrong, f": python -m pcctlearn check {path}")
             return _read(file, wanted, doubts)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: {_unreadable(error)}") from error
@@ -130,7 +129,7 @@ def summary(path: str | Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what each file holds, or its faults; 1 where there are any."""
     parser = argparse.ArgumentParser(
-        prog="python -m pcctlearn.datasets.scan_file",
+        prog="pcctlearn check",
         description="Check scan files against docs/scan_file.md.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
@@ -232,7 +231,3 @@ def _write_parameters(attributes: h5py.AttributeManager, parts: ConeBeam | Volum
     for field in fields(parts):
         if field.name != "view_angles_rad":
             attributes[field.name] = getattr(parts, field.name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,6 @@
-"""Finished runs side by side: the jobs of a sweep, or any runs below one folder.
-
-python -m pcctlearn.experiments.comparison FOLDER
-"""
+"""Finished runs side by side: the jobs of a sweep, or any runs below one folder."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pcctlearn.command.entry import run_command
 from pcctlearn.experiments.results import (
     StudyResults,
     print_table,
@@ -174,13 +169,3 @@ def _words(job: Job) -> list[str]:
 def _natural(name: str) -> tuple[int, str]:
     first = name.partition("_")[0]
     return (int(first) if first.isdigit() else -1, name)
-
-
-def main() -> None:
-    """Compare what the command line names."""
-    if len(sys.argv) != 2 or not compare(Path(sys.argv[1])):
-        raise ValueError("give a folder above two finished runs or more, such as multirun/DATE")
-
-
-if __name__ == "__main__":
-    run_command(main, "comparison.py")

@@ -236,7 +236,7 @@ def test_what_is_wrong_is_named_with_its_remedy(copy, case):
     change(copy, what)
     found = faults(copy)
     assert any(re.search(sentence, fault) for fault in found), found
-    rest = f" ({len(found) - 1} more: python -m pcctlearn.datasets.scan_file {copy})"
+    rest = f" ({len(found) - 1} more: python -m pcctlearn check {copy})"
     with pytest.raises(ValueError, match=re.escape(found[0])) as raised:
         read_scan(copy)
     assert str(raised.value) == f"{copy}: {found[0]}" + (rest if len(found) > 1 else "")

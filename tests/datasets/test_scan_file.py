@@ -137,10 +137,9 @@ def test_counts_are_compressed_view_by_view(whole):
 
 
 def command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["scan_file", *map(str, arguments)])
-    monkeypatch.delitem(sys.modules, "pcctlearn.datasets.scan_file")
+    monkeypatch.setattr(sys, "argv", ["pcctlearn", "check", *map(str, arguments)])
     with pytest.raises(SystemExit) as left:
-        runpy.run_module("pcctlearn.datasets.scan_file", run_name="__main__")
+        runpy.run_module("pcctlearn", run_name="__main__", alter_sys=True)
     return left.value.code
 
 
@@ -168,7 +167,7 @@ def test_the_command_of_a_wrong_file(whole, copy, monkeypatch, capsys):
 
 def test_the_command_without_a_file(monkeypatch, capsys):
     assert command(monkeypatch) == 2
-    assert "usage: python -m pcctlearn.datasets.scan_file" in capsys.readouterr().err
+    assert "usage: pcctlearn check" in capsys.readouterr().err
 
 
 def test_the_page_lists_every_dataset():

@@ -6,7 +6,6 @@ import matplotlib as mpl
 import pytest
 import torch
 from documents import DOCUMENTS, code_blocks
-from studies import REPOSITORY
 
 # the sizes of a laptop scan, made small enough for a test
 SMALLER = {
@@ -24,7 +23,6 @@ WITH_CODE = [d for d in DOCUMENTS if code_blocks(d.read_text(encoding="utf-8"), 
 @pytest.mark.usefixtures("annotations_off")
 def test_the_blocks_of_a_document_run_in_order(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(REPOSITORY / "data")  # where a checkout has it
     mpl.use("agg")
     torch.set_default_dtype(torch.float32)
     names: dict = {}

@@ -27,11 +27,13 @@ SCATTER = [
     f"montecarlo.transport.{word}"
     for word in ("accuracy=0.3", "chunk_histories=50", "pixel_cm=3.84")
 ]
-CONE = [f"tomography.{word}" for word in PANEL] + [f"tomography.grid.{word}" for word in VOLUME]
+CONE = [f"tomography.geometry.{word}" for word in PANEL]
+CONE += [f"tomography.grid.{word}" for word in VOLUME]
 CONE += SCATTER
 BODY = [*CONE, "tomography.geometry.n_columns=24", "tomography.grid.voxel_cm=1.2"]
 STUDY = [*CONE, "datasets.n_cases=4", "study.split=[2,1,1]", "trainer.max_epochs=1"]
-NETWORK = [*STUDY, "scatter.channels=[6,6]", "scatter.grid=[2,3]"]
+TINY = ["scatter.correction.channels=[6,6]", "scatter.correction.grid=[2,3]"]
+NETWORK = [*STUDY, *TINY]
 SLABS = ["study.water_cm=[0.0,24.0,8.0]", "study.calcium_cm=[0.0,1.0,0.5]", "study.max_steps=2"]
 SLABS += ["logger=none"]
 PHANTOM = [
@@ -57,7 +59,11 @@ SMALLER = [  # the first whose words are all in the command
         [*PHANTOM, *COLUMNS, "tomography.geometry.pixel_cm=2.3"],
     ),
     ("train.py experiment=thresholds_phantom", [*PHANTOM, *COLUMNS]),
-    ("train.py scatter=kernel", [*STUDY, "scatter.n_histories=2000", "logger=none"]),
+    (
+        "train.py datasets=scans",
+        [*TINY, "study.split=[1,1,1]", "trainer.max_epochs=1", "logger=none"],
+    ),
+    ("train.py scatter=kernel", [*STUDY, "scatter.correction.n_histories=2000", "logger=none"]),
     ("train.py sweep=scatter_table", [*STUDY, "hydra.sweeper.params.seed=1", "logger=none"]),
     ("train.py sweep=optuna", [*NETWORK, "hydra.sweeper.n_trials=2", "logger=none"]),
     ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
@@ -68,7 +74,7 @@ PLACEHOLDERS = {  # what stands for other commands
     "python train.py sweep=scatter_table": "shown with its folder in README.md",
     "python train.py experiment=NAME": "each experiment is a test of its own",
     "PYTHONPATH=. python …": "each benchmark is run by itself",
-    "python -m pcctlearn.datasets.scan_file FILE [FILE …]": "shown with a file in README.md",
+    "python -m pcctlearn check FILE [FILE …]": "shown with a file in README.md",
 }
 COMMANDS = [command for command in commands() if command.line not in PLACEHOLDERS]
 
@@ -81,14 +87,12 @@ def smaller(command: Command) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A folder that looks like a checkout, with the files that the commands name."""
+    """A folder with the files that the commands name."""
     folder = tmp_path_factory.mktemp("workshop")
-    (folder / "data").mkdir()
-    (folder / "data" / "physics").symlink_to(REPOSITORY / "data" / "physics")
     with pytest.MonkeyPatch.context() as patch:
         as_a_user(patch, folder)
         made = Command("", "python simulate.py folder=FOLDER")
-        typed(made.words, smaller(made))
+        typed(made.words, [*smaller(made), "datasets.n_cases=3"])
     shutil.copy(folder / "FOLDER/scans/head_00000.h5", folder / "SCAN.h5")
     scan = read_scan(folder / "SCAN.h5", {"spectrum", "response"})
     model = scan.spectral_model(["water", "calcium"])
@@ -146,8 +150,8 @@ def test_a_documented_command_runs(command, workshop, monkeypatch, capsys):
         pytest.importorskip("spekpy", reason="spekpy is an option, requirements-spectra.txt")
     if "trainer=learning_gpu" in command.words and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    if "comparison" in command.line and not (workshop / "STUDY").exists():
-        first = ["experiment=thresholds_slabs", "-m", "seed=1,2", "hydra.sweep.dir=STUDY"]
+    if "compare" in command.line and not (workshop / "STUDY").exists():
+        first = ["-m", "experiment=thresholds_slabs", "seed=1,2", "hydra.sweep.dir=STUDY"]
         assert typed(["train.py", *first], SLABS) == 0
     status = typed(command.words, more)
     said = capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_what_stands_beside_nothing_has_a_name_of_its_own(tmp_path, word):
 def test_runs_that_share_no_result_are_told_in_a_sentence(tmp_path):
     for name in "ab":
         job(tmp_path / name, [f"experiment={name}"], {name: 1.0})
-    command = [sys.executable, "-m", "pcctlearn.experiments.comparison", str(tmp_path)]
+    command = [sys.executable, "-m", "pcctlearn", "compare", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("pcctlearn: these runs have no result in common")
