@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -117,6 +118,38 @@ CASES_YAML = """
 defaults: [_ct]
 _target_: toy.NumpyCases
 """
+SCATTER = '''
+import torch
+from pcctlearn.scatter.base import ScatterCorrection
+
+
+class OneShare(ScatterCorrection):
+    """One scattered fraction for each bin, the mean over the scans."""
+
+    title = "One fraction for each bin"
+    needs_scans = True
+
+    def __init__(self, geometry, model, at_most):
+        super().__init__(at_most=at_most)
+        self.at_most = at_most
+        self.register_buffer("share", torch.zeros(model.thresholds.n_bins))
+
+    def fit(self, scans, fit_by_gradient):
+        means = [scan.at("scatter_fraction").mean((0, 2, 3, 4)) for scan in scans]
+        self.share.copy_(torch.stack(means).mean(0).clamp(max=self.at_most))
+        return {"share_of_bin_1": self.share[0].item()}
+
+    def forward(self, counts):
+        return self.share.to(counts)[:, None, None, None].expand_as(counts)
+'''
+SCATTER_YAML = """
+_target_: pcctlearn.scatter.checkpoint.CorrectionBuilder
+checkpoint: null
+correction:
+  _target_: toy.OneShare
+  _partial_: true
+  at_most: 0.9
+"""
 
 
 @pytest.fixture(name="added")
@@ -184,3 +217,25 @@ def test_a_layout_of_ct_volumes(added, tmp_path):
     scan = read_scan(tmp_path / "run/scans/cylinder.npy.h5", only=["maps"])
     water = scan.maps[0, :, 14, 12]
     assert water[8:16].numpy() == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_scatter_correction_that_is_fitted_and_evaluates_a_scan(added, tmp_path):
+    scan = recorded()
+    materials = ("water", "calcium")
+    scan = replace(scan, materials=materials, line_integrals=None, maps=None)
+    (tmp_path / "scans").mkdir()
+    for name in "abc":
+        write_scan(tmp_path / f"scans/{name}.h5", replace(scan, name=name))
+    study = ["experiment=scatter_cross_domain", "datasets=scans", "study.split=[1,1,1]"]
+    words = [f"datasets.folder={tmp_path / 'scans'}", "logger=none"]
+    numbers = added("scatter", SCATTER, SCATTER_YAML, *study, *words)
+    assert numbers["share_of_bin_1"] == pytest.approx(0.2)
+    assert numbers["spr_percent_over_uncorrected"] < 0.01  # 20 % in every pixel
+    checkpoint, out = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "evaluated"
+    again = ["scatter=toy", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
+    again += ["allowed_targets=[toy]", f"scatter.checkpoint={checkpoint}"]
+    scans = [f"scans={tmp_path / 'scans'}", f"folder={out}"]
+    run(composed(out, *scans, *again, name="evaluate"))
+    evaluated = json.loads((out / "results.json").read_text())
+    assert evaluated["spr_percent_over_uncorrected"] < 0.01
+    assert evaluated["scatter_fraction_in_shadow_percent"] == pytest.approx(20)

@@ -1,5 +1,6 @@
 """The protocol of scatter corrections: estimate, fit, and the settings that rebuild one."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,25 +59,39 @@ class ScatterCorrection(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """The name of the class and the settings that ``rebuilt`` takes."""
-        kind = type(self)
-        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self._settings}
+        return {"_target_": _path_of(type(self)), **self._settings}
 
 
-def rebuilt(spec: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection:
+def rebuilt(
+    spec: Mapping[str, Any], geometry: ConeBeam, model: SpectralModel, chosen: Any = None
+) -> ScatterCorrection:
     """The correction that ``spec`` describes, for this scanner, before its weights are loaded.
 
+    Args:
+        spec: of a correction.
+        geometry, model: of the scanner.
+        chosen: a class, or a partial call of one, that the user named; ``spec`` may name it too.
+
     Raises:
-        ValueError: ``_target_`` is no scatter correction of this package.
+        ValueError: ``_target_`` is no scatter correction of this package, nor the chosen one.
         TypeError: a setting that its constructor does not take.
     """
     settings = dict(spec)
-    name = settings.pop("_target_", None)
-    if not (isinstance(name, str) and name.startswith(_PACKAGE)):
+    name, kind = settings.pop("_target_", None), getattr(chosen, "func", chosen)
+    build: Any
+    if inspect.isclass(kind) and name == _path_of(kind):
+        build = kind
+    elif isinstance(name, str) and name.startswith(_PACKAGE):
+        build = locate(name)
+    else:
         raise ValueError(f"_target_ is {str(name)[:60]!r}, not a class of {_PACKAGE[:-1]}")
-    build = locate(name)
     if ScatterCorrection not in getattr(build, "__mro__", ()):
         raise ValueError(f"{name} is no scatter correction")
     return build(geometry, model, **settings)
+
+
+def _path_of(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def fraction_of(ratio: Tensor) -> Tensor:

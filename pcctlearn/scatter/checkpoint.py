@@ -40,7 +40,7 @@ class CorrectionBuilder:
                 f"scatter=none takes no checkpoint, got {checkpoint}: choose scatter=network"
             )
         self._new = correction
-        self._saved = None if checkpoint is None else SavedCorrection(checkpoint)
+        self._saved = None if checkpoint is None else SavedCorrection(checkpoint, correction)
 
     def __call__(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
         """The correction of this scanner, or ``None`` where there is to be none.
@@ -73,14 +73,17 @@ class CorrectionBuilder:
 class SavedCorrection:
     """The scatter correction in a checkpoint, for any scanner with its detector.
 
-    Counts are taken relative to air, so that exposures may differ.
+    Counts are taken relative to air, so that exposures may differ. It is a class of this package,
+    or the one whose constructor is ``chosen``.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no checkpoint of a scatter correction.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(
+        self, path: str | Path, chosen: Callable[..., ScatterCorrection] | None = None
+    ) -> None:
+        self._path, self._chosen = Path(path), chosen
         if not self._path.is_file():
             raise FileNotFoundError(
                 f"no checkpoint at {path}: a scatter study leaves one in its folder, as "
@@ -96,7 +99,7 @@ class SavedCorrection:
         """
         _check_bins(self._path, self._content.bins_keV, _bins_keV(model))
         try:
-            correction = rebuilt(self._content.spec, geometry, model)
+            correction = rebuilt(self._content.spec, geometry, model, self._chosen)
             _check_shapes(correction, self._content.weights)
             correction.load_state_dict(self._content.weights)
             _check_answers(correction.eval(), geometry, model)
