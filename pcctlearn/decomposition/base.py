@@ -1,4 +1,4 @@
-"""The protocol of a decomposition: counts in, line integrals and their mask out."""
+"""The protocol of a decomposition: from counts to line integrals and their mask."""
 
 from torch import nn
 
@@ -8,9 +8,10 @@ from pcctlearn.solvers.quadratic import Solution
 
 
 class Decomposition(nn.Module):
-    """Counts to basis-material line integrals through the scanner's ``model``.
+    """Counts to basis-material line integrals; a subclass defines ``forward``.
 
-    A subclass writes ``forward``.
+    Args:
+        model: the scanner; its ``materials`` are the basis.
     """
 
     def __init__(self, model: SpectralModel) -> None:
@@ -18,16 +19,16 @@ class Decomposition(nn.Module):
         self.model = model
 
     def forward(self, counts: Counts) -> Solution:
-        """Line integrals x (batch, material, view, *pixel) in g/cm² and ``converged``.
+        """Line integrals x (batch, material, view, *pixel) in g/cm², and ``converged``.
 
-        ``converged`` (batch, view, *pixel) is False for rays whose x is not to be trusted. They
-        hold finite values and pass no gradient.
+        ``converged`` (batch, view, *pixel) is False for rays whose x is not reliable. Their values
+        are finite and pass no gradient.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define forward(counts)")
 
     def bounds(self) -> list[list[float]] | None:
         """Lower and upper limits of the materials in g/cm², or None where every material is free.
 
-        A ray on a limit does not follow a change of the scanner.
+        A ray on a limit does not move when the thresholds move.
         """
         return None

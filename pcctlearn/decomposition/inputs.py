@@ -1,4 +1,4 @@
-"""Inputs of a decomposition, checked once and brought to one precision."""
+"""Check the inputs of a decomposition, and bring them to one precision."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-6  # of the largest value: a difference of two float32 responses 
 def in_one_precision(
     counts: Tensor, spectra: Tensor, attenuation: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The three in the widest of their precisions, float32 at least.
+    """The inputs in the widest of their precisions, float32 or more.
 
     Raises:
         TypeError: spectra or attenuation in half precision; counts may be, or be integers.
@@ -23,7 +23,7 @@ def in_one_precision(
     for name, values in (("spectra", spectra), ("attenuation", attenuation)):
         if values.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(
-                f"{name} in {str(values.dtype).removeprefix('torch.')} have too few digits for a "
+                f"{str(values.dtype).removeprefix('torch.')} is too coarse for {name} of a "
                 f"decomposition: pass {name} in float32 or float64"
             )
     dtype = torch.promote_types(spectra.dtype, attenuation.dtype)
@@ -33,10 +33,10 @@ def in_one_precision(
 
 
 def check(counts: RayCounts, spectra: Spectra, attenuation: Attenuation) -> None:
-    """Raise ValueError unless the axes fit and every value is possible."""
+    """Raise ValueError for axes that do not fit, and values that are impossible."""
     if counts.shape[-1] != spectra.shape[-2]:
         raise ValueError(
-            f"counts have {counts.shape[-1]} bins, the spectra {spectra.shape[-2]}: "
+            f"counts have {counts.shape[-1]} bins, spectra {spectra.shape[-2]}: "
             "give one threshold more than there are bins in the counts"
         )
     if spectra.shape[-1] != attenuation.shape[-1]:
@@ -46,15 +46,15 @@ def check(counts: RayCounts, spectra: Spectra, attenuation: Attenuation) -> None
         )
     if len(attenuation) > counts.shape[-1]:
         raise ValueError(
-            f"{len(attenuation)} materials cannot be told apart in {counts.shape[-1]} bins: "
+            f"{len(attenuation)} materials need as many bins, got {counts.shape[-1]}: "
             "use fewer materials or more thresholds"
         )
     sound = counts.isfinite() & (counts >= 0)
     if not bool(sound.all()):
         wrong = counts.detach()[~sound]
         raise ValueError(
-            f"counts must be finite and not negative: {len(wrong)} of {counts.numel()} are not, "
-            f"the first is {wrong[0].item():g}; mask or repair dead pixels before decomposing"
+            f"counts must be finite and not negative, but {len(wrong)} of {counts.numel()} are "
+            f"not (first: {wrong[0].item():g}): mask or repair dead pixels before the decomposition"
         )
     _check_spectra(spectra.detach())
     if not bool(attenuation.isfinite().all()):
@@ -68,8 +68,8 @@ def _check_spectra(spectra: Tensor) -> None:
     wrong = ~spectra.isfinite()
     if bool(wrong.any()):
         raise ValueError(
-            f"spectra must be finite: {_first(wrong, spectra)}; check the fluence, the response "
-            "and the thresholds they are made of"
+            f"spectra must be finite: {_first(wrong, spectra)}; check fluence, response and "
+            "thresholds"
         )
     wrong = spectra < -_ROUNDING * spectra.amax((-2, -1), keepdim=True).clamp(min=0)
     if bool(wrong.any()):
@@ -82,8 +82,8 @@ def _check_spectra(spectra: Tensor) -> None:
         *pixel, b = empty.nonzero()[0].tolist()
         where = f"bin {b} of pixel {_index(pixel)}" if pixel else f"bin {b}"
         raise ValueError(
-            f"the spectrum of {where} is zero at every energy, so the bin can count no photon: "
-            "leave it out of counts and spectra, or move its thresholds below the tube voltage"
+            f"the spectrum of {where} is zero at every energy, so that it counts no photons: "
+            "remove the bin from counts and spectra, or move its thresholds below the tube voltage"
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import get_args
 
 import torch
@@ -52,34 +53,36 @@ def decompose(
 ) -> Solution:
     """A* = argmin_A Σ_b ȳ_b(A) − n_b log ȳ_b(A) for every ray, differentiable at the minimum.
 
-    Gradients reach counts, spectra and attenuation by the implicit function theorem (and through
-    them thresholds, fluence and response). Rays are solved in chunks, so memory does not grow
-    with their number, nor with the solver's iterations.
+    Gradients reach counts, spectra and attenuation by the implicit function theorem, and through
+    them thresholds, fluence and response. Rays are solved in pieces, so that the working memory
+    depends neither on their number nor on the number of iterations.
 
     Args:
         counts: (*ray, bin), photons.
         spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
             last axes of the rays: one per ray, or one per detector column shared by all views.
         attenuation: (material, energy), cm²/g.
-        solver: for the rays that the warm start leaves, in double precision; ``DampedNewton()``
-            unless given.
-        warm_start: solvers that go before, by default a few steps of Newton's method: the first
-            for all rays in their own precision, the others, in double precision, for the rays
-            left. With ``()`` all rays are the solver's.
-        adjoint: "implicit" differentiates the minimum; "unrolled" the steps of ``solver``, which
-            then takes all rays without a warm start (``UnrolledNewton`` is made for it).
+        solver: for the rays that the warm start does not solve, in double precision; by default
+            ``DampedNewton()``.
+        warm_start: solvers that are tried first, by default a few steps of Newton's method. The
+            first gets all rays in their precision, the others get those left in double precision.
+            With ``()`` the solver gets all rays.
+        adjoint: "implicit" differentiates the minimum; "unrolled" differentiates the steps of
+            ``solver``, which then gets all rays (``UnrolledNewton`` is made for it).
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
-        start: first iterate, (*ray, material); rays that do not converge from it begin anew with
-            an empty beam. By default the polynomial of these spectra; rays that need more than a
-            few steps from it are solved from an empty beam too, and the likelier minimum is kept.
-            The likelihood may have yet more minima: ``compare_starts`` reports where.
+        start: first iterate, (*ray, material); rays that do not converge from it are started
+            again from an empty beam. By default the polynomial of these spectra; rays that need
+            more than a few steps from it are also solved from an empty beam, and the likelier
+            minimum is kept. The likelihood may have other minima: ``compare_starts`` finds such
+            rays.
 
     Returns:
         ``x`` (*ray, material) in g/cm² and ``converged`` (*ray), in the widest precision of the
         inputs. A converged ray lies within 1e-4 g/cm² of a local minimum of its likelihood; rays
         that float32 does not resolve to that distance are solved in double precision
         (``find_minima``). A ray with less than half a photon in all bins together is never marked
-        converged (``informative``). The answer for a ray does not depend on the other rays.
+        converged: its likelihood has no finite minimum. The result of a ray does not depend on the
+        other rays.
 
     Raises:
         TypeError: spectra or attenuation in half precision.
@@ -105,7 +108,7 @@ def decompose(
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
         found = find_minima(rays, attenuation, solver, warm_start, limits, start is None)
-    solution = _at(found.own, rays, attenuation, limits)
+    solution = _at(found.single, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
         solution = put_back(
@@ -115,7 +118,7 @@ def decompose(
 
 
 def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
-    """Flat start of every ray, by the polynomial of its spectra."""
+    """Start of every ray, flat, from the polynomial of the spectra."""
     polynomial = fit_polynomial(rays.spectra.detach(), attenuation.detach())
     starts = []
     for piece in rays.pieces():
@@ -141,18 +144,18 @@ def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | 
 
 
 class MaximumLikelihood(Decomposition):
-    """Counts to line integrals through ``decompose``, as one stage of the chain.
+    """Decompose counts by maximum likelihood, as a stage of the chain.
 
-    The log tells how many rays were not solved and how many lie on a limit of the box.
+    A warning gives the number of rays that were not solved or lie on a limit of the box.
 
     Args:
-        model: the scanner; its spectra are taken afresh at each call, so they may be learned.
+        model: the scanner; its spectra are computed at each call, so that they may be learned.
         solver, warm_start, adjoint: see ``decompose``.
-        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free. Names of
-            materials that the model does not have are of no effect, so that one table serves every
+        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free. Bounds of
+            materials that the model does not have are ignored, so that one table serves every
             basis.
-        gradient_clamp: largest gradient that may pass, element by element, in terms of the
-            relative counts n/air; ``None`` for no limit. It limits the influence of single rays
+        gradient_clamp: limit of the gradient with respect to the relative counts n/air, element by
+            element; ``None`` for no limit. It limits the influence of single rays
             with few counts. If many rays reach it, the clamped gradient may no longer be a
             descent direction.
     """
@@ -174,9 +177,9 @@ class MaximumLikelihood(Decomposition):
         self.bounds_g_cm2 = dict(bounds_g_cm2 or {})
 
     def forward(self, counts: Counts) -> Solution:
-        """Line integrals (batch, material, view, *pixel) in g/cm² and the mask of solved rays."""
+        """Line integrals (batch, material, view, *pixel) in g/cm², and the mask of solved rays."""
         rays = channels_last(counts)
-        if rays.dtype in (torch.float16, torch.bfloat16):  # too few digits for the spectra
+        if rays.dtype in (torch.float16, torch.bfloat16):  # too coarse for the spectra
             rays = rays.float()
         if self.gradient_clamp is not None:
             air = self.model.air().detach().to(rays)
@@ -195,7 +198,7 @@ class MaximumLikelihood(Decomposition):
         return Solution(channels_first(solution.x), solution.converged)
 
     def bounds(self) -> list[list[float]] | None:
-        """Lower and upper corner of the box, or None where every material is free."""
+        """Lower and upper limits of the materials, or None where every material is free."""
         if not self.bounds_g_cm2:
             return None
         free = (-math.inf, math.inf)
@@ -229,13 +232,12 @@ def compare_starts(
 ) -> tuple[Solution, RayMask]:
     """Decompose from two starts; return the likelier minimum and the rays where they disagree.
 
-    The likelihood is not convex. With three materials two minima can lie far apart at nearly the
-    same likelihood, and which one is found is a matter of the start.
+    The likelihood is not convex. With three materials, two minima can lie far apart at nearly the
+    same likelihood, and the start decides which one is found.
     """
     counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
-    options = {"solver": solver, "bounds": bounds}
-    first = decompose(counts, spectra, attenuation, **options)  # type: ignore[arg-type]
-    second = decompose(counts, spectra, attenuation, start=second_start, **options)  # type: ignore[arg-type]
+    solve = partial(decompose, counts, spectra, attenuation, solver=solver, bounds=bounds)
+    first, second = solve(), solve(start=second_start)
     n, S, mu = (t.detach().double() for t in (counts, spectra, attenuation))
     means = [expected_counts(x.detach().double(), S, mu) for x in (first.x, second.x)]
     values = [(mean - torch.xlogy(n, mean)).sum(-1) for mean in means]
@@ -248,7 +250,7 @@ def compare_starts(
 
 
 def _clamp_gradient(values: Tensor, limit: float) -> Tensor:
-    """The values, passing back a gradient clamped element by element."""
+    """The values, with their gradient clamped element by element."""
     values = values.clone()
     if values.requires_grad:
         values.register_hook(_clamp(limit))

@@ -1,4 +1,4 @@
-"""Find the likelihood's minimum for every ray: most in their own precision, the rest in double."""
+"""The minimum of the likelihood of every ray: most in their precision, the others in double."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 _LEAST_PHOTONS = 0.5
-_FEW_PHOTONS = 150  # below which a likelihood often has several minima
-_GROSS_MISFIT = 0.02  # half deviance per photon above which it often has too
-_SAME = 1e-9  # difference of the half deviance at one and the same minimum
+_FEW_PHOTONS = 150  # with fewer, the likelihood often has several minima
+_GROSS_MISFIT = 0.02  # half deviance per photon; above it, several minima are frequent too
+_SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
 # Five steps solve nearly all rays with many counts, twelve nearly all the others. The first steps
 # use the Fisher matrix, which is positive definite however far the start. What float32 cannot
@@ -29,19 +29,18 @@ WARM_START: tuple[Solver, ...] = (
 
 
 class Found(NamedTuple):
-    """Minima of rays, flat: those found in their own precision, and those found in double."""
+    """Minima of rays, flat, found in the precision of the rays and in double precision."""
 
-    own: Solution
-    hard: Tensor  # mask of the rays that went on in double
+    single: Solution
+    hard: Tensor  # mask of the rays solved in double precision
     double: Solution  # of ``Rays.take(hard)``
 
 
 def informative(counts: RayCounts) -> RayMask:
     """True where all bins together hold half a photon or more.
 
-    N photons determine the logarithm of the transmission to ±1/√N at best. Photons are counted
-    whole: a total below one half is a measurement of zero photons, whose likelihood has no finite
-    minimum, and the minimum for the fraction is set by the fraction alone.
+    Counts are whole numbers: a total below one half is a measurement of zero photons, whose
+    likelihood has no finite minimum.
     """
     return counts.sum(-1) >= _LEAST_PHOTONS
 
@@ -54,7 +53,7 @@ def find_minima(
     bounds: Bounds | None,
     likelier: bool = False,
 ) -> Found:
-    """Minimise ray by ray; no decision about a ray depends on another.
+    """Minimise ray by ray; the result of a ray does not depend on the others.
 
     The first solver of ``warm_start`` takes all rays in their own precision. A ray that does not
     converge there, because it needs more steps or because rounding moves its minimum too far, is
@@ -69,26 +68,26 @@ def find_minima(
     """
     possible = informative(rays.counts).flatten()
     assert rays.start is not None
-    own = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
+    single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
     if warm_start:
         x, converged = _each(rays, attenuation, bounds, warm_start[0])
         clear = ~_ambiguous(rays.starting_at(x), attenuation)
-        own = Solution(x, converged & possible & clear)
-    hard = possible & ~own.converged
+        single = Solution(x, converged & possible & clear)
+    hard = possible & ~single.converged
     rest, index = rays.take(hard)
-    double = Solution(own.x.new_empty(0, own.x.shape[-1]), possible.new_empty(0))
+    double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
     if index.numel():
         done = (index < 0).flatten()
         in_turn = [*warm_start[1:], solver]
         double = _persist(rest, done, attenuation, in_turn, bounds, likelier)
-        # float32 cannot hold a large area density to the distance that convergence stands for
-        blurred = double.x.abs() * (0.5 * torch.finfo(own.x.dtype).eps) > DISTANCE
+        # float32 does not resolve a large area density to the distance of a converged ray
+        blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
-    return Found(own, hard, double)
+    return Found(single, hard, double)
 
 
 def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
-    """True where photons are few, or fit the model badly at the start of the ray; flat."""
+    """True where photons are few, or the model at the start fits them badly; flat."""
     total = rays.counts.sum(-1).flatten()
     misfit, _ = _half_deviance(rays.pieces(), attenuation)
     return (total < _FEW_PHOTONS) | (misfit > _GROSS_MISFIT * total)
@@ -101,7 +100,7 @@ def minimum(
     solver: Solver,
     adjoint: Adjoint = "implicit",
 ) -> Solution:
-    """Minimum of a piece by ``solver``, with its derivative."""
+    """Minimum of a piece, with its derivative."""
     assert piece.start is not None
     theta = rays_contiguous(piece.counts), piece.spectra, attenuation
     start = rays_contiguous(piece.start)
@@ -126,7 +125,7 @@ def _persist(
     bounds: Bounds | None,
     likelier: bool,
 ) -> Solution:
-    """Minima in double precision of the rays not ``done``: from their start, and anew."""
+    """Minima in double precision of the rays not ``done``: from their start and from zero."""
     assert rays.start is not None
     x = rays.start.flatten(0, -2).double()
     first = _pursue(rays, Solution(x, done), attenuation, solvers, bounds)
@@ -136,14 +135,14 @@ def _persist(
     if likelier:
         before, rounding = _half_deviance(_doubles(rays.starting_at(first.x)), attenuation.double())
         after, _ = _half_deviance(_doubles(rays.starting_at(again.x)), attenuation.double())
-        # two runs that end at one minimum differ by rounding
+        # two searches that end at the same minimum differ by rounding
         better = better | (again.converged & ~done & (after < before - _SAME - 2 * rounding))
     x = torch.where(better[:, None], again.x, first.x)
     return Solution(x, first.converged | again.converged)
 
 
 def _half_deviance(pieces: Iterable[Rays], attenuation: Attenuation) -> tuple[Tensor, Tensor]:
-    """Half the deviance at the start of the rays, and its rounding, flat."""
+    """Half the deviance at the start of the rays and its rounding error, flat."""
     values, roundings = [], []
     for n, S, x in pieces:
         assert x is not None
@@ -154,7 +153,7 @@ def _half_deviance(pieces: Iterable[Rays], attenuation: Attenuation) -> tuple[Te
 
 
 def _doubles(rays: Rays) -> Iterator[Rays]:
-    """Pieces of the rays, each in double precision when its turn comes."""
+    """Pieces of the rays, converted to double precision one by one."""
     for n, S, x in rays.pieces():
         assert x is not None
         yield Rays(n.double(), S.double(), x.double())
@@ -167,7 +166,7 @@ def _pursue(
     solvers: Sequence[Solver],
     bounds: Bounds | None,
 ) -> Solution:
-    """One solver after the other, each for the rays that have not converged before."""
+    """Apply the solvers in turn, each to the rays that have not converged yet."""
     for solver in solvers:
         part, index = rays.starting_at(solution.x).take(~solution.converged)
         if index.numel():

@@ -1,4 +1,4 @@
-"""Rays in the order in which they are solved, cut into pieces of a cache's size."""
+"""Rays in the order in which they are solved, in pieces that fit the cache."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Solution
 
 PIECE = 32768  # rays whose transmission at a hundred energies stays in the cache
-_PIXELS = 8  # a pixel's own spectra cost as much as the transmission of so many rays
+_PIXELS = 8  # the spectra of a pixel cost as much as the transmission of so many rays
 
 
 class Rays(NamedTuple):
     """Rays of one or many pixels: (ray, bin) with shared spectra (bin, energy), or with a pixel
-    axis in front of both. ``start`` may be missing."""
+    axis before both. ``start`` is None until it is known."""
 
     counts: Tensor
     spectra: Tensor
@@ -26,7 +26,7 @@ class Rays(NamedTuple):
         return self._replace(start=x.reshape(*self.counts.shape[:-1], x.shape[-1]))
 
     def pieces(self) -> list["Rays"]:
-        """Pieces, pixels first, then the rays of a pixel; ``split`` keeps gradients cheap."""
+        """Pieces, split by pixel, then by ray; ``split`` keeps gradients cheap."""
         n, S, x = self
         if S.ndim == 2:
             return [
@@ -35,18 +35,18 @@ class Rays(NamedTuple):
             ]
         at_once = max(1, PIECE // max(n.shape[1], _PIXELS))
         return [
-            Rays(few, own, begin)
-            for part, own, first in zip(
+            Rays(rays, spectra, begin)
+            for part, spectra, first in zip(
                 n.split(at_once), S.split(at_once), _split(x, at_once, 0, n), strict=True
             )
-            for few, begin in zip(part.split(PIECE, 1), _split(first, PIECE, 1, part), strict=True)
+            for rays, begin in zip(part.split(PIECE, 1), _split(first, PIECE, 1, part), strict=True)
         ]
 
     def take(self, mask: Tensor) -> tuple["Rays", Tensor]:
         """Rays of a flat mask, and the flat index of each.
 
-        Rays of pixels with own spectra stay side by side, (pixel, ray): each pixel fills its row
-        up with rays that were not asked for, whose index is −1.
+        If spectra differ between pixels, the rays stay in the form (pixel, ray): the row of each
+        pixel is padded with rays outside the mask, whose index is −1.
         """
         n, S, x = self
         if S.ndim == 2:
@@ -63,20 +63,20 @@ class Rays(NamedTuple):
 
 
 class RayLayout:
-    """Any axes of rays and of spectra, brought into the order of ``Rays`` and back."""
+    """Brings any axes of rays and spectra into the order of ``Rays``, and back."""
 
     def __init__(self, ray_shape: torch.Size, pixel_shape: torch.Size) -> None:
         padded = [1] * (len(ray_shape) - len(pixel_shape)) + list(pixel_shape)
-        own = [i for i, size in enumerate(padded) if size != 1]
-        if len(pixel_shape) > len(ray_shape) or any(padded[i] != ray_shape[i] for i in own):
+        pixel = [i for i, size in enumerate(padded) if size != 1]
+        if len(pixel_shape) > len(ray_shape) or any(padded[i] != ray_shape[i] for i in pixel):
             raise ValueError(
                 f"spectra for pixels {tuple(pixel_shape)} do not fit rays of {tuple(ray_shape)}: "
                 "their axes must be the last ones of the rays"
             )
-        self.order = [*own, *(i for i in range(len(ray_shape)) if i not in own)]
+        self.order = [*pixel, *(i for i in range(len(ray_shape)) if i not in pixel)]
         self.ordered_shape = [ray_shape[i] for i in self.order]
-        self.shared = not own
-        self.n_pixels = math.prod(ray_shape[i] for i in own)
+        self.shared = not pixel
+        self.n_pixels = math.prod(ray_shape[i] for i in pixel)
         self.n_rays = math.prod(ray_shape) // max(self.n_pixels, 1)
 
     def ordered(self, counts: Tensor, spectra: Tensor, start: Tensor | None = None) -> Rays:
@@ -89,7 +89,7 @@ class RayLayout:
         )
 
     def restored(self, solution: Solution) -> Solution:
-        """The solution of the ordered rays, flat, with the axes back in their places."""
+        """The flat solution of the ordered rays, with the original axes."""
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         x, converged = solution
         return Solution(
@@ -104,12 +104,12 @@ class RayLayout:
 
 
 def rays_contiguous(values: Tensor) -> Tensor:
-    """(…, ray, channel) as before, in memory channel by channel: arithmetic runs along the rays."""
+    """(…, ray, channel) stored channel by channel, so that arithmetic runs along the rays."""
     return values.mT.contiguous().mT
 
 
 def flat(solutions: Sequence[Solution]) -> Solution:
-    """Solutions of pieces, joined along one flat ray axis."""
+    """Solutions of pieces, concatenated along one flat ray axis."""
     return Solution(
         torch.cat([s.x.flatten(0, -2) for s in solutions]),
         torch.cat([s.converged.flatten() for s in solutions]),
@@ -117,7 +117,7 @@ def flat(solutions: Sequence[Solution]) -> Solution:
 
 
 def put_back(solution: Solution, index: Tensor, part: Solution) -> Solution:
-    """The flat solution with the rays of ``take`` replaced by their own, in its precision."""
+    """The flat solution with the rays of ``take`` replaced by ``part``, in its precision."""
     index = index.flatten()
     kept = index >= 0
     where = (index[kept],)

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
-_BELOW_ZERO = -0.03  # lower end of the lattice, in units of the range: noise in air is negative too
+_BELOW_ZERO = -0.03  # lower end of the lattice over the range: noise makes air negative
 _RIDGE = 1e-6
-_THIN = 0.02  # mean log counts below which errors are no longer relative
-_LEAST_PHOTONS = 0.5  # in a bin; its logarithm is taken of no less
+_THIN = 0.02  # mean log counts below which errors are absolute
+_LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 
 
 class Polynomial(NamedTuple):
@@ -46,12 +46,12 @@ class Polynomial(NamedTuple):
     degree: int
 
     def __call__(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> RayLineIntegrals:
-        """Line integrals in g/cm², beyond the fitted range too."""
+        """Line integrals in g/cm²; outside the fitted range they are extrapolated."""
         p = torch.log(air / counts.clamp(min=_LEAST_PHOTONS))
         return _features(p, self.degree).mT @ self.coefficients
 
     def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
-        """The line integrals, each material between none and its range."""
+        """The line integrals, clamped to 0 … range."""
         return torch.minimum(line_integrals.clamp(min=0), self.range)
 
     def covers(self, line_integrals: RayLineIntegrals) -> RayMask:
@@ -84,11 +84,11 @@ def fit_polynomial(spectra: Spectra, attenuation: Attenuation, degree: int = 2) 
 
 
 class PolynomialDecomposition(Decomposition):
-    """The polynomial of the model's spectra, fitted anew at each call (``fit_polynomial``).
+    """Polynomial of log counts, fitted to the model's spectra at each call (``fit_polynomial``).
 
     Gradients reach counts and, through the fit, thresholds, fluence and response. ``converged`` is
-    True where every bin holds half a photon or more and the line integrals are among the fitted
-    combinations. It says nothing of the error of the polynomial itself, nor of noise. The other
+    True where every bin has half a photon or more and the line integrals are among the fitted
+    combinations. It is no statement about noise, or about the error of the polynomial itself. Other
     rays are clamped to the fitted range and pass no gradient.
 
     Args:
@@ -103,9 +103,9 @@ class PolynomialDecomposition(Decomposition):
         self.degree = degree
 
     def forward(self, counts: Counts) -> Solution:
-        """Line integrals (batch, material, view, *pixel) in g/cm², and where they were fitted."""
+        """Line integrals (batch, material, view, *pixel) in g/cm², and the mask of fitted rays."""
         rays = channels_last(counts)
-        if rays.dtype in (torch.float16, torch.bfloat16):  # too few digits for the logarithm
+        if rays.dtype in (torch.float16, torch.bfloat16):  # too coarse for the logarithm
             rays = rays.float()
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         check(rays, spectra, attenuation)
@@ -113,7 +113,7 @@ class PolynomialDecomposition(Decomposition):
         x = polynomial(rays, spectra.sum(-1))
         inside = polynomial.covers(x.detach()) & (rays >= _LEAST_PHOTONS).all(-1)
         if outside := int((~inside).sum()):
-            log.warning("%d of %d rays lie beyond the fitted range", outside, inside.numel())
+            log.warning("%d of %d rays lie outside the fitted range", outside, inside.numel())
         x = torch.where(inside[..., None], x, polynomial.clamped(x.detach()))
         return Solution(channels_first(x), inside)
 
@@ -146,7 +146,7 @@ def _range(spectrum: Tensor, mu: Tensor) -> Tensor:
 
 
 def _simplex(n_materials: int) -> Tensor:
-    """Lattice points with Σ x_m ≤ 1, dense near zero and a little beyond it."""
+    """Lattice points with Σ x_m ≤ 1, dense near zero and a little below it."""
     points = torch.linspace(0, 1, _LATTICE.get(n_materials, 7) - 1, dtype=torch.float64) ** 2
     points = torch.cat([points.new_tensor([_BELOW_ZERO]), points])
     lattice = torch.tensor(list(itertools.product(points.tolist(), repeat=n_materials)))

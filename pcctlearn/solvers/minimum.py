@@ -1,4 +1,4 @@
-"""Newton's step within a box, and the test for convergence that all solvers share."""
+"""Newton's step within a box, and the convergence test of all solvers."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,26 +12,27 @@ DISTANCE = 2e-5  # largest Newton step at a converged ray, in the unit of the un
 
 def last_step(
     x: Float[Tensor, "*ray unknown"],
-    here: Quadratic,
+    model: Quadratic,
     bounds: Bounds | None = None,
     distance: float = DISTANCE,
     resolved_by: torch.dtype | None = None,
 ) -> Solution:
-    """Where Newton's step leads, and whether a minimum lies within ``distance`` of x.
+    """One Newton step, and whether a minimum lies within ``distance`` of x.
 
-    It does if three conditions hold for the unknowns that the box leaves free: the exact Hessian is
-    positive definite, no component of the step −H⁻¹g exceeds ``distance``, and rounding moves the
-    minimum by no more than that (``resolved``). Rays for which they do not hold keep their x.
+    ``model`` is the objective at x. A ray has converged if three conditions hold for its free
+    unknowns: the exact Hessian is positive definite, no component of the step −H⁻¹g exceeds
+    ``distance``, and rounding moves the minimum by no more than that (``resolved``). Other rays
+    keep their x.
     """
-    trial, positive = newton_trial(x, here, torch.zeros_like(here.value), bounds)
+    trial, positive = newton_trial(x, model, torch.zeros_like(model.value), bounds)
     near = positive & ((trial - x).abs().amax(-1) <= distance)
-    near = near & resolved(x, here, bounds, distance, resolved_by)
+    near = near & resolved(x, model, bounds, distance, resolved_by)
     return Solution(torch.where(near[..., None], trial, x), near)
 
 
 def resolved(
     x: Float[Tensor, "*ray unknown"],
-    here: Quadratic,
+    model: Quadratic,
     bounds: Bounds | None,
     distance: float,
     dtype: torch.dtype | None = None,
@@ -44,51 +45,51 @@ def resolved(
     the shift of unknown k is at most δ² Σ_b n_b (H⁻¹)_kk. With rounding = 4 eps Σ_b n_b and
     δ = 4 eps (measured: 0.5 eps in the median) the shift is √(4 eps · rounding · (H⁻¹)_kk).
 
-    The inverse itself is trusted to half the digits: H_kk (H⁻¹)_kk, the factor by which the other
-    unknowns raise the variance of this one, must stay below eps^(−1/2). ``dtype`` asks whether
-    another precision than that of x would resolve the minimum.
+    The inverse must be accurate to half the digits: H_kk (H⁻¹)_kk, the factor by which the other
+    unknowns raise the variance of this one, must stay below eps^(−1/2). ``dtype`` tests another
+    precision than that of x.
     """
-    free = None if bounds is None else free_unknowns(x, here.gradient, bounds)
+    free = None if bounds is None else free_unknowns(x, model.gradient, bounds)
     eps = torch.finfo(dtype or x.dtype).eps
-    rounding = here.rounding * (eps / torch.finfo(x.dtype).eps)
+    rounding = model.rounding * (eps / torch.finfo(x.dtype).eps)
     most = distance**2 / (4 * eps * rounding)
-    sound = torch.ones_like(here.value, dtype=torch.bool)
+    sound = torch.ones_like(model.value, dtype=torch.bool)
     for k in range(x.shape[-1]):
         unit = torch.zeros_like(x)
         unit[..., k] = 1
-        column, positive = solve_positive_definite(here.hessian, unit, free)
+        column, positive = solve_positive_definite(model.hessian, unit, free)
         variance = column[..., k]
-        inflation = variance * here.hessian[..., k, k]
+        inflation = variance * model.hessian[..., k, k]
         sound = sound & positive & (variance <= most) & (inflation <= eps**-0.5)
     return sound
 
 
 def newton_trial(
     x: Float[Tensor, "*ray unknown"],
-    here: Quadratic,
+    model: Quadratic,
     damping: Float[Tensor, "*ray"],
     bounds: Bounds | None,
 ) -> tuple[Float[Tensor, "*ray unknown"], Bool[Tensor, "*ray"]]:
     """Minimum of the damped quadratic model within the box, and whether the model is convex.
 
-    An unknown is held at a side of the box while the descent leads out, and Newton's system is
+    An unknown is fixed at a limit while the descent leads out of the box, and Newton's system is
     solved for the others (D. P. Bertsekas, SIAM J. Control Optim. 20 (1982) 221).
     """
-    step, positive = solve_positive_definite(here.hessian, here.gradient, lift=damping)
+    step, positive = solve_positive_definite(model.hessian, model.gradient, lift=damping)
     trial = x - step
     if bounds is None:
         return trial, positive
-    free = free_unknowns(x, here.gradient, bounds)
+    free = free_unknowns(x, model.gradient, bounds)
     inside = (trial >= bounds.lower) & (trial <= bounds.upper)
-    if bool((free & inside).all()):  # nearly always, and cheaper
+    if bool((free & inside).all()):  # the usual case, and cheaper
         return trial, positive
-    matrix = here.hessian + torch.diag_embed(
-        damping[..., None] * here.hessian.diagonal(dim1=-2, dim2=-1).abs()
+    matrix = model.hessian + torch.diag_embed(
+        damping[..., None] * model.hessian.diagonal(dim1=-2, dim2=-1).abs()
     )
     trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
-    for _ in range(x.shape[-1]):  # unknowns that would leave the box are held at its side, in turn
+    for _ in range(x.shape[-1]):  # fix the unknowns that would leave the box, until none does
         held = torch.where(free, 0, trial - x)
-        pull = here.gradient + (matrix @ held[..., None])[..., 0]
+        pull = model.gradient + (matrix @ held[..., None])[..., 0]
         step, positive = solve_positive_definite(matrix, pull, free)
         target = torch.where(free, x - step, trial)
         everywhere = everywhere & positive

@@ -1,4 +1,4 @@
-"""The downhill simplex for many small problems at once: the derivative-free reference."""
+"""The downhill simplex for many small problems at once: a reference without derivatives."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from pcctlearn.solvers.quadratic import Bounds, Objective, Solution
 
 
 class NelderMead:
-    """J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308, every ray with a simplex of its own.
+    """J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308, with one simplex for each ray.
 
     The search ends when the values at the corners agree within ``tolerance`` or rounding, and the
     corners within ``spread``. The best corner then takes a Newton step with the exact Hessian, and
-    the ray has converged if that shows a minimum nearby (``last_step``). The box is kept by
-    projecting each trial point.
+    the ray has converged if that shows a minimum nearby (``last_step``). Trial points are
+    projected into the box.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class NelderMead:
 
 def _move_worst(x, f, boxed, value, done):  # type: ignore[no-untyped-def]
     """Reflect, expand or contract the worst corner of each ray, or shrink to the best one."""
-    centre = x[:-1].mean(0)
-    reflected = boxed(2 * centre - x[-1])
+    center = x[:-1].mean(0)
+    reflected = boxed(2 * center - x[-1])
     f_reflected = value(reflected)
     further = f_reflected < f[0]
     outside = f_reflected < f[-1]
     toward = torch.where(outside[..., None], reflected, x[-1])
     second = torch.where(
-        further[..., None], boxed(3 * centre - 2 * x[-1]), 0.5 * centre + 0.5 * toward
+        further[..., None], boxed(3 * center - 2 * x[-1]), 0.5 * center + 0.5 * toward
     )
     f_second = value(second)
     good_enough = (f_reflected < f[-2]) & ~further

@@ -1,4 +1,4 @@
-"""Newton's method for many small problems at once, damped and boxed ray by ray."""
+"""Damped Newton's method with bounds, for many small problems at once."""
 
 import torch
 from torch import Tensor
@@ -11,22 +11,22 @@ _STUCK = 1e12  # damping at which no step makes progress
 
 
 class DampedNewton:
-    """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ of its own for each ray.
+    """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ for each ray.
 
-    A step that lowers the value is taken; δ relaxes towards 0 while the quadratic model predicts
+    A step that lowers the value is accepted; δ falls towards 0 while the quadratic model predicts
     the decrease, and rises where it does not, or where the Hessian is not positive definite. A ray
     has converged where the exact Hessian is positive definite, the Newton decrement gᵀH⁻¹g (twice
     the remaining decrease) is below ``tolerance`` or what rounding resolves, no component of the
     step exceeds ``distance``, and rounding moves the minimum by no more than that
-    (``last_step``). The last step is still taken. No decision about a ray depends on another.
+    (``last_step``). The last step is still made. The result of a ray does not depend on the others.
 
     Args:
         tolerance: largest Newton decrement of a converged ray.
-        max_steps: steps after which a ray is given up.
-        exact: False replaces the Hessian by its expectation throughout (Fisher scoring); the exact
-            one still decides about convergence.
-        scoring_steps: so many first steps use the expected Hessian, which is positive definite
-            however far the start.
+        max_steps: largest number of steps.
+        exact: False uses the expected Hessian throughout (Fisher scoring); the exact one still
+            decides about convergence.
+        scoring_steps: number of first steps that use the expected Hessian, which is positive
+            definite at any distance from the minimum.
         distance: largest last step of a converged ray, in the unit of the unknowns.
         resolved_by: precision that must resolve the minimum of a converged ray, by default that of
             the unknowns.
@@ -56,17 +56,17 @@ class DampedNewton:
     ) -> Solution:
         """Minimise from ``start``; rays that do not converge keep their best iterate."""
         x = start if bounds is None else start.clamp(*bounds)
-        here = objective(x, *theta, exact=self._exact_at(0))
-        exact = torch.full_like(here.value, self._exact_at(0), dtype=torch.bool)
-        damping = torch.zeros_like(here.value)
+        model = objective(x, *theta, exact=self._exact_at(0))
+        exact = torch.full_like(model.value, self._exact_at(0), dtype=torch.bool)
+        damping = torch.zeros_like(model.value)
         converged, stuck = torch.zeros_like(exact), torch.zeros_like(exact)
-        resolvable = resolvable_decrease(self.tolerance, here)
+        resolvable = resolvable_decrease(self.tolerance, model)
         for step in range(1, self.max_steps + 2):
-            trial, positive = newton_trial(x, here, damping, bounds)
+            trial, positive = newton_trial(x, model, damping, bounds)
             move = x - trial
-            decrement = (move * here.gradient).sum(-1)
-            # a damped step is short for another reason than nearness; scoring, which may need the
-            # damping to the end, is judged by an exact step afterwards
+            decrement = (move * model.gradient).sum(-1)
+            # a damped step may be short far from the minimum; scoring, which may need damping to
+            # the end, is tested with an exact step afterwards
             near = positive & (damping <= (0 if self.exact else 0.1)) & (decrement <= resolvable)
             near = near & (move.abs().amax(-1) <= self.distance)
             near = near & (exact | (not self.exact)) & ~converged & ~stuck
@@ -74,20 +74,21 @@ class DampedNewton:
             converged = converged | near
             if step > self.max_steps or bool((converged | stuck).all()):
                 break
-            there = objective(trial, *theta, exact=self._exact_at(step))
-            taken = positive & ~converged & ~stuck & (there.value <= here.value + here.rounding)
-            promised = _predicted(here, move)
-            # what is below rounding says nothing about the model
+            at_trial = objective(trial, *theta, exact=self._exact_at(step))
+            lower = at_trial.value <= model.value + model.rounding
+            taken = positive & ~converged & ~stuck & lower
+            promised = _predicted(model, move)
+            # a decrease below rounding does not test the model
             gain = torch.where(
-                promised > resolvable + here.rounding, (here.value - there.value) / promised, 1
+                promised > resolvable + model.rounding, (model.value - at_trial.value) / promised, 1
             )
             x = torch.where(taken[..., None], trial, x)
-            here = _choose(taken, there, here)
+            model = _choose(taken, at_trial, model)
             exact = torch.where(taken, self._exact_at(step), exact)
             damping = _adapt(damping, gain, taken)
             stuck = stuck | (damping > _STUCK)
         if self.exact:
-            sharp = resolved(x, here, bounds, self.distance, self.resolved_by)
+            sharp = resolved(x, model, bounds, self.distance, self.resolved_by)
             return Solution(x, converged & sharp)
         x, near = last_step(x, objective(x, *theta), bounds, self.distance, self.resolved_by)
         return Solution(x, converged & near)
@@ -96,28 +97,28 @@ class DampedNewton:
         return self.exact and step >= self.scoring_steps
 
 
-def resolvable_decrease(tolerance: float, here: Quadratic) -> Tensor:
-    """Newton decrement below which a ray is done: the tolerance, or what rounding can resolve."""
-    return tolerance + 16 * torch.finfo(here.value.dtype).eps * here.rounding
+def resolvable_decrease(tolerance: float, model: Quadratic) -> Tensor:
+    """Newton decrement of a converged ray: the tolerance, or what rounding resolves."""
+    return tolerance + 16 * torch.finfo(model.value.dtype).eps * model.rounding
 
 
-def _predicted(here: Quadratic, step: Tensor) -> Tensor:
+def _predicted(model: Quadratic, step: Tensor) -> Tensor:
     """Decrease of the quadratic model along a step, g·s − ½ sᵀ H s."""
-    return (step * here.gradient).sum(-1) - 0.5 * quadratic_form(here.hessian, step)
+    return (step * model.gradient).sum(-1) - 0.5 * quadratic_form(model.hessian, step)
 
 
 def _adapt(damping: Tensor, gain: Tensor, taken: Tensor) -> Tensor:
-    """More damping where the model promised too much, less where its prediction held."""
+    """More damping where the model predicted too large a decrease, less where it was right."""
     less = torch.where(damping > 1e-2, damping / 10, 0)
     more = (10 * damping).clamp(min=1e-2)
     kept = torch.where(gain > 0.75, less, torch.where(gain < 0.25, more, damping))
     return torch.where(taken, kept, more)
 
 
-def _choose(taken: Tensor, there: Quadratic, here: Quadratic) -> Quadratic:
+def _choose(taken: Tensor, at_trial: Quadratic, model: Quadratic) -> Quadratic:
     return Quadratic(
-        torch.where(taken, there.value, here.value),
-        torch.where(taken[..., None], there.gradient, here.gradient),
-        torch.where(taken[..., None, None], there.hessian, here.hessian),
-        there.rounding,
+        torch.where(taken, at_trial.value, model.value),
+        torch.where(taken[..., None], at_trial.gradient, model.gradient),
+        torch.where(taken[..., None, None], at_trial.hessian, model.hessian),
+        at_trial.rounding,
     )

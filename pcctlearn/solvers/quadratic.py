@@ -10,8 +10,7 @@ from torch import Tensor
 class Quadratic(NamedTuple):
     """Value, gradient and Hessian of an objective at x, one independent problem per ray.
 
-    ``rounding`` is the error that floating point leaves in ``value``: two values closer than that
-    cannot be told apart.
+    ``rounding`` is the rounding error of ``value``: smaller differences mean nothing.
     """
 
     value: Float[Tensor, "*ray"]
@@ -21,14 +20,14 @@ class Quadratic(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Box that x is kept in; infinite where a side is open."""
+    """Limits of x; infinite where there is none."""
 
     lower: Float[Tensor, "unknown"]
     upper: Float[Tensor, "unknown"]
 
 
 class Solution(NamedTuple):
-    """The minimum, and for each ray whether it was reached."""
+    """The minimum of each ray, and whether the solver reached it."""
 
     x: Float[Tensor, "*ray unknown"]
     converged: Bool[Tensor, "*ray"]
@@ -46,7 +45,7 @@ Solver = Callable[[Objective, Tensor, tuple[Tensor, ...], Bounds | None], Soluti
 def free_unknowns(
     x: Float[Tensor, "*ray unknown"], gradient: Float[Tensor, "*ray unknown"], bounds: Bounds
 ) -> Bool[Tensor, "*ray unknown"]:
-    """True where x may move: inside the box, or on a side that the descent leads away from."""
+    """True where x may move: inside the box, or on a limit from which the descent leads inside."""
     held_below = (x <= bounds.lower) & (gradient > 0)
     held_above = (x >= bounds.upper) & (gradient < 0)
     return ~(held_below | held_above)

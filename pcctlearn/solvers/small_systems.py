@@ -15,11 +15,11 @@ def solve_positive_definite(
     free: Bool[Tensor, "*ray unknown"] | None = None,
     lift: Float[Tensor, "*ray"] | None = None,
 ) -> tuple[Float[Tensor, "*ray unknown"], Bool[Tensor, "*ray"]]:
-    """Solve M x = r by M = L D Lᵀ; also say for which rays M is positive definite.
+    """Solve M x = r by M = L D Lᵀ, and return for which rays M is positive definite.
 
-    With ``lift`` δ the matrix is M + δ diag|M|, and its definiteness is what is told.
-    Unknowns that are not ``free`` are taken out of the system: their x is zero and the others
-    solve the reduced one. Where M is not positive definite, x is finite but meaningless.
+    With ``lift`` δ the matrix is M + δ diag|M|.
+    Unknowns that are not ``free`` are removed from the system: their x is zero and the others
+    solve the reduced system. Where M is not positive definite, x is finite but meaningless.
     """
     n = right.shape[-1]
     r = [right[..., i] for i in range(n)]

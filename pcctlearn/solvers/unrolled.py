@@ -1,4 +1,4 @@
-"""Newton's steps kept as a graph: what the implicit layer is compared with.
+"""Unrolled Newton steps: a reference for the implicit derivative.
 
 Memory grows with every step, and the derivative is that of the iteration, not of the minimum.
 """
@@ -15,8 +15,8 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 class UnrolledNewton:
     """A fixed number of undamped Newton steps, differentiated through by autograd.
 
-    On an active side of the box the step is that of the free unknowns. A ray whose Hessian is not
-    positive definite, or whose step led to no finite value, stays where it is; a ray that did not
+    On an active bound the step is that of the free unknowns. A ray whose Hessian is not positive
+    definite, or whose step led to a value that is not finite, keeps its x; a ray that did not
     converge (``last_step``) passes no gradient.
     """
 
@@ -36,23 +36,24 @@ class UnrolledNewton:
         x = last = start if bounds is None else start.clamp(*bounds)
         converged = torch.zeros_like(start[..., 0], dtype=torch.bool)
         for _ in range(self.steps):
-            here = objective(x, *theta)
-            finite = _finite(here)
-            if not bool(finite.all()):  # evaluated anew: 0 · NaN would reach θ in the backward pass
+            model = objective(x, *theta)
+            finite = _finite(model)
+            if not bool(finite.all()):  # evaluate again: 0 · NaN would reach θ in the backward pass
                 x = torch.where(finite[..., None], x, last)
-                here = objective(x, *theta)
-            free = bounds and free_unknowns(x.detach(), here.gradient.detach(), bounds)
-            step, positive = solve_positive_definite(here.hessian, here.gradient, free)
+                model = objective(x, *theta)
+            free = bounds and free_unknowns(x.detach(), model.gradient.detach(), bounds)
+            step, positive = solve_positive_definite(model.hessian, model.gradient, free)
             trial = x - step if bounds is None else (x - step).clamp(*bounds)
             last, x = x, torch.where(positive[..., None], trial, x)
-            decrement = ((last - trial) * here.gradient).sum(-1).abs()
-            converged = finite & positive & (decrement <= resolvable_decrease(self.tolerance, here))
+            decrement = ((last - trial) * model.gradient).sum(-1).abs()
+            resolvable = resolvable_decrease(self.tolerance, model)
+            converged = finite & positive & (decrement <= resolvable)
         with torch.no_grad():
             end = x.detach()
             converged = converged & last_step(end, objective(end, *theta), bounds).converged
         return Solution(torch.where(converged[..., None], x, x.detach()), converged)
 
 
-def _finite(here: Quadratic) -> Tensor:
-    hessian = here.hessian.flatten(-2)
-    return here.value.isfinite() & here.gradient.isfinite().all(-1) & hessian.isfinite().all(-1)
+def _finite(model: Quadratic) -> Tensor:
+    hessian = model.hessian.flatten(-2)
+    return model.value.isfinite() & model.gradient.isfinite().all(-1) & hessian.isfinite().all(-1)

@@ -88,9 +88,9 @@ def test_attenuation_that_is_no_number(bad):
 def test_half_precision_is_refused_where_it_has_too_few_digits(dtype):
     counts, spectra, attenuation = problem()
     counts = counts.clamp(max=250)  # exact in eight bits
-    with pytest.raises(TypeError, match=r"spectra in .*float16 have too few digits"):
+    with pytest.raises(TypeError, match=r"float16 is too coarse for spectra"):
         decompose(counts, spectra.to(dtype), attenuation)
-    with pytest.raises(TypeError, match=r"attenuation in .*float16 have too few digits"):
+    with pytest.raises(TypeError, match=r"float16 is too coarse for attenuation"):
         decompose(counts, spectra, attenuation.to(dtype))
     x, converged = decompose(counts.to(dtype), spectra, attenuation)
     reference = decompose(counts, spectra, attenuation)

@@ -239,12 +239,12 @@ def test_starts_that_agree_are_not_reported():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (float("nan"), "2 of 120 are not, the first is nan; mask or repair dead pixels"),
-        (float("inf"), "2 of 120 are not, the first is inf"),
-        (-1.0, "2 of 120 are not, the first is -1"),
+        (float("nan"), r"2 of 120 .* nan.*dead pixels"),
+        (float("inf"), r"2 of 120 .* inf"),
+        (-1.0, r"2 of 120 .* -1"),
     ],
 )
-def test_counts_that_are_none(bad, message):
+def test_impossible_counts_are_refused(bad, message):
     counts, spectra, attenuation, _ = problem()
     counts[[3, 9], 1] = bad
     with pytest.raises(ValueError, match=message):
@@ -254,9 +254,9 @@ def test_counts_that_are_none(bad, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"counts": torch.ones(30, 3)}, "counts have 3 bins, the spectra 4: give one threshold"),
-        ({"attenuation": torch.ones(2, 5)}, "attenuation 5: put both on one grid"),
-        ({"attenuation": torch.ones(5, 27)}, "5 materials cannot be told apart in 4 bins"),
+        ({"counts": torch.ones(30, 3)}, "counts have 3 bins, spectra 4"),
+        ({"attenuation": torch.ones(2, 5)}, "attenuation 5"),
+        ({"attenuation": torch.ones(5, 27)}, "5 materials .* got 4"),
         ({"spectra": torch.ones(7, 4, 27)}, r"pixels \(7,\) do not fit rays of \(30,\)"),
         ({"spectra": torch.ones(30, 1, 4, 27)}, "their axes must be the last ones of the rays"),
         ({"bounds": ([0.0], [1.0])}, "bounds must be .* with 2 increasing pairs"),
@@ -264,7 +264,7 @@ def test_counts_that_are_none(bad, message):
         ({"bounds": ([0.0, float("nan")], [1.0, 1.0])}, "increasing pairs"),
     ],
 )
-def test_what_does_not_fit_is_told_so(change, message, annotations_off):
+def test_what_does_not_fit_is_refused(change, message, annotations_off):
     counts, spectra, attenuation, _ = problem()
     given = {"counts": counts, "spectra": spectra, "attenuation": attenuation} | change
     with pytest.raises(ValueError, match=message):
