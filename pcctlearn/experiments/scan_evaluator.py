@@ -143,20 +143,15 @@ class ScanEvaluator:
         return replace(recorded, grid=recorded.grid.with_voxels_of(self.voxel_cm))
 
     def _errors(self, path: Path, scan: FlatFielded, chain: Chain) -> ErrorTable:
-        """Errors against the truth in the file, if it holds one for this basis."""
-        basis, truth = tuple(chain.decompose.model.materials), scan.recorded.materials
+        """Errors against the scatter-free counts of the file, if it holds them, in any basis."""
         if not scan.has_truth:
             return ErrorTable()
-        if truth and basis != truth:
+        if undefined := set(chain.decompose.model.materials) - DENSITY_G_CM3.keys():
             log.warning(
-                "%s: no errors are computed, since its truth is of %s and the basis is %s",
+                "%s: no errors are computed, since no density is known for %s",
                 path,
-                ", ".join(truth),
-                ", ".join(basis),
+                ", ".join(sorted(undefined)),
             )
-            return ErrorTable()
-        if undefined := set(basis) - DENSITY_G_CM3.keys():
-            log.warning("%s: no errors are known for %s", path, ", ".join(sorted(undefined)))
             return ErrorTable()
         return judge(chain, [scan], self.seed).errors
 
