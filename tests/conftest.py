@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
     # Triton's kernels then run on the CPU, slowly; it reads this once, when it is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 install_import_hook("pcctlearn", "beartype.beartype")
+pytest.register_assert_rewrite("support")
 # small tensors: a second thread that waits for a busy core costs more than it brings
 torch.set_num_threads(1)
 numba.set_num_threads(1)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from scanners import scanner
-from studies import TINY_IMAGE, slab_problem, tiny_beam
+from support.scanners import scanner
+from support.studies import TINY_IMAGE, slab_problem, tiny_beam
 
 from pcctlearn.chain import Chain
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood

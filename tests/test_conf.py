@@ -5,18 +5,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import OmegaConf, open_dict
-from studies import REPOSITORY
+from omegaconf import OmegaConf
+from support.configs import CONF, composed
 
-from pcctlearn.command.composition import check_compositions
 from pcctlearn.command.targets import locate
 from pcctlearn.experiments.config import check_config
 
-check_compositions()  # as the commands do
-
-CONF = REPOSITORY / "conf"
 FILES = sorted(
     path.relative_to(CONF)
     for path in CONF.rglob("*/*.yaml")
@@ -34,17 +29,6 @@ NEEDS = {
     "physics/response/file.yaml": ["physics.response.path=response.csv"],
     "physics/spectrum/file.yaml": ["physics.spectrum.table=spectrum.csv"],
 }
-
-
-def composed(folder, *overrides, name="train"):
-    """The configuration of a run, as the main of this command gets it."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        where = f"hydra.runtime.output_dir={folder}"
-        config = compose(name, [where, *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 def choice(file):

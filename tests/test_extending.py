@@ -8,9 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scan_files import recorded
-from test_conf import composed
-from test_train import FEW_SLABS
+from support.configs import FEW_SLABS, composed
+from support.scan_files import recorded
 
 from pcctlearn.datasets.scan_file import read_scan, write_scan
 from pcctlearn.experiments.run import run

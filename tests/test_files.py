@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
-import matplotlib.figure
-import numpy as np
 import psutil
 import pytest
+from support.writers import WRITERS
 
 from pcctlearn.files import (
     added_whole,
@@ -184,26 +182,16 @@ def test_own_process_is_alive_and_an_ended_one_is_not():
 # -- a full disk, as each library meets it
 
 
-def save_h5(path):
-    with h5py.File(path, "w") as file:
-        file.create_dataset("a", data=np.random.default_rng(0).random(100_000))
-
-
-WRITERS = {
-    "text": lambda path: path.write_text("x" * 800_000),
-    "HDF5": save_h5,
-    "figure": lambda path: matplotlib.figure.Figure(dpi=300).savefig(path, format="raw"),
-}
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-import test_files
+from support.writers import WRITERS
 from pcctlearn.files import written_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     with written_whole(Path(sys.argv[2])) as part:
-        test_files.WRITERS[sys.argv[1]](part)
+        WRITERS[sys.argv[1]](part)
 except OSError as error:
     print(error)
 """

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 import pcctlearn
 

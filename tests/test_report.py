@@ -2,7 +2,7 @@
 
 import re
 
-from studies import finished
+from support.studies import finished
 
 from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.figures import caption

@@ -14,20 +14,13 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from studies import REPOSITORY
-from test_conf import composed
+from support.configs import FEW_SLABS, composed
+from support.studies import REPOSITORY
 
 from pcctlearn.command.sentences import EXPECTED, explain
 from pcctlearn.experiments import results, run
 from pcctlearn.experiments.comparison import finished_jobs
 from pcctlearn.experiments.run_folder import held
-
-FEW_SLABS = [
-    "experiment=thresholds_slabs",
-    "study.water_cm=[0.0,24.0,8.0]",
-    "study.calcium_cm=[0.0,1.0,0.5]",
-]
-FEW_SLABS += ["study.max_steps=8", "logger=none", "n_threads=1"]
 
 
 def command(*arguments, cwd=REPOSITORY, python=()):

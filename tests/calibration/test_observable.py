@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from scanners import scanner
-from studies import slabs
+from support.scanners import scanner
+from support.studies import slabs
 
 from pcctlearn.calibration.thresholds import decomposed_information, is_observable
 from pcctlearn.decomposition.maximum_likelihood import decompose

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from scanners import scanner
-from studies import likelihood, phantom_problem, slab_problem, squares
+from support.scanners import scanner
+from support.studies import likelihood, phantom_problem, slab_problem, squares
 
 from pcctlearn.calibration.gauss_newton import GaussNewton
 from pcctlearn.calibration.thresholds import calibrate_thresholds

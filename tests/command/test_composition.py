@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 from hydra import compose, initialize_config_dir
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 from pcctlearn.command.composition import check_compositions
 from pcctlearn.command.sentences import EXPECTED, explain

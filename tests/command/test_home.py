@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 import pytest
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 from pcctlearn.command import home
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 SLEEP = """
 import time

@@ -8,7 +8,7 @@ import sys
 import numba
 import pytest
 import torch
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 from pcctlearn.command.threads import set_threads, threads
 

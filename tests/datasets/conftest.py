@@ -1,7 +1,7 @@
 """Scan files for the tests of this room."""
 
 import pytest
-from scan_files import recorded
+from support.scan_files import recorded
 
 from pcctlearn.datasets.scan_file import write_scan
 

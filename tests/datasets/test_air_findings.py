@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scan_files import change, drop, store
-from scanners import FOUR_BINS, cadmium_telluride, scanner, silicon
+from support.scan_files import change, drop, store
+from support.scanners import FOUR_BINS, cadmium_telluride, scanner, silicon
 
 from pcctlearn.datasets.scan_file import faults, read_scan, summary, write_scan
 from pcctlearn.datasets.simulated import ScanSimulator

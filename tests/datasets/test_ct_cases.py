@@ -9,12 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import REAL_CT, SERIES, round_patient, series_datasets, write_dicom, write_nifti
 from pydicom.uid import (
     EncapsulatedPDFStorage,
     MediaStorageDirectoryStorage,
     RawDataStorage,
     SecondaryCaptureImageStorage,
+)
+from support.ct_files import (
+    REAL_CT,
+    SERIES,
+    round_patient,
+    series_datasets,
+    write_dicom,
+    write_nifti,
 )
 
 from pcctlearn.datasets.ct_layouts import DicomCases, KitsCases, NiftiCases, SinoctCases

@@ -7,7 +7,6 @@ import zlib
 
 import pydicom
 import pytest
-from ct_files import series_datasets, write_dicom, write_nifti
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -16,6 +15,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from support.ct_files import series_datasets, write_dicom, write_nifti
 
 from pcctlearn.datasets import dicom_files
 from pcctlearn.datasets.dicom_series import read_dicom_series

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scan_files import N_BINS, change, edit
+from support.scan_files import N_BINS, change, edit
 
 from pcctlearn.datasets.dead_pixels import any_of, dead_pixels, filled, missing_views
 from pcctlearn.datasets.scan_file import faults, read_scan, summary

@@ -7,7 +7,16 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from ct_files import (
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLossless,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+)
+from support.ct_files import (
     LOWEST_MM,
     REAL_CT,
     SERIES,
@@ -17,15 +26,6 @@ from ct_files import (
     store,
     write_dicom,
     write_nifti,
-)
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGLossless,
-    MediaStorageDirectoryStorage,
-    RLELossless,
 )
 
 from pcctlearn.datasets.dicom_series import read_dicom_series

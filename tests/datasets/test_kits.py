@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import small_patient, write_nifti
+from support.ct_files import small_patient, write_nifti
 
 from pcctlearn.datasets.kits import kits_cases, read_case, read_segmentation
 

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from scan_files import change, store
+from support.scan_files import change, store
 
 from pcctlearn.datasets.patient_frame import UPRIGHT, frame_faults
 from pcctlearn.datasets.scan_file import faults

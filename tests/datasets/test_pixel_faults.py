@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scanners import scanner
+from support.scanners import scanner
 
 from pcctlearn.datasets.pixel_faults import noise_free, pixel_faults
 from pcctlearn.datasets.simulated import ScanSimulator

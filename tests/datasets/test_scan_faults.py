@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scan_files import (
+from support.scan_files import (
     ANGLES,
     N_BINS,
     as_dataset,

@@ -10,7 +10,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scan_files import BEAM, ENERGIES, N_BINS, change, drop, edit, label, put, recorded, small
+from support.scan_files import (
+    BEAM,
+    ENERGIES,
+    N_BINS,
+    change,
+    drop,
+    edit,
+    label,
+    put,
+    recorded,
+    small,
+)
 
 from pcctlearn.datasets.recorded_scan import RecordedScan
 from pcctlearn.datasets.scan_file import faults, main, read_scan, write_scan

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scan_files import recorded
+from support.scan_files import recorded
 
 from pcctlearn.datasets.scan_file import write_scan
 from pcctlearn.datasets.scan_files import ScanFiles, scan_files

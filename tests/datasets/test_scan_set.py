@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import scanner
+from support.scanners import scanner
 
 from pcctlearn.datasets.flat_field import flat_fielded
 from pcctlearn.datasets.scan_file import read_scan, write_scan

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5z
-from scan_files import change, store
+from support.scan_files import change, store
 
 from pcctlearn.datasets.scan_file import faults, read_scan
 from pcctlearn.datasets.scan_storage import opened

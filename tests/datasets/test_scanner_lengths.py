@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from scan_files import BEAM
+from support.scan_files import BEAM
 
 from pcctlearn.datasets.scanner_lengths import length_doubts
 from pcctlearn.tomography.cone_geometry import ConeBeam

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ct_files import series_datasets, small_patient, write_dicom
+from support.ct_files import series_datasets, small_patient, write_dicom
 
 from pcctlearn.datasets.sinoct import read_series, sinoct_series
 

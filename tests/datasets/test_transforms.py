@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import round_patient, write_nifti
+from support.ct_files import round_patient, write_nifti
 
 from pcctlearn.datasets.nifti import read_nifti
 from pcctlearn.datasets.transforms import augmentation, network_input

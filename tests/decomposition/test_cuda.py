@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SPECTRA, scanner, silicon
+from support.scanners import FOUR_BINS, SPECTRA, scanner, silicon
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.physics.attenuation import attenuation_table

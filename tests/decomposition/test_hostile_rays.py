@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.solvers.nelder_mead import NelderMead

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from scanners import scanner
+from support.scanners import scanner
 
 from pcctlearn.decomposition.maximum_likelihood import (
     MaximumLikelihood,

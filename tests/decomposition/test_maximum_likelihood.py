@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition import pieces
 from pcctlearn.decomposition.maximum_likelihood import (

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 from torch.autograd import gradcheck
 
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition, fit_polynomial

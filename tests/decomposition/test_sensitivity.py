@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.sensitivity import (

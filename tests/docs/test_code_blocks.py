@@ -5,7 +5,7 @@ import re
 import matplotlib as mpl
 import pytest
 import torch
-from documents import DOCUMENTS, code_blocks
+from support.documents import DOCUMENTS, code_blocks
 
 # the sizes of a laptop scan, made small enough for a test
 SMALLER = {

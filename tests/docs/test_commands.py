@@ -12,10 +12,10 @@ import warnings
 import matplotlib as mpl
 import pytest
 import torch
-from ct_files import round_patient, write_nifti
-from documents import DOCUMENTS, Command, code_blocks, commands
 from hydra.core.global_hydra import GlobalHydra
-from studies import REPOSITORY
+from support.ct_files import round_patient, write_nifti
+from support.documents import DOCUMENTS, Command, code_blocks, commands
+from support.studies import REPOSITORY
 
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.scatter.checkpoint import save_correction

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 from pcctlearn.experiments.comparison import by_setting, compare, finished_jobs
 from pcctlearn.experiments.run_folder import held

@@ -6,7 +6,14 @@ from math import exp
 import numpy as np
 import pytest
 import torch
-from studies import cone_study, finished_cone, in_context, phantom_study, tiny_beam, tiny_cone
+from support.studies import (
+    cone_study,
+    finished_cone,
+    in_context,
+    phantom_study,
+    tiny_beam,
+    tiny_cone,
+)
 
 from pcctlearn.experiments.cone_reconstruction import (
     METHODS,

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from scan_files import change, drop, edit, store
-from scanners import scanner
-from studies import REPOSITORY
-from test_conf import composed
+from support.configs import composed
+from support.scan_files import change, drop, edit, store
+from support.scanners import scanner
+from support.studies import REPOSITORY
 
 from pcctlearn.chain import Chain
 from pcctlearn.datasets import scan_faults, scan_file

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from test_conf import composed
+from support.configs import composed
 
 from pcctlearn.datasets.scan_file import read_scan
 from pcctlearn.experiments import evaluation, run

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from studies import finished
+from support.studies import finished
 
 from pcctlearn.experiments.results import StudyResults, write_results
 from pcctlearn.figures.arrays import read_arrays, read_numbers

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from scanners import scanner
-from studies import in_context
+from support.scanners import scanner
+from support.studies import in_context
 
 from pcctlearn.datasets.procedural import ProceduralCases
 from pcctlearn.datasets.scan_file import write_scan

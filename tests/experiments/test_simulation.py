@@ -10,8 +10,8 @@ import threading
 import numba
 import pytest
 import torch
-from studies import REPOSITORY
-from test_conf import composed
+from support.configs import composed
+from support.studies import REPOSITORY
 
 from pcctlearn.command.sentences import EXPECTED
 from pcctlearn.datasets.scan_file import faults, read_scan

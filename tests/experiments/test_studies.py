@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from studies import STUDIES, finished, in_context, phantom_study, slab_study
+from support.studies import STUDIES, finished, in_context, phantom_study, slab_study
 
 from pcctlearn.figures import caption
 

@@ -4,9 +4,9 @@ import re
 import warnings
 
 import pytest
-from ct_files import round_patient, write_nifti
 from hydra.utils import instantiate
-from test_conf import composed
+from support.configs import composed
+from support.ct_files import round_patient, write_nifti
 
 from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.datasets.ct_layouts import NiftiCases

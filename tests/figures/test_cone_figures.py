@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import TINY_VOLUME, cone_study, finished_cone, in_context, tiny_cone
-from test_figures import words
+from support.figures import words
+from support.studies import TINY_VOLUME, cone_study, finished_cone, in_context, tiny_cone
 
 from pcctlearn.experiments.results import write_results
 from pcctlearn.figures import draw

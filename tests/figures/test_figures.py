@@ -1,7 +1,7 @@
 """Figures are drawn from the folder of a run alone, with words and units on their axes."""
 
 import pytest
-from studies import STUDIES, finished
+from support.studies import STUDIES, finished
 
 from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.figures import caption, draw, file_stem
@@ -44,12 +44,6 @@ def test_each_is_drawn_from_the_folder_alone(folder, figure):
     drawn = draw(figure, folder)
     drawn.savefig(folder / "figure.png", dpi=50)
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-
-
-def words(figure):
-    """Everything that the axes of a figure say about what they show."""
-    parts = [(ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) for ax in figure.axes]
-    return " | ".join(word for part in parts for word in part if word)
 
 
 @pytest.mark.parametrize(

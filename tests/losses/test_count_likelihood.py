@@ -1,7 +1,7 @@
 """Misfit and deviance together are the likelihood of the counts behind known materials."""
 
 import torch
-from studies import slab_problem
+from support.studies import slab_problem
 
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.physics.likelihood import poisson_likelihood

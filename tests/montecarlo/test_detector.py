@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from scanners import SPECTRA
-from studies import REPOSITORY
+from support.scanners import SPECTRA
+from support.studies import REPOSITORY
 
 from pcctlearn.montecarlo.detector import Detector, ResponseSimulation, simulate_response
 from pcctlearn.montecarlo.detector_numba import (

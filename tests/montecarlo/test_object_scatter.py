@@ -6,7 +6,7 @@ from math import pi
 import numpy as np
 import pytest
 import torch
-from cylinders import (
+from support.cylinders import (
     ALL,
     FEW,
     FEW_GRID,
@@ -19,7 +19,7 @@ from cylinders import (
     tube,
     upright,
 )
-from scanners import FOUR_BINS, silicon
+from support.scanners import FOUR_BINS, silicon
 
 from pcctlearn.montecarlo.scene import scene_of
 from pcctlearn.montecarlo.transport import ObjectScatter, follow

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from cylinders import (
+from support.cylinders import (
     BROAD,
     CENTRE,
     FEW,
@@ -22,7 +22,7 @@ from cylinders import (
     upright,
     water,
 )
-from single_scatter import Cylinder, single_scatter
+from support.single_scatter import Cylinder, single_scatter
 
 from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of
 from pcctlearn.montecarlo.tracking_numba import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.sensitivity import fisher_information
 from pcctlearn.physics.likelihood import poisson_likelihood

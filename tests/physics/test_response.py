@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scanners import cadmium_telluride, silicon
+from support.scanners import cadmium_telluride, silicon
 from torch.func import functional_call
 
 from pcctlearn.physics.response.analytic import Analytic, interaction_shares

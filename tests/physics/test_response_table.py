@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, SPECTRA, cadmium_telluride, silicon
 from scipy.io import savemat
+from support.scanners import FOUR_BINS, SIX_BINS, SPECTRA, cadmium_telluride, silicon
 
 from pcctlearn.physics.response.simple import Gaussian
 from pcctlearn.physics.response.table import Table

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import FOUR_BINS, SIX_BINS, SPECTRA, scanner, silicon
+from support.scanners import FOUR_BINS, SIX_BINS, SPECTRA, scanner, silicon
 
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.simple import Gaussian, Ideal

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from scanners import SPECTRA
+from support.scanners import SPECTRA
 
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import (

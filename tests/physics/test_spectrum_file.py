@@ -113,7 +113,7 @@ def test_any_other_unit_is_refused(tmp_path, annotations_off):
 
 def test_half_keV_through_the_whole_model(tmp_path):
     """The shipped CdTe table, whose columns are 1 keV apart, takes it as it is."""
-    from scanners import FOUR_BINS, SPECTRA
+    from support.scanners import FOUR_BINS, SPECTRA
 
     from pcctlearn.physics.response.table import Table
     from pcctlearn.physics.spectral_model import SpectralModel

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scanners import FOUR_BINS, scanner
+from support.scanners import FOUR_BINS, scanner
 
 from pcctlearn.physics.thresholds import Thresholds
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernels import VALUES, kernels
-from scanners import scanner
+from support.kernels import VALUES, kernels
+from support.scanners import scanner
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds

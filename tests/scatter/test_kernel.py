@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels import VALUES, kernels, model_with, panel, summed_by_hand
-from scanners import scanner
+from support.kernels import VALUES, kernels, model_with, panel, summed_by_hand
+from support.scanners import scanner
 
 from pcctlearn.datasets.simulated import ScanSimulator
 from pcctlearn.montecarlo.transport import ObjectScatter

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from kernels import kernels
+from support.kernels import kernels
 
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels import model_with, panel
+from support.kernels import model_with, panel
 
 from pcctlearn.scatter.base import fraction_of
 from pcctlearn.scatter.network import ScatterNetwork, spline_matrix

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from kernels import kernels
-from scanners import scanner
+from support.kernels import kernels
+from support.scanners import scanner
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters

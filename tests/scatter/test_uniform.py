@@ -1,7 +1,7 @@
 """Uniform scatter is the mean of the scans that it is fitted to, whatever the object."""
 
 import torch
-from kernels import model_with, panel
+from support.kernels import model_with, panel
 
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.uniform import UniformScatter

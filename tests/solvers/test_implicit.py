@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from objectives import bowl, random_bowls
-from scanners import FOUR_BINS, SIX_BINS, scanner
+from support.objectives import bowl, random_bowls
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
 from torch.autograd import gradcheck
 from torch.func import functional_call
 

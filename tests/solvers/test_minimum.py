@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from objectives import bowl, random_bowls
+from support.objectives import bowl, random_bowls
 
 from pcctlearn.solvers.minimum import DISTANCE, last_step
 from pcctlearn.solvers.nelder_mead import NelderMead

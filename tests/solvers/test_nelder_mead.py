@@ -1,8 +1,8 @@
 """The downhill simplex, Newton's method and Fisher scoring reach the same minimum."""
 
 import torch
-from objectives import bowl, random_bowls, valley
-from scanners import scanner
+from support.objectives import bowl, random_bowls, valley
+from support.scanners import scanner
 
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.noise import draw_counts

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from objectives import bowl, random_bowls, valley
-from scanners import scanner
 from scipy.optimize import lsq_linear, minimize
+from support.objectives import bowl, random_bowls, valley
+from support.scanners import scanner
 
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.noise import draw_counts

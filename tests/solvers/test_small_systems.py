@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from objectives import random_bowls
+from support.objectives import random_bowls
 
 from pcctlearn.solvers.small_systems import solve_positive_definite
 

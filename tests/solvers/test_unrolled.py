@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from objectives import bowl, random_bowls
-from scanners import scanner
+from support.objectives import bowl, random_bowls
+from support.scanners import scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.physics.noise import draw_counts

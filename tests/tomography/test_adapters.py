@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cones import SMALL_CONES
+from support.cones import SMALL_CONES
 
 from pcctlearn.testing import check_adjoint, check_gradient
 from pcctlearn.tomography.adapters.diffct import DiffctConeProjector

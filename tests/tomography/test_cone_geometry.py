@@ -6,7 +6,7 @@ from math import inf, nan, pi, radians
 
 import numpy as np
 import pytest
-from cones import SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE, SMALL_VOLUME
+from support.cones import SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography.cone_coefficients import cone_coefficients
 from pcctlearn.tomography.cone_geometry import ConeBeam

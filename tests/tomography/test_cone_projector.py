@@ -6,7 +6,7 @@ from math import pi
 import numba
 import pytest
 import torch
-from cones import SMALL_CONE, SMALL_CONES, SMALL_VOLUME
+from support.cones import SMALL_CONE, SMALL_CONES, SMALL_VOLUME
 
 from benchmarks.projectors_cone import PHANTOM, line_integrals
 from pcctlearn.tomography.cone_geometry import ConeBeam

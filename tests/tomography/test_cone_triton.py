@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cones import COARSE_ROWS, FINE_ROWS, SMALL_CONE
+from support.cones import COARSE_ROWS, FINE_ROWS, SMALL_CONE
 
 from pcctlearn.testing import check_adjoint
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector

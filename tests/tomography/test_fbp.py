@@ -5,7 +5,7 @@ from math import pi
 
 import pytest
 import torch
-from truth import image, sinogram
+from support.truth import image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.filters import FILTERS

@@ -5,7 +5,7 @@ from math import inf, nan, pi
 
 import numpy as np
 import pytest
-from truth import SMALL, SMALL_FAN, SMALL_PARALLEL
+from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry import FanBeam, ParallelBeam

@@ -4,7 +4,7 @@ from math import prod
 
 import pytest
 import torch
-from truth import ELLIPSES, image
+from support.truth import ELLIPSES, image
 
 from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.geometry import FanBeam

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cones import (
+from support.cones import (
     FINE_ROWS,
     SMALL_CONE,
     SMALL_CONES,
@@ -14,7 +14,7 @@ from cones import (
     SMALL_VOLUME,
     THICK_SLICES,
 )
-from truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
+from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
 from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector

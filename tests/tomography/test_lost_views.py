@@ -6,7 +6,7 @@ from math import pi, radians
 
 import numpy as np
 import pytest
-from truth import image, sinogram
+from support.truth import image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry import FanBeam, ParallelBeam

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from truth import SMALL, SMALL_FAN
+from support.truth import SMALL, SMALL_FAN
 
 from pcctlearn.files import written_whole
 from pcctlearn.tomography import csr, matrix_cache

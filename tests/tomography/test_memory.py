@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cones import SMALL_CONE, SMALL_VOLUME
+from support.cones import SMALL_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography import memory
 from pcctlearn.tomography.cone_geometry import ConeBeam

@@ -6,7 +6,15 @@ from math import pi
 import numba
 import pytest
 import torch
-from truth import ELLIPSES, SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN, image, sinogram
+from support.truth import (
+    ELLIPSES,
+    SMALL,
+    SMALL_FAN,
+    SMALL_PARALLEL,
+    SMALL_SHORT_SCAN,
+    image,
+    sinogram,
+)
 
 from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid

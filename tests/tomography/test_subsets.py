@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cones import SMALL_CONE, SMALL_SHORT_CONE, SMALL_VOLUME
+from support.cones import SMALL_CONE, SMALL_SHORT_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography.cone_projector import ConeProjector
 from pcctlearn.tomography.iterative.subsets import of_views, ordered_subsets

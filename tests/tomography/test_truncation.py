@@ -5,7 +5,7 @@ from math import pi, radians
 
 import pytest
 import torch
-from truth import image, sinogram
+from support.truth import image, sinogram
 
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom

@@ -5,8 +5,8 @@ from math import pi
 
 import numpy as np
 import pytest
-from cones import SMALL_CONE, SMALL_SHORT_CONE, SMALL_VOLUME
-from truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
+from support.cones import SMALL_CONE, SMALL_SHORT_CONE, SMALL_VOLUME
+from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
-from studies import quiet_trainer
+from support.studies import quiet_trainer
 from torch.utils.data import DataLoader
 
 from pcctlearn import files

@@ -1,7 +1,7 @@
 """The parts of a step are those of the chain, and leave nothing behind."""
 
 import torch
-from test_chain_module import l1, problem
+from support.chains import l1, problem
 
 from pcctlearn.datasets.scan_set import collate
 from pcctlearn.training.chain_module import with_truth

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from studies import phantom_problem, quiet_trainer, slab_problem, squares
+from support.studies import phantom_problem, quiet_trainer, slab_problem, squares
 
 from pcctlearn.calibration.gauss_newton import GaussNewton
 from pcctlearn.training.threshold_module import ThresholdModule, fit_thresholds

@@ -4,7 +4,7 @@ import re
 import shlex
 from typing import NamedTuple
 
-from studies import REPOSITORY
+from support.studies import REPOSITORY
 
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scanners import FOUR_BINS, SPECTRA
+from support.scanners import FOUR_BINS, SPECTRA
 
 from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of
 from pcctlearn.montecarlo.transport import ObjectScatter

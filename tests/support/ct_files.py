@@ -8,7 +8,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-REAL_CT = Path(__file__).parents[2] / "shared/data/ct"
+REAL_CT = Path(__file__).parents[3] / "shared/data/ct"
 VOXEL_MM = (3.0, 0.9, 0.8)
 LOWEST_MM = -40.0
 SERIES = generate_uid(entropy_srcs=["a series"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Trainer
-from scanners import scanner
+from support.scanners import scanner
 
 from pcctlearn.calibration.gauss_newton import GaussNewton
 from pcctlearn.chain import Chain
@@ -34,7 +34,7 @@ from pcctlearn.tomography.iterative.fista_tv import fista_tv
 from pcctlearn.tomography.iterative.sirt import os_sart, sirt
 from pcctlearn.training.threshold_module import fit_thresholds
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 WATER_G_CM2, CALCIUM_G_CM2 = (0.0, 8.0, 16.0, 24.0), (0.0, 0.8, 1.6)
 
 

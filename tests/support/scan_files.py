@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import torch
-from scanners import silicon
+from support.scanners import silicon
 
 from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
 from pcctlearn.physics.attenuation import attenuation_table

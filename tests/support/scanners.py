@@ -10,7 +10,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 
-SPECTRA = Path(__file__).parents[1] / "data/physics/spectra"
+SPECTRA = Path(__file__).parents[2] / "data/physics/spectra"
 FOUR_BINS = [15.0, 33.0, 45.0, 59.0, 120.0]
 SIX_BINS = [15.0, 25.0, 33.2, 42.0, 50.3, 70.0, 120.0]  # edges at the K-edges of I and Gd
 

@@ -1,0 +1,1 @@
+"""Problems, files and scanners that several tests use."""
