@@ -4,9 +4,10 @@ import base64
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -18,16 +19,35 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PACKAGES = ("torch", "pytorch-lightning", "numba", "xraylib", "numpy")
 
 
-def render_report(
-    folder: Path,
-    name: str,
-    summary: str,
-    drawn: Sequence[str],
-    config: str,
-    seconds: float,
-    tables: Sequence[Rows],
-) -> str:
-    """One self-contained page for the run in ``folder``, from its tables and figures."""
+def page_of(name: str, summary: str, tables: Sequence[Rows], seconds: float) -> dict[str, Any]:
+    """The parts of a report that its run alone knows, as plain values."""
+    script, *words = sys.argv
+    program = Path(script).name
+    typed = shlex.join([program, *words])
+    return {
+        "name": name,
+        "summary": summary,
+        "tables": [table._asdict() for table in tables],
+        "command": f"python {typed}" if program.endswith(".py") else typed,
+        "provenance": {
+            "run time": f"{seconds:.1f} s",
+            "threads": ", ".join(f"{n} ({library})" for library, n in threads().items()),
+            "Python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def render_report(folder: Path, page: Mapping[str, Any], drawn: Sequence[str], config: str) -> str:
+    """One self-contained HTML page for the run in a folder.
+
+    Args:
+        folder: with the drawn figures.
+        page: what ``page_of`` returned at the end of the run.
+        drawn: names of the figures.
+        config: resolved YAML of the run.
+    """
     figures = [
         {
             "name": file_stem(name),
@@ -38,21 +58,6 @@ def render_report(
         }
         for name in drawn
     ]
-    provenance = {
-        "run time": f"{seconds:.1f} s",
-        "threads": ", ".join(f"{n} ({library})" for library, n in threads().items()),
-        "Python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{package: version(package) for package in _PACKAGES},
-    }
-    script, *words = sys.argv
     environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
-        summary=summary,
-        figures=figures,
-        tables=tables,
-        provenance=provenance,
-        config=config,
-        command=shlex.join(["python", Path(script).name, *words]),
-    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(figures=figures, config=config, **page)

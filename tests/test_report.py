@@ -7,19 +7,17 @@ from support.studies import finished
 from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.figures import caption
 from pcctlearn.metrics.errors import Rows
-from pcctlearn.report import render_report
+from pcctlearn.report import page_of
 
 
-def page(folder, **changes):
+def page(folder, config="seed: 0\n"):
     results = finished("thresholds_slabs")
-    write_results(results, folder)
-    redraw(folder)
-    given = {"name": "thresholds_slabs", "summary": results.summary, "config": "seed: 0\n"}
     rows = [(key, f"{value:.6g}") for key, value in results.numbers.items()]
     tables = [Rows("Results", ("result", "value"), rows)]
-    return render_report(
-        folder, drawn=results.figures, seconds=1.23, tables=tables, **given | changes
-    )
+    page = page_of("thresholds_slabs", results.summary, tables, seconds=1.23)
+    write_results(results, folder, config, page=page)
+    redraw(folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_fetched(tmp_path):

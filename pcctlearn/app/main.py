@@ -14,6 +14,7 @@ simulate   make scans of phantoms or CT volumes, or the response table of a dete
 evaluate   correct scans for scatter, decompose and reconstruct them
 check      FILE …: say what scan files hold, or what is wrong with them
 compare    FOLDER: compare the finished runs below a folder
+report     FOLDER: draw the figures of a finished run again, and write its report
 
 `pcctlearn COMMAND --help` lists the settings of train, simulate and evaluate."""
 
@@ -52,12 +53,29 @@ def compare() -> None:
     run_command(main, "compare")
 
 
+def report() -> None:
+    """Draw the figures of a finished run again, and write its report."""
+
+    def main() -> None:
+        from pcctlearn.command.console import say
+        from pcctlearn.experiments.results import redraw
+
+        if len(sys.argv) != 2:
+            raise ValueError("give the folder of a finished run, such as outputs/EXPERIMENT/DATE")
+        folder = Path(sys.argv[1])
+        drawn = redraw(folder)
+        say(f"drew {len(drawn)} figures; report: {folder / 'report.html'}")
+
+    run_command(main, "report")
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": train,
     "simulate": simulate,
     "evaluate": evaluate,
     "check": check,
     "compare": compare,
+    "report": report,
 }
 
 

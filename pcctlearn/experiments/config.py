@@ -31,12 +31,7 @@ def check_config(config: DictConfig) -> None:
         raise TypeError(
             f"study must be built by an experiment, got {job!r}: choose one with experiment=NAME"
         )
-    check_nodes(config)
-
-
-def check_nodes(config: DictConfig, **kinds: Any) -> None:
-    """The same without a job; ``kinds`` are the types of further plain keys."""
-    for key, kind in {**_PLAIN, **kinds}.items():
+    for key, kind in _PLAIN.items():
         if key in config:
             _check_type(key, config[key], kind)
     if not 0 <= config.seed < 2**32:

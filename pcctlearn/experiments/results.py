@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pcctlearn.files import added_whole, written_whole
 from pcctlearn.metrics.errors import Rows
 from pcctlearn.reading.damaged import library_errors, readable
 from pcctlearn.reading.yaml_text import read_yaml
-from pcctlearn.report import render_report
+from pcctlearn.report import page_of, render_report
 
 
 @dataclass
@@ -64,17 +64,18 @@ def write_run(
     ``began`` is the value of ``time.perf_counter`` at its start.
     """
     with added_whole(folder, last=MARKER) as part:
-        write_results(results, part, config, overrides)
-        draw_figures(results.figures, part)
-        seconds = time.perf_counter() - began
         tables = [*results.tables, *_list_of(results, "Results", ".6g")]
-        page = render_report(part, name, results.summary, results.figures, config, seconds, tables)
-        with written_whole(part / "report.html") as path:
-            path.write_text(page, encoding="utf-8")
+        page = page_of(name, results.summary, tables, time.perf_counter() - began)
+        write_results(results, part, config, overrides, page)
+        redraw(part)
 
 
 def write_results(
-    results: StudyResults, folder: Path, config: str = "", overrides: Sequence[str] | None = None
+    results: StudyResults,
+    folder: Path,
+    config: str = "",
+    overrides: Sequence[str] | None = None,
+    page: Mapping[str, Any] | None = None,
 ) -> None:
     """``arrays.h5``, with what made it in its attributes, and ``results.json``.
 
@@ -87,6 +88,8 @@ def write_results(
         file.attrs["config"] = config
         file.attrs["figures"] = json.dumps(list(results.figures))
         file.attrs.update({f"n_threads_{library}": n for library, n in threads().items()})
+        if page is not None:
+            file.attrs["page"] = json.dumps(page)
         if overrides is not None:
             file.attrs["overrides"] = json.dumps(list(overrides))
         for name, values in results.arrays.items():
@@ -140,7 +143,7 @@ def draw_figures(names: Sequence[str], folder: Path) -> None:
 
 
 def redraw(folder: Path) -> list[str]:
-    """Draw the figures of a finished run again, from its results.json and arrays.h5; their names.
+    """Draw the figures of a finished run from its folder and write its report; their names.
 
     Raises:
         ValueError: the folder holds no finished run, or one without names of figures.
@@ -148,10 +151,15 @@ def redraw(folder: Path) -> list[str]:
     read_numbers(folder)
     path = folder / "arrays.h5"
     with readable(path, "the arrays of a finished run", "run it again"), h5py.File(path) as file:
-        names = file.attrs.get("figures")
+        names, page = file.attrs.get("figures"), file.attrs.get("page")
+        config = str(file.attrs.get("config", ""))
     if names is None:
         raise ValueError(f"{path} does not name its figures: it was written by an earlier version")
     draw_figures(json.loads(names), folder)
+    if page is not None:
+        html = render_report(folder, json.loads(page), json.loads(names), config)
+        with written_whole(folder / "report.html") as path:
+            path.write_text(html, encoding="utf-8")
     return json.loads(names)
 
 
