@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from pcctlearn.phantoms.placement import BodyTooWideError
+from pcctlearn.tomography.base_geometry import Geometry
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import Geometry
 from pcctlearn.tomography.grids import SliceGrid, VolumeGrid
 
 

@@ -11,7 +11,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.cone_geometry import ConeBeam, point_source_flux
 
 HIGHEST_FRACTION = 0.95  # scatter over all counts, at most
 _LEAST_TRANSMISSION = 1e-6
@@ -195,8 +195,8 @@ class KernelScatter(ScatterCorrection):
     def _scatter(self, primary: Panels, number: int) -> Panels:
         """S_b behind water, relative to the open beam of bin b at the same pixel."""
         rows, columns = self._positions_cm(primary)
-        # counts relative to air hide that a point source lights the edges of a panel less
-        flux = (1 + (rows[:, None] ** 2 + columns**2) / self.source_to_detector_cm**2) ** -1.5
+        # counts relative to air hide that the fluence falls towards the edges of a panel
+        flux = point_source_flux(rows, columns, self.source_to_detector_cm)
         depth = _depth(primary)
         thickness = depth / self.water_per_cm
         lit = primary * flux * self._edges(thickness, rows, columns)

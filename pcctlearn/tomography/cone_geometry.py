@@ -7,6 +7,7 @@ and row 0 is the lowest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, degrees, floor, pi
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,12 +127,8 @@ class ConeBeam(DivergentGeometry):
         return (grid.slices_cm >= bottom) & (grid.slices_cm <= top)
 
     def relative_flux(self) -> FloatArray:
-        """(row, column): fluence of a point source on the panel, over that of the central ray.
-
-        cos³ of the angle of incidence: the inverse square of the distance, times the obliquity.
-        """
-        offset = np.hypot(self.rows_cm[:, None], self.columns_cm) / self.source_to_detector_cm
-        return (1 + offset**2) ** -1.5
+        """(row, column): fluence of a point source on the panel, over that of the central ray."""
+        return point_source_flux(self.rows_cm, self.columns_cm, self.source_to_detector_cm)
 
     def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
         super().require_grid(grid)
@@ -256,3 +253,12 @@ class ConeBeam(DivergentGeometry):
         # the panel may end before the axis, by less than the volume extends on that side
         left, right = self.detector_extent_cm
         return bool(sees_z and left > -beyond[1] and right > -beyond[0])
+
+
+def point_source_flux(rows_cm: Any, columns_cm: Any, source_to_detector_cm: float) -> Any:
+    """(row, column): cos³ of the angle of incidence, for arrays or tensors of positions.
+
+    The fluence of a point source on a plane falls with the inverse square of the distance, and
+    with the obliquity of the rays.
+    """
+    return (1 + (rows_cm[:, None] ** 2 + columns_cm**2) / source_to_detector_cm**2) ** -1.5

@@ -4,8 +4,8 @@ from typing import Literal, overload
 
 import torch
 
+from pcctlearn.tomography.base_geometry import Geometry
 from pcctlearn.tomography.filters import RampFilter
-from pcctlearn.tomography.geometry import Geometry
 from pcctlearn.tomography.grids import FloatArray, SliceGrid
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.projector import backprojector, warn_if_truncated

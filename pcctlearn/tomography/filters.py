@@ -8,7 +8,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from pcctlearn.tomography.geometry import FloatArray
+from pcctlearn.tomography.grids import FloatArray
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 _ROWS_AT_ONCE = 512

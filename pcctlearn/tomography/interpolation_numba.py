@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit, prange
 
-from pcctlearn.tomography.geometry import FlatGeometry, Geometry
+from pcctlearn.tomography.base_geometry import Geometry
+from pcctlearn.tomography.geometry import FlatGeometry
 from pcctlearn.tomography.grids import FloatArray, ImageGrid, SliceGrid
 
 

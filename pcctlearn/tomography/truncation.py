@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pcctlearn.tomography.base_geometry import Geometry
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import Geometry
 from pcctlearn.tomography.grids import SliceGrid, require_positive
 from pcctlearn.tomography.linear_operator import LinearOperator
 

@@ -4,8 +4,9 @@ from math import ceil, pi
 
 import numpy as np
 
+from pcctlearn.tomography.base_geometry import ARC_TOLERANCE_RAD, Geometry
 from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import ARC_TOLERANCE_RAD, DivergentGeometry, Geometry
+from pcctlearn.tomography.geometry import DivergentGeometry
 from pcctlearn.tomography.grids import FloatArray, SliceGrid
 
 _SAMPLES_PER_VIEW = 4  # of the redundancy weights, at the least

@@ -137,3 +137,16 @@ def test_a_printed_beam_can_be_checked():
 def test_a_start_in_degrees_is_refused():
     with pytest.raises(ValueError, match="start_rad is 90 rad, more than 4 turns: is it in deg"):
         FanBeam(60, 40, 0.5, 50.0, 90.0, start_rad=90.0)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
+def test_a_displaced_detector_that_hardly_reaches_over_the_axis_is_warned_about(beam, side):
+    grid = ImageGrid(60, 60, 0.1)
+    half_cm = beam.n_columns * beam.pixel_cm / 2
+    beam = replace(beam, offset_cm=side * (half_cm - 1.3 * beam.pixel_cm), arc_rad=2 * pi)
+    _, sentence = beam.truncations(grid)
+    assert "1.3 columns over it" in sentence
+    mended = replace(beam, offset_cm=float(sentence.rpartition("=")[2]))
+    assert min(mended.detector_extent_cm) == pytest.approx(4 * beam.pixel_cm)
+    assert len(mended.truncations(grid)) == 1
