@@ -1,4 +1,4 @@
-"""The record that travels through the chain, the order of its stages, and which rays count."""
+"""The record that passes through the chain, and the order of its stages."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,24 @@ STAGES = (
     "maps",
     "vmi",
 )
-SHADOW_G_CM2 = 1.0  # a ray with more in its way passes the object
+SHADOW_G_CM2 = 1.0  # area density above which a ray counts as crossing the object
 
 
 @dataclass(kw_only=True)
 class Scan:
-    """One scan, as far as the chain has taken it, or what is known to be true of it.
+    """One scan at the stages that the chain has made or that are known; the others are None.
 
-    counts (batch, bin, view, *pixel) photons; scatter_fraction, scatter over all counts, and
-    corrected_counts, what is left without it, as counts; line_integrals (batch, material, view,
-    *pixel) g/cm²; expected_counts, what the scanner's model expects behind these line integrals,
-    as counts; maps (batch, material, *voxel) g/cm³; vmi (batch, keV, *voxel) 1/cm. ``converged``
-    (batch, view, *pixel) is True for rays whose line integrals the decomposition found;
-    ``precision`` (batch, view, *pixel, material, material) is the Fisher information of the line
-    integrals.
+    Args:
+        counts: (batch, bin, view, *pixel), photons.
+        scatter_fraction: scatter over counts, as counts.
+        corrected_counts: counts · (1 − scatter_fraction), photons.
+        line_integrals: (batch, material, view, *pixel), g/cm².
+        converged: (batch, view, *pixel), True where the decomposition found the line integrals.
+        expected_counts: expected counts behind the line integrals, as counts.
+        maps: (batch, material, *voxel), g/cm³.
+        vmi: (batch, keV, *voxel), 1/cm.
+        precision: (batch, view, *pixel, material, material), Fisher information of the line
+            integrals, (cm²/g)².
     """
 
     counts: Tensor | None = None
@@ -40,8 +44,8 @@ class Scan:
     precision: Tensor | None = None
 
     def at(self, stage: str) -> Tensor:
-        """The array of this name, which the scan must hold."""
+        """The array of this name; ValueError if the scan does not hold it."""
         values = getattr(self, stage)
         if values is None:
-            raise ValueError(f"the scan holds no {stage}: take the chain on to it, or provide it")
+            raise ValueError(f"the scan holds no {stage}: run the chain up to it, or provide it")
         return values

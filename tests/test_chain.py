@@ -1,4 +1,4 @@
-"""The chain goes as far as asked, goes on from where it was, and is differentiable all the way."""
+"""The chain stops at a stage, continues from one, and is differentiable from end to end."""
 
 import pytest
 import torch
@@ -52,15 +52,15 @@ def test_shapes_and_values():
     torch.testing.assert_close(expected, counts, rtol=1e-6, atol=1e-3)
 
 
-def test_onward_goes_on_from_what_is_there():
+def test_resume_continues_from_the_stages_of_the_scan():
     chain, counts = chain_and_counts()
     A = torch.rand(1, 2, 20, 24)
-    scan = chain.onward(Scan(line_integrals=A), until="maps")
+    scan = chain.resume(Scan(line_integrals=A), until="maps")
     assert scan.line_integrals is A
     assert scan.counts is None
     torch.testing.assert_close(scan.at("maps"), chain.reconstruct @ A)
     partly = chain(counts, until="line_integrals")
-    torch.testing.assert_close(chain.onward(partly).at("vmi"), chain(counts).at("vmi"))
+    torch.testing.assert_close(chain.resume(partly).at("vmi"), chain(counts).at("vmi"))
 
 
 def test_a_cone_beam_chain_ends_in_volumes():
@@ -89,7 +89,7 @@ def test_a_short_chain_ends_where_its_steps_do():
         scan.at("maps")
 
 
-def test_wrong_words_are_told():
+def test_wrong_arguments_are_refused():
     chain, counts = chain_and_counts()
     with pytest.raises(ValueError, match=r"until must be one of .*'images'"):
         chain(counts, until="images")

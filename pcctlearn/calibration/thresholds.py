@@ -134,7 +134,7 @@ def compare(
     """The scan through the chain and its loss; unobservable pixels have the true line integrals."""
     predicted = chain(target.counts, until="line_integrals")
     A = torch.where(observable, predicted.line_integrals, target.at("line_integrals"))
-    predicted = chain.onward(replace(predicted, line_integrals=A), loss.deepest, loss.expects)
+    predicted = chain.resume(replace(predicted, line_integrals=A), loss.deepest, loss.expects)
     return predicted, torch.stack(list(loss(predicted, target).values())).sum()
 
 

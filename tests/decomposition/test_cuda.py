@@ -1,4 +1,4 @@
-"""The scanner and the decomposition give on a CUDA device what they give on the CPU."""
+"""Results on a CUDA device equal those on the CPU."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ RAYS = [[0.0, 0.0], [10.0, 0.5], [25.0, 2.0]]
 
 
 @pytest.mark.parametrize("n_pixels", [None, 3])
-def test_a_model_moved_there_expects_the_same_counts(n_pixels):
+def test_a_model_moved_to_the_device_expects_the_same_counts(n_pixels):
     rays, gradients = torch.tensor(RAYS), []
     for device in ("cpu", "cuda"):
         model = scanner(response=silicon(learn=True), n_pixels=n_pixels).to(device)
@@ -33,7 +33,7 @@ def test_a_model_moved_there_expects_the_same_counts(n_pixels):
 
 
 @pytest.mark.parametrize("n_pixels", [None, 3])
-def test_a_model_built_there_stays_there(n_pixels):
+def test_a_model_built_on_the_device_stays_on_it(n_pixels):
     tube = Spectrum(SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=1e6)
     energies, fluence = tube.energies_keV.cuda(), tube.fluence.cuda()
     attenuation = attenuation_table(["water", "calcium"], energies)

@@ -1,4 +1,4 @@
-"""Whatever the counts: answers are finite, flags are honest, and a ray depends on itself alone."""
+"""For any counts: results are finite, masks are correct, and rays are independent."""
 
 import importlib.util
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_pixels_with_own_spectra_do_not_mix(n_hard, dtype):
 @BOXED
 @pytest.mark.parametrize("total", [0.0, 4e-8, 0.4])
 @pytest.mark.parametrize("share", [[0.25] * 4, [0.7, 0.0, 0.0, 0.3]])
-def test_without_half_a_photon_nothing_is_known(solver, dtype, boxed, total, share):
+def test_rays_with_less_than_half_a_photon_do_not_converge(solver, dtype, boxed, total, share):
     scene = setup(2)
     counts = (total * torch.tensor([share, share])).to(dtype).requires_grad_()
     x, converged = solved(scene, counts, scene.spectra, dtype, boxed, solver)

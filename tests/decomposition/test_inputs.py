@@ -1,4 +1,4 @@
-"""Inputs that no decomposition can use are refused by name; the others are brought together."""
+"""Unusable inputs are refused by name; the others are brought to one precision."""
 
 import re
 
@@ -49,7 +49,7 @@ def nothing(spectra):
         (nothing, r"the spectrum of bin 0 .*is zero at every energy"),
     ],
 )
-def test_spectra_that_no_detector_has(change, message, n_pixels, dtype, adjoint):
+def test_impossible_spectra_are_refused(change, message, n_pixels, dtype, adjoint):
     counts, spectra, attenuation = (t.to(dtype).clone() for t in problem(n_pixels))
     change(spectra)
     for given in (spectra, spectra.requires_grad_()):
@@ -66,7 +66,7 @@ def test_the_pixel_with_the_fault_is_named_and_leaving_the_bin_out_helps():
     assert decompose(counts[..., :3], spectra[:, :3], attenuation).converged.all()
 
 
-def test_rounding_below_zero_is_no_fault():
+def test_spectra_below_zero_by_rounding_are_accepted():
     counts, spectra, attenuation = problem()
     reference = decompose(counts, spectra, attenuation).x
     spectra[0, 3] = -1e-9
@@ -76,7 +76,7 @@ def test_rounding_below_zero_is_no_fault():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_attenuation_that_is_no_number(bad):
+def test_attenuation_that_is_not_finite_is_refused(bad):
     counts, spectra, attenuation = problem()
     attenuation = attenuation.clone()
     attenuation[1, 3] = bad

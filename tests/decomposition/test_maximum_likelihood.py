@@ -1,4 +1,4 @@
-"""Decomposition returns what lay in the way, says where it did not, and wastes no photon."""
+"""Decomposition: round trips, masks, bounds, efficiency, and the layer."""
 
 import logging
 
@@ -184,12 +184,36 @@ def test_variance_reaches_the_cramer_rao_bound(n_materials, tolerance):
     ids=["scoring", "few steps", "simplex"],
 )
 @pytest.mark.parametrize("warm_start", [WARM_START, WARM_START[1:], ()])
-def test_another_solver_is_another_argument(solver, warm_start):
+def test_any_solver_reaches_the_minimum(solver, warm_start):
     counts, spectra, attenuation, _ = problem(noisy=True)
     reference = decompose(counts, spectra, attenuation).x
     x, converged = decompose(counts, spectra, attenuation, solver=solver, warm_start=warm_start)
     assert converged.any()
     torch.testing.assert_close(x[converged], reference[converged], rtol=0, atol=1e-2)
+
+
+def test_the_solver_gets_the_rays_that_the_warm_start_leaves():
+    counts, spectra, attenuation, _ = problem(noisy=True)
+    counts[4] = torch.tensor([3.0, 0.0, 1.0, 2.0])  # few photons
+    reference = decompose(counts, spectra, attenuation)
+    seen = []
+
+    def solver(objective, start, theta, bounds):
+        seen.append(theta[0])
+        return DampedNewton()(objective, start, theta, bounds)
+
+    def solve(warm_start):
+        seen.clear()
+        return decompose(counts, spectra, attenuation, solver=solver, warm_start=warm_start)
+
+    for first in (DampedNewton(max_steps=1), DampedNewton()):
+        solution = solve([first])
+        assert torch.equal(solution.converged, reference.converged)
+        torch.testing.assert_close(solution.x, reference.x, rtol=0, atol=1e-6)
+        assert any(torch.equal(counts[4], row) for row in seen[0])
+    assert len(seen[0]) == 1
+    solve(())
+    assert torch.equal(seen[0], counts)
 
 
 @pytest.mark.parametrize("n_pixels", [None, 30])
@@ -259,6 +283,7 @@ def test_impossible_counts_are_refused(bad, message):
         ({"attenuation": torch.ones(5, 27)}, "5 materials .* got 4"),
         ({"spectra": torch.ones(7, 4, 27)}, r"pixels \(7,\) do not fit rays of \(30,\)"),
         ({"spectra": torch.ones(30, 1, 4, 27)}, "their axes must be the last ones of the rays"),
+        ({"adjoint": "backward"}, r"implicit, unrolled.*'backward'"),
         ({"bounds": ([0.0], [1.0])}, "bounds must be .* with 2 increasing pairs"),
         ({"bounds": ([0.0, 1.0], [1.0, 1.0])}, r"got \[0.0, 1.0\] and \[1.0, 1.0\]"),
         ({"bounds": ([0.0, float("nan")], [1.0, 1.0])}, "increasing pairs"),
@@ -293,7 +318,7 @@ def test_the_layer_undoes_the_scanner(n_pixels):
     assert converged.all()
 
 
-def test_the_layer_takes_its_spectra_afresh():
+def test_the_layer_computes_its_spectra_at_each_call():
     model = scanner(every=4)
     layer = MaximumLikelihood(model)
     counts, _ = image(model, noisy=False)

@@ -1,4 +1,4 @@
-"""Cutting rays into pieces and joining them again is the identity."""
+"""Splitting rays into pieces and joining them is the identity."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The polynomial is near the truth where counts are many, and says where it was not fitted."""
+"""The polynomial is near the truth at high counts, and marks rays outside its range."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""How far counts move the answer, and how far noise must."""
+"""Derivatives of the decomposition, Fisher information and Cramér–Rao bound."""
 
 import pytest
 import torch

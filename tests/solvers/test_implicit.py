@@ -1,4 +1,4 @@
-"""The derivative of a minimum is that of solving again with other inputs, noise included."""
+"""The implicit derivative equals that of solving perturbed problems again, with noise too."""
 
 import pytest
 import torch
@@ -180,7 +180,7 @@ def test_a_ray_that_did_not_converge_passes_no_gradient():
         torch.testing.assert_close(shared, without)
 
 
-def test_a_cotangent_of_no_number_at_an_unsolved_ray_reaches_nothing():
+def test_a_nan_cotangent_at_an_unsolved_ray_has_no_effect():
     matrix, centre = random_bowls(3, 2)
     matrix[1] = torch.tensor([[1.0, 1.0], [1.0, 1.0]])  # a trough: no single minimum
     shared = torch.ones(2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""A ray is at a minimum only where the Hessian, the step and the rounding all say so."""
+"""A ray has converged only if the Hessian, the step and the rounding error all say so."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ EVERY_SOLVER = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("n_unknowns", [1, 2, 3])
-def test_a_minimum_is_near_or_it_is_not(n_unknowns):
+def test_a_ray_converges_within_the_distance_only(n_unknowns):
     matrix, centre = random_bowls(40, n_unknowns)
     direction = torch.nn.functional.normalize(torch.randn(40, n_unknowns), dim=-1)
     largest = direction.abs().amax(-1, keepdim=True)

@@ -52,7 +52,7 @@ def test_the_box_is_kept():
     torch.testing.assert_close(x, centre.clamp(-1, 1), rtol=0, atol=1e-4)
 
 
-def test_what_it_did_not_solve_is_marked():
+def test_unsolved_rays_are_marked():
     matrix, centre = random_bowls(3, 2)
     centre[1] = torch.nan
     start = torch.ones(3, 2)

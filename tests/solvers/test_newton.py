@@ -1,4 +1,4 @@
-"""Newton's method: one step for a quadratic, a box kept exactly, each ray by itself."""
+"""Newton's method: one step for a quadratic, exact bounds, independent rays."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_a_curved_valley(start):
     torch.testing.assert_close(x, torch.ones(1, 2))
 
 
-def test_what_it_did_not_solve_is_marked():
+def test_unsolved_rays_are_marked():
     start = torch.tensor([[-1.2, 1.0], [1.0, 1.0]])
     x, converged = DampedNewton(max_steps=3)(valley, start)
     assert converged.tolist() == [False, True]
@@ -111,7 +111,7 @@ def test_an_endless_slope_is_not_solved():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_ray_of_no_numbers_keeps_its_start(bad):
+def test_a_ray_that_is_not_finite_keeps_its_start(bad):
     matrix, centre = random_bowls(3, 2)
     centre[1] = bad
     start = torch.ones(3, 2)
@@ -155,6 +155,6 @@ def test_precision_is_kept(dtype):
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_steps": 0}])
-def test_a_solver_that_cannot_be(options):
+def test_wrong_settings_are_refused(options):
     with pytest.raises(ValueError, match="tolerance and max_steps must be positive"):
         DampedNewton(**options)

@@ -1,4 +1,4 @@
-"""Which unknowns may move at the sides of a box."""
+"""Unknowns that may move at the limits of a box."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Small systems are solved as LAPACK would, and what is not positive definite is said to be so."""
+"""Small systems are solved as by LAPACK, and indefinite ones are marked."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 
 
 @pytest.mark.parametrize("n_unknowns", [1, 2, 3, 5])
-def test_it_solves(n_unknowns):
+def test_the_solution_is_that_of_lapack(n_unknowns):
     matrix, right = random_bowls(50, n_unknowns)
     x, positive = solve_positive_definite(matrix, right)
     assert positive.all()
@@ -16,7 +16,7 @@ def test_it_solves(n_unknowns):
 
 
 @pytest.mark.parametrize("n_unknowns", [2, 3])
-def test_unknowns_that_are_held_are_taken_out(n_unknowns):
+def test_fixed_unknowns_are_removed(n_unknowns):
     matrix, right = random_bowls(50, n_unknowns)
     free = torch.rand(50, n_unknowns, generator=torch.Generator().manual_seed(2)) < 0.6
     x, positive = solve_positive_definite(matrix, right, free)
@@ -28,7 +28,7 @@ def test_unknowns_that_are_held_are_taken_out(n_unknowns):
         torch.testing.assert_close(x[ray][f], reduced)
 
 
-def test_a_held_unknown_may_be_as_bad_as_it_likes():
+def test_a_fixed_unknown_may_be_nan():
     matrix = torch.tensor([[2.0, torch.nan], [torch.nan, -1.0]])
     x, positive = solve_positive_definite(
         matrix, torch.tensor([4.0, torch.nan]), torch.tensor([True, False])

@@ -1,4 +1,4 @@
-"""Newton's steps differentiated one by one end at the derivative of the minimum."""
+"""Differentiated Newton steps give the derivative of the minimum."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Problems with known minima for the solvers' tests."""
+"""Problems with known minima for the tests of the solvers."""
 
 import torch
 from torch import Tensor
