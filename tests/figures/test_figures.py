@@ -1,6 +1,7 @@
 """Figures are drawn from the folder of a run alone, with words and units on their axes."""
 
 import pytest
+from support.figures import words
 from support.studies import STUDIES, finished
 
 from pcctlearn.experiments.results import redraw, write_results

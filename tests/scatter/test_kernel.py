@@ -200,7 +200,7 @@ WIDE_PANEL = ConeBeam(1, 64, 96, 0.48, 62.5, 109.7)
 @cache
 def silicon_kernels():
     model = scanner(response=Table.from_file(SILICON))
-    return model, fit_kernels(wide_panel(VolumeGrid(60, 60, 60, 0.4)), model)
+    return model, fit_kernels(WIDE_PANEL, model)
 
 
 def cylinder():
