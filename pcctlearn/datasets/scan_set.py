@@ -41,6 +41,19 @@ class ScanSet(Dataset):
         """One scan, without a batch axis."""
         return self._scans[index]
 
+    def batches_of_one(self) -> list[Scan]:
+        """Every scan with a batch axis; it shares its memory with the set."""
+        return [
+            Scan(
+                **{
+                    stage: values[None]
+                    for stage, values in vars(scan).items()
+                    if values is not None
+                }
+            )
+            for scan in self._scans
+        ]
+
 
 def known_scans(paths: Iterable[Path], air: Float[Tensor, "bin"]) -> Iterator[FlatFielded]:
     """Read scan files with known primary and scatter, one after the other, once each.

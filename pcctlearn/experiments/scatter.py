@@ -53,6 +53,7 @@ class ScatterStudy:
         training: constructor of the module, awaiting chain, loss and notes.
         split: how many scans are learned from, choose, and are judged.
         vmi_keV: of the monoenergetic images.
+        filter, truncation: of the reconstruction, as in ``fbp``.
         with_noise: judge counts with their noise too.
         seed: of the network.
     """
@@ -66,6 +67,8 @@ class ScatterStudy:
         training: Callable[..., ChainModule],
         split: Sequence[int] = (6, 2, 2),
         vmi_keV: float = 60.0,
+        filter: str = "ramp",
+        truncation: str = "water",
         with_noise: bool = True,
         seed: int = 0,
     ) -> None:
@@ -93,7 +96,7 @@ class ScatterStudy:
         self.correction = correction
         self.chain = Chain(
             decomposition(self.model),
-            fbp(self.geometry, self.grid),
+            fbp(self.geometry, self.grid, filter, truncation),
             MonoenergeticImages(self.model.materials, [vmi_keV]),
             correction,
         )
@@ -119,10 +122,9 @@ class ScatterStudy:
             "uniform": UniformScatter(self.geometry, self.model),
         }
         scans = ScanSet(self.scans["train"], self.air)
-        batches = [collate([scans[k]]) for k in range(len(scans))]
-        baselines["uniform"].fit(batches, dict)
+        baselines["uniform"].fit(scans.batches_of_one(), dict)
         began = perf_counter()
-        learned = self.correction.fit(batches, lambda: self._train(trainer))
+        learned = self.correction.fit(scans.batches_of_one(), lambda: self._train(trainer, scans))
         learned = {"training_seconds": perf_counter() - began, **learned}
         checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
         if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
@@ -133,9 +135,10 @@ class ScatterStudy:
         judgement = judge(self.chain, known_scans(test, self.air), noise_seed, baselines)
         return _results(judgement, learned, self._fitted_by(learned))
 
-    def _train(self, trainer: Trainer) -> dict[str, float]:
+    def _train(self, trainer: Trainer, scans: ScanSet) -> dict[str, float]:
         module = self._module()
-        train, val = (self._prepared(name) for name in ("train", "val"))
+        train = self._prepared("train", scans)
+        val = self._prepared("val", ScanSet(self.scans["val"], self.air))
         (untrained,) = trainer.validate(module, _loader(val), verbose=False)
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
@@ -182,16 +185,14 @@ class ScatterStudy:
         stages = ", ".join(sorted(self.loss.stages))
         return f"{how} in {learned['epochs']:.0f} epochs with a loss on {stages}"
 
-    def _prepared(self, name: str) -> Dataset:
+    def _prepared(self, name: str, scans: ScanSet) -> Dataset:
         """Scans with the truth of the stages that the loss looks at."""
-        scans = ScanSet(self.scans[name], self.air)
         known = STAGES.index("corrected_counts")
         deeper = [stage for stage in self.loss.stages if STAGES.index(stage) > known]
         if not deeper:
             return scans
         truths = []
-        for k in track(range(len(scans)), f"truth of the {name} scans"):
-            scan = collate([scans[k]])
+        for scan in track(scans.batches_of_one(), f"truth of the {name} scans"):
             truth = with_truth(scan, self.chain, self.loss.deepest, self.loss.expects)
             truths.append({stage: truth.at(stage)[0] for stage in deeper})
         return _WithTruth(scans, truths)

@@ -9,7 +9,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from support.configs import composed
 
 from pcctlearn.datasets.scan_file import read_scan
-from pcctlearn.experiments import evaluation, run
+from pcctlearn.experiments import run
 
 PLACE_MM = np.array([37.0, -52.0, 21.0])  # of the bead: R, A, S
 SCANNER = [
@@ -69,7 +69,7 @@ def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     assert (scale < 0.9) == (fit == "true")
 
     words = [f"scans={folder}", f"folder={tmp_path / 'out'}", "scatter=none"]
-    evaluation.evaluate(composed(tmp_path, *words, name="evaluate"))
+    run.run(composed(tmp_path, *words, name="evaluate"))
     image = nib.load(tmp_path / "out/ct/calcium.nii.gz")
     np.testing.assert_allclose(voxel_sizes(image.affine), 7 / scale, rtol=1e-5)
     calcium = np.nan_to_num(image.get_fdata())  # NaN beyond the rows of the panel
