@@ -203,7 +203,7 @@ NETWORK = ["experiment=scatter_cross_domain", "logger=none"]
 REFUSED_BEFORE_SCANS = [
     (["training.optimizer.lr=-1"], ["-1"]),
     (["training.scheduler.T_max=0.5"], ["training.scheduler.T_max", "0.5"]),
-    (["training.learned_views=0"], ["learned_views", "0"]),
+    (["training.n_gradient_views=0"], ["n_gradient_views", "0"]),
     (["training=gauss_newton"], ["training=chain"]),
     (["trainer.max_epochs=three"], ["trainer.max_epochs", "'three'"]),
     (["trainer.devices=0"], ["trainer"]),

@@ -1,4 +1,4 @@
-"""The chain learned from scans: any loss on any stage."""
+"""Train the correction of a chain on scans, by any loss on any stage."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,18 +16,18 @@ from pcctlearn.scan import STAGES, Scan
 
 
 class ChainModule(LightningModule):
-    """Learn what the chain's correction estimates, from the stages that the loss looks at.
+    """Train the correction of a chain.
 
-    Nothing but the loss decides how deep a step goes. What the truth of a deeper stage is follows
-    from the scan's scatter-free counts, taken once through the same chain.
+    The loss decides how far the chain runs. The truth of a deeper stage comes from the scatter-free
+    counts, taken through the same chain once.
 
     Args:
-        chain: with a correction that learns.
+        chain: with a correction that has parameters.
         loss: on stages of the chain.
         optimizer: constructor awaiting parameters.
         scheduler: constructor awaiting the optimizer, stepped after each epoch; or ``None``.
-        learned_views: gradients flow through so many views of a scan, drawn anew in each step, and
-            the others go along without: memory is that of these. ``None`` for all.
+        n_gradient_views: number of views that carry gradients, drawn at random in each step. The
+            others enter the loss without, so memory grows with these alone. ``None``: all.
         notes: {name: plain value}, kept in its checkpoints beside the weights.
     """
 
@@ -37,20 +37,20 @@ class ChainModule(LightningModule):
         loss: TotalLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], Any] | None = None,
-        learned_views: int | None = None,
+        n_gradient_views: int | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if chain.correct is None:
             raise ValueError("there is nothing to learn in a chain without a correction")
-        if learned_views is not None and learned_views < 1:
-            raise ValueError(f"training.learned_views must be 1 or more, got {learned_views}")
+        if n_gradient_views is not None and n_gradient_views < 1:
+            raise ValueError(f"training.n_gradient_views must be 1 or more, got {n_gradient_views}")
         self.chain, self.loss = chain, loss
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.learned_views, self.notes = learned_views, dict(notes or {})
+        self.n_gradient_views, self.notes = n_gradient_views, dict(notes or {})
 
     def configure_optimizers(self) -> Any:
-        """The correction's parameters alone are learned."""
+        """Only the correction's parameters are trained."""
         assert self.chain.correct is not None
         optimizer = self.optimizer(self.chain.correct.parameters())
         if self.scheduler is None:
@@ -58,7 +58,7 @@ class ChainModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the weights belong to."""
+        """Store the notes beside the weights."""
         checkpoint.update(self.notes)
 
     def training_step(self, target: Scan, index: int) -> Tensor:
@@ -66,7 +66,7 @@ class ChainModule(LightningModule):
         return self._step(target, "train")
 
     def validation_step(self, target: Scan, index: int) -> Tensor:
-        """The loss of one batch that is not learned from."""
+        """The loss of one validation batch."""
         return self._step(target, "val")
 
     def _step(self, target: Scan, name: str) -> Tensor:
@@ -87,14 +87,14 @@ class ChainModule(LightningModule):
 
     def _predicted(self, counts: Tensor, learns: bool) -> Scan:
         n_views, expect = counts.shape[2], self.loss.expects
-        if not learns or self.learned_views is None or self.learned_views >= n_views:
+        if not learns or self.n_gradient_views is None or self.n_gradient_views >= n_views:
             return self._through(counts, self.loss.deepest, expect)
-        few = torch.randperm(n_views, device=counts.device)[: self.learned_views]
+        few = torch.randperm(n_views, device=counts.device)[: self.n_gradient_views]
         by_view = min(self.loss.deepest, "line_integrals", key=STAGES.index)
         correct = self.chain.correct
         assert correct is not None
         with torch.no_grad():
-            correct.eval()  # what normalises a batch learns from the few alone
+            correct.eval()  # running statistics are those of the gradient views
             whole = self._through(counts, by_view)
             correct.train()
         part = self._through(counts[:, :, few], by_view)
@@ -103,16 +103,16 @@ class ChainModule(LightningModule):
             for name, values in vars(whole).items()
             if values is not None and name != "counts"
         }
-        return self.chain.resume(replace(whole, **joined), self.loss.deepest, expect)
+        return self.chain.onward(replace(whole, **joined), self.loss.deepest, expect)
 
     def _through(self, counts: Tensor, until: str, expect: bool = False) -> Scan:
-        """The chain, whose correction is checked before its output is decomposed."""
+        """The chain; the output of the correction is checked before it is decomposed."""
         corrected = min(until, "corrected_counts", key=STAGES.index)
         scan = self.chain(counts, until=corrected)
         values, least = scan.at(corrected), 0.0 if corrected == "corrected_counts" else -math.inf
         if not bool((values.isfinite() & (values >= least)).all()):
             raise self._diverged(f"{corrected.replace('_', ' ')} out of range")
-        return self.chain.resume(scan, until, expect)
+        return self.chain.onward(scan, until, expect)
 
     def _diverged(self, what: str) -> FloatingPointError:
         step = self.trainer.global_step
@@ -129,4 +129,4 @@ class ChainModule(LightningModule):
 def with_truth(scan: Scan, chain: Chain, until: str, expect: bool = False) -> Scan:
     """A scan with its scatter-free counts, which it holds, taken through the chain to a stage."""
     scan.at("corrected_counts")
-    return chain.resume(scan, until, expect)
+    return chain.onward(scan, until, expect)

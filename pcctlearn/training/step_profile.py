@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Time of each stage of a training step."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -15,10 +15,10 @@ from pcctlearn.scan import STAGES, Scan
 def step_seconds(
     chain: Chain, loss: TotalLoss, target: Scan, n_repeats: int = 3
 ) -> dict[str, dict[str, float]]:
-    """{stage: {"forward", "backward"}}: seconds of each step of the chain, the best of n_repeats.
+    """{stage: {"forward", "backward"}}: seconds of each stage and of "loss", the best of n_repeats.
 
-    The chain is taken stage by stage, and its gradient back stage by stage, each from a leaf of its
-    own: the times add up to those of a training step without its optimiser. "loss" is among them.
+    Each stage runs forward and backward by itself, from a leaf of its own. The times add up to a
+    training step without its optimiser.
     """
     best: dict[str, dict[str, float]] = {}
     for _ in range(n_repeats):
@@ -37,7 +37,7 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
         if stage == "expected_counts" and not loss.expects:
             continue
-        out, forward = _timed(lambda now=scan, to=stage: chain.resume(now, to).at(to))
+        out, forward = _timed(lambda now=scan, to=stage: chain.onward(now, to).at(to))
         leaf = out.detach().requires_grad_()
         leaves.append((stage, out, leaf))
         scan = Scan(**{**vars(scan), stage: leaf})

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from support.chains import BEAM, FRACTION, l1, problem
 from support.studies import quiet_trainer
 
 from pcctlearn.datasets.scan_set import collate
@@ -81,7 +80,7 @@ def test_gradients_through_some_views_are_shares_of_the_whole(stage):
     target = with_truth(collate([scan]), chain, stage)
     gradients, n_views = {}, target.at("counts").shape[2]
     for n in (None, 1, n_views):
-        module = ChainModule(chain, l1(stage), torch.optim.Adam, learned_views=n)
+        module = ChainModule(chain, l1(stage), torch.optim.Adam, n_gradient_views=n)
         chain.correct.fraction.grad = None
         loss = module._step(target, "train")
         loss.backward()
@@ -95,7 +94,7 @@ def test_running_statistics_are_of_the_views_that_learn():
     chain, scan, _ = problem()
     chain.correct = ScatterNetwork(BEAM, chain.decompose.model, (4, 4), (2, 3))
     chain.correct.double()
-    module = ChainModule(chain, l1("scatter_fraction"), torch.optim.Adam, learned_views=2)
+    module = ChainModule(chain, l1("scatter_fraction"), torch.optim.Adam, n_gradient_views=2)
     module.train()
     module._step(collate([scan]), "train").backward()
     steps = [m.num_batches_tracked for m in chain.modules() if hasattr(m, "num_batches_tracked")]
@@ -110,7 +109,7 @@ def test_a_mix_of_stages_and_the_side_branch():
     stages = ("expected_counts", "maps", "scatter_fraction")
     loss = TotalLoss({stage: StageLoss(stage, distance) for stage in stages})
     target = with_truth(collate([scan]), chain, loss.deepest, loss.expects)
-    module = ChainModule(chain, loss, torch.optim.Adam, learned_views=3)
+    module = ChainModule(chain, loss, torch.optim.Adam, n_gradient_views=3)
     module._step(target, "train").backward()
     assert chain.correct.fraction.grad.abs() > 0
     with torch.no_grad():
@@ -120,8 +119,8 @@ def test_a_mix_of_stages_and_the_side_branch():
 
 def test_a_number_of_views_that_teaches_nothing_is_refused():
     chain, _, _ = problem()
-    with pytest.raises(ValueError, match=r"training\.learned_views must be 1 or more, got 0"):
-        ChainModule(chain, l1("maps"), torch.optim.Adam, learned_views=0)
+    with pytest.raises(ValueError, match=r"training\.n_gradient_views must be 1 or more, got 0"):
+        ChainModule(chain, l1("maps"), torch.optim.Adam, n_gradient_views=0)
 
 
 def test_only_the_correction_has_mixed_precision():
