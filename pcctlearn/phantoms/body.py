@@ -1,4 +1,4 @@
-"""The patient in a CT, without the table and what else lies in the field of view."""
+"""Find the patient in a CT, without the table and other objects in the field of view."""
 
 from dataclasses import dataclass
 from math import inf, pi
@@ -25,9 +25,9 @@ _N_MEASURED = 16  # slices of a piece whose flatness is measured
 
 @dataclass(frozen=True)
 class Body:
-    """Where the patient is, and what of the other pieces was left out.
+    """Voxels of the patient, and the pieces that were left out.
 
-    left_out: share of the patient's mass of each piece of 1 % or more that is not in ``mask``.
+    left_out: mass over the patient's, of each piece outside ``mask`` of 1 % or more.
     """
 
     mask: Bool[Tensor, "z y x"]

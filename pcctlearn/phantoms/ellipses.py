@@ -1,4 +1,4 @@
-"""Phantoms made of ellipses, with exact line integrals: the truth that projectors are held to.
+"""Phantoms made of ellipses, with exact line integrals to test projectors with.
 
 Positions have two components (x, y), or three for ellipsoids (x, y, z).
 """

@@ -1,4 +1,4 @@
-"""Averages of a sampled density over the voxels of another grid; the mass stays what it was."""
+"""Average a sampled density over the voxels of another grid, conserving mass."""
 
 import numpy as np
 
