@@ -32,11 +32,13 @@ from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE = "n_views=2 n_rows=8 n_columns=12 pixel_cm=3.84 volume.n_z=24 volume.n_y=28 volume.n_x=24"
-SMALL = [f"tomography.{word}" for word in [*SIZE.split(), "volume.voxel_cm=1.0"]]
+PANEL, GRID = "n_views=2 n_rows=8 n_columns=12 pixel_cm=3.84", "n_z=24 n_y=28 n_x=24 voxel_cm=1.0"
+SMALL = [f"tomography.geometry.{word}" for word in PANEL.split()]
+SMALL += [f"tomography.grid.{word}" for word in GRID.split()]
 SMALL += [f"montecarlo.transport.{w}" for w in ("accuracy=0.3", "chunk_histories=50", "pixel_cm=4")]
 SMALL += ["datasets.n_cases=3", "n_threads=1"]
-LEARNED = ["experiment=scatter_direct", "scatter.channels=[4,4]", "scatter.grid=[2,3]"]
+LEARNED = ["experiment=scatter_direct", "scatter.correction.channels=[4,4]"]
+LEARNED += ["scatter.correction.grid=[2,3]"]
 LEARNED += ["study.split=[1,1,1]", "study.with_noise=false", "trainer.max_epochs=8", "logger=none"]
 TIMES = ("seconds", "per_second", "step_share")  # in the names of results that differ each time
 

@@ -101,6 +101,13 @@ def test_an_experiment_is_global_and_has_a_name_of_its_own(name):
     assert text.startswith("# @package _global_\n")
 
 
+def test_early_stopping_keeps_the_callbacks_of_learning(tmp_path):
+    learning = composed(tmp_path, "trainer=learning").callbacks
+    stopping = composed(tmp_path, "trainer=early_stopping").callbacks
+    assert set(stopping) == {*learning, "early_stopping"}
+    assert all(stopping[name] == learning[name] for name in learning)
+
+
 def test_a_trainer_and_a_logger_are_built(tmp_path):
     config = composed(tmp_path, "logger=csv")
     trainer = instantiate(config.trainer, _convert_="all")
@@ -119,10 +126,11 @@ def test_every_data_set_can_be_simulated(file, tmp_path):
         instantiate(config.scan, _convert_="all")
 
 
+@pytest.mark.parametrize("command", ["train", "simulate", "evaluate"])
 @pytest.mark.parametrize("name", ["local", "joblib", "slurm"])
-def test_launchers_set_hydra_s_own(name):
+def test_launchers_set_hydra_s_own(command, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("simulate", [f"launcher={name}"], return_hydra_config=True)
+        config = compose(command, [f"launcher={name}"], return_hydra_config=True)
     wanted = {"local": "Basic", "joblib": "Joblib", "slurm": "Slurm"}[name]
     assert wanted in config.hydra.launcher._target_
 

@@ -9,8 +9,6 @@ __getattr__, __dir__, __all__ = attach(
         "grids": ["ImageGrid", "VolumeGrid"],
         "geometry": ["ParallelBeam", "FanBeam"],
         "cone_geometry": ["ConeBeam"],
-        "sparse_projector": ["Projector"],
-        "cone_projector": ["ConeProjector"],
         "iterative.sirt": ["sirt", "os_sart"],
         "iterative.cgls": ["cgls"],
         "iterative.fista_tv": ["fista_tv"],

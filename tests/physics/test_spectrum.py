@@ -85,6 +85,14 @@ def test_every_shipped_table_has_a_passport_and_ends_at_its_voltage():
         assert voltage - 1 <= energies[-1] <= voltage
 
 
+def test_a_tungsten_tube_comes_from_its_table():
+    tube = Spectrum.tungsten(120.0, {"aluminium": 0.25}, photons_per_pixel=5e4)
+    table = Spectrum(TUBE, {"aluminium": 0.25}, photons_per_pixel=5e4)
+    torch.testing.assert_close(tube.fluence, table.fluence)
+    with pytest.raises(ValueError, match="110 kV .*tungsten_120kV_12deg.*from_spekpy"):
+        Spectrum.tungsten(110.0)
+
+
 @pytest.mark.parametrize("photons", [None, 5e4])
 def test_live_spekpy_equals_the_shipped_table(photons):
     pytest.importorskip("spekpy")
