@@ -103,7 +103,7 @@ class ChainModule(LightningModule):
             for name, values in vars(whole).items()
             if values is not None and name != "counts"
         }
-        return self.chain.onward(replace(whole, **joined), self.loss.deepest, expect)
+        return self.chain.resume(replace(whole, **joined), self.loss.deepest, expect)
 
     def _through(self, counts: Tensor, until: str, expect: bool = False) -> Scan:
         """The chain; the output of the correction is checked before it is decomposed."""
@@ -112,7 +112,7 @@ class ChainModule(LightningModule):
         values, least = scan.at(corrected), 0.0 if corrected == "corrected_counts" else -math.inf
         if not bool((values.isfinite() & (values >= least)).all()):
             raise self._diverged(f"{corrected.replace('_', ' ')} out of range")
-        return self.chain.onward(scan, until, expect)
+        return self.chain.resume(scan, until, expect)
 
     def _diverged(self, what: str) -> FloatingPointError:
         step = self.trainer.global_step
@@ -129,4 +129,4 @@ class ChainModule(LightningModule):
 def with_truth(scan: Scan, chain: Chain, until: str, expect: bool = False) -> Scan:
     """A scan with its scatter-free counts, which it holds, taken through the chain to a stage."""
     scan.at("corrected_counts")
-    return chain.onward(scan, until, expect)
+    return chain.resume(scan, until, expect)

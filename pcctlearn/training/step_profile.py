@@ -37,7 +37,7 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
         if stage == "expected_counts" and not loss.expects:
             continue
-        out, forward = _timed(lambda now=scan, to=stage: chain.onward(now, to).at(to))
+        out, forward = _timed(lambda now=scan, to=stage: chain.resume(now, to).at(to))
         leaf = out.detach().requires_grad_()
         leaves.append((stage, out, leaf))
         scan = Scan(**{**vars(scan), stage: leaf})

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from support.chains import BEAM, FRACTION, l1, problem
 from support.studies import quiet_trainer
 
 from pcctlearn.datasets.scan_set import collate
