@@ -168,8 +168,8 @@ class _Report:
         for metric in self.errors.image_metrics:
             if (after := self.errors.values.get((metric, CORRECTED))) is not None:
                 remarks.append(
-                    f"Of the error {metric.label} without correction, "
-                    f"{self.errors.share(metric):.2f} is left, {np.mean(after):.1f} HU."
+                    f"{metric.label}: {self.errors.share(metric):.2f} of the error without "
+                    f"correction is left, {np.mean(after):.1f} HU."
                 )
         return StudyResults(
             numbers=numbers | summary,

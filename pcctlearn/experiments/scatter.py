@@ -208,8 +208,8 @@ def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyRe
         numbers={**summary, **fitted},
         arrays=judgement.arrays(),
         figures=figures,
-        summary=f"{by}. Of the error {metric.label} without correction, "
-        f"{errors.share(metric):.2f} is left. {_beside_baselines(errors, metric)}",
+        summary=f"{by}. {metric.label}: {errors.share(metric):.2f} of the error without correction "
+        f"is left. {_beside_baselines(errors, metric)}",
         tables=[errors.rows()],
         tabulated=summary,
     )
