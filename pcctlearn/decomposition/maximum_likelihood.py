@@ -118,13 +118,16 @@ def decompose(
 
 
 def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
-    """Start of every ray, flat, from the polynomial of the spectra."""
-    polynomial = fit_polynomial(rays.spectra.detach(), attenuation.detach())
+    """Start of every ray, flat, from the polynomial of the spectra.
+
+    It is a float32 number in either precision, so that rays with several minima take the same path.
+    """
+    polynomial = fit_polynomial(rays.spectra.detach().double(), attenuation.detach().double())
     starts = []
     for piece in rays.pieces():
-        air = piece.spectra.detach().sum(-1)
-        air = air if air.ndim == 1 else air[:, None]
-        starts.append(polynomial.clamped(polynomial(piece.counts.detach(), air)).flatten(0, -2))
+        n, air = piece.counts.detach().double(), piece.spectra.detach().double().sum(-1)
+        start = polynomial.clamped(polynomial(n, air if air.ndim == 1 else air[:, None]))
+        starts.append(start.float().to(piece.counts).flatten(0, -2))
     return torch.cat(starts)
 
 
