@@ -89,7 +89,7 @@ def test_a_tungsten_tube_comes_from_its_table():
     tube = Spectrum.tungsten(120.0, {"aluminium": 0.25}, photons_per_pixel=5e4)
     table = Spectrum(TUBE, {"aluminium": 0.25}, photons_per_pixel=5e4)
     torch.testing.assert_close(tube.fluence, table.fluence)
-    with pytest.raises(ValueError, match="110 kV .*tungsten_120kV_12deg.*from_spekpy"):
+    with pytest.raises(ValueError, match=r"110 kV .*tungsten_120kV_12deg.*from_spekpy"):
         Spectrum.tungsten(110.0)
 
 
