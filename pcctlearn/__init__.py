@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pcctlearn.tomography.fbp import fbp as fbp
     from pcctlearn.tomography.geometry import FanBeam as FanBeam
     from pcctlearn.tomography.geometry import ParallelBeam as ParallelBeam
+    from pcctlearn.tomography.projector import projector as projector
 
 _ROOMS = (
     "calibration",
@@ -70,6 +71,7 @@ __getattr__, __dir__, _ = attach(
         "decomposition.maximum_likelihood": ["decompose", "MaximumLikelihood"],
         "tomography.geometry": ["ParallelBeam", "FanBeam"],
         "tomography.cone_geometry": ["ConeBeam"],
+        "tomography.projector": ["projector"],
         "tomography.fbp": ["fbp"],
         "chain": ["Chain"],
     },
@@ -87,6 +89,7 @@ __all__ = [  # noqa: RUF022  # by subject
     "ParallelBeam",
     "FanBeam",
     "ConeBeam",
+    "projector",
     "fbp",
     "Chain",
     "__version__",
