@@ -1,4 +1,4 @@
-"""The angles that the views of a scan cover, and the gaps between them."""
+"""Angular widths of the views of a scan, and the gaps between them."""
 
 from math import pi
 from typing import NamedTuple
@@ -12,12 +12,12 @@ _TAPER_RAD = pi / 6  # beside a gap
 
 
 class AngularCoverage(NamedTuple):
-    """The share of the circle of each view, and the gaps between the shares.
+    """The arc of each view on the circle, and the gaps between the arcs.
 
-    A view stands for half the way to either neighbour. Where the next view is farther than
-    largest_bridged_rad, it stands for half a usual step on that side, and the rest is a gap.
+    The arc of a view extends half the distance to either neighbour. If the next view is farther
+    than largest_bridged_rad, it extends half a usual step on that side, and the rest is a gap.
 
-    centers_rad and view_weights_rad (view): center and width of every share, in the order of the
+    centers_rad and view_weights_rad (view): center and width of every arc, in the order of the
     views; gaps_rad (gap, 2): start in [0, 2π) and end of every gap.
     """
 
@@ -49,11 +49,11 @@ class AngularCoverage(NamedTuple):
 
     @property
     def arc_rad(self) -> float:
-        """The sum of the shares."""
+        """The sum of the widths."""
         return float(self.view_weights_rad.sum())
 
     def missing_rad(self, turn_rad: FloatArray) -> FloatArray:
-        """Rad of the circle that lie in a gap, and in a gap again after each of these turns."""
+        """Length of all angles that lie in a gap, and in a gap again after each of these turns."""
         starts, lengths = self.gaps_rad[:, 0], np.diff(self.gaps_rad)[:, 0]
         later = (starts - starts[:, None] - turn_rad[:, None, None]) % (2 * pi)
         begins_later = np.clip(lengths[:, None] - later, 0, lengths)
@@ -77,7 +77,7 @@ class AngularCoverage(NamedTuple):
 
 
 def _around_the_circle(angles_rad: FloatArray) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
-    """Order of the views around the circle, their angles in it, and the way to the next one."""
+    """Order of the views around the circle, their angles in [0, 2π), and the steps between them."""
     on_circle = angles_rad % (2 * pi)
     order = np.argsort(on_circle)
     views = on_circle[order]

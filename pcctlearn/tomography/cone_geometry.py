@@ -142,9 +142,9 @@ class ConeBeam(DivergentGeometry):
         if not self._sees(grid):
             (low, high), (bottom, top) = self.axial_range_cm, grid.axial_range_cm
             raise ValueError(
-                f"the panel sees nothing of the volume: on the axis it covers z from {low:.4g} to "
-                f"{high:.4g} cm, the volume extends from {bottom:.4g} to {top:.4g} cm; change "
-                "center_cm, offset_cm or row_offset_cm"
+                f"the volume is projected beside the panel, which covers z from {low:.4g} to "
+                f"{high:.4g} cm on the axis; the volume extends from {bottom:.4g} to {top:.4g} cm: "
+                "change center_cm, offset_cm or row_offset_cm"
             )
 
     def truncations(self, grid: SliceGrid) -> list[str]:
@@ -196,7 +196,7 @@ class ConeBeam(DivergentGeometry):
         return sources, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
     def obliquity(self) -> FloatArray:
-        """(row, column): length of a ray over that of its shadow in the plane of the orbit."""
+        """(row, column): length of a ray over that of its projection onto the orbit's plane."""
         slope = np.cos(self.gammas_rad) * self.rows_cm[:, None] / self.source_to_detector_cm
         return np.hypot(1, slope)
 

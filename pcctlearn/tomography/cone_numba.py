@@ -3,7 +3,7 @@
 Volumes are (y, x, z) and sinograms (view, column, row): a line of voxels and a column of pixels are
 both parallel to the axis, so the inner loops run along consecutive addresses. Every output has one
 thread as its owner, which adds to it in a fixed order, so results are the same bit for bit on any
-number of threads. ``no_type_check`` keeps the tests' checks away from what numba compiles.
+number of threads. ``no_type_check`` exempts what numba compiles from the shape checks of the tests.
 """
 
 from typing import Any, no_type_check
@@ -16,8 +16,8 @@ from pcctlearn.tomography.cone_coefficients import ConeCoefficients
 from pcctlearn.tomography.hat_interpolation_numba import LANES, add_interpolated, margin_for
 
 _FASTMATH = {"contract", "nsz", "arcp", "reassoc"}  # NaN stays NaN
-_COLUMNS = 16  # columns of one view that walk together, since they cross the same voxels
-_TILE = 16  # voxels a side whose shadows fall on the same few columns
+_COLUMNS = 16  # columns of one view at a time, since they cross the same voxels
+_TILE = 16  # voxels a side, which are projected onto the same few columns
 
 
 def project(c: ConeCoefficients, volume: Tensor, sinogram: Tensor) -> None:
@@ -149,8 +149,8 @@ def _project_adjoint(
 
 @njit(cache=True)
 @no_type_check
-def _shadow(projection, x, y):
-    """The column on which the shadow of a line of voxels falls, and its depth."""
+def _projected(projection, x, y):
+    """Column of a line of voxels on the detector, and its depth."""
     along = projection[0, 0] * x + projection[0, 1] * y + projection[0, 2]
     depth = projection[1, 0] * x + projection[1, 1] * y + projection[1, 2]
     return along / depth, depth
@@ -173,7 +173,7 @@ def _backproject(
         for view in range(n_views):
             for y in range(first_y, min(first_y + _TILE, n_y)):
                 for x in range(first_x, min(first_x + _TILE, n_x)):
-                    position, depth = _shadow(projections[view], x, y)
+                    position, depth = _projected(projections[view], x, y)
                     if not -1 < position < n_columns:
                         continue
                     lower, below, upper, above = _neighbours(position, n_columns)
@@ -205,7 +205,7 @@ def _backproject_adjoint(
         spread = np.zeros(n_rows + LANES, sinogram.dtype)
         for y in range(n_y):
             for x in range(n_x):
-                position, depth = _shadow(projections[view], x, y)
+                position, depth = _projected(projections[view], x, y)
                 if not -1 < position < n_columns:
                     continue
                 lower, below, upper, above = _neighbours(position, n_columns)

@@ -2,7 +2,7 @@
 
 Volumes are (y, x, z) and sinograms (view, column, row), so that the lanes of a program, a block of
 one line, read consecutive addresses. Every result gathers what it needs, the transposes too: a
-voxel looks for the rays that pass it, a pixel for the voxels whose shadows meet it. There are no
+voxel sums over the rays that pass it, a pixel over the voxels projected onto it. There are no
 atomics, and results are the same bit for bit from run to run.
 """
 # mypy: disable-error-code="no-untyped-def"
@@ -91,8 +91,8 @@ def _sample(line, position, length):
 
 @triton.jit
 @no_type_check
-def _shadow(projections, view, x, y):
-    """The column on which the shadow of a line of voxels falls, and its depth."""
+def _projected(projections, view, x, y):
+    """Column of a line of voxels on the detector, and its depth."""
     p = projections + 6 * view
     along = tl.load(p) * x + tl.load(p + 1) * y + tl.load(p + 2)
     depth = tl.load(p + 3) * x + tl.load(p + 4) * y + tl.load(p + 5)
@@ -145,10 +145,10 @@ def _project_adjoint(
     slice_start = tl.load(axial + 2)
     total = tl.zeros((BLOCK,), volume.dtype.element_ty)
     for view in range(n_views):
-        left, _ = _shadow(projections, view, x - 1, y)
-        right, _ = _shadow(projections, view, x + 1, y)
-        up, _ = _shadow(projections, view, x, y - 1)
-        down, _ = _shadow(projections, view, x, y + 1)
+        left, _ = _projected(projections, view, x - 1, y)
+        right, _ = _projected(projections, view, x + 1, y)
+        up, _ = _projected(projections, view, x, y - 1)
+        down, _ = _projected(projections, view, x, y + 1)
         least = tl.minimum(tl.minimum(left, right), tl.minimum(up, down))
         most = tl.maximum(tl.maximum(left, right), tl.maximum(up, down))
         first = tl.maximum(tl.ceil(least), 0).to(tl.int32)
@@ -184,7 +184,7 @@ def _backproject(
     slice_start = tl.load(axial + 2)
     total = tl.zeros((BLOCK,), volume.dtype.element_ty)
     for view in range(n_views):
-        position, depth = _shadow(projections, view, voxels % n_x, voxels // n_x)
+        position, depth = _projected(projections, view, voxels % n_x, voxels // n_x)
         row = ((z - slice_start) / depth - row_start) / row_scale
         weight = tl.load(view_weights_rad + view) / (depth * depth)
         lower = tl.floor(position)
@@ -229,7 +229,7 @@ def _backproject_adjoint(
         last = tl.minimum(tl.floor(tl.maximum(before, after)), n_slots - 1).to(tl.int32)
         for slot in range(first, last + 1):
             x, y = tl.where(steep, slot, step), tl.where(steep, step, slot)
-            position, depth = _shadow(projections, view, x, y)
+            position, depth = _projected(projections, view, x, y)
             weight = step_rad / (depth * depth) * _hat(position - column)
             spread = depth * row_scale  # slices from row to row
             center = depth * (row_scale * rows + row_start) + slice_start

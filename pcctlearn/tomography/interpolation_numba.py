@@ -5,8 +5,8 @@ their weights fall linearly to zero over the distance of one slot. ``joseph`` st
 through the rows or columns of the image; ``pixel_driven`` steps along the views that see a pixel.
 
 Every output has one thread as its owner, which adds to it in a fixed order, so results are the
-same bit for bit on any number of threads. ``no_type_check`` keeps the checks that the tests
-switch on away from what numba compiles.
+same bit for bit on any number of threads. ``no_type_check`` exempts what numba compiles from
+the shape checks of the tests.
 """
 
 from collections.abc import Callable

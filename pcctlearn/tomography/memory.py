@@ -1,4 +1,4 @@
-"""Whether an operation fits into memory, asked before anything is allocated."""
+"""Check that an operation fits into memory before anything is allocated."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -7,13 +7,13 @@ import psutil
 import torch
 from torch import Tensor
 
-_TOO_SMALL_TO_ASK = 1e8  # bytes; asking the system takes as long as a small operator
+_TOO_SMALL_TO_ASK = 1e8  # bytes; querying the system takes as long as a small operator
 
 
 def require_memory(
     name: str, peak_bytes: Callable[[int, int], int], n_images: int, operand: Tensor
 ) -> None:
-    """Refuse, and say what fits, where peak_bytes(n_images, itemsize) are not to be had."""
+    """Raise MemoryError if peak_bytes(n_images, itemsize) exceed the free memory; say what fits."""
     needed = peak_bytes(n_images, operand.itemsize)
     if needed < _TOO_SMALL_TO_ASK:
         return
@@ -27,7 +27,7 @@ def require_memory(
     remedy = (
         f"at most {fitting} fit at once: split the batch"
         if fitting
-        else f"one alone needs {one / 1e9:.3g} GB: take larger voxels or pixels, fewer slices or "
+        else f"one alone needs {one / 1e9:.3g} GB: use larger voxels or pixels, fewer slices or "
         "fewer views"
     )
     raise MemoryError(

@@ -34,15 +34,15 @@ def cosine_weights(beam: Geometry) -> FloatArray:
 def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
     """(view, column): weight of each ray within its line, so that every measured line counts once.
 
-    A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), where a view stands
-    for that angle and a column for that γ; for a parallel beam by (θ, s) and (θ + π, −s). With a
-    trust c ≥ 0 of every ray, which is zero where nothing is measured,
+    A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), if there are a view
+    and a column for it; for a parallel beam by (θ, s) and (θ + π, −s). With a
+    confidence c ≥ 0 of every ray, which is zero where nothing is measured,
 
         w(θ, γ) = c(θ, γ) / (c(θ, γ) + c(θ + π − 2γ, −γ)),
 
-    and a view has the mean of w over the angles that it stands for. c is the product of a taper
-    over 30° beside gaps between the views, and one over the columns that are measured again from
-    the other side, where the detector reaches less far to one side of the axis.
+    averaged over the angular width of a view. c is the product of a taper over 30° beside gaps
+    between the views and, for a displaced detector, of a taper over the columns that are measured
+    again from the other side.
 
     F. Noo, M. Defrise, R. Clackdoyle and H. Kudo, "Image reconstruction from fan-beam projections
     on less than a short scan", Phys. Med. Biol. 47 (2002). doi:10.1088/0031-9155/47/14/311
@@ -51,7 +51,7 @@ def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
     """
     _require_measured(beam, grid)
     positions = _positions(beam, beam.columns_cm)
-    own, conjugate = (_column_trust(beam, grid, side * positions) for side in (1, -1))
+    own, conjugate = (_column_confidence(beam, grid, side * positions) for side in (1, -1))
     if isinstance(beam, DivergentGeometry):
         return _over_the_turn(beam, own, conjugate)
     return _over_half_turns(beam, own, conjugate)
@@ -75,7 +75,7 @@ def extended_weights(
 
 
 def _over_half_turns(beam: Geometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
-    """The weights of a parallel beam, whose n half turns see a line from either side in turn."""
+    """Weights of a parallel beam, whose n half turns measure a line from alternate sides."""
     n = round(beam.arc_rad / pi)
     half_turns = np.arange(beam.n_views + 1) * n / beam.n_views
     in_odd_ones = half_turns // 2 + np.maximum(half_turns % 2 - 1, 0)  # integrated up to each share
@@ -87,7 +87,7 @@ def _over_half_turns(beam: Geometry, own: FloatArray, conjugate: FloatArray) -> 
 
 
 def _over_the_turn(beam: DivergentGeometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
-    """The weights of a fan, for the trust of its columns and of their mirror images."""
+    """Weights of a fan, from the confidence of its columns and of their mirror images."""
     coverage, turn = beam.coverage(), pi - 2 * (beam.gammas_rad - beam.axis_gamma_rad)
     if not beam.is_short_scan:
         return np.tile(own / (own + conjugate), (beam.n_views, 1))
@@ -114,11 +114,11 @@ def _end_positions(beam: Geometry, extent_cm: tuple[float, float]) -> FloatArray
     return np.abs(_positions(beam, ends_cm))
 
 
-def _column_trust(beam: Geometry, grid: SliceGrid, positions: FloatArray) -> FloatArray:
-    """Trust of rays at these positions, which falls as sin² to zero at the shorter side's end.
+def _column_confidence(beam: Geometry, grid: SliceGrid, positions: FloatArray) -> FloatArray:
+    """Confidence of rays at these positions, which falls as sin² to zero at the shorter end.
 
-    Over all columns that are measured again from the other side. If the shorter side contains the
-    image, the taper may be steeper and lie beyond the image, which has less noise.
+    The taper extends over all columns that are measured again from the other side. If the shorter
+    side contains the grid, it is steeper and lies beyond the grid, which gives less noise.
     """
     extents, needed = (
         _end_positions(beam, cm) for cm in (beam.detector_extent_cm, beam.needed_extent_cm(grid))
@@ -135,12 +135,12 @@ def _column_trust(beam: Geometry, grid: SliceGrid, positions: FloatArray) -> Flo
 
 
 def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
-    """Raise ValueError where lines through the image are measured by no ray."""
+    """Raise ValueError if lines through the grid are measured by no ray."""
     short_cm = min(beam.detector_extent_cm)
     if short_cm <= 0:
         raise ValueError(
-            f"the detector ends {abs(short_cm):.4g} cm before the axis, so that the middle of the "
-            "image is never seen: move it with offset_cm"
+            f"the detector ends {abs(short_cm):.4g} cm before the axis, so that the center of the "
+            "grid is not measured: change offset_cm"
         )
     if not beam.is_short_scan:
         return
@@ -160,14 +160,14 @@ def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
     if missing.max() > ARC_TOLERANCE_RAD:
         holes = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
         raise ValueError(
-            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the image are measured "
+            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the grid are measured "
             f"by no ray: the views leave holes at {holes} rad; add views there, or reconstruct "
             "iteratively"
         )
 
 
 def _require_centered(beam: Geometry, grid: SliceGrid) -> None:
-    """Raise ValueError where the longer side alone sees lines, and not in a full turn."""
+    """Raise ValueError if only the longer side measures some lines, and not in a full turn."""
     shorter = int(np.argmin(beam.detector_extent_cm))
     short, long = beam.detector_extent_cm[shorter], beam.detector_extent_cm[1 - shorter]
     if not beam.is_truncated(grid)[shorter] or long - short <= 2 * beam.column_cm:
@@ -175,9 +175,9 @@ def _require_centered(beam: Geometry, grid: SliceGrid) -> None:
     n_beyond = round((long - short) / beam.column_cm)
     shift_cm = (n_beyond if shorter == 1 else -n_beyond) / 2 * beam.column_cm
     raise ValueError(
-        f"the detector reaches {short:.4g} cm to one side of the axis and {long:.4g} cm to the "
+        f"the detector extends {short:.4g} cm to one side of the axis and {long:.4g} cm to the "
         f"other, and the views cover {beam.arc_rad:.4g} rad, so that lines beyond the shorter "
-        "side are not all measured: take views of a full turn, leave out the last "
+        "side are not all measured: use views of a full turn, leave out the last "
         f"{n_beyond} columns of the longer side (n_columns={beam.n_columns - n_beyond}, "
         f"offset_cm={beam.offset_cm + shift_cm:.6g}), or reconstruct iteratively"
     )

@@ -65,7 +65,7 @@ def test_a_displaced_panel_in_a_parallel_beam(offset_cm, half_turns):
     ],
 )
 def test_a_displaced_panel_needs_a_full_turn(beam):
-    with pytest.raises(ValueError, match="not all measured: take views of a full turn") as caught:
+    with pytest.raises(ValueError, match=r"not all measured.* full turn") as caught:
         fbp(beam, GRID)
     n_columns, offset_cm = re.search(
         r"n_columns=(\d+), offset_cm=(\S+)\)", str(caught.value)

@@ -1,4 +1,4 @@
-"""CGLS: conjugate gradients for the least-squares problem, damped if so asked."""
+"""CGLS: conjugate gradients for the least-squares problem, with optional damping."""
 
 from collections.abc import Iterator
 from math import inf
@@ -29,21 +29,21 @@ def cgls(
     noise_level: float | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """argmin over x of ½‖A x − y‖² + ½ damping · ‖x‖², each image with coefficients of its own.
+    """argmin over x of ½‖A x − y‖² + ½ damping · ‖x‖², independently for each image.
 
-    Without damping the number of iterations regularises: noise comes last. Rays of unequal noise
-    are weighted by ``cgls(Diagonal(w) @ A, w * y)``, with w one over their standard deviation.
+    Without damping the number of iterations regularises: noise is fitted last. Weight rays of
+    unequal noise by ``cgls(Diagonal(w) @ A, w * y)``, with w one over their standard deviation.
 
     M. R. Hestenes and E. Stiefel, "Methods of conjugate gradients for solving linear systems",
     J. Res. Natl. Bur. Stand. 49 (1952) 409. doi:10.6028/jres.049.044
 
-    Differentiable in y and start through all iterations; each keeps its images for the way back.
+    Differentiable in y and start through all iterations, whose images are kept for that.
 
     Args:
         A: from images to sinograms; axes before them are independent problems.
         y: (*batch, *A.out_shape), operand · cm.
         start: (*batch, *A.in_shape); zero unless given.
-        damping: Tikhonov's, cm².
+        damping: Tikhonov parameter, cm².
         max_iterations: an image stops after so many,
         tolerance: or at ‖x − x_before‖ ≤ tolerance · ‖x‖ (0: never),
         noise_level: or at ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle (None: never).

@@ -34,16 +34,16 @@ def fista_tv(
 ) -> Reconstruction:
     """argmin over x of ½‖A x − y‖² + strength · TV(x), with TV(x) = Σ |∇x| over the voxels.
 
-    x ← prox(z + Aᵀ(y − A z) / ‖A‖²), z ← x + (t_before − 1) / t · (x − x_before); an image whose z
-    climbs begins its momentum anew.
+    x ← prox(z + Aᵀ(y − A z) / ‖A‖²), z ← x + (t_before − 1) / t · (x − x_before); the
+    momentum of an image restarts where the objective would increase.
 
     A. Beck and M. Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse
     problems", SIAM J. Imaging Sci. 2 (2009) 183. doi:10.1137/080716542
     B. O'Donoghue and E. Candès, "Adaptive restart for accelerated gradient schemes", Found.
     Comput. Math. 15 (2015) 715. doi:10.1007/s10208-013-9150-3
 
-    Autograd goes through all iterations, the inner ones too, and keeps all their gradient fields:
-    right for a few iterations of small images.
+    Differentiable through all iterations, the inner ones included. Autograd keeps all their
+    gradient fields, which limits this to a few iterations of small images.
 
     Args:
         A: from images of any number of spatial axes to sinograms; axes before them are independent
@@ -55,7 +55,7 @@ def fista_tv(
         spacing_cm: distance of voxels along each axis; unless given ∇x is the difference of
             neighbours.
         nonnegative: x ≥ 0.
-        inner_iterations: of the proximal operator, which goes on from the dual of the one before.
+        inner_iterations: of the proximal operator, which starts from the previous dual.
         max_iterations: an image stops after so many,
         tolerance: or at ‖x − x_before‖ ≤ tolerance · ‖x‖ (0: never),
         noise_level: or at ‖A x − y‖ ≤ noise_level · ‖y‖ (None: never).

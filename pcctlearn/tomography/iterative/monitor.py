@@ -1,4 +1,4 @@
-"""What the iterative solvers share: what they give back, when they stop, and a progress bar."""
+"""Result, stopping rules and progress bar of the iterative solvers."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Reconstruction(NamedTuple):
-    """The images, and how they came to explain their data.
+    """Images, and their residuals during the iteration.
 
     ``residuals`` holds the relative residual ‖A x − y‖ / ‖y‖ of the worst image after each
-    iteration. ``converged`` says of each image whether it met ``tolerance`` or ``noise_level``; the
+    iteration. ``converged`` is True for images that met ``tolerance`` or ``noise_level``; the
     others were stopped by ``max_iterations``.
     """
 
@@ -37,11 +37,11 @@ class Reconstruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Monitor:
-    """Follows a solver until every image has stopped, each by itself, at the first of three rules.
+    """Runs a solver until every image has met one of three stopping rules.
 
     ``tolerance``: ‖x − x_before‖ ≤ tolerance · ‖x‖; 0 turns it off.
     ``noise_level``: ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle; None turns it off.
-    ``max_iterations``: so many iterations were made.
+    ``max_iterations``: the number of iterations.
 
     V. A. Morozov, "On the solution of functional equations by the method of regularization",
     Soviet Math. Dokl. 7 (1966) 414.
@@ -64,7 +64,7 @@ class Monitor:
     def follow(
         self, iterates: Iterator[tuple[Tensor, Tensor]], start: Tensor, y_norm: Tensor
     ) -> Reconstruction:
-        """Take x and ‖A x − y‖ from the solver; an image that has stopped keeps its iterate."""
+        """Run the solver, which yields x and ‖A x − y‖; a stopped image keeps its iterate."""
         x, stopped = start, torch.zeros_like(y_norm, dtype=torch.bool)
         residual, residuals = torch.full_like(y_norm, inf), []
         with self._bar() as bar:

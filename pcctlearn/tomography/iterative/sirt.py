@@ -1,4 +1,4 @@
-"""SIRT and its ordered-subsets form OS-SART: weighted residuals, projected back."""
+"""SIRT and its ordered-subsets form OS-SART: back-projection of weighted residuals."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -30,13 +30,13 @@ def sirt(
 ) -> Reconstruction:
     """x ← x + λ C Aᵀ R (y − A x), with R = 1 / (A 1) and C = 1 / (Aᵀ 1), for A without negatives.
 
-    It tends to the least-squares solution weighted by R, and Σ R (y − A x)² never grows on the way.
-    A ray that misses the image has R = 0; a voxel that no ray sees has C = 0 and keeps its start.
+    Converges to the least-squares solution weighted by R; Σ R (y − A x)² never increases.
+    A ray that misses the image has R = 0; a voxel without rays has C = 0 and keeps its start.
 
     J. Gregor and T. Benson, "Computational analysis and improvement of SIRT", IEEE Trans. Med.
     Imaging 27 (2008) 918. doi:10.1109/TMI.2008.923696
 
-    Differentiable in y and start through all iterations; each keeps its images for the way back.
+    Differentiable in y and start through all iterations, whose images are kept for that.
 
     Args:
         A: from images to sinograms; axes before them are independent problems.
@@ -69,12 +69,12 @@ def os_sart(
 ) -> Reconstruction:
     """x ← x + λ Cₛ Aₛᵀ Rₛ (yₛ − Aₛ x) for each subset s of the rays in turn: one iteration.
 
-    Of n subsets, each of every n-th view and unlike the one before, a pass comes nearly as far as n
-    iterations of SIRT; where the data contradict each other it ends in a cycle around the solution.
-    One image of weights is kept for each subset.
+    With n subsets of every n-th view, a pass is nearly as effective as n iterations of SIRT; for
+    inconsistent data it ends in a cycle around the solution. One image of weights is kept for each
+    subset.
 
-    The residual of an iteration puts together what each subset met at its turn, before it
-    corrected the image: watching costs no projection. All else is as in ``sirt``.
+    The residual of an iteration combines the residuals of the subsets before each correction, so
+    that monitoring costs no projection. All else is as in ``sirt``.
 
     G. Wang and M. Jiang, "Ordered-subset simultaneous algebraic reconstruction techniques
     (OS-SART)", J. X-Ray Sci. Technol. 12 (2004) 169.
@@ -98,7 +98,7 @@ def os_sart(
 
 
 class _Subset(NamedTuple):
-    """Some rays, their data, and the weights of a correction by them."""
+    """A subset of the rays, their data, and the weights of their correction."""
 
     A: LinearOperator
     y: Tensor

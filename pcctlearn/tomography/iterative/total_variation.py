@@ -28,7 +28,7 @@ class Gradient(LinearOperator):
 
     @property
     def squared_norm_bound(self) -> float:
-        """‖∇‖² ≤ Σ 4 / spacing², which images of many voxels come near."""
+        """‖∇‖² ≤ Σ 4 / spacing², nearly reached by large images."""
         return sum(4 / h**2 for _, h in self.axes)
 
     def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -57,7 +57,7 @@ def total_variation_prox(
     nonnegative: bool = False,
     n_iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:
-    """argmin over x of ½‖x − image‖² + strength · Σ |∇x|, with x ≥ 0 if so asked, and its dual p.
+    """argmin over x of ½‖x − image‖² + strength · Σ |∇x|, optionally with x ≥ 0, and its dual p.
 
     x = image − ∇ᵀp, with |p| ≤ strength in every voxel, by fast gradient projection on p.
 
@@ -69,13 +69,13 @@ def total_variation_prox(
         gradient: ∇.
         image: (*batch, *gradient.in_shape).
         strength: (*batch), or one number for all.
-        dual: p of a problem nearby, to go on from.
+        dual: p of a similar problem, as the start.
         nonnegative: x ≥ 0.
-        n_iterations: how many projections of p.
+        n_iterations: number of projections of p.
     """
 
     def primal(p: Tensor) -> Tensor:
-        x = image - gradient.rmatvec(p)  # not gradient.T @ p: @ looks for NaN, and waits for it
+        x = image - gradient.rmatvec(p)  # not gradient.T @ p: @ checks for NaN, which synchronises
         return x.clamp(min=0) if nonnegative else x
 
     step = 1 / gradient.squared_norm_bound
@@ -94,6 +94,6 @@ def total_variation_prox(
 
 def _into_ball(p: Tensor, radius: Tensor, axis: int) -> Tensor:
     """The nearest vectors that are no longer than the radius."""
-    # squares: much faster than torch's norm, and smooth at 0; the clamp is for a radius of 0
+    # squares: much faster than torch.norm, and smooth at 0; the clamp is for a radius of 0
     squares = torch.maximum(p.square().sum(axis, keepdim=True), radius.square())
     return p * (radius / squares.clamp(min=torch.finfo(p.dtype).tiny).sqrt())
