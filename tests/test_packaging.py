@@ -50,6 +50,7 @@ def test_every_public_name_is_what_editors_are_told():
     block = next(node for node in tree.body if isinstance(node, ast.If))
     told = {alias.name for node in block.body for alias in node.names}
     assert told == set(pcctlearn.__all__) - {"__version__"}
+    assert len(told) == 14
     assert set(pcctlearn.__all__) - {"__version__"} <= set(dir(pcctlearn))
     for name in pcctlearn.__all__:
         assert getattr(pcctlearn, name) is not None
