@@ -182,7 +182,7 @@ class ConeBeam(DivergentGeometry):
         return -self.axis_offset_cm * along - self.source_to_axis_cm * toward
 
     def pixels_cm(self) -> FloatArray:
-        """Position (x, y, z) of the centre of every pixel: view, row, column, 3."""
+        """Position (x, y, z) of the center of every pixel: view, row, column, 3."""
         along, toward, up = self.frames()
         center = self.sources_cm() + self.source_to_detector_cm * toward
         rows, columns = self.rows_cm[:, None, None], self.columns_cm[:, None]

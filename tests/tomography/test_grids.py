@@ -16,7 +16,7 @@ def test_a_volume_of_anisotropic_voxels_off_the_axis():
     assert grid.shape == (3, 4, 5)
 
 
-def test_a_slice_of_a_centred_volume_is_an_image():
+def test_a_slice_of_a_centered_volume_is_an_image():
     volume, image = VolumeGrid(3, 4, 5, 0.2), ImageGrid(4, 5, 0.2)
     np.testing.assert_array_equal(volume.index_to_cm, image.index_to_cm)
     assert volume.spacing_cm == (0.2, 0.2, 0.2)
