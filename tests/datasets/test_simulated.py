@@ -76,8 +76,8 @@ def test_a_scan_depends_on_the_materials_of_the_maps_not_on_the_basis(geometry, 
     other = SpectralModel(
         ENERGIES_keV, model.fluence, model.response, model.thresholds, table, basis
     )
-    one = ScanSimulator(geometry, model, SCATTER).scan(maps, "ball", 1)
-    named = ScanSimulator(geometry, other, SCATTER).scan(
+    one = ScanSimulator(geometry, GRID, model, SCATTER).scan(maps, "ball", 1)
+    named = ScanSimulator(geometry, GRID, other, SCATTER).scan(
         maps, "ball", 1, materials=["water", "calcium"]
     )
     assert named.materials == one.materials == ("water", "calcium")
