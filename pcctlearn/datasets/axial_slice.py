@@ -2,13 +2,12 @@
 
 import warnings
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.datasets.cases import Cases
 from pcctlearn.datasets.nifti import read_slice
-from pcctlearn.phantoms.anatomy import abdomen
+from pcctlearn.phantoms.abdomens import abdomen_slice
 from pcctlearn.phantoms.placement import place_body
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
@@ -52,8 +51,7 @@ class AxialSlice(Cases):
         """Water and calcium in g/cm³; a body that ``fit`` shrinks is named in a warning."""
         self.require_index(index)
         if self.hounsfield is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            return abdomen(generator, grid.n_y, grid.n_x, grid.voxel_cm)
+            return abdomen_slice(self.seed, grid)
         hounsfield, spacing_cm = self.hounsfield
         thick = (_THICK * grid.voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
         volume = VolumeGrid(1, grid.n_y, grid.n_x, grid.voxel_cm)

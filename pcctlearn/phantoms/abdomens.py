@@ -1,11 +1,12 @@
 """Abdomens drawn from a seed in three dimensions, from the bases of the lungs to the pelvis."""
 
-from math import cos, radians
+from math import ceil, cos, radians
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from pcctlearn.phantoms.ellipses import voxel_centers
 from pcctlearn.phantoms.organs import (
     Canvas,
     Field,
@@ -16,8 +17,9 @@ from pcctlearn.phantoms.organs import (
     sample,
     varied,
 )
+from pcctlearn.phantoms.placement import BodyTooWideError
 from pcctlearn.phantoms.textures import Positions, Texture, normal, uniform
-from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 FIELD_CM = (29.0, 39.0)  # y and x that every abdomen fits into
 GAS, LUNG, FAT, FLUID, SKIN, MUSCLE = -900.0, -800.0, -100.0, 12.0, 30.0, 56.0  # HU
@@ -112,6 +114,32 @@ def abdomen_volume(
     """
     require_field(grid, *FIELD_CM, "an abdomen")
     return sample(_Abdomen(torch.Generator().manual_seed(seed)).hounsfield, grid, oversampling)
+
+
+def abdomen_slice(
+    seed: int, grid: ImageGrid, oversampling: int = 3
+) -> Float[Tensor, "material y x"]:
+    """The slice z = 0 of ``abdomen_volume``, as thick as a voxel is wide.
+
+    Raises:
+        BodyTooWideError: the abdomen leaves the largest circle of the grid.
+    """
+    y, x = (
+        max(0, ceil((field / grid.voxel_cm - n) / 2))  # voxels beside the grid
+        for field, n in zip(FIELD_CM, grid.shape, strict=True)
+    )
+    wide = VolumeGrid(1, grid.n_y + 2 * y, grid.n_x + 2 * x, grid.voxel_cm)
+    maps = abdomen_volume(seed, wide, oversampling)[:, 0]
+    inside = voxel_centers(wide.n_y, wide.n_x, grid.voxel_cm)[maps[0] > 0]
+    radius_cm = float(inside.norm(dim=-1).max()) + grid.voxel_cm
+    field_cm = min(grid.shape) * grid.voxel_cm
+    if 2 * radius_cm > field_cm:
+        raise BodyTooWideError(
+            f"the abdomen of seed {seed} needs a field of {2 * radius_cm:.1f} cm, the grid's is "
+            f"{field_cm:.1f} cm: choose another datasets.seed",
+            radius_cm,
+        )
+    return maps[:, y : y + grid.n_y, x : x + grid.n_x].to(torch.get_default_dtype())
 
 
 class _Abdomen:

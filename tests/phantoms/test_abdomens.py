@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d
 
-from pcctlearn.phantoms.abdomens import FIELD_CM, abdomen_volume
-from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.phantoms.abdomens import FIELD_CM, abdomen_slice, abdomen_volume
+from pcctlearn.phantoms.placement import BodyTooWideError
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 COARSE = VolumeGrid(20, 32, 42, (1.6, 1.0, 1.0))
 
@@ -63,3 +64,21 @@ def test_bodies_vary_in_what_scatters(abdomens):
 def test_a_grid_too_narrow_for_an_abdomen_is_refused():
     with pytest.raises(ValueError, match=r"an abdomen needs 39\.0 cm along x.*30\.0 cm; take more"):
         abdomen_volume(0, VolumeGrid(4, 100, 100, 0.3))
+
+
+def test_a_slice_is_that_of_the_volume_on_any_grid():
+    volume = abdomen_volume(1, VolumeGrid(1, 100, 140, 0.3), oversampling=3)
+    for n in (120, 128):  # narrower than the field of an abdomen, and of the other parity
+        image = abdomen_slice(1, ImageGrid(n, n, 0.3))
+        torch.testing.assert_close(
+            image[:, (n - 100) // 2 : (n + 100) // 2].float(),
+            volume[:, 0, :, (140 - n) // 2 : (140 + n) // 2],
+        )
+
+
+def test_a_slice_too_wide_for_its_grid_says_what_it_needs():
+    with pytest.raises(
+        BodyTooWideError, match=r"seed 1 needs a field of \d+\.\d cm.*19\.2"
+    ) as raised:
+        abdomen_slice(1, ImageGrid(64, 64, 0.3))
+    assert 16 < raised.value.radius_cm < 20
