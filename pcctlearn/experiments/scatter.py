@@ -8,9 +8,10 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from monai.data import CacheDataset
+from monai.transforms import Transform
 from pytorch_lightning import Trainer
 from rich.progress import track
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pcctlearn.chain import Chain
@@ -137,8 +138,8 @@ class ScatterStudy:
 
     def _train(self, trainer: Trainer, scans: ScanSet) -> dict[str, float]:
         module = self._module()
-        train = self._prepared("train", scans)
-        val = self._prepared("val", ScanSet(self.scans["val"], self.air))
+        train = self._prepared(scans)
+        val = self._prepared(ScanSet(self.scans["val"], self.air))
         (untrained,) = trainer.validate(module, _loader(val), verbose=False)
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
@@ -185,17 +186,12 @@ class ScatterStudy:
         stages = ", ".join(sorted(self.loss.stages))
         return f"{how} in {learned['epochs']:.0f} epochs with a loss on {stages}"
 
-    def _prepared(self, name: str, scans: ScanSet) -> Dataset:
-        """Scans with the truth of the stages that the loss looks at."""
-        known = STAGES.index("corrected_counts")
-        deeper = [stage for stage in self.loss.stages if STAGES.index(stage) > known]
-        if not deeper:
+    def _prepared(self, scans: ScanSet) -> Dataset:
+        """Scans with the truth of the stages that the loss compares, computed once."""
+        truth = _Truth(self.chain, self.loss)
+        if not truth.stages:
             return scans
-        truths = []
-        for scan in track(scans.batches_of_one(), f"truth of the {name} scans"):
-            truth = with_truth(scan, self.chain, self.loss.deepest, self.loss.expects)
-            truths.append({stage: truth.at(stage)[0] for stage in deeper})
-        return _WithTruth(scans, truths)
+        return CacheDataset([scans[k] for k in range(len(scans))], truth, copy_cache=False)
 
 
 def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyResults:
@@ -225,17 +221,17 @@ def _beside_baselines(errors: ErrorTable, metric: Metric) -> str:
     )
 
 
-class _WithTruth(Dataset):
-    """Scans, with more stages that are known."""
+class _Truth(Transform):
+    """Adds the true stages beyond the corrected counts that a loss compares."""
 
-    def __init__(self, scans: ScanSet, truths: Sequence[dict[str, Tensor]]) -> None:
-        self.scans, self.truths = scans, truths
+    def __init__(self, chain: Chain, loss: TotalLoss) -> None:
+        known = STAGES.index("corrected_counts")
+        self.chain, self.loss = chain, loss
+        self.stages = [stage for stage in loss.stages if STAGES.index(stage) > known]
 
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, index: int) -> Scan:
-        return replace(self.scans[index], **self.truths[index])
+    def __call__(self, scan: Scan) -> Scan:
+        truth = with_truth(collate([scan]), self.chain, self.loss.deepest, self.loss.expects)
+        return replace(scan, **{stage: truth.at(stage)[0] for stage in self.stages})
 
 
 def _loader(scans: Dataset, shuffle: bool = False) -> DataLoader:
