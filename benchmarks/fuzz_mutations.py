@@ -239,7 +239,7 @@ def of_checkpoint(path: Path, generator: Generator) -> None:
     if kind == "fact":
         facts[str(generator.choice(list(facts)))] = value
     elif kind == "setting":
-        facts["settings"][str(generator.choice([*facts["settings"], "n_layers"]))] = value
+        facts["spec"][str(generator.choice([*facts["spec"], "n_layers"]))] = value
     elif kind == "geometry":
         facts["geometry"][str(generator.choice(list(facts["geometry"])))] = value
     elif kind == "bins":

@@ -37,7 +37,11 @@ class CompareJobs(NameFolder):
             sys.exit(2)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the comparison; a sweep whose jobs failed has none."""
+        """Write the comparison, and let other sweeps into the folder.
+
+        A sweep whose jobs failed has no comparison and keeps its folder until the process ends.
+        """
         from pcctlearn.experiments.comparison import compare
 
         compare(Path(config.hydra.sweep.dir))
+        _folders.close()

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -102,7 +101,7 @@ def test_a_run_in_a_folder_that_has_one_moves_it_aside(tmp_path, monkeypatch, ca
 
         def interrupted(self, context):
             assert context.folder == tmp_path
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
         monkeypatch.setattr(study, interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -28,7 +28,7 @@ REFUSED = [
     "torch.optim.swa_utils.deepcopy",
     "pytorch_lightning.trainer.trainer.os.system",
     "pcctlearn.experiments.run.instantiate",
-    "pcctlearn.experiments.run.log",
+    "pcctlearn.scan.STAGES",
     "pcctlearn.experiments.run",
     "",
 ]

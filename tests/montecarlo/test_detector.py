@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from support.configs import composed
 from support.scanners import SPECTRA
 from support.studies import REPOSITORY
 
@@ -41,7 +42,7 @@ DETECTORS = {
 
 def conf(name, **changes):
     """The simulation that a file under conf/detector describes."""
-    config = OmegaConf.load(REPOSITORY / f"conf/detector/{name}.yaml")
+    config = composed("out", f"detector={name}", name="simulate").detector
     return instantiate(OmegaConf.merge(config, changes))
 
 
