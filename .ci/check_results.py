@@ -46,8 +46,8 @@ def main() -> None:
         wanted += [f"head_00001/{name}" for name in volumes]
     else:
         wanted += ["wandb", ".hydra"]
-    if folder.name.startswith(("thresholds", "scatter")):
-        wanted.append("checkpoints")  # something was learned
+    if folder.name.startswith("scatter"):
+        wanted.append("checkpoints")  # of a trained network
     faults += [f"{name} is missing" for name in wanted if not (folder / name).exists()]
     if faults:
         sys.exit("\n".join(faults))
