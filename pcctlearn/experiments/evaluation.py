@@ -176,7 +176,7 @@ class _Report:
             arrays=self.arrays,
             figures=self.figures,
             summary=" ".join([*remarks, *self.remarks]),
-            tables=[self.errors.rows()] if summary else [],
+            tables=self.errors.tables() if summary else [],
             tabulated=summary,
         )
 

@@ -170,7 +170,7 @@ def print_table(name: str, results: StudyResults, folder: Path, seconds: float) 
         table = Table(title=columns.title, title_justify="left")
         for number, column in enumerate(columns.columns):
             justify: Any = "right" if number else "left"
-            table.add_column(column, justify=justify, overflow="fold")
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=not number)
         for row in columns.rows:
             table.add_row(*row)
         console().print(table)

@@ -206,7 +206,7 @@ def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyRe
         figures=figures,
         summary=f"{by}. {metric.label}: {errors.share(metric):.2f} of the error without correction "
         f"is left. {_beside_baselines(errors, metric)}",
-        tables=[errors.rows()],
+        tables=errors.tables(),
         tabulated=summary,
     )
 

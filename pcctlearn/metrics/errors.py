@@ -32,14 +32,19 @@ class Metric(NamedTuple):
         return _NOISY + self.key if self.noisy else self.key
 
     @property
-    def label(self) -> str:
-        """As in tables and figures, such as "projection water (cm), with noise"."""
+    def quantity(self) -> str:
+        """What is in error, and the unit, such as "projection water (cm)"."""
         end = next((end for end in _UNITS if self.key.endswith(end)), "")
         if not end:
-            return self.name
+            return self.key
         words = self.key.removesuffix(end).replace("_", " ")
         words = re.sub(r"^vmi(\d+)", r"VMI \1 keV", words).replace("spr", "SPR")
-        return f"{words} ({_UNITS[end]})" + (", with noise" if self.noisy else "")
+        return f"{words} ({_UNITS[end]})"
+
+    @property
+    def label(self) -> str:
+        """The quantity, and whether there is noise, as in summaries and figures."""
+        return self.quantity + (", with noise" if self.noisy else "")
 
     @classmethod
     def named(cls, name: str) -> "Metric":
@@ -121,25 +126,37 @@ class ErrorTable:
                 numbers[f"{name}_of_{NOISE_ALONE}"] = float(np.mean(alone))
         return numbers
 
-    def rows(self) -> Rows:
-        """The same numbers for people: a row for each metric, a column for each method."""
-        baselines = sorted({b for metric in self.metrics for b in self._baselines(metric)})
-        shares = [b for b in (CORRECTED, *baselines) if b in self.methods]
-        wanted = [m for m in (UNCORRECTED, CORRECTED, NOISE_ALONE) if m in self.methods]
+    def tables(self) -> list[Rows]:
+        """The same numbers for people, without and with noise.
+
+        Each has a row for each metric and a column for each method.
+        """
+        titles = {False: "errors", True: "errors with noise"}
+        found = [
+            self._rows(f"{title}: mean ± standard deviation over the scans", noisy)
+            for noisy, title in titles.items()
+        ]
+        return [table for table in found if table.rows]
+
+    def _rows(self, title: str, noisy: bool) -> Rows:
+        before = {m: values for m, values in self.of(UNCORRECTED).items() if m.noisy == noisy}
+        held = {name for metric, name in self.values if metric in before}
+        baselines = sorted({b for metric in before for b in self._baselines(metric)})
+        means = [m for m in (UNCORRECTED, CORRECTED, NOISE_ALONE) if m in held]
+        shares = [b for b in (CORRECTED, *baselines) if b in held]
         rows = [
             [
-                metric.label,
-                *(mean_and_sd(self.values.get((metric, method))) for method in wanted),
+                metric.quantity,
+                *(mean_and_sd(self.values.get((metric, method))) for method in means),
                 *(
                     f"{self.share(metric, m):.2f}" if (metric, m) in self.values else ""
                     for m in shares
                 ),
             ]
-            for metric in self.of(UNCORRECTED)
+            for metric in before
         ]
         named = ["share left" if m == CORRECTED else f"share left, {m}" for m in shares]
-        columns = ["error", *(method.replace("_", " ") for method in wanted), *named]
-        return Rows("errors: mean ± standard deviation over the scans", columns, rows)
+        return Rows(title, ["error", *(m.replace("_", " ") for m in means), *named], rows)
 
     def means(self, suffix: str = "") -> dict[str, float]:
         """Numbers of a comparison: ``<metric><suffix>.<method>``, and its ``.sd`` where defined."""
