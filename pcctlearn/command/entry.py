@@ -1,6 +1,7 @@
 """Run a command of this project: its configuration, its errors, its exit status."""
 
 import ctypes
+import logging
 import os
 import sys
 import warnings
@@ -68,6 +69,7 @@ def _configured(task: Callable[[Any], Any], script: str, conf: Path) -> None:
 
     check_compositions()
     raise_failures_only()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # which MONAI imports through optuna
     name = script.removesuffix(".py")
     hydra.main(version_base="1.3", config_path=str(conf.absolute()), config_name=name)(task)()
 

@@ -51,6 +51,7 @@ SMALLER = [  # the first whose words are all in the command
     ("simulate.py detector=silicon", TABLE),
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
+    ("simulate.py datasets=variants", [*BODY, "datasets.n_variants=1"]),
     ("simulate.py", [*CONE, "datasets.n_cases=2"]),
     ("train.py experiment=thresholds_slabs", SLABS),
     ("train.py experiment=thresholds_phantom_all_pixels", PHANTOM),
