@@ -211,7 +211,7 @@ def rtk_simplex() -> dict[str, float]:
     n_bins, n_energies = spectra.shape
     vector, cube, plane = itk.VectorImage[itk.F, 3], itk.Image[itk.F, 3], itk.Image[itk.F, 2]
 
-    def image(array, kind):  # type: ignore[no-untyped-def]
+    def image(array, kind):
         return itk.image_from_array(np.ascontiguousarray(array, np.float32), ttype=kind)
 
     # each bin has one pulse height, far from its edges, so that RTK's binning rule does not matter

@@ -115,4 +115,4 @@ class CheckedLoader(ConfigLoaderImpl):
 def check_compositions() -> None:
     """Have Hydra load every configuration of this process through ``CheckedLoader``."""
     register_digest()
-    hydra_module.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc,attr-defined]
+    hydra_module.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc]

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 def raise_failures_only() -> None:
     """Have Hydra raise the error of a job without printing the job's overrides first."""
     stored: Any = JobReturn.__dict__["return_value"]
-    JobReturn.return_value = stored.getter(_return_value)  # type: ignore[assignment]
+    JobReturn.return_value = stored.getter(_return_value)  # type: ignore[method-assign]
 
 
 def _return_value(job: JobReturn) -> Any:

@@ -80,7 +80,7 @@ def _results(job: Job, context: Context, config: DictConfig, began: float) -> St
 def _context(config: DictConfig) -> Context:
     """The surroundings of this run, from its configuration and Hydra's."""
     hydra = HydraConfig.get()
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "job"])  # its parts
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "job"])  # its parts
     text = OmegaConf.to_yaml(plain, resolve=True)
     if "folder" in config:
         return Context(Path(config.folder), config.name, text)

@@ -25,13 +25,13 @@ def tangent_planes(folder: Path) -> Figure:
         axis, surface, plane = read_arrays(folder, f"{kind}/axis", *names)
         first, second = np.meshgrid(axis, axis, indexing="ij")
         ax = figure.add_subplot(1, 4, i + 1, projection="3d")
-        ax.plot_surface(first, second, plane, color=COLOURS["plane"], alpha=0.45, linewidth=0)  # type: ignore[attr-defined]
-        ax.plot_wireframe(  # type: ignore[attr-defined]
+        ax.plot_surface(first, second, plane, color=COLOURS["plane"], alpha=0.45, linewidth=0)
+        ax.plot_wireframe(
             first, second, surface, color=COLOURS["after"], linewidth=0.6, rstride=2, cstride=2
         )
         label, start = _AXES[kind]
         ax.set_xlabel(label.format(start))
         ax.set_ylabel(label.format(start + 1))
         ax.set_title(f"{material} (cm), {kind} perturbed")
-        ax.view_init(elev=22, azim=-55)  # type: ignore[attr-defined]
+        ax.view_init(elev=22, azim=-55)
     return figure

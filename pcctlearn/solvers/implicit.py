@@ -55,7 +55,7 @@ def implicit_tangent(
     """Directional derivative of the minimum, dx = −H⁻¹ (∂g/∂θ) dθ, at a free minimum x."""
     # exact Hessian, computed once; the directional derivative of the gradient needs none
     hessian = objective(x, *theta).hessian
-    _, moved = torch.func.jvp(lambda *t: objective(x, *t, exact=False).gradient, theta, tangents)
+    moved = torch.func.jvp(lambda *t: objective(x, *t, exact=False).gradient, theta, tangents)[1]
     return -solve_positive_definite(hessian, moved)[0]
 
 

@@ -1,6 +1,7 @@
 """Time of each stage of a training step."""
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -37,7 +38,7 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
         if stage == "expected_counts" and not loss.expects:
             continue
-        out, forward = _timed(lambda now=scan, to=stage: chain.resume(now, to).at(to))
+        out, forward = _timed(partial(_stage, chain, scan, stage))
         leaf = out.detach().requires_grad_()
         leaves.append((stage, out, leaf))
         scan = Scan(**{**vars(scan), stage: leaf})
@@ -47,10 +48,12 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     times["loss"] = {"forward": forward, "backward": backward}
     for stage, out, leaf in reversed(leaves):
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        _, times[stage]["backward"] = _timed(
-            lambda out=out, gradient=gradient: out.backward(gradient)
-        )
+        _, times[stage]["backward"] = _timed(partial(out.backward, gradient))
     return times
+
+
+def _stage(chain: Chain, scan: Scan, stage: str) -> Tensor:
+    return chain.resume(scan, stage).at(stage)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
