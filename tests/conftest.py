@@ -1,6 +1,7 @@
 """Every test runs with the shape annotations switched on and in float64."""
 
 import os
+from pathlib import Path
 
 import numba
 import pytest
@@ -15,6 +16,34 @@ pytest.register_assert_rewrite("support")
 # small tensors: a second thread that waits for a busy core costs more than it brings
 torch.set_num_threads(1)
 numba.set_num_threads(1)
+
+
+# tests that start commands, or train and evaluate; `-m "not physics and not slow"` leaves them out
+SLOW = (
+    "command/test_home",
+    "command/test_interruption",
+    "decomposition/test_hostile_rays",
+    "docs/test_commands",
+    "experiments",
+    "montecarlo/test_detector",
+    "montecarlo/test_object_scatter",
+    "montecarlo/test_transport",
+    "scatter/test_kernel",
+    "scatter/test_pencil_beams",
+    "test_conf",
+    "test_extending",
+    "test_fuzz_files",
+    "test_kills",
+    "test_packaging",
+    "test_train",
+)
+
+
+def pytest_collection_modifyitems(items):
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
