@@ -1,4 +1,4 @@
-"""Scatter corrections compared, as in the table of the article that they are from."""
+"""Scatter corrections compared over seeds and test scans, as in [1, Table II]."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
