@@ -612,7 +612,7 @@ def test_people_see_a_row_for_each_error(scans, checkpoint, tmp_path, capsys):
     numbers, _ = run(scans, tmp_path, *using(checkpoint))
     said = capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    for label in ("SPR (%)", "projection water (cm), with noise", "VMI 60 keV (HU)"):
+    for label in ("SPR (%)", "projection water (cm)", "VMI 60 keV (HU)", "errors with noise"):
         assert label in page
     assert "share left" in page
     assert "vmi60_rmse_HU_over_uncorrected" in numbers
