@@ -57,7 +57,7 @@ def _double_precision_and_seed():
 
 @pytest.fixture
 def annotations_off():
-    """As users run it: a shape that does not fit is told by the constructor itself."""
+    """As users run it: constructors themselves check shapes."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield

@@ -94,7 +94,7 @@ def copy(scans, tmp_path):
 
 
 def run(scans, folder, *overrides):
-    """The results, and what is told of each scan."""
+    """The results, and the numbers of each scan."""
     words = [f"scans={scans}", f"folder={folder}", *overrides]
     try:
         run_job(composed(folder, *words, name="evaluate"))

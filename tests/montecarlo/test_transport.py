@@ -92,7 +92,7 @@ def test_primary_photons_obey_beer_lambert():
     chord = 2 * np.sqrt(8.0**2 - (62.5 * column / across) ** 2) / across
     mu = mass_attenuation("water", [60.0]).item()
     expected = ((109.7 / length) ** 3 * np.exp(-mu * chord)).mean()
-    assert expected == pytest.approx(0.0383, rel=0.01)  # an independent Monte Carlo: .03826
+    assert expected == pytest.approx(0.0383, rel=0.01)  # an independent Monte Carlo: 0.03826
     assert error < 0.002 * expected
     assert primary == pytest.approx(expected, rel=0.003)
 
@@ -173,8 +173,8 @@ def test_analog_photons_keep_their_energy():
 def test_scatter_to_primary_of_cylinders(radius_cm, total, bins):
     scene = scene_of(upright(radius_cm, 20.0, GRID), GRID, ["water"], PANEL, tube())
     spr, error = scatter_to_primary(scene, torch.tensor([2 * radius_cm]))
-    # 20 cm: .841 ± .002, as analog photons have it within 1 %; over the primary of the same 4×4
-    # pixels .823
+    # 20 cm: 0.841 ± 0.002, as analog photons have it within 1 %; over the primary of the same 4×4
+    # pixels 0.823
     assert spr.total == pytest.approx(total, rel=0.02 if bins else 0.06)
     assert error.total < 0.005 * total
     if bins:

@@ -1,4 +1,4 @@
-"""A response read from a file is the one that was written, or the file is told what is wrong."""
+"""A response read from a file is the one that was written; a wrong file is refused by name."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scatter kernels come back from their file as they were, and a wrong file is told so."""
+"""Scatter kernels come back from their file as they were; a wrong file is refused by name."""
 
 import json
 
