@@ -204,7 +204,7 @@ def sound_file(kind: str) -> Path:
 def outcome_of(kind: str, path: Path) -> tuple[str, str]:
     """What a reader makes of one file."""
     from benchmarks.fuzz_sources import SOURCES, numbers_in
-    from pcctlearn.command.sentences import EXPECTED, explain
+    from pcctlearn.app.sentences import EXPECTED, explain
 
     before = peak_bytes()
     try:

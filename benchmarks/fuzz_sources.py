@@ -14,10 +14,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.io import savemat
 from torch import Tensor
 
-from pcctlearn.datasets.dicom_series import read_dicom_series
-from pcctlearn.datasets.nifti import read_nifti
-from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
-from pcctlearn.datasets.scan_file import faults, read_scan, write_scan
+from pcctlearn.patients.dicom_series import read_dicom_series
+from pcctlearn.patients.nifti import read_nifti
 from pcctlearn.physics.response.analytic import Analytic
 from pcctlearn.physics.response.pairs import Pairs, write_pairs
 from pcctlearn.physics.response.table import Table
@@ -25,9 +23,11 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.reading.yaml_text import read_yaml
+from pcctlearn.scans.file import faults, read_scan, write_scan
+from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 ENERGIES = torch.arange(12.5, 121.0, 2.0, dtype=torch.float64)

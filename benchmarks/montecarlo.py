@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
+from pcctlearn.montecarlo.object.scene import Scene, TubeSpectrum, scene_of
+from pcctlearn.montecarlo.object.tracking_numba import N_SCATTERED
+from pcctlearn.montecarlo.object.transport import ObjectScatter, follow
 from pcctlearn.montecarlo.tally import smoothing_matrix
-from pcctlearn.montecarlo.tracking_numba import N_SCATTERED
-from pcctlearn.montecarlo.transport import ObjectScatter, follow
 from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.physics.response.analytic import Analytic
 from pcctlearn.physics.spectrum import Spectrum
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pcctlearn.phantoms.ellipses import Ellipse, EllipsePhantom
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.geometry.planar import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.slice_projector import SliceProjector

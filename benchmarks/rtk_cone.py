@@ -13,7 +13,7 @@ import torch
 from itk import RTK
 from torch import Tensor
 
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 IMAGE = itk.Image[itk.F, 3]

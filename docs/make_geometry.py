@@ -16,10 +16,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the package need not be installed
 
 from pcctlearn.figures.setup import draw_setup
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.setup import Setup
 from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.setup import Setup
 
 FOLDER = Path(__file__).parent
 BEAM = ConeBeam(
@@ -65,8 +65,8 @@ PAGE = """\
 are in cm, all angles in rad; this page prints angles in degrees.*
 
 Parallel, fan and cone beam share one frame. `ParallelBeam` and `FanBeam`
-([geometry.py](../pcctlearn/tomography/geometry.py)) lie in its plane z = 0; a `ConeBeam`
-([cone_geometry.py](../pcctlearn/tomography/cone_geometry.py)) is a fan for each row of its panel.
+([geometry.py](../pcctlearn/tomography/geometry/planar.py)) lie in its plane z = 0; a `ConeBeam`
+([cone_geometry.py](../pcctlearn/tomography/geometry/cone.py)) is a fan for each row of its panel.
 A geometry describes source and detector. The voxels are a grid of their own
 ([grids.py](../pcctlearn/tomography/grids.py)): `projector(geometry, grid)`, `fbp(geometry, grid)`.
 

@@ -23,8 +23,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pcctlearn.chain import Chain as Chain
-    from pcctlearn.datasets.scan_file import read_scan as read_scan
-    from pcctlearn.datasets.scan_file import write_scan as write_scan
     from pcctlearn.decomposition.maximum_likelihood import (
         MaximumLikelihood as MaximumLikelihood,
     )
@@ -35,25 +33,29 @@ if TYPE_CHECKING:
     from pcctlearn.physics.spectrum import Spectrum as Spectrum
     from pcctlearn.physics.thresholds import Thresholds as Thresholds
     from pcctlearn.scan import Scan as Scan
-    from pcctlearn.tomography.cone_geometry import ConeBeam as ConeBeam
+    from pcctlearn.scans.file import read_scan as read_scan
+    from pcctlearn.scans.file import write_scan as write_scan
     from pcctlearn.tomography.fbp import fbp as fbp
-    from pcctlearn.tomography.geometry import FanBeam as FanBeam
-    from pcctlearn.tomography.geometry import ParallelBeam as ParallelBeam
+    from pcctlearn.tomography.geometry.cone import ConeBeam as ConeBeam
+    from pcctlearn.tomography.geometry.planar import FanBeam as FanBeam
+    from pcctlearn.tomography.geometry.planar import ParallelBeam as ParallelBeam
     from pcctlearn.tomography.projector import projector as projector
 
 _ROOMS = (
     "calibration",
     "chain",
-    "datasets",
     "decomposition",
     "losses",
     "metrics",
     "montecarlo",
+    "patients",
     "phantoms",
     "physics",
     "scan",
+    "scans",
     "scatter",
     "shapes",
+    "simulation",
     "solvers",
     "testing",
     "tomography",
@@ -64,13 +66,12 @@ __getattr__, __dir__, _ = attach(
     __name__,
     {
         "scan": ["Scan"],
-        "datasets.scan_file": ["read_scan", "write_scan"],
+        "scans.file": ["read_scan", "write_scan"],
         "physics.spectral_model": ["SpectralModel"],
         "physics.spectrum": ["Spectrum"],
         "physics.thresholds": ["Thresholds"],
         "decomposition.maximum_likelihood": ["decompose", "MaximumLikelihood"],
-        "tomography.geometry": ["ParallelBeam", "FanBeam"],
-        "tomography.cone_geometry": ["ConeBeam"],
+        "tomography.geometry": ["ParallelBeam", "FanBeam", "ConeBeam"],
         "tomography.projector": ["projector"],
         "tomography.fbp": ["fbp"],
         "chain": ["Chain"],

@@ -20,22 +20,26 @@ numba.set_num_threads(1)
 
 # tests that start commands, or train and evaluate; `-m "not physics and not slow"` leaves them out
 SLOW = (
-    "command/test_home",
-    "command/test_interruption",
+    "app/test_comparison",
+    "app/test_home",
+    "app/test_interruption",
+    "app/test_train",
     "decomposition/test_hostile_rays",
     "docs/test_commands",
-    "experiments",
-    "montecarlo/test_detector",
-    "montecarlo/test_object_scatter",
-    "montecarlo/test_transport",
+    "evaluation",
+    "montecarlo/detector/test_simulation",
+    "montecarlo/object/test_object_scatter",
+    "montecarlo/object/test_transport",
+    "runs",
     "scatter/test_kernel",
     "scatter/test_pencil_beams",
+    "simulation/test_job",
+    "studies",
     "test_conf",
     "test_extending",
     "test_fuzz_files",
     "test_kills",
     "test_packaging",
-    "test_train",
 )
 
 
@@ -62,3 +66,14 @@ def annotations_off():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session")
+def matrix_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("matrices")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(matrix_folder, monkeypatch):
+    """Projection matrices of the tests stay out of the user's cache."""
+    monkeypatch.setenv("PCCTLEARN_CACHE", str(matrix_folder))

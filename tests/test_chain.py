@@ -9,9 +9,9 @@ from pcctlearn.chain import Chain
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
 

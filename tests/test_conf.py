@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from support.configs import CONF, composed
 
-from pcctlearn.command.targets import locate
-from pcctlearn.experiments.config import check_config
+from pcctlearn.app.config import check_config
+from pcctlearn.reading.targets import locate
 
 FILES = sorted(
     path.relative_to(CONF)
@@ -23,7 +23,13 @@ CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer", "callbacks"}  # build other libraries' classes
 OF_SIMULATE = {"detector", "montecarlo", "scan"}  # groups that train.yaml lacks
 # words that users type, for where it is built
-ROOMS = {"detector": "montecarlo.detector", "scan": "datasets.simulated"}
+ROOMS = {
+    "datasets": "patients",
+    "datasets.scans": "scans",
+    "detector": "montecarlo.detector",
+    "montecarlo.transport": "montecarlo.object.transport",
+    "scan": "simulation.simulator",
+}
 NEEDS = {
     "datasets/scans.yaml": ["datasets.folder=scans"],
     "physics/response/file.yaml": ["physics.response.path=response.csv"],
@@ -59,7 +65,7 @@ def targets(node):
 def test_every_experiment_composes_and_builds(experiment, tmp_path):
     config = composed(tmp_path, f"experiment={experiment}", "logger=none")
     check_config(config)
-    assert config.study._target_.startswith("pcctlearn.experiments.")
+    assert config.study._target_.startswith("pcctlearn.studies.")
     assert callable(instantiate(config.job, _convert_="all").run)
 
 
@@ -75,7 +81,7 @@ def test_every_choice_composes_and_its_keys_are_parameters(file, tmp_path):
 def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
     path = ".".join(file.parent.parts)
     node = OmegaConf.select(composed_with(file, tmp_path), path)
-    room = ROOMS.get(path, path)
+    room = ROOMS.get(f"{path}.{file.stem}", ROOMS.get(path, path))
     # a room made of folders is named by each: physics/response/ideal is physics.response.simple
     built = [node] if "_target_" in node else list(node.values())
     assert all(part._target_.startswith(f"pcctlearn.{room}.") for part in built)

@@ -11,8 +11,8 @@ import torch
 from support.configs import FEW_SLABS, composed
 from support.scan_files import recorded
 
-from pcctlearn.datasets.scan_file import read_scan, write_scan
-from pcctlearn.experiments.run import run
+from pcctlearn.app.run import run
+from pcctlearn.scans.file import read_scan, write_scan
 
 FEW_PIXELS = [
     f"tomography.{word}"
@@ -97,8 +97,8 @@ _partial_: true
 CASES = '''
 import numpy as np
 import torch
-from pcctlearn.datasets.ct_cases import Case, CtCases
-from pcctlearn.datasets.ct_volume import CtVolume
+from pcctlearn.patients.ct_cases import Case, CtCases
+from pcctlearn.patients.ct_volume import CtVolume
 
 
 class NumpyCases(CtCases):

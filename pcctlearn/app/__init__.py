@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: configuration, its checks, the driver, sweeps and comparisons."""

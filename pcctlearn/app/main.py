@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pcctlearn.command.entry import run_command, run_configured
+from pcctlearn.app.entry import run_command, run_configured
 
 _USAGE = """pcctlearn COMMAND [WORDS …]
 
@@ -36,7 +36,7 @@ def evaluate() -> None:
 
 def check() -> None:
     """Say what scan files hold, or what is wrong with them; exit with 1 if anything is."""
-    from pcctlearn.datasets.scan_file import main as check_files
+    from pcctlearn.scans.file import main as check_files
 
     sys.exit(check_files())
 
@@ -45,7 +45,7 @@ def compare() -> None:
     """Compare the finished runs below a folder."""
 
     def main() -> None:
-        from pcctlearn.experiments.comparison import compare as compare_runs
+        from pcctlearn.app.comparison import compare as compare_runs
 
         if len(sys.argv) != 2 or not compare_runs(Path(sys.argv[1])):
             raise ValueError("give a folder above two finished runs or more, such as multirun/DATE")
@@ -57,8 +57,8 @@ def report() -> None:
     """Draw the figures of a finished run again, and write its report."""
 
     def main() -> None:
-        from pcctlearn.command.console import say
-        from pcctlearn.experiments.results import redraw
+        from pcctlearn.console import say
+        from pcctlearn.runs.results import redraw
 
         if len(sys.argv) != 2:
             raise ValueError("give the folder of a finished run, such as outputs/EXPERIMENT/DATE")
@@ -95,6 +95,6 @@ def main() -> None:
 
 
 def _run(config: Any) -> float | None:
-    from pcctlearn.experiments.run import run  # heavy imports wait until there is something to run
+    from pcctlearn.app.run import run  # heavy imports wait until there is something to run
 
     return run(config)

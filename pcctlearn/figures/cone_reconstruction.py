@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_numbers
 from pcctlearn.figures.setup import draw_setup
 from pcctlearn.figures.style import COLOURS, WINDOWS, new_figure
-from pcctlearn.tomography.setup import Setup
+from pcctlearn.tomography.geometry.setup import Setup
 
 _METHODS = {
     "fdk": ("FDK", COLOURS["after"]),

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Rectangle
 
 from pcctlearn.figures.style import COLOURS, new_figure
-from pcctlearn.tomography.setup import Point, Setup, unit
+from pcctlearn.tomography.geometry.setup import Point, Setup, unit
 
 _SOURCE, _PANEL, _BLACK = COLOURS["before"], COLOURS["reference"], COLOURS["after"]
 _RAY, _VOLUME, _OFFSET = COLOURS["plane"], COLOURS["unobservable"], "#b9770e"

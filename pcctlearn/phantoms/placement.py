@@ -12,7 +12,8 @@ from torch import Tensor
 from pcctlearn.phantoms.body import find_body
 from pcctlearn.phantoms.volume_average import average_weights
 from pcctlearn.phantoms.voxels import water_and_calcium
-from pcctlearn.tomography.grids import FloatArray, VolumeGrid
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.validation import FloatArray
 
 
 class BodyTooWideError(ValueError):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pcctlearn.tomography.grids import one_or_each
+from pcctlearn.validation import one_or_each
 
 PERIOD_CM = 38.4  # a texture repeats after this length
 

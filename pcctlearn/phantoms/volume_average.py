@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pcctlearn.tomography.grids import FloatArray
+from pcctlearn.validation import FloatArray
 
 
 def average_weights(n_source: int, n_target: int, first: float, step: float) -> FloatArray:

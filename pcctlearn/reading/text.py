@@ -32,3 +32,9 @@ def read_json(path: str | Path, what: str, remedy: str) -> Any:
     text = read_text(path, what, remedy)
     with readable(path, what, remedy):
         return json.loads(text)
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Text from outside for a message: one line, without control characters, not too long."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return plain if len(plain) <= most else plain[: most - 1] + "…"

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcctlearn.command.targets import locate
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.reading.targets import locate
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Counts
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _PACKAGE = "pcctlearn."  # the only one that a checkpoint may name
 

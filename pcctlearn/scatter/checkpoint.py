@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcctlearn.files import written_whole
+from pcctlearn.files.atomic import written_whole
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scatter.base import ScatterCorrection, rebuilt
 from pcctlearn.scatter.checkpoint_content import (
@@ -18,7 +18,7 @@ from pcctlearn.scatter.checkpoint_content import (
     no_checkpoint,
     read_content,
 )
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _SAME_BIN_keV = 1.0  # mean energy of what a bin counts
 _SAME_GEOMETRY = 0.01  # of each length

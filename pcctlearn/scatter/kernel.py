@@ -11,7 +11,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
-from pcctlearn.tomography.cone_geometry import ConeBeam, point_source_flux
+from pcctlearn.tomography.geometry.cone import ConeBeam, point_source_flux
 
 HIGHEST_FRACTION = 0.95  # scatter over all counts, at most
 _LEAST_TRANSMISSION = 1e-6

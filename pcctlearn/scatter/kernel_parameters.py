@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.files import written_whole
+from pcctlearn.files.atomic import written_whole
 from pcctlearn.reading.damaged import damaged
 from pcctlearn.reading.text import read_json
 

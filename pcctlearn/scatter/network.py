@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scatter.base import ScatterCorrection, fraction_of
 from pcctlearn.shapes import Counts
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _LEAST_TRANSMISSION = 1e-5
 _MOST_STAGES, _MOST_CHANNELS = 64, 4096

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-from pcctlearn.montecarlo.scene import Scene, TubeSpectrum, scene_of
-from pcctlearn.montecarlo.transport import follow
+from pcctlearn.montecarlo.object.scene import Scene, TubeSpectrum, scene_of
+from pcctlearn.montecarlo.object.transport import follow
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 THICKNESSES_cm = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0)

@@ -9,7 +9,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection, fraction_of
 from pcctlearn.shapes import Counts
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 
 class UniformScatter(ScatterCorrection):

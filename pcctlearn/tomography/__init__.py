@@ -7,11 +7,12 @@ __getattr__, __dir__, __all__ = attach(
     {
         "linear_operator": ["LinearOperator", "Diagonal"],
         "grids": ["ImageGrid", "VolumeGrid"],
-        "geometry": ["ParallelBeam", "FanBeam"],
-        "cone_geometry": ["ConeBeam"],
+        "geometry": ["ParallelBeam", "FanBeam", "ConeBeam"],
+        "projector": ["projector"],
+        "fbp": ["fbp"],
         "iterative.sirt": ["sirt", "os_sart"],
         "iterative.cgls": ["cgls"],
         "iterative.fista_tv": ["fista_tv"],
     },
-    ["iterative"],
+    ["geometry", "iterative"],
 )

@@ -8,10 +8,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pcctlearn.tomography.cone_coefficients import cone_coefficients
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.hat_interpolation_numba import margin_for
+from pcctlearn.tomography.kernels.cone_coefficients import cone_coefficients
+from pcctlearn.tomography.kernels.hat_interpolation_numba import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 BACKENDS = ("auto", "numba", "triton")
@@ -83,7 +83,7 @@ class ConeOperator(LinearOperator):
                 "backend=auto, or move the array with .cuda()"
             )
         try:
-            module = import_module(f"pcctlearn.tomography.cone_{backend}")
+            module = import_module(f"pcctlearn.tomography.kernels.cone_{backend}")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"backend={backend} needs {error.name}: pip install {error.name}, or move the "

@@ -4,9 +4,9 @@ from typing import Literal, overload
 
 import torch
 
-from pcctlearn.tomography.base_geometry import Geometry
 from pcctlearn.tomography.filters import RampFilter
-from pcctlearn.tomography.grids import FloatArray, SliceGrid
+from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.tomography.linear_operator import Diagonal, LinearOperator
 from pcctlearn.tomography.projector import backprojector, warn_if_truncated
 from pcctlearn.tomography.truncation import (
@@ -16,6 +16,7 @@ from pcctlearn.tomography.truncation import (
     widened,
 )
 from pcctlearn.tomography.weights import cosine_weights, extended_weights, redundancy_weights
+from pcctlearn.validation import FloatArray
 
 TRUNCATIONS = ("water", "cosine")
 

@@ -8,8 +8,8 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from pcctlearn.tomography.grids import FloatArray
 from pcctlearn.tomography.linear_operator import LinearOperator
+from pcctlearn.validation import FloatArray
 
 _ROWS_AT_ONCE = 512
 # factor of the ramp at a frequency in cycles per column, from −1/2 to 1/2

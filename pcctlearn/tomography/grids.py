@@ -6,34 +6,11 @@ slice 0 the smallest z.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot, inf, isfinite
+from math import hypot
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
-
-
-def require_positive(**numbers: int | float) -> None:
-    """Raise ValueError unless all are positive and finite, and those named n_… whole numbers."""
-    for name, number in numbers.items():
-        if not 0 < number < inf:
-            raise ValueError(f"{name} must be positive and finite, got {number}")
-        if name.startswith("n_") and number != int(number):
-            raise ValueError(f"{name} must be a whole number, got {number}")
-
-
-def require_finite(**numbers: float) -> None:
-    """Raise ValueError if one of them is NaN or infinite."""
-    for name, number in numbers.items():
-        if not isfinite(number):
-            raise ValueError(f"{name} must be finite, got {number}")
-
-
-def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[float, ...]:
-    """One number for all of n axes, or one for each."""
-    sizes = np.asarray(value, dtype=np.float64)
-    return (sizes.item(),) * n if sizes.ndim == 0 else tuple(sizes.tolist())
+from pcctlearn.validation import FloatArray, one_or_each, require_finite, require_positive
 
 
 class SliceGrid:

@@ -3,9 +3,9 @@
 import warnings
 from collections.abc import Callable
 
-from pcctlearn.tomography.base_geometry import Geometry
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
+from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.slice_projector import SliceBackprojector, SliceProjector

@@ -11,10 +11,10 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
-from pcctlearn.tomography.csr import csr_pair
-from pcctlearn.tomography.geometry import FlatGeometry
+from pcctlearn.tomography.geometry.planar import FlatGeometry
 from pcctlearn.tomography.grids import ImageGrid
-from pcctlearn.tomography.interpolation_numba import Interpolation, joseph, pixel_driven
+from pcctlearn.tomography.kernels.csr import csr_pair
+from pcctlearn.tomography.kernels.interpolation_numba import Interpolation, joseph, pixel_driven
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 BACKENDS = ("auto", "matrix", "numba")

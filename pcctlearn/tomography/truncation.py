@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcctlearn.tomography.base_geometry import Geometry
-from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.grids import SliceGrid, require_positive
+from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
+from pcctlearn.validation import require_positive
 
 _FITTED_COLUMNS, _FITTED_CM = 8, 2.0  # beside an edge, at the least
 _SMALLEST_CM2 = 1e-12

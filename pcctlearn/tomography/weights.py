@@ -4,10 +4,11 @@ from math import ceil, pi
 
 import numpy as np
 
-from pcctlearn.tomography.base_geometry import ARC_TOLERANCE_RAD, Geometry
-from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import DivergentGeometry
-from pcctlearn.tomography.grids import FloatArray, SliceGrid
+from pcctlearn.tomography.geometry.base import ARC_TOLERANCE_RAD, Geometry
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import DivergentGeometry
+from pcctlearn.tomography.grids import SliceGrid
+from pcctlearn.validation import FloatArray
 
 _SAMPLES_PER_VIEW = 4  # of the redundancy weights, at the least
 _SAMPLES_PER_TURN = 2000

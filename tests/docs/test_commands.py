@@ -17,7 +17,7 @@ from support.ct_files import round_patient, write_nifti
 from support.documents import DOCUMENTS, Command, code_blocks, commands
 from support.studies import REPOSITORY
 
-from pcctlearn.datasets.scan_file import read_scan
+from pcctlearn.scans.file import read_scan
 from pcctlearn.scatter.checkpoint import save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 

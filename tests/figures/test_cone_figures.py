@@ -7,10 +7,10 @@ import pytest
 from support.figures import words
 from support.studies import TINY_VOLUME, cone_study, finished_cone, in_context, tiny_cone
 
-from pcctlearn.experiments.results import write_results
 from pcctlearn.figures import draw
 from pcctlearn.figures.setup import draw_setup
-from pcctlearn.tomography.setup import Setup
+from pcctlearn.runs.results import write_results
+from pcctlearn.tomography.geometry.setup import Setup
 
 BEAM = replace(
     tiny_cone(), n_columns=30, offset_cm=1.2, row_offset_cm=-0.7, axis_offset_cm=0.9, start_rad=0.3

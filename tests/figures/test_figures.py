@@ -4,8 +4,8 @@ import pytest
 from support.figures import words
 from support.studies import STUDIES, finished
 
-from pcctlearn.experiments.results import redraw, write_results
 from pcctlearn.figures import caption, draw, file_stem
+from pcctlearn.runs.results import redraw, write_results
 
 
 @pytest.fixture(name="folder")

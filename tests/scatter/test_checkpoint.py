@@ -25,7 +25,7 @@ from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.kernel_parameters import KERNEL
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.scatter.uniform import UniformScatter
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 TWO_BINS = [20.0, 60.0, 120.0]

@@ -9,14 +9,14 @@ import torch
 from support.kernels import VALUES, kernels, model_with, panel, summed_by_hand
 from support.scanners import scanner
 
-from pcctlearn.datasets.simulated import ScanSimulator
-from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.phantoms.heads import head
 from pcctlearn.physics.response.table import Table
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.pencil_beams import fit_kernels
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.simulation.simulator import ScanSimulator
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 SILICON = Path(__file__).parents[2] / "data/physics/response/silicon_60mm.csv"

@@ -14,7 +14,7 @@ from pcctlearn.scatter.pencil_beams import (
     fit_profiles,
     pencil_profiles,
 )
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 SCANNER = ConeBeam(1, 8, 12, 3.2, 62.5, 109.7)
 THIN_AND_THICK = np.array([2.0, 3.0, 4.0, 5.0, 8.0, 12.0, 16.0, 20.0])

@@ -8,8 +8,8 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 BEAM = ConeBeam(8, 4, 6, 4.0, 62.5, 109.7)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import pi
 
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 SMALL_VOLUME = VolumeGrid(6, 4, 5, (0.45, 0.6, 0.5), center_cm=(0.3, 0.1, -0.2))

@@ -5,7 +5,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from support.studies import REPOSITORY
 
-from pcctlearn.command.composition import check_compositions
+from pcctlearn.app.composition import check_compositions
 
 check_compositions()  # as the commands do
 

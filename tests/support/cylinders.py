@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from support.scanners import FOUR_BINS, SPECTRA
 
-from pcctlearn.montecarlo.scene import TubeSpectrum, scene_of
-from pcctlearn.montecarlo.transport import ObjectScatter
+from pcctlearn.montecarlo.object.scene import TubeSpectrum, scene_of
+from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.physics.spectrum import Spectrum
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 GRID = VolumeGrid(64, 64, 64, 0.32)

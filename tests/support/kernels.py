@@ -8,7 +8,7 @@ from pcctlearn.physics.response.simple import Ideal
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
     "amplitude_per_cm2": [[2e-3, 1.5e-3], [3e-3, 2.5e-3]],

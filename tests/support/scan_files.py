@@ -5,12 +5,12 @@ import numpy as np
 import torch
 from support.scanners import silicon
 
-from pcctlearn.datasets.recorded_scan import RecordedResponse, RecordedScan, RecordedSpectrum
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 ENERGIES = torch.arange(12.5, 121.0, 4.0, dtype=torch.float64)

@@ -9,25 +9,25 @@ from support.scanners import scanner
 
 from pcctlearn.calibration.gauss_newton import GaussNewton
 from pcctlearn.chain import Chain
-from pcctlearn.datasets.axial_slice import AxialSlice
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.sensitivity import fisher_information
-from pcctlearn.experiments.calibration import biased
-from pcctlearn.experiments.cone_reconstruction import ConeReconstruction
-from pcctlearn.experiments.context import Context
-from pcctlearn.experiments.perturbation import Perturbation
-from pcctlearn.experiments.results import StudyResults
-from pcctlearn.experiments.thresholds_phantom import PhantomCalibration
-from pcctlearn.experiments.thresholds_slabs import SlabCalibration
 from pcctlearn.losses.likelihood import DevianceLoss, MisfitLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.patients.axial_slice import AxialSlice
 from pcctlearn.phantoms.ellipses import water_calcium_phantom
 from pcctlearn.phantoms.ellipsoids import head_phantom
+from pcctlearn.runs.context import Context
+from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import channels_first
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.studies.calibration import biased
+from pcctlearn.studies.cone_reconstruction import ConeReconstruction
+from pcctlearn.studies.perturbation import Perturbation
+from pcctlearn.studies.thresholds_phantom import PhantomCalibration
+from pcctlearn.studies.thresholds_slabs import SlabCalibration
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import ParallelBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.iterative.cgls import cgls
 from pcctlearn.tomography.iterative.fista_tv import fista_tv

@@ -6,7 +6,7 @@ from math import cos, pi, sin
 import numpy as np
 import torch
 
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 
 SMALL = ImageGrid(6, 7, 0.5)

@@ -14,8 +14,8 @@ from support.cones import SMALL_CONES
 from pcctlearn.testing import check_adjoint, check_gradient
 from pcctlearn.tomography.adapters.diffct import DiffctConeProjector
 from pcctlearn.tomography.adapters.leap import LeapConeProjector
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 VOLUME = VolumeGrid(24, 28, 30, (0.25, 0.2, 0.2), center_cm=(0.3, 0.1, -0.2))

@@ -9,10 +9,10 @@ import torch
 from support.cones import SMALL_CONE, SMALL_CONES, SMALL_VOLUME
 
 from benchmarks.projectors_cone import PHANTOM, line_integrals
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeBackprojector, ConeProjector
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import FanBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.slice_projector import SliceProjector
 

@@ -9,7 +9,7 @@ from support.truth import image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.filters import FILTERS
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 
 GRID = ImageGrid(120, 128, 0.1)

@@ -7,7 +7,7 @@ import torch
 from support.truth import ELLIPSES, image
 
 from pcctlearn.testing import check_adjoint, check_gradient, check_linear
-from pcctlearn.tomography.geometry import FanBeam
+from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.iterative.cgls import cgls
 from pcctlearn.tomography.iterative.fista_tv import fista_tv, squared_norm

@@ -9,7 +9,7 @@ import pytest
 from support.truth import image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore:truncated")

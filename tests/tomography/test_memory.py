@@ -5,11 +5,11 @@ import torch
 from support.cones import SMALL_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography import memory
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.cone_projector import ConeProjector
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
-from pcctlearn.tomography.hat_interpolation_numba import margin_for
+from pcctlearn.tomography.kernels.hat_interpolation_numba import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 

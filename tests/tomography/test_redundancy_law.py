@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter
 
-from pcctlearn.tomography.cone_geometry import ConeBeam
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.weights import redundancy_weights
 

@@ -16,7 +16,7 @@ from support.truth import (
     sinogram,
 )
 
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.slice_projector import SliceBackprojector, SliceProjector
 

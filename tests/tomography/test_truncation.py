@@ -9,9 +9,9 @@ from support.truth import image, sinogram
 
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
-from pcctlearn.tomography.cone_geometry import ConeBeam
 from pcctlearn.tomography.fbp import fbp
-from pcctlearn.tomography.geometry import FanBeam, ParallelBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.truncation import WaterExtended
 

@@ -7,9 +7,9 @@ import torch
 from support.chains import BEAM, FRACTION, l1, problem
 from support.studies import quiet_trainer
 
-from pcctlearn.datasets.scan_set import collate
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.scan import Scan
+from pcctlearn.scans.data_set import collate
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.training.chain_module import ChainModule, with_truth

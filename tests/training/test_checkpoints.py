@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from support.studies import quiet_trainer
 from torch.utils.data import DataLoader
 
-from pcctlearn import files
+from pcctlearn.files import atomic as files
 from pcctlearn.training.checkpoints import WholeCheckpoints
 
 

@@ -3,7 +3,7 @@
 import torch
 from support.chains import l1, problem
 
-from pcctlearn.datasets.scan_set import collate
+from pcctlearn.scans.data_set import collate
 from pcctlearn.training.chain_module import with_truth
 from pcctlearn.training.step_profile import step_seconds
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcctlearn.tomography.cone_geometry import ConeBeam
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 

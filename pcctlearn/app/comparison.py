@@ -1,0 +1,171 @@
+"""Finished runs side by side: the jobs of a sweep, or any runs below one folder."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.files.names import is_hidden
+from pcctlearn.metrics.errors import ErrorTable, Metric
+from pcctlearn.reading.damaged import library_errors
+from pcctlearn.runs.folder import MARKER, held, is_earlier, set_aside
+from pcctlearn.runs.results import (
+    StudyResults,
+    print_table,
+    recorded_overrides,
+    write_run,
+)
+from pcctlearn.studies.scatter_table import scatter_table
+
+log = logging.getLogger(__name__)
+
+FOLDER = "comparison"  # beside the jobs
+_SETTING = "hydra.sweep.dir"  # that names the folder above it
+_MOST_METHODS = 6  # side by side; more are a search
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished run, and the words that it was started with, {key: value}."""
+
+    folder: Path
+    overrides: dict[str, str]
+    numbers: dict[str, float]
+
+
+def compare(folder: Path) -> Path | None:
+    """Compare what runs below ``folder`` have left; where the report is, if there are two or more.
+
+    Runs that differ in nothing but their seed are one setting, whose numbers are means. The
+    comparison replaces an earlier one.
+    """
+    began = time.perf_counter()
+    jobs = finished_jobs(folder)
+    if len(jobs) < 2:
+        return None
+    settings = by_setting(jobs)
+    results = _scatter_table(settings) or _means(settings)
+    name, out = f"{len(jobs)} runs compared", folder / FOLDER
+    listed = "\n".join(f"{job.folder.relative_to(folder)}: {' '.join(_words(job))}" for job in jobs)
+    with held(out, _SETTING, wait=True):
+        set_aside(out, _SETTING)
+        write_run(name, results, out, listed, began)
+    print_table(name, results, out, time.perf_counter() - began)
+    return out / "report.html"
+
+
+def finished_jobs(folder: Path) -> list[Job]:
+    """Finished runs below a folder, sorted by the names of their folders.
+
+    Outputs that a later run has moved aside, and hidden folders, are left out.
+    """
+    jobs = []
+    for marker in folder.rglob(MARKER):
+        run = marker.parent
+        if is_earlier(run, folder) or is_hidden(run, folder):
+            continue
+        try:
+            overrides, numbers = recorded_overrides(run), read_numbers(run)
+        except library_errors() as error:
+            log.warning("%s is left out: its results cannot be read (%s)", run, error)
+            continue
+        if overrides is not None:
+            words = [word.lstrip("+").partition("=") for word in overrides]
+            jobs.append(Job(run, {key: value for key, _, value in words}, numbers))
+    return sorted(jobs, key=lambda job: _natural(job.folder.name))
+
+
+def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """Jobs that share all words but the seed, named by the words that not all jobs share."""
+    keys = {key for job in jobs for key in job.overrides if not key.startswith("hydra.")} - {"seed"}
+    telling = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
+    groups: dict[tuple[str | None, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.overrides.get(key) for key in telling), []).append(job)
+    written: list[tuple[Callable[[str], str], bool]] = [(_short, False), (str, False), (str, True)]
+    for value_of, with_keys in written:  # as short as tells them apart
+        names = [_name(telling, values, value_of, with_keys) for values in groups]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, groups.values(), strict=True))
+
+
+def _name(
+    keys: Sequence[str],
+    values: Sequence[str | None],
+    written: Callable[[str], str],
+    with_keys: bool,
+) -> str:
+    """Of a setting; a word without a value, such as ``~key``, is its own name."""
+    told = [(k, written(v)) for k, v in zip(keys, values, strict=True) if v is not None]
+    alone = len(keys) == 1 and not with_keys
+    words = [(value or key) if alone or not value else f"{key}={value}" for key, value in told]
+    return (" ".join(words) or "default").replace("/", ":")  # no path within arrays.h5
+
+
+def _short(word: str) -> str:
+    try:
+        return f"{float(word):.3g}"
+    except ValueError:
+        return word
+
+
+def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
+    """The table of scatter corrections, where all runs are such and were judged on one test set."""
+    runs = {name: [job.folder for job in jobs] for name, jobs in settings.items()}
+    if len(runs) > _MOST_METHODS or not all(
+        _judges_scatter(folder) for folders in runs.values() for folder in folders
+    ):
+        return None
+    try:
+        return scatter_table(runs)
+    except ValueError as error:
+        log.warning("%s; here are the means of their results", error)
+        return None
+
+
+def _means(settings: dict[str, list[Job]]) -> StudyResults:
+    """Mean of every number over the jobs of each setting, and its standard deviation."""
+    every = [job.numbers for jobs in settings.values() for job in jobs]
+    shared = [name for name in every[0] if all(name in numbers for numbers in every)]
+    if not shared:
+        raise ValueError(
+            "these runs have no result in common: name a folder above runs of one kind"
+        )
+    table = ErrorTable(
+        {
+            (Metric.named(name), setting): np.array([job.numbers[name] for job in jobs])
+            for name in shared
+            for setting, jobs in settings.items()
+        }
+    )
+    numbers = table.means()
+    n_jobs = sum(map(len, settings.values()))
+    return StudyResults(
+        numbers=numbers,
+        arrays={**table.to_arrays("runs")},
+        figures=["comparison.numbers"],
+        summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
+        "runs that differ in nothing but their seed.",
+        tables=[table.side_by_side(list(settings), "mean ± standard deviation")],
+        tabulated=numbers,
+    )
+
+
+def _judges_scatter(folder: Path) -> bool:
+    with h5py.File(folder / "arrays.h5") as file:
+        return {"errors", "reference", "materials"} <= file.keys()
+
+
+def _words(job: Job) -> list[str]:
+    return [f"{key}={value}" if value else key for key, value in job.overrides.items()]
+
+
+def _natural(name: str) -> tuple[int, str]:
+    first = name.partition("_")[0]
+    return (int(first) if first.isdigit() else -1, name)

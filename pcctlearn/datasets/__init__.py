@@ -1,1 +1,0 @@
-"""Readers: what is on disk, in the units and axes of the house."""

@@ -1,0 +1,1 @@
+"""A correction applied to scans, and its errors where the truth is known."""

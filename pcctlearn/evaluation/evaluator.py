@@ -1,0 +1,171 @@
+"""One scan file through the chain of its own scanner, and its errors where the truth is known."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pcctlearn.chain import Chain
+from pcctlearn.evaluation.judge import judge
+from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
+from pcctlearn.metrics.errors import ErrorTable
+from pcctlearn.physics.attenuation import DENSITY_G_CM3
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.scan import SHADOW_G_CM2, Scan
+from pcctlearn.scans.dead_pixels import any_of, listed
+from pcctlearn.scans.file import read_scan
+from pcctlearn.scans.flat_field import FlatFielded, flat_fielded, pixels_to_fill
+from pcctlearn.scans.record import RecordedScan
+from pcctlearn.units import MG_ML
+from pcctlearn.validation import require_positive
+
+log = logging.getLogger(__name__)
+
+_READ = (*SCANNER, "counts", "primary", "scatter", "scanner_to_patient")
+
+
+@dataclass(frozen=True)
+class EvaluatedScan:
+    """A scan at the end of the chain, its batch axis of one.
+
+    Counts are those of the file's pixels, with its ``air``. ``recorded`` has the grid of the maps.
+    ``dead`` (pixel, 2) are the rows and columns that were filled; ``unknown`` (z, y, x) the voxels
+    whose rays miss the rows of the panel in some view; ``numbers`` need no truth, ``errors`` do;
+    ``differences`` say in what the scanner of the checkpoint differs.
+    """
+
+    path: Path
+    recorded: RecordedScan
+    correction: str
+    materials: tuple[str, ...]
+    image: MonoenergeticImages
+    outcome: Scan
+    dead: Tensor
+    unknown: Tensor
+    numbers: dict[str, float]
+    errors: ErrorTable
+    differences: list[str]
+
+    @property
+    def edges_keV(self) -> Tensor:
+        """(edge): thresholds, the mean over the pixels."""
+        return self.recorded.thresholds_keV.reshape(-1, len(self.recorded.air) + 1).mean(0)
+
+    def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
+        """Name, values and unit of each material in mg/mL, then of each energy in HU.
+
+        Unknown voxels are NaN.
+        """
+        maps = self.outcome.at("maps").masked_fill(self.unknown, torch.nan)
+        for name, density in zip(self.materials, maps[0], strict=True):
+            yield name.replace("/", "_"), density * MG_ML, "mg/mL"
+        for energy, volume in zip(
+            self.image.energies_keV, self.image.hounsfield(maps)[0], strict=True
+        ):
+            yield f"vmi_{energy:g}keV", volume, "HU"
+
+
+class ScanEvaluator:
+    """Correct, decompose and reconstruct scan files, each with the scanner that it records.
+
+    Args:
+        chains: of their scanners; errors are those of the first energy of their images.
+        max_dead_share: of the pixels, above which a scan is refused.
+        voxel_cm: of the reconstruction; by default that of each file.
+        seed: of the noise that is drawn for comparison.
+    """
+
+    def __init__(
+        self,
+        chains: ScanChains,
+        max_dead_share: float = 0.05,
+        voxel_cm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= max_dead_share < 1:
+            raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
+        if voxel_cm is not None:
+            require_positive(voxel_cm=voxel_cm)
+        self.chains, self.max_dead_share = chains, max_dead_share
+        self.voxel_cm, self.seed = voxel_cm, seed
+
+    @torch.no_grad()
+    def evaluate(self, path: Path) -> EvaluatedScan:
+        """Read one scan, prepare it, take it through the chain, and compute its errors.
+
+        Raises:
+            ValueError: views or too many pixels are missing; a checkpoint of another detector.
+        """
+        recorded = self._read(path)
+        try:
+            kinds = pixels_to_fill(recorded, self.max_dead_share)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        dead = any_of(kinds)
+        if dead.any():
+            found = listed(kinds)
+            log.warning("%s: %d dead pixels are filled (%s)", path, dead.sum(), found)
+        scanner = self.chains.of(path, recorded)
+        chain, image = scanner.chain, scanner.image
+        prepared = flat_fielded(recorded, chain.decompose.model.air().detach(), dead)
+        outcome = chain(prepared.counts[None], until="maps")
+        unknown = torch.from_numpy(~recorded.geometry.seen_in_z(recorded.grid))
+        if unknown.any():
+            log.warning(
+                "%s: %.3g %% of the voxels lie beyond the rows of the panel in some view and are "
+                "NaN; choose a volume of fewer slices (n_z)",
+                path,
+                100 * unknown.double().mean().item(),
+            )
+        return EvaluatedScan(
+            path=path,
+            recorded=recorded,
+            correction="none" if chain.correct is None else chain.correct.title,
+            materials=tuple(chain.decompose.model.materials),
+            image=image,
+            outcome=prepared.in_pixels(outcome),
+            dead=dead.nonzero(),
+            unknown=unknown,
+            numbers=_numbers(outcome, dead, unknown),
+            errors=self._errors(path, prepared, chain),
+            differences=scanner.differences,
+        )
+
+    def _read(self, path: Path) -> RecordedScan:
+        recorded = read_scan(path, _READ)
+        for doubt in recorded.doubts:
+            log.warning("%s: %s", path, doubt)
+        if self.voxel_cm is None:
+            return recorded
+        return replace(recorded, grid=recorded.grid.with_voxels_of(self.voxel_cm))
+
+    def _errors(self, path: Path, scan: FlatFielded, chain: Chain) -> ErrorTable:
+        """Errors against the scatter-free counts of the file, if it holds them, in any basis."""
+        if not scan.has_truth:
+            return ErrorTable()
+        if undefined := set(chain.decompose.model.materials) - DENSITY_G_CM3.keys():
+            log.warning(
+                "%s: no errors are computed, since no density is known for %s",
+                path,
+                ", ".join(sorted(undefined)),
+            )
+            return ErrorTable()
+        return judge(chain, [scan], self.seed).errors
+
+
+def _numbers(outcome: Scan, dead: Tensor, unknown: Tensor) -> dict[str, float]:
+    """Numbers of one scan that need no truth."""
+    numbers = {
+        "rays_not_converged_percent": 100 * (~outcome.at("converged")).double().mean().item(),
+        "dead_pixels": float(dead.sum()),
+        "voxels_unknown_percent": 100 * unknown.double().mean().item(),
+        "slices_with_unknown_voxels": float(unknown.any(-1).any(-1).sum()),
+    }
+    shadow = outcome.at("line_integrals").sum(1) > SHADOW_G_CM2
+    if outcome.scatter_fraction is not None and shadow.any():
+        mean = outcome.scatter_fraction.mean(1)[shadow].mean()
+        numbers["scatter_fraction_in_shadow_percent"] = 100 * mean.item()
+    return numbers

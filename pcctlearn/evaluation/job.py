@@ -1,0 +1,186 @@
+"""Evaluate scan files: correct, decompose and reconstruct them, with a report of all."""
+
+from collections.abc import Callable
+
+import numpy as np
+from rich.progress import track
+from torch import Tensor
+
+from pcctlearn.console import console
+from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.evaluation.evaluator import EvaluatedScan, ScanEvaluator
+from pcctlearn.evaluation.folder import digest_of, finished_scans, write_scan_folder
+from pcctlearn.evaluation.scan_chain import ScanChains
+from pcctlearn.files.names import safe_stem
+from pcctlearn.metrics.errors import CORRECTED, ErrorTable
+from pcctlearn.runs.context import Context
+from pcctlearn.runs.folder import MARKER, OUTPUTS
+from pcctlearn.runs.results import StudyResults
+from pcctlearn.scans.folder import scan_files
+from pcctlearn.scatter.checkpoint import CorrectionBuilder
+
+_RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan may have
+_MOST_DRAWN = 10  # scans
+_MOST_LISTED = 12  # dead pixels
+
+
+class Evaluation:
+    """Correct, decompose and reconstruct scan files, one after the other.
+
+    A scan that cannot be used is left out, and named at the end. Every file is read once, and so
+    is the checkpoint.
+
+    Args:
+        scans: a scan file, or a folder of them.
+        scatter: builds the scatter correction of each scanner.
+        decomposition: constructor of the decomposition layer, awaiting its model.
+        vmi_keV: of the monoenergetic images; errors are those of the first.
+        materials: the basis; by default that of each file's truth, else water and calcium.
+        filter, truncation: of the reconstruction, as in ``fbp``.
+        voxel_cm: of the reconstruction; by default that of each file.
+        max_dead_share: of the pixels, above which a scan is refused.
+        seed: of the noise that is drawn for comparison.
+    """
+
+    def __init__(
+        self,
+        scans: str | None,
+        scatter: CorrectionBuilder | None,
+        decomposition: Callable[..., Decomposition],
+        vmi_keV: list[float],
+        materials: list[str] | None = None,
+        filter: str = "ramp",
+        truncation: str = "water",
+        voxel_cm: float | None = None,
+        max_dead_share: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        if scans is None:
+            raise ValueError(
+                "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such "
+                "files, as simulate.py writes them"
+            )
+        self.paths = scan_files(scans)
+        for path in self.paths:
+            safe_stem(path.stem, path, reserved=_RESERVED)
+        chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation)
+        self.evaluator = ScanEvaluator(chains, max_dead_share, voxel_cm, seed)
+
+    def run(self, context: Context) -> StudyResults:
+        """Evaluate the scans; outputs of an earlier evaluation stay until there is a new one.
+
+        Raises:
+            ValueError: none of the scans can be used.
+        """
+        report, refused = _Report(), []
+        for path in track(self.paths, "scans", console=console(stderr=True)):
+            try:
+                scan = self.evaluator.evaluate(path)
+            except ValueError as error:  # concerns this scan alone; the others are evaluated
+                refused.append(str(error))
+                continue
+            if not report.names:
+                self._begin(context)
+            write_scan_folder(scan, context.folder / path.stem, context.config)
+            report.add(scan)
+        if len(refused) == len(self.paths):
+            raise ValueError(refused[0])
+        results = report.results()
+        if refused:
+            results.failure = (
+                f"{len(refused)} of {len(self.paths)} scans cannot be used, and {context.folder} "
+                "holds the others: " + "; ".join(refused)
+            )
+        return results
+
+    def _begin(self, context: Context) -> None:
+        """Move the outputs of an earlier evaluation aside.
+
+        Outputs of an interrupted evaluation with this configuration are removed, since all of them
+        are made again.
+        """
+        made = finished_scans(context.path)
+        for path in self.paths:
+            if path.stem not in made and (context.path / path.stem).exists():
+                raise OSError(
+                    f"{context.path / path.stem} exists and was not made by an evaluation: choose "
+                    "another folder with folder=FOLDER"
+                )
+        finished = (context.path / MARKER).exists()
+        keep = finished or any(digest != digest_of(context.config) for digest in made.values())
+        context.begin((MARKER, *made, *OUTPUTS[1:]), keep)
+
+
+class _Report:
+    """Numbers of all scans, and what is drawn of the first ones."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.remarks: list[str] = []
+        self.numbers: dict[str, list[float]] = {}
+        self.errors = ErrorTable()
+        self.correction = ""
+        self.arrays: dict[str, Tensor | np.ndarray] = {}
+        self.figures: list[str] = []
+
+    def add(self, scan: EvaluatedScan) -> None:
+        name = scan.path.stem
+        self.names.append(name)
+        self.correction = scan.correction
+        for key, value in scan.numbers.items():
+            self.numbers.setdefault(key, []).append(value)
+        self.errors.extend(scan.errors)
+        self.arrays[f"{name}/dead_pixels"] = scan.dead
+        if len(scan.dead):
+            self.remarks.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
+        if n_slices := int(scan.numbers["slices_with_unknown_voxels"]):
+            self.remarks.append(
+                f"{scan.numbers['voxels_unknown_percent']:.3g} % of the voxels of {name}, in "
+                f"{n_slices} of its slices, lie beyond the rows of the panel and are unknown (NaN)."
+            )
+        for difference in scan.differences:
+            sentence = f"The scanner of the checkpoint is another: {difference}."
+            if sentence not in self.remarks:
+                self.remarks.append(sentence)
+        if len(self.names) <= _MOST_DRAWN:
+            self._draw(name, scan)
+
+    def _draw(self, name: str, scan: EvaluatedScan) -> None:
+        grid = scan.recorded.grid
+        self.arrays[f"{name}/voxel_cm"] = np.array(grid.spacing_cm)
+        for title, volume, unit in scan.volumes():
+            label = f"{title}_{unit.replace('/', '_')}"
+            self.arrays[f"{name}/axial.{label}"] = volume[grid.n_z // 2]
+            self.arrays[f"{name}/coronal.{label}"] = volume[:, grid.n_y // 2]
+        self.figures.append(f"evaluation.slices:{name}")
+        if scan.outcome.scatter_fraction is not None:
+            self.arrays[f"{name}/edges_keV"] = scan.edges_keV
+            self.arrays[f"{name}/scatter_fraction"] = scan.outcome.scatter_fraction[0, :, 0]
+            self.figures.append(f"evaluation.scatter_fraction:{name}")
+
+    def results(self) -> StudyResults:
+        numbers = {"n_scans": float(len(self.names))}
+        for key, values in self.numbers.items():
+            total = sum(values)
+            numbers[key] = total if key == "dead_pixels" else total / len(values)
+        summary = self.errors.summary()
+        remarks = [f"{len(self.names)} scan(s), scatter correction: {self.correction}."]
+        for metric in self.errors.image_metrics:
+            if (after := self.errors.values.get((metric, CORRECTED))) is not None:
+                remarks.append(
+                    f"{metric.label}: {self.errors.share(metric):.2f} of the error without "
+                    f"correction is left, {np.mean(after):.1f} HU."
+                )
+        return StudyResults(
+            numbers=numbers | summary,
+            arrays=self.arrays,
+            figures=self.figures,
+            summary=" ".join([*remarks, *self.remarks]),
+            tables=self.errors.tables() if summary else [],
+            tabulated=summary,
+        )
+
+
+def _listed(pixels: Tensor) -> str:
+    places = ", ".join(f"({row}, {column})" for row, column in pixels[:_MOST_LISTED].tolist())
+    return places + (" …" if len(pixels) > _MOST_LISTED else "") + " (row, column)"

@@ -1,1 +1,0 @@
-"""The studies: build, run, write down."""

@@ -1,0 +1,1 @@
+"""Photons in a sensor: the response of a detector, simulated."""

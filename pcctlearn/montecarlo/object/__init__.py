@@ -1,0 +1,1 @@
+"""Scatter of an object: photons from the source through voxels to the panel."""

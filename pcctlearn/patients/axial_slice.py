@@ -1,0 +1,65 @@
+"""Water and calcium maps of one axial slice: a CT of the user's own, or a procedural abdomen."""
+
+import warnings
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.patients.cases import Cases
+from pcctlearn.patients.nifti import read_slice
+from pcctlearn.phantoms.abdomens import abdomen_slice
+from pcctlearn.phantoms.placement import place_body
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+
+_THICK = 1000.0  # voxels of the image
+
+
+class AxialSlice(Cases):
+    """One case: an axial slice, centered on the axis.
+
+    Args:
+        path: NIfTI file, KiTS case or KiTS folder; ``None`` for a procedural abdomen.
+        index: slice as the file counts them; ``None`` for the middle one.
+        threshold_HU: above it lies bone, made of water and calcium.
+        seed: of the procedural abdomen.
+        fit: shrink a body that is wider than the field of view instead of refusing it.
+    """
+
+    grid_type = ImageGrid
+
+    def __init__(
+        self,
+        path: str | None = None,
+        index: int | None = None,
+        threshold_HU: float = 200.0,
+        seed: int = 0,
+        fit: bool = False,
+    ) -> None:
+        self.path, self.index, self.threshold_HU = path, index, threshold_HU
+        self.seed, self.fit = seed, fit
+        self.hounsfield = None if path is None else read_slice(path, index)  # bad files fail here
+
+    @property
+    def names(self) -> list[str]:
+        """The seed of the abdomen, or the index of the slice."""
+        if self.path is None:
+            return [f"procedural abdomen, seed {self.seed}"]
+        index = "" if self.index is None else f", index {self.index}"
+        return [f"slice of the CT at datasets.path{index}"]
+
+    def maps(self, index: int, grid: ImageGrid) -> Float[Tensor, "material y x"]:
+        """Water and calcium in g/cm³; a body that ``fit`` shrinks is named in a warning."""
+        self.require_index(index)
+        if self.hounsfield is None:
+            return abdomen_slice(self.seed, grid)
+        hounsfield, spacing_cm = self.hounsfield
+        thick = (_THICK * grid.voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
+        volume = VolumeGrid(1, grid.n_y, grid.n_x, grid.voxel_cm)
+        body = place_body(hounsfield[None], thick, volume, self.threshold_HU, self.fit)
+        if body.scale < 1:
+            warnings.warn(
+                f"{self.path}: the patient is shrunk to {100 * body.scale:.3g} % of its size, as "
+                "datasets.fit=true allows",
+                stacklevel=2,
+            )
+        return body.maps[:, 0]

@@ -1,0 +1,45 @@
+"""Procedural patients, one for each seed, as cases to scan."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.patients.cases import Cases
+from pcctlearn.phantoms.abdomens import abdomen_volume
+from pcctlearn.phantoms.heads import head
+from pcctlearn.tomography.grids import VolumeGrid
+
+ANATOMIES: dict[str, Callable[[int, VolumeGrid], Tensor]] = {
+    "head": head,
+    "abdomen": abdomen_volume,
+}
+
+
+class ProceduralCases(Cases):
+    """n_cases procedural heads or abdomens, with the seeds first_seed, first_seed + 1, …"""
+
+    def __init__(
+        self,
+        anatomy: Literal["head", "abdomen"] = "head",
+        n_cases: int = 10,
+        first_seed: int = 0,
+    ) -> None:
+        if n_cases < 1 or first_seed < 0:
+            raise ValueError(
+                f"datasets.n_cases must be 1 or more and datasets.first_seed 0 or more, got "
+                f"{n_cases} and {first_seed}"
+            )
+        self.anatomy, self.n_cases, self.first_seed = anatomy, n_cases, first_seed
+
+    @property
+    def names(self) -> list[str]:
+        """The seed of each is in its name."""
+        seeds = range(self.first_seed, self.first_seed + self.n_cases)
+        return [f"{self.anatomy}_{seed:05d}" for seed in seeds]
+
+    def maps(self, index: int, grid: VolumeGrid) -> Float[Tensor, "material z y x"]:
+        """Water and calcium in g/cm³, float32."""
+        self.require_index(index)
+        return ANATOMIES[self.anatomy](self.first_seed + index, grid).float()

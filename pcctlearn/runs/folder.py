@@ -1,0 +1,89 @@
+"""The folder of a run: one run at a time, and the outputs of an earlier one are moved aside."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pcctlearn.files.atomic import discard_parts, remove
+from pcctlearn.files.locks import LockedError, locked
+
+log = logging.getLogger(__name__)
+
+MARKER = "results.json"  # written last: if it exists, all outputs are complete
+OUTPUTS = (MARKER, "report.html", "figures", "arrays.h5")  # of every run
+EARLIER = "earlier_"  # beginning of the folders that earlier outputs are moved to
+_ANYONES = {
+    "report.html",
+    "figures",
+    "checkpoints",
+    "csv",
+}  # other programs may have made these, so alone they do not show that a run was here
+
+
+@contextmanager
+def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
+    """Make a folder, and keep other runs out of it.
+
+    Args:
+        folder: that outputs will be written to.
+        setting: of the command line that names the folder.
+        wait: until another run has ended, in place of an error.
+
+    Raises:
+        OSError: another run holds the folder, or it cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock", wait))
+        except LockedError as holder:
+            raise OSError(
+                f"{folder} is in use by another run ({holder}): wait until it has ended, or choose "
+                f"another folder with {setting}=FOLDER"
+            ) from None
+        except OSError as error:
+            raise OSError(
+                f"{folder} cannot be written to ({error.strerror}): choose another with "
+                f"{setting}=FOLDER"
+            ) from error
+        discard_parts(folder, held=True)
+        yield
+
+
+def set_aside(
+    folder: Path, setting: str, outputs: Sequence[str] = OUTPUTS, keep: bool = False
+) -> None:
+    """Clear a held folder of the outputs of an earlier run, before anything new is written.
+
+    Args:
+        folder: that the caller holds.
+        setting: of the command line that names the folder.
+        outputs: names of all outputs of a run in the order of their removal, the marker first.
+        keep: move them to a folder ``earlier_N`` and say so; else they are removed.
+
+    Raises:
+        OSError: an output exists that was not made by a run.
+    """
+    present = [name for name in outputs if os.path.lexists(folder / name)]
+    if present and set(present) <= _ANYONES:
+        raise OSError(
+            f"{folder / present[0]} exists and was not made by a run: choose another folder "
+            f"with {setting}=FOLDER"
+        )
+    if not keep:
+        for name in present:
+            remove(folder / name)
+    elif present:
+        numbers = range(1, 2 + len(list(folder.glob(f"{EARLIER}*"))))
+        aside = next(p for n in numbers if not os.path.lexists(p := folder / f"{EARLIER}{n}"))
+        aside.mkdir()
+        for name in present:
+            (folder / name).rename(aside / name)
+        log.warning("moved the outputs of an earlier run in %s to %s", folder, aside)
+
+
+def is_earlier(folder: Path, above: Path) -> bool:
+    """Whether a folder below ``above`` holds outputs that a later run has moved aside."""
+    return any(part.startswith(EARLIER) for part in folder.relative_to(above).parts)

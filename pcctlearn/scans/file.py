@@ -1,0 +1,233 @@
+"""One scan in one HDF5 file (docs/scan_file.md): write it, read it, or be told what is wrong.
+
+``python -m pcctlearn check FILE [FILE …]`` says of each file what it holds, or numbers
+its faults; it exits with 1 where one has any.
+"""
+
+import argparse
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcctlearn.files.atomic import written_whole
+from pcctlearn.reading.text import shown
+from pcctlearn.scans.dead_pixels import dead_pixels, listed
+from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.scans.schema import (
+    ARRAYS,
+    MATERIALS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    blocks,
+    geometry_of,
+    grid_of,
+    maps_grid_of,
+    texts,
+)
+from pcctlearn.scans.storage import opened
+from pcctlearn.scans.validation.structure import findings_in
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+_ALWAYS = {"thresholds_keV", "air"}  # small, and nothing is known without them
+READABLE = tuple(  # what ``only`` may name
+    dict.fromkeys(name.partition("/")[0] for name in ARRAYS if not name.startswith("geometry/"))
+)
+_GROUPS: dict[str, Any] = {"spectrum": RecordedSpectrum, "response": RecordedResponse}
+_MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # where the names differ
+_ROOT_ATTRIBUTES = {
+    "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
+}  # fmt: skip
+
+
+def faults(path: str | Path) -> list[str]:
+    """All that is wrong with a file, one sentence each; nothing where it is a valid scan."""
+    path = Path(path)
+    if not path.is_file():
+        return ["there is no such file: check its name and folder"]
+    try:
+        with opened(path) as file:
+            return findings_in(file).faults
+    except (OSError, RuntimeError) as error:
+        return [_unreadable(error)]
+
+
+def read_scan(path: str | Path, only: Collection[str] | None = None) -> RecordedScan:
+    """The scan in a file, or of its arrays ``only`` those named (``READABLE``).
+
+    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does.
+    Counts and air of dead pixels may be NaN, and air zero (``dead_pixels``).
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: what is wrong with it first, and how to see
+        the rest.
+    """
+    path = Path(path)
+    wanted = set(READABLE if only is None else only) | _ALWAYS
+    if unknown := wanted - set(READABLE):
+        raise ValueError(f"no array is named {sorted(unknown)}: choose of {', '.join(READABLE)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no scan at {path}: check its name and folder")
+    try:
+        with opened(path) as file:
+            checked = [name for name in ARRAYS if name.partition("/")[0] in {*wanted, "geometry"}]
+            wrong, doubts = findings_in(file, checked)
+            _refuse(str(path), wrong, f": python -m pcctlearn check {path}")
+            return _read(file, wanted, doubts)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path}: {_unreadable(error)}") from error
+
+
+def write_scan(path: str | Path, scan: RecordedScan) -> None:
+    """One file, whole or not at all, and only one that ``read_scan`` will take.
+
+    It is read once more before it gets its name. Arrays are rounded to the schema's precision.
+
+    Raises:
+        ValueError: what is wrong with the scan. OSError: no space, or no such folder.
+    """
+    path = Path(path)
+    with written_whole(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            _write(file, scan)
+        _refuse(f"{path} is not written", faults(temporary), "")
+
+
+def summary(path: str | Path) -> str:
+    """What a valid file holds, in a few lines."""
+    scan = read_scan(path, only={*_ALWAYS, "counts", "spectrum", "response"})
+    lines = [f"name: {shown(scan.name)}"]
+    with h5py.File(path, "r") as file:
+        for name in (name for name in ARRAYS if name in file):
+            axes = zip(ARRAYS[name].axes_of(file[name].ndim), file[name].shape, strict=True)
+            sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
+            lines.append(f"{name}: {sizes}; {ARRAYS[name].unit}")
+        if "scatter" in file and (primary := _total(file["primary"]) if "primary" in file else 0):
+            ratio = _total(file["scatter"]) / primary
+            lines.append(f"scatter over primary, of all photons: {ratio:.4g}")
+    edges = scan.thresholds_keV
+    few, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
+    lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in few.tolist())} keV{each}")
+    exposure = scan.air.sum(0).mean().item()
+    lines.append(
+        f"exposure: {exposure:.4g} photons a pixel and view, all bins, nothing in the beam"
+    )
+    if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
+        lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")
+    doubts = [*scan.doubts, *scan.geometry.truncations(scan.grid)]
+    return "\n".join(
+        [*lines, str(scan.geometry), str(scan.grid), *(f"warning: {doubt}" for doubt in doubts)]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what each file holds, or its faults; 1 where there are any."""
+    parser = argparse.ArgumentParser(
+        prog="pcctlearn check",
+        description="Check scan files against docs/scan_file.md.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
+    status = 0
+    for path in parser.parse_args(arguments).files:
+        wrong = faults(path)
+        status = max(status, int(bool(wrong)))
+        print(f"{path}: {f'{len(wrong)} fault(s)' if wrong else 'valid'}")
+        lines = [f"{i}. {fault}" for i, fault in enumerate(wrong, 1)]
+        print("\n".join(f"  {line}" for line in lines or summary(path).splitlines()))
+    return status
+
+
+def _refuse(subject: str, wrong: list[str], rest: str) -> None:
+    """Say the first fault, and how the rest may be seen."""
+    if wrong:
+        n_more = len(wrong) - 1
+        raise ValueError(f"{subject}: {wrong[0]}" + (f" ({n_more} more{rest})" if n_more else ""))
+
+
+def _unreadable(error: Exception) -> str:
+    reason = str(error)
+    if "truncated" in reason:
+        return "the file is truncated: copy or download it again"
+    if "signature not found" in reason:
+        return "it is no HDF5 file: write it as docs/scan_file.md shows"
+    return f"it cannot be read ({reason}): is it open to you, or damaged? Copy it again"
+
+
+def _total(dataset: h5py.Dataset) -> float:
+    return sum(float(values.sum(dtype="float64")) for _, values in blocks(dataset))
+
+
+def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> RecordedScan:
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(file[name].astype(ARRAYS[name].dtype)[()])
+
+    geometry = geometry_of(file["geometry"])
+    grid = grid_of(file["geometry"], geometry)
+    found: dict[str, Any] = {"geometry": geometry, "grid": grid}
+    for name, kind in _ROOT_ATTRIBUTES.items():
+        if name in file.attrs:
+            values = texts(file.attrs, name) if kind is str else np.ravel(file.attrs[name])
+            found[name] = kind(values[0])
+    for name in [name for name in READABLE if name in file]:
+        if name in MATERIALS:
+            found[MATERIALS[name]] = texts(file[name].attrs, "materials")
+        if name == "maps":
+            found["maps_grid"] = maps_grid_of(file[name]) or grid
+        if name in wanted:
+            members = _GROUPS[name]._fields if name in _GROUPS else ()
+            parts = [tensor(f"{name}/{member}") for member in members]
+            found[name] = _GROUPS[name](*parts) if members else tensor(name)
+    return RecordedScan(**found, doubts=tuple(doubts))
+
+
+def _write(file: h5py.File, scan: RecordedScan) -> None:
+    file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION)
+    for name in _ROOT_ATTRIBUTES:
+        if (value := getattr(scan, name)) is not None:
+            file.attrs[name] = value
+    _write_parameters(file.create_group("geometry").attrs, scan.geometry)
+    _write_parameters(file.create_group("geometry/volume").attrs, scan.grid)
+    for name, array in ARRAYS.items():
+        group, _, member = name.rpartition("/")
+        member = _MEMBERS.get(name, member)
+        holder = getattr(scan, group) if group else scan
+        values = None if holder is None else getattr(holder, member)
+        if values is None:
+            continue
+        kept = values.detach().cpu() if isinstance(values, Tensor) else values
+        dataset = _create(file, name, np.asarray(kept, array.dtype))
+        dataset.attrs["unit"] = array.unit
+        if name in MATERIALS:
+            dataset.attrs["materials"] = list(getattr(scan, MATERIALS[name]))
+        if name == "maps" and (grid := scan.maps_grid) not in (None, scan.grid):
+            dataset.attrs.update(voxel_cm=grid.spacing_cm, center_cm=grid.center_cm)
+
+
+def _create(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
+    if values.ndim < 4 or values.size == 0:
+        return file.create_dataset(
+            name, data=values, fletcher32=values.size > 0 and values.ndim > 0
+        )
+    n_first, _, *rest = values.shape
+    chunk = (n_first, 1, *rest)  # a view, or a slice, can be read alone
+    return file.create_dataset(
+        name,
+        data=values,
+        chunks=chunk,
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
+        fletcher32=True,
+    )
+
+
+def _write_parameters(attributes: h5py.AttributeManager, parts: ConeBeam | VolumeGrid) -> None:
+    for field in fields(parts):
+        if field.name != "view_angles_rad":
+            attributes[field.name] = getattr(parts, field.name)

@@ -1,0 +1,126 @@
+"""Flat-field correction of a scan: counts as if all pixels were lit alike, dead pixels filled."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.physics.noise import draw_counts, generator_of
+from pcctlearn.scan import Scan
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
+from pcctlearn.scans.record import RecordedScan
+
+Pixels = Bool[Tensor, "row column"]
+
+
+@dataclass(frozen=True)
+class FlatFielded:
+    """A scan whose counts n of a pixel p are multiplied by the gain, air of the model / air of p.
+
+    Where all bins of a pixel have the same gain, the minimum of the likelihood stays where it was.
+    Dead pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
+    """
+
+    recorded: RecordedScan
+    gain: Float[Tensor, "bin 1 row column"]
+    dead: Pixels
+
+    @property
+    def counts(self) -> Float[Tensor, "bin view row column"]:
+        """The measured counts."""
+        return self._prepared(self.recorded.at("counts"))
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether primary and scatter are known."""
+        return self.recorded.primary is not None and self.recorded.scatter is not None
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the measured counts differ from the expected ones."""
+        expected = self._prepared(self.recorded.at("primary") + self.recorded.at("scatter"))
+        return not torch.allclose(self.counts, expected, rtol=1e-5, atol=0)
+
+    def scan(self, noise: bool = True) -> Scan:
+        """Counts of a scan with known primary and scatter, their scatter fraction, and the rest.
+
+        The scatter fraction is that of the expected counts. Of noisy counts, corrected_counts are
+        then the expected number that did not scatter: truth and counts share their noise.
+
+        Args:
+            noise: counts as measured; otherwise primary and scatter without noise.
+        """
+        primary, scatter = self.recorded.at("primary"), self.recorded.at("scatter")
+        both = primary + scatter
+        fraction = torch.where(both > 0, scatter / both, 0.0)
+        counts = self.gain * (self.recorded.at("counts") if noise else both)
+        return Scan(
+            counts=filled(counts, self.dead),
+            scatter_fraction=filled(fraction, self.dead),
+            corrected_counts=filled(counts * (1 - fraction), self.dead),
+        )
+
+    def noisy_primary(self, seed: int) -> Float[Tensor, "bin view row column"]:
+        """Primary counts with Poisson noise of their own; seed and name of the scan decide it."""
+        generator = generator_of(seed, f"noise of primary counts, {self.recorded.name}")
+        return self._prepared(draw_counts(self.recorded.at("primary"), generator))
+
+    def in_pixels(self, scan: Scan) -> Scan:
+        """The scan with its counts divided by the gain: photons of the file's pixels."""
+        stages = {name: getattr(scan, name) for name in ("counts", "corrected_counts")}
+        divided = {name: n / self.gain for name, n in stages.items() if n is not None}
+        return Scan(**{**vars(scan), **divided})
+
+    def _prepared(self, counts: Tensor) -> Tensor:
+        return filled(counts * self.gain, self.dead)
+
+
+def flat_fielded(
+    recorded: RecordedScan, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
+) -> FlatFielded:
+    """The scan as a detector would count it whose pixels all have the air of the model.
+
+    Args:
+        recorded: with its counts.
+        air: counts of the model with nothing in the beam.
+        dead: pixels that are filled from their neighbours; by default none.
+
+    Raises:
+        ValueError: the model has other bins.
+    """
+    if len(recorded.air) != air.shape[-1]:
+        raise ValueError(
+            f"{recorded.name} has {len(recorded.air)} bins, the model {air.shape[-1]}: choose the "
+            "thresholds that the scan was made with"
+        )
+    if dead is None:
+        dead = torch.zeros(recorded.air.shape[1:], dtype=torch.bool)
+    pixels = air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
+    gain = filled((pixels.float() / recorded.air)[:, None].float(), dead)
+    return FlatFielded(recorded, gain, dead)
+
+
+def pixels_to_fill(recorded: RecordedScan, max_dead_share: float) -> dict[str, Pixels]:
+    """Dead pixels of a measured scan, by kind.
+
+    Raises:
+        ValueError: views are missing, or a larger share of the pixels than this is dead.
+    """
+    counts = recorded.at("counts")
+    if missing := missing_views(counts):
+        raise ValueError(
+            f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
+            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): leave "
+            "them out of counts and n_views, and write the angles of the remaining views in rad "
+            "as geometry/measured_angles_rad"
+        )
+    kinds = dead_pixels(counts, recorded.air)
+    dead = any_of(kinds)
+    if (share := dead.double().mean().item()) > max_dead_share:
+        raise ValueError(
+            f"{int(dead.sum())} of {dead.numel()} pixels are dead ({100 * share:.3g} %; "
+            f"{listed(kinds)}), more than max_dead_share={max_dead_share:g}: correct counts and "
+            "air, or raise max_dead_share"
+        )
+    return kinds

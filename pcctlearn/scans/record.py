@@ -1,0 +1,98 @@
+"""One scan as a file records it: counts, the scanner, and what is known to be true."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.shapes import Edges, Energies, Fluence
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+
+class RecordedSpectrum(NamedTuple):
+    """Photons per energy sample that reach a central pixel with nothing in the beam."""
+
+    energies_keV: Energies
+    fluence: Fluence
+
+
+class RecordedResponse(NamedTuple):
+    """The numbers of a ``Table``: keV, keV and events per keV and photon."""
+
+    energies_keV: Energies
+    deposited_keV: Float[Tensor, "deposited"]
+    response_per_keV: Float[Tensor, "deposited energy"]
+
+
+@dataclass(frozen=True)
+class RecordedScan:
+    """What one scan file holds; ``None`` where it holds none, or was asked for less.
+
+    Counts, primary, scatter (after ``grid_transmission``), its standard error, and air, which is
+    expected with nothing in the beam, are in photons; line integrals in g/cm² and maps in g/cm³,
+    both of ``materials``; the maps on ``maps_grid``; the skew filters in cm, of
+    ``filter_materials``. ``grid`` is the grid to reconstruct on. ``scanner_to_patient`` takes
+    (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. These are float32, but for
+    what is in keV or cm, which is float64. ``thresholds_keV`` is what the detector is set to,
+    ``true_thresholds_keV`` what made the counts; ``config`` is the resolved YAML of what made the
+    file. ``doubts`` are warnings about the file that was read, one sentence each.
+    """
+
+    name: str
+    geometry: ConeBeam
+    grid: VolumeGrid
+    thresholds_keV: Edges
+    air: Float[Tensor, "bin row column"]
+    counts: Float[Tensor, "bin view row column"] | None = None
+    primary: Float[Tensor, "bin view row column"] | None = None
+    scatter: Float[Tensor, "bin view row column"] | None = None
+    scatter_standard_error: Float[Tensor, "bin view row column"] | None = None
+    line_integrals: Float[Tensor, "material view row column"] | None = None
+    maps: Float[Tensor, "material z y x"] | None = None
+    maps_grid: VolumeGrid | None = None
+    materials: tuple[str, ...] = ()
+    true_thresholds_keV: Float[Tensor, "row column edge"] | None = None
+    skew_cm: Float[Tensor, "filter row column"] | None = None
+    scanner_to_patient: Float[Tensor, "4 4"] | None = None
+    filter_materials: tuple[str, ...] = ()
+    spectrum: RecordedSpectrum | None = None
+    response: RecordedResponse | None = None
+    seed: int | None = None
+    grid_transmission: float | None = None
+    config: str | None = None
+    software: str | None = None
+    doubts: tuple[str, ...] = ()
+
+    def at(self, name: str) -> Tensor:
+        """The array of this name, which the scan must hold."""
+        values = getattr(self, name)
+        if values is None:
+            raise ValueError(
+                f"the scan {self.name!r} holds no {name}: add it to its file, or to `only` in "
+                "read_scan"
+            )
+        return values
+
+    def spectral_model(
+        self, materials: Sequence[str] | None = None, edges_keV: Edges | None = None
+    ) -> SpectralModel | None:
+        """Its spectrum, response and thresholds; ``None`` where it holds no such.
+
+        materials: the basis, by default that of the maps. edges_keV: in place of
+        ``thresholds_keV``, such as the true ones.
+        """
+        if self.spectrum is None or self.response is None:
+            return None
+        names = list(materials or self.materials)
+        if not names:
+            raise ValueError(f"the scan {self.name!r} names no materials: choose them")
+        thresholds = Thresholds(self.thresholds_keV if edges_keV is None else edges_keV)
+        attenuation = attenuation_table(names, self.spectrum.energies_keV)
+        return SpectralModel(*self.spectrum, Table(*self.response), thresholds, attenuation, names)

@@ -1,0 +1,133 @@
+"""What a scan file holds (docs/scan_file.md): its arrays, and how its attributes are read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+SCHEMA, SCHEMA_VERSION = "pcctlearn scan", 1
+_BLOCK_BYTES = 2**26
+
+
+_IN_FLOAT32 = ("infinite", "beyond the range of float32 (3.4e38)")
+
+
+class ScanArray(NamedTuple):
+    """One dataset of the schema.
+
+    axes: their names, and after ``|`` those it may have instead. dtype: what it is read as.
+    refused: kinds of values it must not hold, of ``REFUSED`` in scan_values.py. increases: along
+    its last axis.
+    """
+
+    axes: str
+    unit: str
+    dtype: str = "float64"
+    refused: tuple[str, ...] = (*_IN_FLOAT32, "NaN", "negative")
+    required: bool = False
+    increases: bool = False
+
+    def axes_of(self, n_axes: int) -> tuple[str, ...]:
+        """The names of so many axes; none where it cannot have so many."""
+        choices = (tuple(choice.split()) for choice in self.axes.split("|"))
+        return next((axes for axes in choices if len(axes) == n_axes), ())
+
+
+_COUNTS = ScanArray("bin view row column", "photons", "float32")
+_MEASURED = (*_IN_FLOAT32, "negative")  # NaN is a dead pixel
+_EDGES = ScanArray("edge | row column edge", "keV", increases=True)
+_SIGNED = (*_IN_FLOAT32, "NaN")  # fat is water and a little less than no calcium
+
+ARRAYS = {
+    "counts": _COUNTS._replace(refused=_MEASURED, required=True),
+    "air": ScanArray(
+        "bin row column",
+        "photons",
+        "float32",
+        (*_MEASURED, "below the range of float32 (1.2e-38)"),
+        required=True,
+    ),
+    "thresholds_keV": _EDGES._replace(required=True),
+    "geometry/measured_angles_rad": ScanArray("view", "rad", refused=_SIGNED),
+    "primary": _COUNTS,
+    "scatter": _COUNTS,
+    "scatter_standard_error": _COUNTS,
+    "line_integrals": ScanArray("material view row column", "g/cm2", "float32", _SIGNED),
+    "maps": ScanArray("material z y x", "g/cm3", "float32", _SIGNED),
+    "true_thresholds_keV": _EDGES._replace(axes="row column edge"),
+    "skew_cm": ScanArray("filter row column", "cm", refused=_SIGNED),
+    "scanner_to_patient": ScanArray("patient scanner", "cm", refused=_SIGNED),
+    "spectrum/energies_keV": ScanArray("energy", "keV", increases=True),
+    "spectrum/fluence": ScanArray("energy", "photons"),
+    "response/energies_keV": ScanArray("energy", "keV"),
+    "response/deposited_keV": ScanArray("deposited", "keV", refused=_SIGNED),
+    "response/response_per_keV": ScanArray("deposited energy", "1/keV"),
+}
+MATERIALS = {  # arrays with an attribute materials, and what it names
+    "line_integrals": "materials",
+    "maps": "materials",
+    "skew_cm": "filter_materials",
+}
+MAPS_GRID = {"voxel_cm", "center_cm"}  # attributes of maps on a grid of their own
+GROUPS = ("geometry", "geometry/volume", "spectrum", "response")
+
+
+def texts(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The strings of an attribute, however HDF5 stores them; none where it is absent."""
+    values = np.ravel(np.asarray(attributes.get(name, ())))
+    return tuple(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values)
+
+
+def numbers(attributes: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Those attributes that are parameters of a dataclass, as Python's own numbers."""
+    names = [field.name for field in fields(kind) if field.name in attributes]
+    return {name: _number(name, np.asarray(attributes[name], np.float64)) for name in names}
+
+
+def _number(name: str, values: np.ndarray) -> int | float | tuple[float, ...]:
+    if values.size != 1:
+        return tuple(values.tolist())
+    number = float(values.item())
+    return int(number) if name.startswith("n_") and number.is_integer() else number
+
+
+def geometry_of(group: h5py.Group) -> ConeBeam:
+    """The scanner; ValueError where its parameters are impossible."""
+    angles = group.get("measured_angles_rad")
+    measured = None if angles is None else angles[()].astype(float).tolist()
+    return ConeBeam(**numbers(group.attrs, ConeBeam), view_angles_rad=measured)
+
+
+def grid_of(group: h5py.Group, geometry: ConeBeam) -> VolumeGrid:
+    """The grid in ``geometry/volume``, or else one of the geometry's field of view.
+
+    Raises ValueError where the geometry cannot project it.
+    """
+    if "volume" not in group:
+        return geometry.default_grid()
+    grid = VolumeGrid(**numbers(group["volume"].attrs, VolumeGrid))
+    geometry.require_grid(grid)
+    return grid
+
+
+def maps_grid_of(maps: h5py.Dataset) -> VolumeGrid | None:
+    """The grid in the attributes of the maps, if it differs from that of the scan."""
+    if not MAPS_GRID & set(maps.attrs):
+        return None
+    n_z, n_y, n_x = maps.shape[1:]
+    return VolumeGrid(n_z, n_y, n_x, **numbers(maps.attrs, VolumeGrid))
+
+
+def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
+    """Values of some views (or slices) at a time, and the first one's place along axis 1."""
+    if dataset.ndim < 4:
+        yield 0, dataset[()]
+        return
+    each = max(1, _BLOCK_BYTES * dataset.shape[1] // (dataset.size * dataset.dtype.itemsize))
+    for start in range(0, dataset.shape[1], each):
+        yield start, dataset[:, start : start + each]

@@ -1,0 +1,32 @@
+"""Where a study takes its scans from: scan files of one scanner."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+
+class ScanSource(ABC):
+    """Scan files of one scanner, in a fixed order. ``make`` writes those that do not exist yet."""
+
+    paths: list[Path]
+
+    @property
+    @abstractmethod
+    def geometry(self) -> ConeBeam:
+        """The geometry of all scans."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> VolumeGrid:
+        """The grid of all reconstructions."""
+
+    @property
+    @abstractmethod
+    def model(self) -> SpectralModel:
+        """The spectral model of all scans, with nominal thresholds."""
+
+    def make(self) -> None:  # noqa: B027  # files that exist need not be made
+        """Write the files that do not exist yet."""

@@ -1,0 +1,224 @@
+"""Compare counts with air, and air with the spectral model of the file."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.validation.pixels import PerPixel, Sample
+
+PerBin = Float[np.ndarray, "bin"]
+
+_MOST_FACTOR = 3.0  # between bins of air / model; pile-up, tails and threshold shifts cause less
+_DOUBTFUL_FACTOR = 1.5
+_CUMULATED = 1.1  # factor between per-bin and cumulative counts that can still be distinguished
+_MISSING_OBJECT = 0.8  # least counts / air of rays that pass beside the object
+_EXCEEDING = 1.5  # counts / air that scatter cannot explain
+_USUAL = 0.93, 1.15  # counts / air of rays beside the object, scatter included
+_DRIFT = 0.88  # of the brightest view
+_WATER_G_CM2 = torch.linspace(0, 120, 481, dtype=torch.float64)
+_BRIGHTEST = 0.01  # of the rays
+_DIFFERENCES = "{0}[:-1] -= {0}[1:] (numpy, bin axis first)"
+
+
+class Findings(NamedTuple):
+    """``faults`` are certain and stop an evaluation; ``doubts`` become warnings."""
+
+    faults: list[str]
+    doubts: list[str]
+
+
+class Brightest(NamedTuple):
+    """Counts over air of the brightest rays: all bins together, each bin, and relative errors."""
+
+    ratio: float
+    of_bins: PerBin
+    relative_errors: PerBin
+
+
+def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> Findings:
+    """Faults and doubts from two tests of counts and air.
+
+    1. Air over the bins must have the shape that spectrum, response and thresholds predict. The
+       median over the pixels is compared, in which gains, skew and threshold differences cancel.
+    2. In rays beside the object, which are the brightest, counts must equal air.
+
+    Args:
+        counts: photons, of a sample of the views.
+        air: photons; NaN and zero mark dead pixels, which are ignored.
+        model: of water, with thresholds for all pixels; ``None`` where the file has none.
+    """
+    air = np.where(air > 0, air, np.nan).astype(np.float64)
+    if np.isnan(air).all() or np.isnan(counts).all():
+        return Findings([], [])
+    findings = Findings([], [])
+    expected = None if model is None else model.air().detach().numpy()
+    if expected is None:
+        findings.doubts.extend(_falling(air))
+    else:
+        _compare_shape(air, expected, findings)
+    if findings.faults:
+        return findings
+    brightest = _brightest(counts, air)
+    findings.faults.extend(_excess(brightest, air))
+    if findings.faults:
+        return findings
+    level = None if expected is None else _central(air) / expected.sum()
+    if brightest.ratio < _MISSING_OBJECT:
+        _covered(brightest, level, model, findings)
+        return findings
+    findings.doubts.extend(_off(brightest))
+    findings.doubts.extend(_drift(counts, air))
+    if level is not None and abs(np.log(level)) > np.log(_DOUBTFUL_FACTOR):
+        findings.doubts.append(
+            f"air is {level:.3g} times what spectrum and response give: the fluence is of another "
+            "exposure, so only its shape is used"
+        )
+    return findings
+
+
+def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
+    def apart(shape: PerBin) -> float:
+        ratio = np.nanmedian(air / shape[:, None, None], (1, 2))
+        return float(np.log(ratio.max() / ratio.min()))
+
+    above = expected[::-1].cumsum()[::-1]
+    distinct = np.ptp(np.log(above / expected)) > np.log(_CUMULATED)
+    found = apart(expected)
+    ratio = np.nanmedian(air / expected[:, None, None], (1, 2))
+    shown = ", ".join(f"{value:.3g}" for value in ratio / ratio[-1])
+    fits = np.log(_DOUBTFUL_FACTOR)
+    if distinct and found > np.log(_CUMULATED) and apart(above) < min(found / 5, fits):
+        findings.faults.append(
+            f"air holds counts above each threshold, not of each bin: air over its model is "
+            f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
+            f"{_DIFFERENCES.format('air')}"
+        )
+    elif found > fits and apart(expected[::-1]) < min(found / 3, fits):
+        findings.faults.append(
+            f"air has its bins in reverse order: air over its model is {shown} in the bins; store "
+            "counts[::-1] and air[::-1] (numpy, bin axis first), from the lowest bin to the highest"
+        )
+    elif found > fits:
+        is_fault = found > np.log(_MOST_FACTOR)
+        (findings.faults if is_fault else findings.doubts).append(
+            f"the bins of air do not fit spectrum, response and thresholds_keV: air over its model "
+            f"is {shown} in the bins, relative to the last; store those of this detector and tube"
+        )
+
+
+def _falling(air: PerPixel) -> Iterator[str]:
+    if len(air) > 1 and np.nanmean((np.diff(air, axis=0) <= 0).all(0)) > 0.95:
+        yield (
+            "air falls from bin to bin, as counts above thresholds do; without spectrum and "
+            "response this cannot be decided: if they are such counts, store "
+            f"{_DIFFERENCES.format('counts')} and {_DIFFERENCES.format('air')}"
+        )
+
+
+def _brightest(counts: Sample, air: PerPixel) -> Brightest:
+    """Counts over air of the 1 % of the rays with the greatest ratio, up to eight rows summed."""
+    known = ~np.isnan(counts).any(0) & ~np.isnan(air).any(0)
+    n_rows = air.shape[1]
+    groups = np.arange(0, n_rows, min(8, n_rows))
+    n, expected = (
+        np.add.reduceat(np.where(known, values, 0.0), groups, axis=2).reshape(len(air), -1)
+        for values in (counts, np.broadcast_to(air[:, None], counts.shape))
+    )
+    total = expected.sum(0)
+    ratio = np.where(total > 0, n.sum(0) / np.maximum(total, 1e-30), -1)
+    chosen = np.argsort(ratio)[-max(8, int(_BRIGHTEST * (total > 0).sum())) :]
+    chosen = chosen[total[chosen] > 0]
+    n, expected = n[:, chosen].sum(1), expected[:, chosen].sum(1)
+    return Brightest(n.sum() / expected.sum(), n / expected, 1 / np.sqrt(n + 1))
+
+
+def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
+    certain = brightest.of_bins * (1 - 5 * brightest.relative_errors)
+    if (certain < _EXCEEDING).all():
+        return
+    shown = ", ".join(f"{value:.3g}" for value in brightest.of_bins)
+    cumulated = np.nanmedian(np.nancumsum(air[::-1], 0)[::-1] / air, (1, 2))
+    apart = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
+    if len(air) > 1 and apart < np.ptp(np.log(cumulated)) / 3:
+        yield (
+            f"counts are counts above each threshold, air is per bin: counts over air is "
+            f"{shown} in the bins of the brightest rays; store {_DIFFERENCES.format('counts')}"
+        )
+    else:
+        yield (
+            f"counts exceed air: counts over air is {shown} in the bins of the brightest rays; "
+            "store dark-corrected counts in photons, and air of the same exposure"
+        )
+
+
+def _off(brightest: Brightest) -> Iterator[str]:
+    error = 5 * float(brightest.relative_errors.min())
+    least, most = _USUAL
+    if not least - error <= brightest.ratio <= most + error:
+        yield (
+            f"counts over air is {brightest.ratio:.3g} in the brightest rays, where about 1 is "
+            "expected beside the object: store air of the exposure of counts, unless the object "
+            "covers the whole panel or scatter is as strong"
+        )
+
+
+def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
+    """An exposure that changes from view to view, seen in the brightest rays of each."""
+    counted = np.flatnonzero(~np.isnan(counts).any(0).all((1, 2)))
+    views = [_brightest(counts[:, v : v + 1], air) for v in counted]
+    if not views:
+        return
+    ratio = np.array([view.ratio for view in views])
+    error = 5 * max(float(view.relative_errors.min()) for view in views)
+    if ratio.max() > _USUAL[0] and ratio.min() < (_DRIFT - error) * ratio.max():
+        yield (
+            f"counts over air of the brightest rays is {ratio.min():.3g} in some views and "
+            f"{ratio.max():.3g} in others: if the exposure changed, divide the counts of each view "
+            "by its relative exposure; if the object covers the panel in some views, nothing is "
+            "wrong"
+        )
+
+
+def _central(air: PerPixel) -> float:
+    """Median of all bins together over the middle of the panel."""
+    rows, columns = (slice(n // 4, n - n // 4) for n in air.shape[1:])
+    middle = air[:, rows, columns].sum(0)
+    return float(np.nanmedian(middle if np.isfinite(middle).any() else air.sum(0)))
+
+
+def _covered(
+    brightest: Brightest, level: float | None, model: SpectralModel | None, findings: Findings
+) -> None:
+    """Decide whether no ray passes beside the object, or air is of another exposure."""
+    dim = f"counts over air is {brightest.ratio:.3g} at most"
+    if level and level > 1 / _MISSING_OBJECT and abs(np.log(level * brightest.ratio)) < 0.22:
+        findings.faults.append(
+            f"air is of a longer exposure than counts: {dim}, and air is {level:.4g} times what "
+            f"spectrum and response give; store air / {level:.4g}"
+        )
+    elif model is not None and _unhardened(brightest, model):
+        findings.faults.append(
+            f"air is of another exposure than counts: {dim}, and alike in all bins, as no material "
+            f"attenuates; store air of the exposure of counts, about air * {brightest.ratio:.4g} "
+            "if rays pass beside the object"
+        )
+    else:
+        findings.doubts.append(
+            f"{dim}: either the object covers the whole panel in every view, or air is of another "
+            "exposure than counts, which makes all densities wrong"
+        )
+
+
+def _unhardened(brightest: Brightest, model: SpectralModel) -> bool:
+    """Whether the bins differ by less than 0.3 of their difference behind as much water."""
+    with torch.no_grad():
+        counts = model(_WATER_G_CM2[:, None]).numpy()
+    share = counts.sum(1) / counts[0].sum()
+    behind = counts[np.abs(share - brightest.ratio).argmin()] / counts[0]
+    expected = np.ptp(np.log(behind.clip(1e-12)))
+    found = np.ptp(np.log(brightest.of_bins.clip(1e-12)))
+    return bool(expected > 10 * brightest.relative_errors.max() and found < 0.3 * expected)

@@ -1,0 +1,57 @@
+"""Find counts that saturate at a limit, or wrap around to zero beyond it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from pcctlearn.scans.validation.pixels import PerPixel, Sample, noise_free
+
+_LEAST = 20  # counts and rays; many rays share a smaller maximum by chance
+_SHARE = 0.005  # of the rays, at the maximum of a saturated bin
+_DEPTHS = (8, 10, 11, 12, 14, 15, 16, 20, 24)  # bits of counters
+_NEAR = 0.98  # of a counter's limit, which the greatest count must reach
+
+
+def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
+    """Bins whose greatest count is shared by many rays, or ends where a counter does below air.
+
+    Of Poisson counts the greatest is rare: fewer rays have it than have one of the counts within
+    three standard deviations below. Counts that wrap are whole, reach the limit 2ᵏ − 1 of a counter
+    and never exceed it where air does; they turn small beside large ones.
+    """
+    is_expected = noise_free(counts, air)
+    whole = np.isnan(counts) | (counts % 1 == 0)
+    for index, (n, open_beam) in enumerate(zip(counts, air, strict=True)):
+        if np.isnan(n).all():
+            continue
+        top = float(np.nanmax(n))
+        at_top = n == top
+        near = (n < top) & (n > top - 3 * np.sqrt(max(top, 0)))
+        varied = (np.nanmax(n, 0) > np.nanmin(n, 0)).mean() > 0.1
+        if is_expected or not varied:
+            continue
+        if whole[index].all() and (bits := _wrapped(n, open_beam, top)):
+            yield (
+                f"counts of bin {index} are cut or wrapped at {2**bits - 1}, the limit of {bits} "
+                f"bits, while air goes to {np.nanmax(open_beam):.6g}: read them out in wider "
+                "integers, or scan with less exposure per view"
+            )
+        elif top > _LEAST and at_top.sum() > max(_LEAST, _SHARE * n.size, 0.1 * near.sum()):
+            yield (
+                f"counts of bin {index} are saturated: {100 * at_top.mean():.3g} % of its values "
+                f"are {top:.6g}, and none is greater; scan with less exposure per view"
+            )
+
+
+def _wrapped(
+    n: Float[np.ndarray, "view row column"], air: Float[np.ndarray, "row column"], top: float
+) -> int:
+    """Bits of the counter at whose limit counts end while air exceeds it; 0 for none."""
+    step = np.abs(np.diff(n, axis=-1))
+    for bits in _DEPTHS:
+        limit = 2**bits
+        beyond = (air[:, 1:] > limit) & (air[:, :-1] > limit)
+        if _NEAR * limit <= top < limit and ((step > 0.6 * limit) & beyond).sum() > _LEAST:
+            return bits
+    return 0

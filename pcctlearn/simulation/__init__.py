@@ -1,0 +1,5 @@
+"""Simulated scans: the simulator, and the sets of scans made with it."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, {"simulator": ["ScanSimulator"]})

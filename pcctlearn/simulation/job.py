@@ -1,0 +1,155 @@
+"""The jobs of simulate.py: a set of scans with its report, or the response of a detector."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from pcctlearn.console import say
+from pcctlearn.figures.arrays import as_array
+from pcctlearn.montecarlo.detector.simulation import ResponseSimulation
+from pcctlearn.montecarlo.tally import relative_noise
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.runs.context import Context
+from pcctlearn.runs.folder import MARKER, OUTPUTS, held
+from pcctlearn.runs.results import StudyResults
+from pcctlearn.scans.file import read_scan
+from pcctlearn.simulation.scans import SimulatedScans, bars, is_report
+from pcctlearn.simulation.simulator import mean_spr
+
+_MOST_LISTED = 12  # other scans
+_MOST_SHOWN = 10  # objects
+
+
+class Simulation:
+    """Make this job's shard of the scans, with a report once all scans exist; or a response table.
+
+    Args:
+        scans: constructor of the scans, called if there is no detector.
+        detector: whose response table is made in place of scans.
+        response_folder: of the response table.
+    """
+
+    shares_folder = True
+
+    def __init__(
+        self,
+        scans: Callable[[], SimulatedScans],
+        detector: ResponseSimulation | None,
+        response_folder: str,
+    ) -> None:
+        self.scans = scans() if detector is None else None
+        self.detector, self.response_folder = detector, Path(response_folder)
+
+    def run(self, context: Context) -> StudyResults | None:
+        """Simulate; the results are those of the whole set."""
+        if self.detector is not None:
+            _make_response(self.detector, self.response_folder)
+            return None
+        assert self.scans is not None
+        self.scans.make()
+        paths = self.scans.paths
+        n_made = sum(path.is_file() for path in paths)
+        if n_made < len(paths):
+            say(f"{n_made} of {len(paths)} scans exist; other jobs make the others")
+            return None
+        if others := set((context.path / "scans").glob("[!.]*.h5")) - set(paths):
+            say(
+                f"{len(others)} other scans in {context.path / 'scans'} are not of this set: "
+                + ", ".join(sorted(path.name for path in others)[:_MOST_LISTED])
+            )
+        results = _results(paths)
+        context.hold(wait=True)
+        keep = (context.path / MARKER).exists() and not is_report(context.path)
+        context.begin(OUTPUTS, keep)
+        return results
+
+
+def _make_response(simulation: ResponseSimulation, folder: Path) -> None:
+    """Follow photons into a detector, and write down what it registers."""
+    with held(folder, "response_folder"):
+        with bars(simulation.name) as (bar, _):
+            simulation.run(bar)
+        before = set(folder.iterdir())
+        for path in simulation.write(folder):
+            verb = "replaced" if path in before else "wrote"
+            say(f"{verb} {path}")
+
+
+def _results(paths: list[Path]) -> StudyResults:
+    wanted = ("primary", "scatter", "scatter_standard_error", "line_integrals")
+    spr, by_bin, noise, factors = [], [], [], []
+    for path in paths:
+        scan = read_scan(path, wanted)
+        primary, scatter = scan.at("primary"), scan.at("scatter")
+        line_integrals = scan.at("line_integrals")
+        spr.append(mean_spr(primary, scatter, line_integrals))
+        by_bin.append(
+            [
+                mean_spr(primary[b, None], scatter[b, None], line_integrals)
+                for b in range(len(primary))
+            ]
+        )
+        views = zip(
+            scatter.movedim(1, 0).numpy(),
+            scan.at("scatter_standard_error").movedim(1, 0).numpy(),
+            strict=True,
+        )
+        if scatter.any():
+            noise.append(max(relative_noise(*view).max() for view in views))
+        factors.append(scan.grid_transmission or 0.0)
+    numbers = {
+        "n_scans": float(len(paths)),
+        "spr_mean": float(np.mean(spr)),
+        "spr_least": min(spr),
+        "spr_most": max(spr),
+        "grid_transmission_mean": float(np.mean(factors)),
+    }
+    for number, value in enumerate(np.mean(by_bin, 0), 1):
+        numbers[f"spr_bin_{number}_mean"] = float(value)
+    if noise:
+        numbers["scatter_relative_error_most"] = float(max(noise))
+    return StudyResults(
+        numbers=numbers,
+        arrays={
+            "spr": np.array(spr),
+            "spr_by_bin": np.array(by_bin),
+            **_first_views(paths[0]),
+            **_middle_slices(paths[:_MOST_SHOWN]),
+        },
+        figures=["simulated_scans.primary_and_scatter", "simulated_scans.cases"],
+        summary=f"{len(paths)} scans in {paths[0].parent}: scatter over primary "
+        f"{100 * numbers['spr_mean']:.3g} % (simulated scatter times "
+        f"{numbers['grid_transmission_mean']:.3g}).",
+    )
+
+
+def _first_views(path: Path) -> dict[str, np.ndarray]:
+    """Two views of a scan, as the figure shows them."""
+    with h5py.File(path) as file:
+        air, thresholds = file["air"][()], file["thresholds_keV"][()]
+        n_views = file["primary"].shape[1]
+        views = [0, n_views // 3] if n_views > 2 else [0]
+        return {
+            "first/views": np.array(views),
+            "first/air": air,
+            "first/edges_keV": thresholds.reshape(-1, len(air) + 1).mean(0),
+            **{f"first/{name}": file[name][:, views] for name in ("primary", "scatter")},
+        }
+
+
+def _middle_slices(paths: list[Path]) -> dict[str, np.ndarray]:
+    """Axial and coronal slices through the middle of each object at 60 keV, in HU."""
+    shown = {"shown": as_array([path.stem for path in paths])}
+    for path in paths:
+        with h5py.File(path) as file:
+            maps = file["maps"]
+            z, y = maps.shape[1] // 2, maps.shape[2] // 2
+            cuts = {"axial": maps[:, z], "coronal": maps[:, :, y][:, ::-1].copy()}  # head on top
+            image = MonoenergeticImages([str(name) for name in maps.attrs["materials"]], [60.0])
+        for plane, cut in cuts.items():
+            values = image.hounsfield(torch.from_numpy(cut)[None])[0, 0]
+            shown[f"{plane}_HU/{path.stem}"] = values.numpy()
+    return shown

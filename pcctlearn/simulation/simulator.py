@@ -1,0 +1,258 @@
+"""Scans made of an object: primary photons, scatter, a detector with its flaws, noise."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.montecarlo.object.transport import ObjectScatter
+from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
+from pcctlearn.physics.spectrum import transmission
+from pcctlearn.scan import SHADOW_G_CM2
+from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.shapes import Energies
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.projector import projector
+from pcctlearn.validation import FloatArray
+
+_MOST_SKEW = 10.0  # fold
+
+Progress = Callable[[int, int], None]  # views done, of all
+
+
+@dataclass(frozen=True)
+class _Detector:
+    """What each pixel does to photons: (row, column, …), or alike where an axis has length one."""
+
+    thresholds_keV: Float[Tensor, "#row #column edge"]
+    skew_cm: Float[Tensor, "filter #row #column"]
+    filters: tuple[str, ...]
+    model: SpectralModel
+
+    def registered(self, energies_keV: Energies) -> Float[Tensor, "row column bin energy"]:
+        """Counts in each bin for a photon of each energy that comes to a pixel."""
+        above = self.model.response.above(self.thresholds_keV, energies_keV).detach()
+        passed = torch.ones_like(energies_keV)
+        for name, thickness_cm in zip(self.filters, self.skew_cm, strict=True):
+            one_cm = transmission(name, 1.0, energies_keV)
+            passed = passed * one_cm ** thickness_cm[..., None]
+        return (above[..., :-1, :] - above[..., 1:, :]) * passed[..., None, :]
+
+
+class ScanSimulator:
+    """Scans of objects in one scanner.
+
+    Line integrals are Joseph's on the object's voxels; primary counts are expected_counts behind
+    them; scatter is followed photon by photon, once for every view. Both fall towards the edges of
+    the panel as a point source lights it, cos³ of the angle of incidence, and ``air`` with them.
+
+    Args:
+        geometry: the scanner.
+        grid: the voxels of the objects; scan files record it as the grid to reconstruct on.
+        model: spectrum, response, thresholds. Its basis materials have no effect on a scan of
+            maps that name theirs.
+        scatter: how scatter is simulated; ``None`` for none.
+        spr: scale the scatter of every scan so that scatter over primary, all bins together,
+            averages to this over the rays through the object; it stands for an anti-scatter grid.
+        grid_transmission: scale it by this instead; one of the two.
+        threshold_error_keV: standard deviation of every pixel's true thresholds from nominal ones.
+        skew_cm: {filter material: standard deviation of its thickness before every pixel}; the
+            filter of E4 in threshold-bias models, negative thicknesses included.
+        noise: draw Poisson counts; else they are the expected ones.
+        seed: of the detector's flaws, the same in every scan.
+    """
+
+    def __init__(
+        self,
+        geometry: ConeBeam,
+        grid: VolumeGrid,
+        model: SpectralModel,
+        scatter: ObjectScatter | None = None,
+        spr: float | None = None,
+        grid_transmission: float | None = None,
+        threshold_error_keV: float = 0.0,
+        skew_cm: Mapping[str, float] | None = None,
+        noise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if spr is not None and grid_transmission is not None:
+            raise ValueError("give spr or grid_transmission, not both: set one of them to null")
+        for name, value in (("spr", spr), ("grid_transmission", grid_transmission)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        if spr is not None and scatter is None:
+            raise ValueError(
+                f"scatter=null simulates none, so that spr={spr:g} cannot be met: set spr to null"
+            )
+        if not 0 <= threshold_error_keV < float("inf"):
+            raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
+        edges = model.thresholds.edges_keV.detach()
+        if edges.ndim > 1:
+            raise ValueError(
+                "the model's thresholds are nominal, one for each edge: differences between "
+                "pixels come from threshold_error_keV"
+            )
+        self.geometry, self.grid = geometry, grid
+        self.model, self.scatter = model, scatter
+        self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
+        self._projector = projector(geometry, grid)
+        self._detector = self._flawed(edges, threshold_error_keV, dict(skew_cm or {}), seed)
+
+    def scan(
+        self,
+        maps: Float[Tensor, "material z y x"],
+        name: str,
+        seed: int,
+        progress: Progress | None = None,
+        config: str | None = None,
+        scanner_to_patient: FloatArray | None = None,
+        materials: Sequence[str] | None = None,
+    ) -> RecordedScan:
+        """One scan; the same seed gives the same scan.
+
+        ``scanner_to_patient`` is recorded: where the maps lie in their CT. ``materials`` are those
+        of the maps, by default the basis of the model.
+        """
+        model, detector = self.model, self._detector
+        line_integrals = self._projector @ maps
+        open_beam = detector.registered(model.energies_keV) * model.fluence
+        rays = line_integrals.movedim(0, -1).to(open_beam)
+        flux = torch.from_numpy(self.geometry.relative_flux()).to(open_beam)
+        if materials is None:
+            materials, attenuation = model.materials, model.attenuation
+        else:
+            attenuation = attenuation_table(materials, model.energies_keV)
+        primary = torch.stack(
+            [expected_counts(view, open_beam, attenuation.to(view)) for view in rays]
+        )
+        primary = (primary * flux[..., None]).movedim(-1, 0)
+        scatter, error = self._scatter(
+            maps, materials, seed, progress or (lambda done, total: None)
+        )
+        factor = self._factor(primary, scatter, line_integrals)
+        scatter, error = scatter * factor, error * factor
+        expected = primary + scatter
+        generator = torch.Generator().manual_seed(seed)
+        counts = draw_counts(expected, generator) if self.noise else expected
+        response = model.response
+        if not isinstance(response, Table):
+            response = Table.sampled(response, model.energies_keV)
+        flawed = detector.thresholds_keV.shape[:2] != (1, 1)
+        skewed = len(detector.filters) > 0
+        return RecordedScan(
+            name=name,
+            geometry=self.geometry,
+            grid=self.grid,
+            thresholds_keV=model.thresholds.edges_keV.detach(),
+            air=(open_beam.sum(-1) * flux[..., None]).movedim(-1, 0).float(),
+            counts=counts.float(),
+            primary=primary.float(),
+            scatter=scatter.float(),
+            scatter_standard_error=error.float(),
+            line_integrals=line_integrals.float(),
+            maps=maps.float(),
+            maps_grid=self.grid,
+            materials=tuple(materials),
+            true_thresholds_keV=detector.thresholds_keV if flawed else None,
+            skew_cm=detector.skew_cm if skewed else None,
+            scanner_to_patient=(
+                None if scanner_to_patient is None else torch.from_numpy(scanner_to_patient)
+            ),
+            filter_materials=detector.filters,
+            spectrum=RecordedSpectrum(model.energies_keV, model.fluence),
+            response=RecordedResponse(
+                response.energies_keV, response.deposited_keV, response.response_per_keV
+            ),
+            seed=seed,
+            grid_transmission=factor,
+            config=config,
+            software="pcctlearn",
+        )
+
+    def _scatter(
+        self,
+        maps: Float[Tensor, "material z y x"],
+        materials: Sequence[str],
+        seed: int,
+        progress: Progress,
+    ) -> tuple[Float[Tensor, "bin view row column"], Float[Tensor, "bin view row column"]]:
+        beam, n_bins = self.geometry, self.model.thresholds.n_bins
+        shape = (n_bins, beam.n_views, beam.n_rows, beam.n_columns)
+        scatter, error = torch.zeros(2, *shape, dtype=torch.float64)
+        if self.scatter is None:
+            return scatter, error
+        model = self.model
+        scene = self.scatter.scene(
+            maps, self.grid, materials, beam, model.energies_keV, model.fluence
+        )
+        each = self._detector.registered(scene.spectrum.groups_keV)
+        typical = each.mean((0, 1))
+        for view in range(beam.n_views):
+            estimate = self.scatter.estimate(scene, view, typical, seed)
+            scatter[:, view] = estimate.counts(each)
+            error[:, view] = estimate.standard_error
+            progress(view + 1, beam.n_views)
+        return scatter, error
+
+    def _factor(self, primary: Tensor, scatter: Tensor, line_integrals: Tensor) -> float:
+        if self.grid_transmission is not None:
+            return self.grid_transmission
+        if self.spr is None or self.scatter is None:
+            return 1.0
+        there = mean_spr(primary, scatter, line_integrals)
+        if there == 0:
+            raise ValueError(f"there is no scatter to scale to spr={self.spr:g}: set spr to null")
+        return self.spr / there
+
+    def _flawed(
+        self,
+        edges_keV: Float[Tensor, "edge"],
+        error_keV: float,
+        skew_cm: dict[str, float],
+        seed: int,
+    ) -> _Detector:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.geometry.n_rows, self.geometry.n_columns)
+        thresholds = edges_keV[None, None]
+        if error_keV > 0:
+            errors = torch.randn(*shape, len(edges_keV), generator=generator, dtype=torch.float64)
+            thresholds = thresholds + error_keV * errors
+            if not (thresholds.diff(dim=-1) > 0).all():
+                raise ValueError(
+                    f"threshold_error_keV={error_keV:g} makes thresholds of a pixel cross: "
+                    "lower it or move the thresholds apart"
+                )
+        for name, spread in skew_cm.items():
+            if not 0 <= spread < float("inf"):
+                raise ValueError(f"skew_cm.{name} is a spread, 0 cm or more, got {spread}")
+            # three spreads to either side, at the energy that suffers most
+            if transmission(name, 3 * spread, self.model.energies_keV).min() < 1 / _MOST_SKEW:
+                raise ValueError(
+                    f"skew_cm.{name}={spread:g} changes the fluence more than {_MOST_SKEW:g}-fold "
+                    "in some pixels: no detector is calibrated from there, lower it"
+                )
+        filters = [
+            spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+            for spread in skew_cm.values()
+        ]
+        empty = torch.zeros(0, *shape, dtype=torch.float64)
+        skew = torch.stack(filters) if filters else empty
+        return _Detector(thresholds, skew, tuple(skew_cm), self.model)
+
+
+def mean_spr(
+    primary: Float[Tensor, "bin view row column"],
+    scatter: Float[Tensor, "bin view row column"],
+    line_integrals: Float[Tensor, "material view row column"],
+) -> float:
+    """Scatter over primary, all bins together, averaged over the rays through the object."""
+    shadow = line_integrals.sum(0) > SHADOW_G_CM2
+    if not shadow.any():
+        raise ValueError("no ray passes the object: it has no scatter-to-primary ratio")
+    return (scatter.sum(0) / primary.sum(0))[shadow].mean().item()

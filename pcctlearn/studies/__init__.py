@@ -1,0 +1,1 @@
+"""One file for each study: scan, fit, measure, report."""

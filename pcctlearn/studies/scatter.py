@@ -1,0 +1,238 @@
+"""Scatter correction learned from scans, and what it is worth in counts and in images."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Transform
+from pytorch_lightning import Trainer
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from pcctlearn.chain import Chain
+from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.evaluation.judge import Judgement, judge
+from pcctlearn.losses.stage import TotalLoss
+from pcctlearn.metrics.errors import CORRECTED, ErrorTable, Metric
+from pcctlearn.physics.vmi import MonoenergeticImages
+from pcctlearn.runs.context import Context
+from pcctlearn.runs.results import StudyResults
+from pcctlearn.scan import STAGES, Scan
+from pcctlearn.scans.data_set import ScanSet, collate, known_scans
+from pcctlearn.scans.source import ScanSource
+from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
+from pcctlearn.scatter.uniform import UniformScatter
+from pcctlearn.studies.paired import compared
+from pcctlearn.tomography.fbp import fbp
+from pcctlearn.training.chain_module import ChainModule, with_truth
+from pcctlearn.training.step_profile import step_seconds
+
+_BASELINES = {
+    "untrained": "The untrained correction",
+    "uniform": "Uniform scatter, the mean of the training scans,",
+}
+
+
+class ScatterStudy:
+    """Learn the scattered fraction of the counts on some scans, judge it on others.
+
+    The correction decides how it is fitted: a network trains all its weights with the loss, kernels
+    find in closed form how much of their scatter reaches the detector. All errors are against the
+    same scan's primary counts through the same chain.
+
+    Args:
+        scans: scan files of one scanner, in order: those to learn from first, then those that
+            choose the best weights, then those that are judged.
+        decomposition: constructor of the decomposition layer, awaiting its model.
+        scatter: builds the scatter correction, untrained or from a checkpoint.
+        loss: on any stage of the chain; nothing else tells direct from cross-domain learning.
+        training: constructor of the module, awaiting chain, loss and notes.
+        split: how many scans are learned from, choose, and are judged.
+        vmi_keV: of the monoenergetic images.
+        filter, truncation: of the reconstruction, as in ``fbp``.
+        with_noise: judge counts with their noise too.
+        seed: of the network.
+    """
+
+    def __init__(
+        self,
+        scans: ScanSource,
+        decomposition: Callable[..., Decomposition],
+        scatter: CorrectionBuilder,
+        loss: TotalLoss,
+        training: Callable[..., ChainModule],
+        split: Sequence[int] = (6, 2, 2),
+        vmi_keV: float = 60.0,
+        filter: str = "ramp",
+        truncation: str = "water",
+        with_noise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if len(split) != 3 or min(split) < 1 or sum(split) > len(scans.paths):
+            raise ValueError(
+                f"study.split must be three numbers of scans, {len(scans.paths)} in all at most, "
+                f"got {list(split)}: lower it, or raise datasets.n_cases"
+            )
+        self.source, self.model = scans, scans.model
+        self.geometry, self.grid = scans.geometry, scans.grid
+        first, second, third = np.cumsum(split).tolist()
+        self.scans = {
+            "train": scans.paths[:first],
+            "val": scans.paths[first:second],
+            "test": scans.paths[second:third],
+        }
+        self.loss, self.training, self.with_noise = loss, training, with_noise
+        torch.manual_seed(seed)
+        self.air = self.model.air().detach().float()
+        correction = scatter(self.geometry, self.model)
+        if correction is None:
+            raise ValueError(
+                "scatter=none leaves nothing to study: choose scatter=network, kernel or uniform"
+            )
+        self.correction = correction
+        self.chain = Chain(
+            decomposition(self.model),
+            fbp(self.geometry, self.grid, filter, truncation),
+            MonoenergeticImages(self.model.materials, [vmi_keV]),
+            correction,
+        )
+        if correction.learns:
+            self._module().configure_optimizers()  # refuses wrong settings before scans are made
+
+    def _module(self) -> ChainModule:
+        notes = {KEY: described(self.correction, self.geometry, self.model)}
+        try:
+            return self.training(self.chain, self.loss, notes=notes)
+        except TypeError as error:
+            raise TypeError(
+                f"training does not build a ChainModule: {error}; use training=chain"
+            ) from None
+
+    def run(self, context: Context) -> StudyResults:
+        """Make the scans, fit the correction, and judge it."""
+        trainer = context.trainer
+        self.source.make()
+        self.model.thresholds.requires_grad_(False)
+        baselines = {
+            "untrained": deepcopy(self.correction),
+            "uniform": UniformScatter(self.geometry, self.model),
+        }
+        scans = ScanSet(self.scans["train"], self.air)
+        baselines["uniform"].fit(scans.batches_of_one(), dict)
+        began = perf_counter()
+        learned = self.correction.fit(scans.batches_of_one(), lambda: self._train(trainer, scans))
+        learned = {"training_seconds": perf_counter() - began, **learned}
+        checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
+            path = Path(checkpoints) / "best.ckpt"
+            save_correction(path, self.correction, self.geometry, self.model)
+        test = track(self.scans["test"], "test scans")
+        noise_seed = 0 if self.with_noise else None  # the same noise whatever the network's seed
+        judgement = judge(self.chain, known_scans(test, self.air), noise_seed, baselines)
+        return _results(judgement, learned, self._fitted_by(learned))
+
+    def _train(self, trainer: Trainer, scans: ScanSet) -> dict[str, float]:
+        module = self._module()
+        train = self._prepared(scans)
+        val = self._prepared(ScanSet(self.scans["val"], self.air))
+        (untrained,) = trainer.validate(module, _loader(val), verbose=False)
+        began = perf_counter()
+        trainer.fit(module, _loader(train, shuffle=True), _loader(val))
+        seconds = perf_counter() - began
+        last = trainer.callback_metrics.get("val/loss", untrained["val/loss"])  # of no epochs
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+        rays = len(train) * trainer.current_epoch * np.prod(self.geometry.shape)  # type: ignore[arg-type]
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        val_loss = float(last if score is None else score)
+        numbers = {
+            "val_loss": val_loss,
+            "val_loss_over_untrained": val_loss / untrained["val/loss"],
+            "epochs": float(trainer.current_epoch),
+            "training_seconds": seconds,
+            "training_rays_per_second": float(rays) / seconds,
+        }
+        return numbers | self._profile(trainer, collate([train[0]]))
+
+    def _profile(self, trainer: Trainer, target: Scan) -> dict[str, float]:
+        """Rays per second of one training step, and the share of each part in it.
+
+        On the trainer's device and in its precision; and on a copy, for a step moves the running
+        statistics of the network.
+        """
+        device = trainer.strategy.root_device
+        chain = deepcopy(self.chain).to(device).train()
+        with trainer.precision_plugin.forward_context():
+            parts = step_seconds(chain, self.loss, trainer.strategy.batch_to_device(target, device))
+        total = sum(seconds for part in parts.values() for seconds in part.values())
+        shares = {
+            f"step_share_{stage}_{way}": seconds / total
+            for stage, part in parts.items()
+            for way, seconds in part.items()
+        }
+        rays = float(np.prod(self.geometry.shape))
+        return {"step_rays_per_second": rays / total, **shares}
+
+    def _fitted_by(self, learned: dict[str, float]) -> str:
+        how = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
+        if "epochs" not in learned:
+            return how
+        stages = ", ".join(sorted(self.loss.stages))
+        return f"{how} in {learned['epochs']:.0f} epochs with a loss on {stages}"
+
+    def _prepared(self, scans: ScanSet) -> Dataset:
+        """Scans with the truth of the stages that the loss compares, computed once."""
+        truth = _Truth(self.chain, self.loss)
+        if not truth.stages:
+            return scans
+        return CacheDataset([scans[k] for k in range(len(scans))], truth, copy_cache=False)
+
+
+def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyResults:
+    errors = judgement.errors
+    summary, metric = errors.summary(), errors.image_metrics[0]
+    figures = ["scatter_correction.images", "scatter_correction.errors"]
+    if "step_rays_per_second" in fitted:
+        figures.append("scatter_correction.step")
+    return StudyResults(
+        numbers={**summary, **fitted},
+        arrays=judgement.arrays(),
+        figures=figures,
+        summary=f"{by}. {metric.label}: {errors.share(metric):.2f} of the error without correction "
+        f"is left. {_beside_baselines(errors, metric)}",
+        tables=errors.tables(),
+        tabulated=summary,
+    )
+
+
+def _beside_baselines(errors: ErrorTable, metric: Metric) -> str:
+    """What the untrained correction and uniform scatter leave, and whether the error is lower."""
+    corrected = errors.values[metric, CORRECTED]
+    return " ".join(
+        f"{label} leaves {errors.share(metric, name):.2f}; compared with it, the error is "
+        f"{compared(corrected, errors.values[metric, name])}."
+        for name, label in _BASELINES.items()
+    )
+
+
+class _Truth(Transform):
+    """Adds the true stages beyond the corrected counts that a loss compares."""
+
+    def __init__(self, chain: Chain, loss: TotalLoss) -> None:
+        known = STAGES.index("corrected_counts")
+        self.chain, self.loss = chain, loss
+        self.stages = [stage for stage in loss.stages if STAGES.index(stage) > known]
+
+    def __call__(self, scan: Scan) -> Scan:
+        truth = with_truth(collate([scan]), self.chain, self.loss.deepest, self.loss.expects)
+        return replace(scan, **{stage: truth.at(stage)[0] for stage in self.stages})
+
+
+def _loader(scans: Dataset, shuffle: bool = False) -> DataLoader:
+    return DataLoader(scans, batch_size=1, shuffle=shuffle, collate_fn=collate)

@@ -1,0 +1,180 @@
+"""Formulas that parallel, fan and cone beam share, in the frame of geometry.py; cm and rad."""
+
+from math import asin, atan, cos, degrees, pi, sin, tan
+
+import numpy as np
+
+from pcctlearn.tomography.grids import ImageGrid, SliceGrid
+from pcctlearn.validation import FloatArray, require_finite, require_positive
+
+ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
+# Of a displaced detector over the axis: errors at the axis are a few % with 3 columns, and exceed
+# 100 % with less than one
+_MIN_OVERLAP_COLUMNS = 4
+
+
+class Geometry:
+    """Formulas shared by all geometries; a parallel beam is a fan whose source is at infinity."""
+
+    n_views: int
+    n_columns: int
+    arc_rad: float
+    offset_cm: float
+    grid_type: type[SliceGrid] = ImageGrid
+
+    @property
+    def column_cm(self) -> float:
+        """Distance from column to column."""
+        raise NotImplementedError(f"{type(self).__name__} must define column_cm")
+
+    @property
+    def source_curvature(self) -> float:
+        """1 / source_to_axis_cm."""
+        return 0.0
+
+    @property
+    def magnification(self) -> float:
+        """source_to_detector_cm / source_to_axis_cm."""
+        return 1.0
+
+    @property
+    def axis_shift_cm(self) -> float:
+        """Distance along the columns from the central ray to the rotation axis."""
+        return 0.0
+
+    @property
+    def is_short_scan(self) -> bool:
+        """Whether the views leave a gap in the full turn."""
+        return bool(self.arc_rad < 2 * pi - ARC_TOLERANCE_RAD)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_views, n_columns), with n_rows between them for a cone."""
+        return self.n_views, self.n_columns
+
+    @property
+    def angles_rad(self) -> FloatArray:
+        """θ of every view; equally spaced views leave out the end of the arc."""
+        return np.arange(self.n_views) * (self.arc_rad / self.n_views)
+
+    @property
+    def view_weights_rad(self) -> FloatArray:
+        """Angular width of every view, its weight in an integral over θ."""
+        return np.full(self.n_views, self.arc_rad / self.n_views)
+
+    @property
+    def columns_cm(self) -> FloatArray:
+        """Position of every detector column, from where the central ray meets the detector."""
+        center = (self.n_columns - 1) / 2
+        return (np.arange(self.n_columns) - center) * self.column_cm + self.offset_cm
+
+    @property
+    def gammas_rad(self) -> FloatArray:
+        """γ of every column, from the central ray; the ray also belongs to parallel view θ − γ."""
+        return np.arctan(self.columns_cm * self.source_curvature / self.magnification)
+
+    @property
+    def axis_gamma_rad(self) -> float:
+        """γ of the ray through the rotation axis."""
+        return atan(self.axis_shift_cm * self.source_curvature)
+
+    @property
+    def detector_extent_cm(self) -> tuple[float, float]:
+        """Extent of the detector on either side of the projected axis: column 0 first."""
+        half, middle = self.n_columns * self.column_cm / 2, self.magnification * self.axis_shift_cm
+        return half - self.offset_cm + middle, half + self.offset_cm - middle
+
+    @property
+    def fov_radius_cm(self) -> float:
+        """Radius of the field of view, the largest circle around the axis inside every fan."""
+        if self.source_curvature == 0:
+            return max(0.0, min(self.detector_extent_cm))
+        axis, half = self.axis_gamma_rad, self.n_columns * self.column_cm / 2
+        ends_cm = self.offset_cm - half, self.offset_cm + half
+        first, last = (atan(end * self.source_curvature / self.magnification) for end in ends_cm)
+        outermost = max(0.0, min(axis - first, last - axis))  # the circle touches this ray
+        return sin(outermost) / (self.source_curvature * cos(axis))
+
+    def needed_extent_cm(self, grid: SliceGrid) -> tuple[float, float]:
+        """Extent of the projection of the ellipse inscribed in a slice, on either side."""
+        return self._circle_extent_cm(grid.fov_radius_cm)
+
+    def is_truncated(self, grid: SliceGrid) -> tuple[bool, bool]:
+        """Whether the detector is too narrow for that ellipse, on either side of the axis."""
+        pairs = zip(self.detector_extent_cm, self.needed_extent_cm(grid), strict=True)
+        left, right = (bool(extent < needed * (1 - 1e-9)) for extent, needed in pairs)
+        return left, right
+
+    def require_grid(self, grid: SliceGrid) -> None:
+        """Raise TypeError or ValueError for a grid that this geometry cannot project."""
+        if not isinstance(grid, self.grid_type):
+            raise TypeError(
+                f"{type(self).__name__} needs a grid of type {self.grid_type.__name__}, "
+                f"got {type(grid).__name__}"
+            )
+
+    def truncations(self, grid: SliceGrid) -> list[str]:
+        """One sentence each: the detector cuts off the grid; it hardly reaches over the axis."""
+        truncated = self.is_truncated(grid)
+        if not any(truncated):
+            return []
+        extents = self.detector_extent_cm
+        extent, needed = min(zip(extents, self.needed_extent_cm(grid), strict=True))
+        sentences = [
+            f"truncated: the detector extends {extent:.4g} cm to one side of the axis, and an "
+            f"object that fills the grid needs {needed:.4g} cm; add columns, enlarge pixel_cm or "
+            "use a smaller grid"
+        ]
+        lacking_cm = _MIN_OVERLAP_COLUMNS * self.column_cm - extent
+        is_displaced = max(extents) - extent > self.column_cm
+        if lacking_cm > 1e-9 and is_displaced and truncated[extents.index(extent)]:
+            shift_cm = lacking_cm if extent == extents[1] else -lacking_cm
+            sentences.append(
+                f"truncated beside the axis: the detector extends {extent / self.column_cm:.3g} "
+                f"columns over it, and less than {_MIN_OVERLAP_COLUMNS} leave artefacts at the "
+                f"axis; use offset_cm={self.offset_cm + shift_cm:.6g}"
+            )
+        return sentences
+
+    def projections(self) -> FloatArray:
+        """Per view P (2 × 3): the point p = (x, y, 1) falls on detector column P₀·p / P₁·p.
+
+        P₁·p is the depth of the point in units of source_to_axis_cm; one for a parallel beam.
+        """
+        c, s = np.cos(self.angles_rad), np.sin(self.angles_rad)
+        one = np.ones_like(c)
+        depth = np.stack([-self.source_curvature * s, self.source_curvature * c, one], -1)
+        along = self.magnification / self.column_cm * np.stack([c, s, self.axis_shift_cm * one], -1)
+        center = (self.n_columns - 1) / 2 - self.offset_cm / self.column_cm
+        return np.stack([along + center * depth, depth], 1)
+
+    def lines(self) -> FloatArray:
+        """Per view and column (a, b, c): its ray is where a x + b y + c = 0."""
+        numerator, depth = self.projections()[:, :, None].swapaxes(0, 1)
+        return numerator - np.arange(self.n_columns)[:, None] * depth
+
+    def __str__(self) -> str:
+        """A summary of the scan in numbers that can be checked against a drawing of it."""
+        return f"{type(self).__name__}: " + "\n  ".join(self._summary())
+
+    def _summary(self) -> list[str]:
+        return [
+            f"{self.n_views} views over {degrees(self.arc_rad):.4g}°",
+            f"detector of {self.n_columns} columns of {self.column_cm:.4g} cm, offset "
+            f"{self.offset_cm:.4g} cm",
+            f"field of view: {self.fov_radius_cm:.4g} cm around the axis",
+        ]
+
+    def _circle_extent_cm(self, radius_cm: float) -> tuple[float, float]:
+        """Extent of the projection of a circle around the axis, on either side."""
+        curvature = self.source_curvature
+        if curvature == 0:
+            return radius_cm, radius_cm
+        axis = self.axis_gamma_rad
+        tangent = asin(min(radius_cm * curvature * cos(axis), 0.999))  # γ from the axis
+        scale = self.magnification / curvature
+        return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
+
+    def _check_detector(self) -> None:
+        require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)
+        require_finite(offset_cm=self.offset_cm)

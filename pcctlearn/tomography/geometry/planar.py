@@ -1,0 +1,189 @@
+"""Parallel and fan beam: positions of source, rotation axis and detector; cm and rad.
+
+x points right, y up and z out of the slice, along the rotation axis. View k turns the scanner by
+θ: detector columns run along (cos θ, sin θ, 0) and rows along z, and the central ray, which meets
+the detector at right angles, runs along (−sin θ, cos θ, 0). The source of a fan or a cone is at
+source_to_axis · (sin θ, −cos θ, 0); as it recedes to infinity the fan becomes the parallel beam.
+A cone is a fan for each detector row, and shares its formulas in x and y.
+
+A geometry knows nothing of the voxels that are reconstructed: methods that need them take a grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import degrees, inf, pi
+
+import numpy as np
+
+from pcctlearn.tomography.geometry.angular_coverage import AngularCoverage
+from pcctlearn.tomography.geometry.base import ARC_TOLERANCE_RAD, Geometry
+from pcctlearn.tomography.grids import SliceGrid
+from pcctlearn.validation import FloatArray, require_finite, require_positive
+
+_MOST_TURNS = 4  # of start_rad
+_BRIDGED_STEPS = 2.5  # between listed views of one arc
+# In half-fan scans of 180 to 1440 views one gap raises the RMS error in a disc by 3 % at 5°, by
+# 30 % at 8° and by 70 % at 10°, whatever the step
+_BRIDGED_RAD = 5 / 180 * pi
+
+
+class FlatGeometry(Geometry):
+    """A geometry in the plane of one slice: parallel or fan."""
+
+    pixel_cm: float
+
+    @property
+    def column_cm(self) -> float:  # noqa: D102
+        return self.pixel_cm
+
+    def rays(self) -> tuple[FloatArray, FloatArray]:
+        """Points on the rays, nearest to the axis, and unit vectors along them: view, column, 2."""
+        a, b, c = np.moveaxis(self.lines(), -1, 0)
+        norm = np.hypot(a, b)
+        normals = np.stack([a, b], -1) / norm[..., None]
+        directions = np.stack([-b, a], -1) / norm[..., None]
+        return -(c / norm)[..., None] * normals, directions
+
+
+@dataclass(frozen=True)
+class ParallelBeam(FlatGeometry):
+    """Parallel rays; column k measures x cos θ + y sin θ = (k − (n − 1)/2) · pixel + offset."""
+
+    n_views: int
+    n_columns: int
+    pixel_cm: float
+    arc_rad: float = pi
+    offset_cm: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check_detector()
+        require_positive(arc_rad=self.arc_rad)
+        half_turns = max(1, round(self.arc_rad / pi))
+        if abs(self.arc_rad - half_turns * pi) > ARC_TOLERANCE_RAD:
+            raise ValueError(
+                f"arc_rad of a parallel beam must be a multiple of π, got {self.arc_rad}; "
+                f"the nearest is {half_turns * pi}"
+            )
+
+
+class DivergentGeometry(Geometry):
+    """Formulas shared by fan and cone: a source on a circle.
+
+    arc_rad is the arc that n_views equally spaced views cover, from start_rad on. Views that are
+    spaced in another way are listed as view_angles_rad, in any order and of any turn; arc_rad then
+    is the sum of their angular widths (AngularCoverage), 2π if no gap is left. axis_offset_cm is
+    the distance along the columns from the central ray to the axis.
+    """
+
+    source_to_axis_cm: float
+    source_to_detector_cm: float
+    start_rad: float
+    axis_offset_cm: float
+    view_angles_rad: Sequence[float] | FloatArray | None
+
+    @property
+    def source_curvature(self) -> float:  # noqa: D102
+        return 1 / self.source_to_axis_cm
+
+    @property
+    def magnification(self) -> float:  # noqa: D102
+        return self.source_to_detector_cm / self.source_to_axis_cm
+
+    @property
+    def axis_shift_cm(self) -> float:  # noqa: D102
+        return self.axis_offset_cm
+
+    @property
+    def is_short_scan(self) -> bool:  # noqa: D102
+        return len(self.coverage().gaps_rad) > 0
+
+    @property
+    def angles_rad(self) -> FloatArray:  # noqa: D102
+        if self.view_angles_rad is not None:
+            return np.asarray(self.view_angles_rad, dtype=np.float64)
+        return self.start_rad + super().angles_rad
+
+    @property
+    def view_weights_rad(self) -> FloatArray:
+        """Angular width of every view: half the distance to either neighbour."""
+        return self.coverage().view_weights_rad
+
+    def coverage(self) -> AngularCoverage:
+        """Angular widths of the views, and the gaps between them."""
+        if self.view_angles_rad is None:
+            step = self.arc_rad / self.n_views
+            bridged_rad = max(step + ARC_TOLERANCE_RAD, _BRIDGED_RAD)
+            return AngularCoverage.of(self.angles_rad, step, bridged_rad)
+        step = AngularCoverage.usual_step_rad(self.angles_rad)
+        return AngularCoverage.of(self.angles_rad, step, max(_BRIDGED_STEPS * step, _BRIDGED_RAD))
+
+    def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
+        super().require_grid(grid)
+        corner = grid.corner_radius_cm
+        if not corner < self.source_to_axis_cm:
+            raise ValueError(
+                f"source_to_axis_cm must exceed {corner:.4g} cm, the distance from the axis to the "
+                f"corners of the grid, got {self.source_to_axis_cm}"
+            )
+
+    def _summary(self) -> list[str]:
+        views, detector, field = super()._summary()
+        if self.view_angles_rad is None:
+            views += f" from {degrees(self.start_rad):.4g}°"
+        orbit = (
+            f"source to axis {self.source_to_axis_cm:.4g} cm, to detector "
+            f"{self.source_to_detector_cm:.4g} cm, magnification {self.magnification:.4g}"
+        )
+        return [views, orbit, f"{detector}, axis offset {self.axis_offset_cm:.4g} cm", field]
+
+    def _check_orbit(self) -> None:
+        require_positive(source_to_axis_cm=self.source_to_axis_cm)
+        if not self.source_to_axis_cm <= self.source_to_detector_cm < inf:
+            raise ValueError(
+                "source_to_detector_cm must be at least source_to_axis_cm = "
+                f"{self.source_to_axis_cm}, got {self.source_to_detector_cm}"
+            )
+        if not abs(self.axis_offset_cm) < self.source_to_axis_cm:
+            raise ValueError(
+                f"axis_offset_cm must be less than source_to_axis_cm = {self.source_to_axis_cm}, "
+                f"got {self.axis_offset_cm}"
+            )
+        self._check_detector()
+        if self.view_angles_rad is not None:
+            object.__setattr__(self, "view_angles_rad", tuple(self.view_angles_rad))
+            n_angles = len(self.view_angles_rad)
+            if n_angles != self.n_views or n_angles < 2 or not np.isfinite(self.angles_rad).all():
+                raise ValueError(
+                    f"view_angles_rad must list n_views = {self.n_views} finite angles, two or "
+                    f"more, got {n_angles}"
+                )
+            object.__setattr__(self, "arc_rad", self.coverage().arc_rad)
+        require_finite(start_rad=self.start_rad)
+        if abs(self.start_rad) > _MOST_TURNS * 2 * pi:
+            raise ValueError(
+                f"start_rad is {self.start_rad:g} rad, more than {_MOST_TURNS} turns: is it in "
+                "degrees? Multiply by π / 180"
+            )
+        if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
+            raise ValueError(
+                f"arc_rad must be positive and at most 2π (full scan), got {self.arc_rad}"
+            )
+
+
+@dataclass(frozen=True)
+class FanBeam(DivergentGeometry, FlatGeometry):
+    """A fan onto a flat detector line, on which pixel_cm and offset_cm are measured."""
+
+    n_views: int
+    n_columns: int
+    pixel_cm: float
+    source_to_axis_cm: float
+    source_to_detector_cm: float
+    arc_rad: float = 2 * pi
+    offset_cm: float = 0.0
+    start_rad: float = 0.0
+    axis_offset_cm: float = 0.0
+    view_angles_rad: Sequence[float] | FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        self._check_orbit()

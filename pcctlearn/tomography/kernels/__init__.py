@@ -1,0 +1,1 @@
+"""Compiled loops of the projectors, and the coefficients that they read."""

@@ -1,0 +1,117 @@
+"""Dead pixels are found, read where they may be, and filled from their neighbours."""
+
+import numpy as np
+import pytest
+import torch
+from support.scan_files import N_BINS, change, edit
+
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, missing_views
+from pcctlearn.scans.file import faults, read_scan, summary
+
+COUNTS = torch.arange(2 * 3 * 5 * 6, dtype=torch.float64).reshape(2, 3, 5, 6) + 1
+AIR = torch.full((2, 5, 6), 500.0)
+
+
+def dead(counts, air):
+    return any_of(dead_pixels(counts, air))
+
+
+def mask(*pixels):
+    dead = torch.zeros(5, 6, dtype=torch.bool)
+    for row, column in pixels:
+        dead[row, column] = True
+    return dead
+
+
+def test_dead_are_those_that_never_count():
+    counts = COUNTS.clone()
+    counts[..., 1, 4] = 0
+    assert torch.equal(dead(counts, AIR), mask((1, 4)))
+
+
+def test_dead_are_those_without_air_or_with_a_nan():
+    counts, air = COUNTS.clone(), AIR.clone()
+    counts[1, 2, 0, 3] = torch.nan
+    air[0, 4, 5] = 0
+    air[1, 2, 2] = torch.nan
+    assert torch.equal(dead(counts, air), mask((0, 3), (4, 5), (2, 2)))
+    assert not dead(COUNTS, AIR).any()
+
+
+def test_views_without_counts():
+    counts = COUNTS.clone()
+    counts[:, 1] = torch.nan
+    counts[:, 2] = 0
+    counts[0, 0] = torch.nan  # one bin, without which the others are no use
+    assert missing_views(counts) == [0, 1, 2]
+    assert missing_views(COUNTS) == []
+
+
+def test_others_stay_to_the_bit_and_a_plane_is_continued():
+    """The eight neighbours of a plane average to it."""
+    dead = mask((2, 2), (3, 4))
+    spoilt = COUNTS.masked_fill(dead, torch.nan)
+    torch.testing.assert_close(filled(spoilt, dead), COUNTS)
+    assert torch.equal(filled(spoilt, dead)[..., ~dead], COUNTS[..., ~dead])
+    assert torch.equal(filled(COUNTS, mask()), COUNTS)
+
+
+def test_corners_and_clusters():
+    values = torch.zeros(1, 1, 5, 6)
+    values[..., 3:] = 12.0
+    corner = filled(values.masked_fill(mask((4, 5)), torch.inf), mask((4, 5)))
+    assert corner[0, 0, 4, 5] == 12
+    cluster = mask(*((row, column) for row in range(3) for column in range(3)))
+    inside = filled(torch.full((1, 1, 5, 6), 3.0).masked_fill(cluster, torch.nan), cluster)
+    torch.testing.assert_close(inside, torch.full((1, 1, 5, 6), 3.0))
+
+
+def test_views_and_bins_do_not_mix():
+    dead = mask((1, 1))
+    both = filled(COUNTS.masked_fill(dead, torch.nan), dead)
+    one = filled(COUNTS[1:, 2:].masked_fill(dead, torch.nan), dead)
+    torch.testing.assert_close(both[1:, 2:], one)
+
+
+def test_a_dead_panel_cannot_be_filled():
+    with pytest.raises(ValueError, match="all pixels are dead"):
+        filled(COUNTS, torch.ones(5, 6, dtype=torch.bool))
+
+
+def test_they_are_read_where_they_may_be(copy):
+    change(copy, edit("counts", (1, 4, 2, 3), np.nan))
+    change(copy, edit("air", (0, 3, 4), 0))
+    change(copy, edit("air", (1, 0, 0), np.nan))
+    assert faults(copy) == []
+    assert "1 NaN: (2, 3)" in summary(copy)
+    scan = read_scan(copy)
+    assert dead(scan.at("counts"), scan.air).nonzero().tolist() == [[0, 0], [2, 3], [3, 4]]
+    assert read_scan(copy, ["spectrum"]).counts is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            edit("counts", (1, 4, 2, 3), np.inf),
+            "1 of 240 .* column 3, are infinite: was something divided",
+        ),
+        (edit("counts", (1, 4, 2, 3), -2.0), "counts: 1 of 240 .* column 3, are negative"),
+        (edit("air", (0, 3, 4), np.inf), "air: 1 of 40 values, .* column 4, are infinite"),
+        (edit("air", (0, 3, 4), -1.0), "air: 1 of 40 values, .* column 4, are negative"),
+        (edit("primary", (0, 0, 0, 0), np.nan), "primary: 1 of 240 .* are NaN"),
+        (edit("air", slice(None), 100.0), "counts exceed air"),
+    ],
+)
+def test_other_faults_are_refused_beside_them(copy, spoil, sentence):
+    change(copy, edit("counts", (0, 1, 1, 1), np.nan))
+    change(copy, spoil)
+    with pytest.raises(ValueError, match=sentence):
+        read_scan(copy)
+
+
+def test_a_panel_that_is_all_dead_is_read(copy):
+    change(copy, edit("counts", slice(None), np.nan))
+    scan = read_scan(copy)
+    assert missing_views(scan.at("counts")) == list(range(6))
+    assert len(scan.air) == N_BINS

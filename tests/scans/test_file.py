@@ -1,0 +1,205 @@
+"""A scan is read as it was written, whole or not at all, by hand or by command."""
+
+import re
+import runpy
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from support.scan_files import (
+    BEAM,
+    ENERGIES,
+    N_BINS,
+    change,
+    drop,
+    edit,
+    label,
+    put,
+    recorded,
+    small,
+)
+
+from pcctlearn.physics.response.table import Table
+from pcctlearn.scans.file import faults, main, read_scan, write_scan
+from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.schema import ARRAYS
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+PAGE = (Path(__file__).parents[2] / "docs/scan_file.md").read_text()
+
+
+def equal(one, other):
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [recorded, small])
+def test_round_trip_is_exact(tmp_path, make, default):
+    scan, path = make(), tmp_path / "new folder" / "scan.h5"
+    torch.set_default_dtype(default)
+    write_scan(path, scan)
+    again = read_scan(path)
+    for name in {field.name for field in fields(RecordedScan)} - {"doubts"}:
+        assert equal(getattr(again, name), getattr(scan, name)), name
+    assert faults(path) == []
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("pixel_cm", [0.6, (0.55, 0.6)])
+def test_round_trip_of_equally_spaced_views(tmp_path, pixel_cm):
+    even = ConeBeam(6, 4, 5, pixel_cm, 5.0, 8.0, 1.7 * np.pi)
+    edges = recorded().thresholds_keV.expand(4, 5, -1)
+    write_scan(
+        tmp_path / "scan.h5",
+        replace(small(), geometry=even, grid=VolumeGrid(3, 4, 5, 0.3), thresholds_keV=edges),
+    )
+    again = read_scan(tmp_path / "scan.h5")
+    assert again.geometry == even
+    assert torch.equal(again.thresholds_keV, edges)
+
+
+def test_only_what_is_asked_for_is_read(whole):
+    scan = read_scan(whole, only={"maps", "spectrum"})
+    assert scan.counts is scan.scatter is scan.response is None
+    assert torch.equal(scan.at("maps"), recorded().at("maps"))
+    assert scan.spectrum is not None
+    assert scan.materials == recorded().materials
+    with pytest.raises(ValueError, match=r"'all there is' holds no counts: add it"):
+        scan.at("counts")
+    with pytest.raises(ValueError, match=r"no array is named \['map'\]: choose of counts, air"):
+        read_scan(whole, only={"map"})
+
+
+def test_values_are_checked_of_what_is_read(copy):
+    change(copy, lambda file: put(file, "scatter", (1, 4, 2, 3), np.nan))
+    assert read_scan(copy, only={"counts"}).counts is not None
+    with pytest.raises(ValueError, match="scatter: 1 of 240 values"):
+        read_scan(copy, only={"counts", "scatter"})
+
+
+@pytest.mark.parametrize("make", [recorded, small])
+def test_the_spectral_model(make):
+    scan = make()
+    model = scan.spectral_model(["water", "iodine"])
+    if scan.spectrum is None:
+        assert model is None
+        return
+    table, fluence = Table(*scan.response), scan.spectrum.fluence
+    above = (table.above(scan.thresholds_keV, ENERGIES) * fluence).sum(-1)
+    torch.testing.assert_close(model.air(), above[:-1] - above[1:])
+    assert model.materials == ["water", "iodine"]
+    assert scan.spectral_model().materials == list(scan.materials)
+    true = scan.spectral_model(edges_keV=scan.true_thresholds_keV)
+    assert true.air().shape == (4, 5, N_BINS)
+    with pytest.raises(ValueError, match="names no materials: choose them"):
+        replace(scan, materials=()).spectral_model()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"counts": None}, "scan.h5 is not written: counts is missing: add it"),
+        ({"materials": ()}, r"materials of line_integrals must name 3, got \[\]: .* \(1 more\)"),
+        ({"air": -recorded().air}, "air: 40 of 40 values, the first at bin 0, row 0, column 0"),
+        ({"name": ""}, "name is missing"),
+    ],
+)
+def test_a_wrong_scan_is_not_written(tmp_path, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        write_scan(tmp_path / "scan.h5", replace(recorded(), **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error):
+    create = h5py.Group.create_dataset
+
+    def interrupted(group, name, **options):
+        if name == "scatter":
+            raise error("stop")
+        return create(group, name, **options)
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", interrupted)
+    with pytest.raises(error, match="stop"):
+        write_scan(tmp_path / "scan.h5", recorded())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_of_a_file_without_one_is_that_of_its_field_of_view(copy):
+    change(copy, drop("geometry/volume"))
+    scan = read_scan(copy)
+    assert scan.grid == BEAM.default_grid()
+    assert scan.maps_grid == recorded().maps_grid
+
+
+def test_counts_are_compressed_view_by_view(whole):
+    with h5py.File(whole) as file:
+        assert file["counts"].chunks == (N_BINS, 1, 4, 5)
+        assert file["counts"].compression == "gzip"
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["pcctlearn", "check", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("pcctlearn", run_name="__main__", alter_sys=True)
+    return left.value.code
+
+
+def test_the_command_of_a_valid_file(whole, monkeypatch, capsys):
+    assert command(monkeypatch, whole) == 0
+    said = capsys.readouterr().out
+    assert f"{whole}: valid" in said
+    assert "counts: bin 2, view 6, row 4, column 5; photons" in said
+    assert "thresholds: 20, 55, 120 keV" in said
+    scan = recorded()
+    assert f"photons: {scan.at('scatter').sum() / scan.at('primary').sum():.4g}\n" in said
+    assert f"exposure: {scan.air.sum(0).mean():.4g} photons a pixel and view" in said
+    assert all(line in said for line in str(BEAM).splitlines())
+    assert "warning: truncated: the detector extends" in said
+
+
+def test_the_command_of_a_wrong_file(whole, copy, monkeypatch, capsys):
+    change(copy, edit("primary", (1, 4, 2, 3), np.nan))
+    change(copy, label("skew_cm", unit="mm"))
+    assert command(monkeypatch, copy, whole) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"mine.h5: 2 fault\(s\)\n  1\. primary: 1 of .*\n  2\. unit of skew_cm", said)
+    assert f"{whole}: valid" in said
+
+
+def test_the_command_without_a_file(monkeypatch, capsys):
+    assert command(monkeypatch) == 2
+    assert "usage: pcctlearn check" in capsys.readouterr().err
+
+
+def test_the_page_lists_every_dataset():
+    for name, array in ARRAYS.items():
+        axes = array.axes.replace(" |", ", or")
+        signed = "" if "negative" in array.refused else " †"
+        assert f"| `{name}`{signed} | {axes} | {array.unit} |" in PAGE, name
+        assert array.required == (f"{array.unit} | needed" in line_of(name)), name
+
+
+def line_of(name):
+    return next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
+
+
+def test_the_example_of_the_page_writes_and_reads_a_valid_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write, read = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert "pcctlearn." not in write, "users write it without this package"
+    exec(write, {})
+    assert main(["my_scan.h5"]) == 0
+    names: dict = {}
+    exec(read, names)
+    assert names["rays"].shape == (36, 8, 16, 2)
+    assert "36 views over 360°" in capsys.readouterr().out

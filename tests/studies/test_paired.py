@@ -1,0 +1,39 @@
+"""A difference is claimed where the scans support it, and not beyond."""
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from pcctlearn.studies.paired import compared, p_value
+
+FEW, MANY = np.arange(1.0, 4.0), np.arange(1.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (FEW, FEW, "equal"),
+        (MANY, MANY * (1 + 1e-9), "equal"),
+        (FEW, FEW + 1, "lower in 3 of 3 scans, too few for a test"),
+        (FEW + 1, FEW, "higher in 3 of 3 scans, too few for a test"),
+        (FEW, FEW + np.array([2, 2, -1]), "not clearly different (lower in 2 of 3 scans)"),
+        (MANY, MANY + 1, "lower (p = 0.0078, 8 scans)"),
+        (MANY + 1, MANY, "higher (p = 0.0078, 8 scans)"),
+        (MANY, MANY + np.array([1, -1.5] * 4), "not significantly different (p = 0.28, 8 scans)"),
+    ],
+)
+def test_what_is_said(first, second, words):
+    assert compared(first, second) == words
+
+
+def test_chance_alone_is_seldom_called_a_difference():
+    """Of two methods that are alike, one in twenty at most is called better or worse."""
+    rng = np.random.default_rng(0)
+    said = [compared(*rng.normal(size=(2, 10))) for _ in range(1000)]
+    assert sum(words.startswith(("lower", "higher")) for words in said) < 70
+
+
+def test_p_is_wilcoxons():
+    first, second = np.random.default_rng(0).normal(size=(2, 12))
+    assert p_value(first, second) == wilcoxon(first, second).pvalue
+    assert p_value(first, first) == 1.0

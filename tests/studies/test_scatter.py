@@ -1,0 +1,163 @@
+"""The scatter study runs from scans to figures, whichever loss it has."""
+
+from functools import partial
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from support.scanners import scanner
+from support.studies import in_context
+
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.evaluation.judge import judge
+from pcctlearn.figures import file_stem
+from pcctlearn.losses.stage import StageLoss, TotalLoss
+from pcctlearn.montecarlo.object.transport import ObjectScatter
+from pcctlearn.patients.procedural import ProceduralCases
+from pcctlearn.runs.results import redraw, write_results
+from pcctlearn.scans.data_set import known_scans
+from pcctlearn.scans.file import write_scan
+from pcctlearn.scans.source import ScanSource
+from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
+from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.scatter.pencil_beams import pencil_beam_kernels
+from pcctlearn.scatter.uniform import UniformScatter
+from pcctlearn.simulation.simulator import ScanSimulator
+from pcctlearn.studies.scatter import ScatterStudy
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.training.chain_module import ChainModule
+
+GEOMETRY = ConeBeam(12, 8, 12, 3.84, 62.5, 109.7, arc_rad=4.18879)
+VOLUME = VolumeGrid(24, 28, 24, 1.0)
+
+
+def simulator():
+    scatter = ObjectScatter(0.3, chunk_histories=50, pixel_cm=3.84)
+    return ScanSimulator(GEOMETRY, VOLUME, scanner(photons=1e6), scatter, spr=0.1)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder, cases = tmp_path_factory.mktemp("scans"), ProceduralCases("head", 4)
+    torch.set_default_dtype(torch.float32)
+    made = simulator()
+    for index, name in enumerate(cases.names):
+        scan = made.scan(cases.maps(index, VOLUME), name, index)
+        write_scan(folder / f"{name}.h5", scan)
+    return sorted(folder.iterdir())
+
+
+class Finished(ScanSource):
+    geometry, grid, model = GEOMETRY, VOLUME, None
+
+    def __init__(self, paths):
+        self.paths, self.model = paths, simulator().model
+
+
+small_network = partial(ScatterNetwork, channels=(8, 8), grid=(2, 3), initial_scatter=0.01)
+
+
+def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None):
+    return ScatterStudy(
+        Finished(scans),
+        MaximumLikelihood,
+        scatter or CorrectionBuilder(correction),
+        TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
+        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.03)),
+        split,
+    )
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
+def test_it_learns_and_draws(scans, stage, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    results = study(scans, stage).run(in_context(max_epochs=10))
+    write_results(results, tmp_path)
+    drawn = redraw(tmp_path)
+    assert set(map(file_stem, drawn)) == {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
+    numbers = results.numbers
+    assert numbers["val_loss_over_untrained"] < 0.5
+    assert numbers["spr_percent_over_uncorrected"] < 0.9
+    assert numbers["spr_percent_untrained_over_uncorrected"] > 1
+    assert "VMI 60 keV (HU): " in results.summary
+    assert "in 10 epochs" in results.summary
+
+
+def test_a_network_that_is_not_trained_claims_nothing(scans):
+    """All that it does, the untrained start does too; and uniform scatter does better."""
+    torch.set_default_dtype(torch.float32)
+    results = study(scans).run(in_context(max_epochs=0))
+    numbers = results.numbers
+    vmi = "vmi60_rmse_HU"
+    assert numbers[f"{vmi}_over_uncorrected"] == numbers[f"{vmi}_untrained_over_uncorrected"]
+    assert "in 0 epochs" in results.summary
+    untrained, uniform = results.summary.split(" Uniform scatter")
+    assert "The untrained correction leaves" in untrained
+    assert untrained.endswith("the error is equal.")
+    assert numbers[f"{vmi}_uniform_over_uncorrected"] < numbers[f"{vmi}_over_uncorrected"]
+    assert "the error is higher in 1 of 1 scans, too few for a test" in uniform
+
+
+@pytest.mark.parametrize("stage", ["scatter_fraction", "vmi"])
+def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    made = study(scans, stage)
+    checkpoint = ModelCheckpoint(
+        dirpath=tmp_path, filename="best", monitor="val/loss", save_weights_only=True
+    )
+    results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
+    made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
+    test = known_scans(made.scans["test"], made.air)
+    again = judge(made.chain, test).errors.summary()
+    assert len(again) > 20
+    for name, value in again.items():
+        assert results.numbers[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    few = partial(
+        pencil_beam_kernels, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000
+    )
+    made = study(scans, correction=few)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    results = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint]))
+    assert results.numbers["spr_percent_over_uncorrected"] < 0.9
+    assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
+    assert "Pencil-beam kernels fitted to 2 scans. VMI" in results.summary
+    again = SavedCorrection(tmp_path / "best.ckpt")
+    counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
+    correction = again(GEOMETRY, made.model)
+    torch.testing.assert_close(correction(counts), made.chain.correct(counts))
+    assert again.differences(GEOMETRY) == []
+
+
+def test_uniform_scatter_is_studied_as_any_other_correction(scans, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    made = study(scans, correction=UniformScatter)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path)
+    numbers = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint])).numbers
+    ratio = numbers["vmi60_rmse_HU_over_uncorrected"]
+    assert ratio == numbers["vmi60_rmse_HU_uniform_over_uncorrected"] < 1
+    assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_without_a_correction_there_is_nothing_to_study(scans):
+    with pytest.raises(ValueError, match="scatter=none"):
+        study(scans, scatter=CorrectionBuilder(None))
+
+
+def test_the_voxels_that_every_view_sees():
+    seen = GEOMETRY.seen_by_all_views(VOLUME)
+    assert seen.shape == VOLUME.shape
+    assert seen[12, 14, 12]
+    assert not seen[0].any()  # 12 cm below the orbit, where the panel sees 8.7
+    assert not seen[:, 0, 0].any()
+
+
+@pytest.mark.parametrize("split", [(2, 1, 2), (2, 0, 1), (2, 1)])
+def test_a_split_that_does_not_fit_is_refused(scans, split):
+    with pytest.raises(ValueError, match=r"study\.split must be three numbers of scans, 4 in all"):
+        study(scans, split=split)

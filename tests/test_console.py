@@ -1,0 +1,27 @@
+"""What is printed of a name is the name."""
+
+import io
+
+import pytest
+from rich.table import Table
+
+from pcctlearn.console import console, say
+
+NAMES = ["[/b]", "[bold]", "a:smile:b", "[link=x]", "\\[b]", "{0}", "%s"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_printed_as_it_is(name, capsys):
+    say(f"{name} {'long ' * 40}end")
+    assert capsys.readouterr().out == f"{name} {'long ' * 40}end\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_shows_names_as_they_are(name):
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    printer = console()
+    printer.file = io.StringIO()
+    printer.print(table)
+    assert printer.file.getvalue().count(name) == 3
