@@ -268,16 +268,21 @@ def scipy_minimum(ray: Ray, start: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def polished(ray: Ray, x: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Trust-region Newton from x among the unknowns that are not held at the sides of the box."""
-    for _ in range(len(x) + 1):
-        free = free_of(x, ray.value(x)[1], box)
-        if not len(free):
-            return x
-        curvature = np.abs(np.diag(ray.hessian(x)))[free]
-        new = trust_region(ray, x, free, 1 / np.sqrt(np.maximum(curvature, 1e-12)))
-        inside = np.clip(new, *box.T)
-        x = inside if ray.value(inside)[0] <= ray.value(x)[0] else x
-        if (new == inside).all():
+    """Trust-region Newton from x among the unknowns that are not held at the sides of the box.
+
+    An unknown on a side is held until the others are at their minimum. Before that, the rounding of
+    the others to float32 can turn the sign of its gradient.
+    """
+    free = np.flatnonzero((x > box[:, 0]) & (x < box[:, 1]))
+    for _ in range(len(x) + 2):
+        new = inside = x
+        if len(free):
+            curvature = np.abs(np.diag(ray.hessian(x)))[free]
+            new = trust_region(ray, x, free, 1 / np.sqrt(np.maximum(curvature, 1e-12)))
+            inside = np.clip(new, *box.T)
+            x = inside if ray.value(inside)[0] <= ray.value(x)[0] else x
+        before, free = free, free_of(x, ray.value(x)[1], box)
+        if (new == inside).all() and np.array_equal(before, free):
             return x
     return x
 

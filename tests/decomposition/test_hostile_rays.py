@@ -194,3 +194,18 @@ def test_absurd_counts_are_finite(dtype, value):
     for boxed in (True, False):
         x, _ = solved(scene, counts, scene.spectra, dtype, boxed)
         assert x.isfinite().all()
+
+
+@EVERY_PRECISION
+def test_rounding_of_one_material_does_not_free_another_from_its_limit(dtype):
+    scene = benchmark.scanner(2)
+    spectra = (scene.spectra * 1e-4).float().double()  # 100 photons in air
+    counts = torch.tensor([2442322.0, 0.0, 0.0, 0.0])
+    x, converged = solved(scene, counts, spectra, dtype)
+    assert converged
+    limits = np.array(scene.box).T
+    ray = benchmark.Ray(counts, spectra, scene.attenuation)
+    local = benchmark.polished(ray, x.double().numpy(), limits)
+    assert local[0] == x[0] == scene.box[1][0]
+    assert np.abs(local - x.numpy()).max() < 1e-6
+    assert benchmark.is_minimum(ray, local, limits)
