@@ -1,4 +1,4 @@
-"""What a command hands to its job: the folder of the run, its configuration, a trainer."""
+"""Context of a run: its folder, its configuration and its trainer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,30 +19,30 @@ _MADE = (*OUTPUTS[:2], "figures", "checkpoints", "csv", "arrays.h5", ".hydra")
 
 @runtime_checkable
 class Job(Protocol):
-    """What ``config.job`` builds.
+    """The object that ``config.job`` builds: a study, an evaluation or a simulation.
 
-    Its constructor refuses wrong settings. A class attribute ``shares_folder = True`` says that
-    several jobs may work in one folder at a time; otherwise the driver locks the folder during
-    ``run``. A class attribute ``result_names`` lists the names of its numbers, if they do not
-    depend on the run; a wrong ``objective`` is then found before it.
+    Its constructor rejects wrong settings. With a class attribute ``shares_folder = True``, several
+    jobs may work in one folder at a time; otherwise the driver locks the folder during ``run``.
+    An attribute ``result_names`` lists the names of the results, where they do not depend on the
+    run; the driver then rejects a wrong ``objective`` before the run.
     """
 
     def run(self, context: "Context") -> StudyResults | None:
-        """Do the work. The results are written by the driver; ``None``: nothing to write yet."""
+        """Run, and return the results for the driver to write; ``None`` if there are none yet."""
         ...
 
 
 @dataclass
 class Context:
-    """The surroundings of one run.
+    """Folder, configuration and trainer of one run.
 
     Args:
         path: the folder of the run; write to ``folder``, which moves earlier outputs aside first.
         name: title of the report.
         config: resolved YAML of the run, recorded with its results.
-        setting: the key of the command line that names the folder.
+        setting: the command-line key that names the folder, for error messages.
         build_trainer: called on the first use of ``trainer``.
-        records: texts that are written to the folder at the start, by file name.
+        records: {file name: text} to write to the folder at the start.
     """
 
     path: Path
@@ -57,16 +57,16 @@ class Context:
 
     @property
     def folder(self) -> Path:
-        """The folder of the run, in which outputs of earlier runs have been moved aside."""
+        """The folder of the run, after outputs of an earlier run have been moved aside."""
         self.begin()
         return self.path
 
     @cached_property
     def trainer(self) -> "Trainer":
-        """Lightning's trainer, built on first use.
+        """The Lightning trainer, built on first use.
 
         Raises:
-            ValueError: the settings of the trainer do not fit together, or there are none.
+            ValueError: the trainer's settings are inconsistent, or the command has no trainer.
         """
         if self.build_trainer is None:
             raise ValueError("this command has no trainer: run the job with train.py")
@@ -78,25 +78,25 @@ class Context:
         return "trainer" in self.__dict__
 
     def hold(self, wait: bool = False) -> None:
-        """Keep other runs out of the folder until the run ends.
+        """Lock the folder until the run ends.
 
         Args:
-            wait: until another run has ended, instead of raising an error.
+            wait: wait until another run has ended instead of raising an error.
 
         Raises:
-            OSError: another run holds the folder, or it cannot be written to.
+            OSError: another run has locked the folder, or it cannot be written to.
         """
         if not self._held:
             self._locks.enter_context(held(self.path, self.setting, wait))
             self._held = True
 
     def begin(self, outputs: Sequence[str] = _MADE, keep: bool | None = None) -> None:
-        """Clear the folder of an earlier run's outputs, once, before anything new is written.
+        """Move or remove the outputs of an earlier run, once, before anything new is written.
 
         Args:
             outputs: names of all outputs of a run in the order of their removal, the marker first.
-            keep: move them to a folder ``earlier_N``; otherwise they are removed. ``None``: move
-                them if that run was finished or has checkpoints.
+            keep: move them to a folder ``earlier_N`` instead of removing them. ``None``: move them
+                if the earlier run finished or left checkpoints.
         """
         if self._begun:
             return
@@ -111,5 +111,5 @@ class Context:
                 path.write_text(text, encoding="utf-8")
 
     def end(self) -> None:
-        """Let other runs into the folder."""
+        """Unlock the folder."""
         self._locks.close()

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and the outputs of an earlier one are moved aside."""
+"""Folder of a run: locked by one run at a time, with outputs of earlier runs moved aside."""
 
 import logging
 import os
@@ -13,26 +13,22 @@ log = logging.getLogger(__name__)
 
 MARKER = "results.json"  # written last: if it exists, all outputs are complete
 OUTPUTS = (MARKER, "report.html", "figures", "arrays.h5")  # of every run
-EARLIER = "earlier_"  # beginning of the folders that earlier outputs are moved to
-_ANYONES = {
-    "report.html",
-    "figures",
-    "checkpoints",
-    "csv",
-}  # other programs may have made these, so alone they do not show that a run was here
+EARLIER = "earlier_"  # prefix of the folders that hold outputs of earlier runs
+# other programs use these names too, so these alone do not prove that a run made the folder
+_COMMON_NAMES = {"report.html", "figures", "checkpoints", "csv"}
 
 
 @contextmanager
 def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
-    """Make a folder, and keep other runs out of it.
+    """Make a folder and lock it.
 
     Args:
-        folder: that outputs will be written to.
-        setting: of the command line that names the folder.
-        wait: until another run has ended, in place of an error.
+        folder: the folder for the outputs.
+        setting: the command-line key that names the folder, for error messages.
+        wait: wait until another run has ended instead of raising an error.
 
     Raises:
-        OSError: another run holds the folder, or it cannot be written to.
+        OSError: another run has locked the folder, or it cannot be written to.
     """
     with ExitStack() as stack:
         try:
@@ -40,7 +36,7 @@ def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
             stack.enter_context(locked(folder / ".lock", wait))
         except LockedError as holder:
             raise OSError(
-                f"{folder} is in use by another run ({holder}): wait until it has ended, or choose "
+                f"{folder} is in use by another run ({holder}): wait until it ends, or choose "
                 f"another folder with {setting}=FOLDER"
             ) from None
         except OSError as error:
@@ -55,19 +51,19 @@ def held(folder: Path, setting: str, wait: bool = False) -> Iterator[None]:
 def set_aside(
     folder: Path, setting: str, outputs: Sequence[str] = OUTPUTS, keep: bool = False
 ) -> None:
-    """Clear a held folder of the outputs of an earlier run, before anything new is written.
+    """Move or remove the outputs of an earlier run.
 
     Args:
-        folder: that the caller holds.
-        setting: of the command line that names the folder.
+        folder: a folder that the caller has locked.
+        setting: the command-line key that names the folder, for error messages.
         outputs: names of all outputs of a run in the order of their removal, the marker first.
-        keep: move them to a folder ``earlier_N`` and say so; else they are removed.
+        keep: move them to a folder ``earlier_N`` and log it, instead of removing them.
 
     Raises:
-        OSError: an output exists that was not made by a run.
+        OSError: the folder holds files with names of outputs that were not made by a run.
     """
     present = [name for name in outputs if os.path.lexists(folder / name)]
-    if present and set(present) <= _ANYONES:
+    if present and set(present) <= _COMMON_NAMES:
         raise OSError(
             f"{folder / present[0]} exists and was not made by a run: choose another folder "
             f"with {setting}=FOLDER"
@@ -85,5 +81,5 @@ def set_aside(
 
 
 def is_earlier(folder: Path, above: Path) -> bool:
-    """Whether a folder below ``above`` holds outputs that a later run has moved aside."""
+    """Whether a folder below ``above`` holds outputs that were moved aside by a later run."""
     return any(part.startswith(EARLIER) for part in folder.relative_to(above).parts)

@@ -1,4 +1,4 @@
-"""report.html from a run's folder: figures, tables, configuration; nothing is fetched."""
+"""Self-contained HTML report of a run: figures, tables, configuration and versions."""
 
 import base64
 import platform
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "pytorch-lightning", "numba", "xraylib", "numpy")
 
 
 def page_of(name: str, summary: str, tables: Sequence[Rows], seconds: float) -> dict[str, Any]:
-    """The parts of a report that its run alone knows, as plain values."""
+    """Plain values for a report that are known only at the end of the run."""
     script, *words = sys.argv
     program = Path(script).name
     typed = shlex.join([program, *words])
@@ -40,11 +40,11 @@ def page_of(name: str, summary: str, tables: Sequence[Rows], seconds: float) -> 
 
 
 def render_report(folder: Path, page: Mapping[str, Any], drawn: Sequence[str], config: str) -> str:
-    """One self-contained HTML page for the run in a folder.
+    """One HTML page for the run in a folder, with its figures embedded.
 
     Args:
-        folder: with the drawn figures.
-        page: what ``page_of`` returned at the end of the run.
+        folder: the run's folder, which holds the drawn figures.
+        page: the result of ``page_of`` at the end of the run.
         drawn: names of the figures.
         config: resolved YAML of the run.
     """

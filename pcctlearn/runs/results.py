@@ -1,4 +1,4 @@
-"""What a run leaves behind, written whole or not at all."""
+"""Results of a run, written atomically: numbers, arrays, figures and report."""
 
 import json
 import math
@@ -29,11 +29,10 @@ from pcctlearn.threads import threads
 class StudyResults:
     """Numbers for the table, arrays for the figures, and the names of the figures.
 
-    ``numbers`` is flat: the name of a metric, with its unit, and a finite number. ``arrays`` may be
-    nested one level with ``/`` in the name. ``figures`` are named as in ``pcctlearn.figures``.
-    ``failure`` is the error that the command ends with after the results are written, such as
-    inputs that could not be used. ``tables`` show the numbers named in ``tabulated``; the others
-    are listed.
+    ``numbers`` is flat: {name of a metric with its unit: finite number}. ``arrays`` may be nested
+    one level with ``/`` in the name. ``figures`` are named as in ``pcctlearn.figures``. ``failure``
+    is an error to raise after the results are written, for instance about unusable inputs.
+    ``tables`` show the numbers named in ``tabulated``; all other numbers are listed.
     """
 
     numbers: dict[str, float]
@@ -46,7 +45,7 @@ class StudyResults:
 
     @property
     def listed(self) -> dict[str, float]:
-        """Numbers that no table shows."""
+        """Numbers that are in no table."""
         return {k: v for k, v in self.numbers.items() if k not in self.tabulated}
 
 
@@ -60,7 +59,7 @@ def write_run(
 ) -> None:
     """Write arrays, figures, ``report.html`` and, last, the numbers to a folder without outputs.
 
-    ``config`` is the resolved YAML of the run, ``overrides`` the words of its command line;
+    ``config`` is the resolved YAML of the run, ``overrides`` are its command-line arguments, and
     ``began`` is the value of ``time.perf_counter`` at its start.
     """
     with added_whole(folder, last=MARKER) as part:
@@ -77,7 +76,7 @@ def write_results(
     overrides: Sequence[str] | None = None,
     page: Mapping[str, Any] | None = None,
 ) -> None:
-    """``arrays.h5``, with what made it in its attributes, and ``results.json``.
+    """Write ``arrays.h5``, with the configuration in its attributes, and ``results.json``.
 
     The numbers are written last: if they exist, the run is complete.
     """
@@ -101,17 +100,17 @@ def write_results(
 
 def store(file: h5py.Group, name: str, array: np.ndarray, **options: Any) -> h5py.Dataset:
     """Write an array with a checksum, so that reading a damaged file raises an error."""
-    if array.ndim == 0 or array.size == 0:  # HDF5 keeps these without filters
+    if array.ndim == 0 or array.size == 0:  # HDF5 allows no filters here
         return file.create_dataset(name, data=array)
     filters = {"fletcher32": True, "compression": "gzip" if array.ndim > 1 else None}
     return file.create_dataset(name, data=array, **filters | options)
 
 
 def recorded_overrides(folder: Path) -> list[str] | None:
-    """The words of the command line that a finished run in this folder wrote with its results.
+    """Command-line arguments of the finished run in a folder; ``None`` if they are not recorded.
 
-    Earlier versions wrote them to ``.hydra`` alone. That is read if it is older than the results;
-    a newer one belongs to a later run that did not finish, for which ``None`` is returned.
+    Earlier versions recorded them in ``.hydra`` only. That file is used if it is older than the
+    results; a newer one belongs to a later, unfinished run.
     """
     with h5py.File(folder / "arrays.h5") as file:
         words = file.attrs.get("overrides")
@@ -125,7 +124,7 @@ def recorded_overrides(folder: Path) -> list[str] | None:
 
 
 def finished_with(folder: Path, config: str) -> bool:
-    """Whether a run with this configuration came to its end here."""
+    """Whether the folder holds a finished run with this configuration."""
     if not (folder / MARKER).is_file() or not (folder / "arrays.h5").is_file():
         return False
     try:
@@ -135,36 +134,34 @@ def finished_with(folder: Path, config: str) -> bool:
         return False
 
 
-def draw_figures(names: Sequence[str], folder: Path) -> None:
-    """Draw figures of the run in a folder into its ``figures``."""
-    for name in names:
-        with written_whole(folder / "figures" / f"{file_stem(name)}.png") as path:
-            draw(name, folder).savefig(path, format="png")
-
-
 def redraw(folder: Path) -> list[str]:
-    """Draw the figures of a finished run from its folder and write its report; their names.
+    """Redraw the figures of a finished run and rewrite its report; return the figures' names.
 
     Raises:
-        ValueError: the folder holds no finished run, or one without names of figures.
+        ValueError: the folder holds no finished run, or one that does not name its figures.
     """
     read_numbers(folder)
     path = folder / "arrays.h5"
     with readable(path, "the arrays of a finished run", "run it again"), h5py.File(path) as file:
-        names, page = file.attrs.get("figures"), file.attrs.get("page")
+        figures, page = file.attrs.get("figures"), file.attrs.get("page")
         config = str(file.attrs.get("config", ""))
-    if names is None:
-        raise ValueError(f"{path} does not name its figures: it was written by an earlier version")
-    draw_figures(json.loads(names), folder)
+    if figures is None:
+        raise ValueError(
+            f"{path} does not name its figures, since an earlier version wrote it: run it again"
+        )
+    names = json.loads(figures)
+    for name in names:
+        with written_whole(folder / "figures" / f"{file_stem(name)}.png") as path:
+            draw(name, folder).savefig(path, format="png")
     if page is not None:
-        html = render_report(folder, json.loads(page), json.loads(names), config)
         with written_whole(folder / "report.html") as path:
+            html = render_report(folder, json.loads(page), names, config)
             path.write_text(html, encoding="utf-8")
-    return json.loads(names)
+    return names
 
 
 def print_table(name: str, results: StudyResults, folder: Path, seconds: float) -> None:
-    """The last lines on the terminal: results, and where the report is."""
+    """Print the results and the path of the report."""
     title = f"{name}, {seconds:.1f} s"
     for columns in (*results.tables, *_list_of(results, title, ".4g")):
         table = Table(title=columns.title, title_justify="left")
@@ -179,6 +176,6 @@ def print_table(name: str, results: StudyResults, folder: Path, seconds: float) 
 
 
 def _list_of(results: StudyResults, title: str, digits: str) -> list[Rows]:
-    """A table of the numbers that no other shows, if there are any."""
+    """A table of the numbers that are in no other table, if there are any."""
     rows = [(key, f"{value:{digits}}") for key, value in results.listed.items()]
     return [Rows(title, ("result", "value"), rows)] if rows else []

@@ -1,4 +1,4 @@
-"""One run at a time in a folder; what an earlier one has left is kept aside or cleared."""
+"""The folder of a run admits one run at a time; earlier outputs are moved aside or removed."""
 
 from pathlib import Path
 
@@ -19,30 +19,30 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path):
+def test_a_second_run_is_rejected_until_the_first_has_ended(tmp_path):
     with held(tmp_path / "run", "folder"):
         with (
-            pytest.raises(OSError, match=r"run is in use by another run .*: wait .*folder=FOLDER"),
+            pytest.raises(OSError, match=r"run is in use .*folder=FOLDER"),
             held(tmp_path / "run", "folder"),
         ):
             pass
-        with held(tmp_path / "other", "folder"):  # as it says
+        with held(tmp_path / "other", "folder"):  # the remedy in the message
             pass
     with held(tmp_path / "run", "folder"):
         pass
     assert entries(tmp_path / "run") == []
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path):
+def test_a_folder_below_a_file_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OSError, match=r"file/run cannot be written to .*: choose another .*folder="),
+        pytest.raises(OSError, match=r"file/run .*folder=FOLDER"),
         held(tmp_path / "file" / "run", "folder"),
     ):
         pass
 
 
-def test_parts_of_earlier_runs_go_from_whatever_machine(tmp_path):
+def test_partial_files_of_runs_on_other_machines_are_removed(tmp_path):
     (tmp_path / ".results.json.elsewhere.1.1.part").mkdir()
     with held(tmp_path, "folder"):
         assert entries(tmp_path) == [".lock"]
@@ -54,30 +54,31 @@ def test_earlier_outputs_are_numbered(tmp_path, caplog):
         set_aside(tmp_path, "folder", keep=True)
         assert entries(tmp_path) == [f"earlier_{n}" for n in range(1, number + 1)]
         assert (tmp_path / f"earlier_{number}" / "results.json").read_text() == str(number)
-    assert caplog.text.count("moved the outputs of an earlier run") == 3
+    assert len(caplog.messages) == 3
+    assert all(f"earlier_{n}" in text for n, text in enumerate(caplog.messages, 1))
     assert is_earlier(tmp_path / "earlier_1" / "a", tmp_path)
     assert not is_earlier(tmp_path / "earlier_1", tmp_path / "earlier_1")
 
 
-def test_what_an_interrupted_run_has_left_is_removed_and_the_rest_stays(tmp_path, caplog):
+def test_outputs_of_an_interrupted_run_are_removed_and_other_files_stay(tmp_path, caplog):
     fill(tmp_path, [name for name in OUTPUTS if name != "results.json"])
-    (tmp_path / "notes.txt").write_text("of the user")
+    (tmp_path / "notes.txt").write_text("written by the user")
     set_aside(tmp_path, "folder")
     assert entries(tmp_path) == ["notes.txt"]
     assert not caplog.text
 
 
-def test_a_folder_of_the_user_is_not_touched(tmp_path):
+def test_a_folder_that_no_run_made_is_rejected_unchanged(tmp_path):
     fill(tmp_path, ["figures"])
-    with pytest.raises(OSError, match=r"figures exists and was not made by a run.*folder=FOLD"):
+    with pytest.raises(OSError, match=r"figures exists .*folder=FOLDER"):
         set_aside(tmp_path, "folder")
     assert entries(tmp_path) == ["figures"]
-    set_aside(tmp_path / "another", "folder")  # as it says
+    set_aside(tmp_path / "another", "folder")  # the remedy in the message
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("after", range(4))
-def test_what_a_kill_while_clearing_leaves_is_cleared_next(tmp_path, monkeypatch, keep, after):
+def test_clearing_resumes_after_an_interruption(tmp_path, monkeypatch, keep, after):
     fill(tmp_path)
     done = []
 

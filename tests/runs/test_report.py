@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else."""
+"""The report is one self-contained HTML page."""
 
 import re
 
@@ -20,21 +20,21 @@ def page(folder, config="seed: 0\n"):
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_nothing_is_fetched(tmp_path):
+def test_the_page_loads_no_other_file(tmp_path):
     html = page(tmp_path)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
     assert not re.findall(r"<link|@import|url\(", html)
     assert html.count("data:image/png;base64,") == 2
 
 
-def test_it_tells_numbers_captions_configuration_and_versions(tmp_path):
+def test_it_shows_numbers_captions_configuration_and_versions(tmp_path):
     html = page(tmp_path)
     results = finished("thresholds_slabs")
     for words in (*results.numbers, *map(caption, results.figures), "seed: 0", "torch", "1.2 s"):
         assert words in html
 
 
-def test_words_of_the_user_are_no_markup(tmp_path):
+def test_html_in_the_configuration_is_escaped(tmp_path):
     html = page(tmp_path, config="name: <script>alert(1)</script>")
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html

@@ -1,4 +1,4 @@
-"""Results are written whole or not at all."""
+"""Results are written completely or not at all."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ def small(value=1.0):
     return StudyResults({"error_keV": value}, {"edges/true_keV": torch.arange(3.0)})
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_results_are_read_back_unchanged(tmp_path):
     results = finished("thresholds_slabs")
     write_results(results, tmp_path)
     assert (
@@ -29,8 +29,8 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_refused(tmp_path, value):
-    with pytest.raises(FloatingPointError, match="not finite: error_keV"):
+def test_numbers_that_are_not_finite_are_rejected(tmp_path, value):
+    with pytest.raises(FloatingPointError, match="error_keV"):
         write_results(small(value), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -40,15 +40,15 @@ def no_space(*args, **kwargs):
 
 
 @pytest.mark.parametrize("writer", ["h5py.File", "pathlib.Path.write_text", "os.replace"])
-def test_no_space_leaves_nothing_half_written(tmp_path, monkeypatch, writer):
+def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch, writer):
     monkeypatch.setattr(writer, no_space)
-    with pytest.raises(OSError, match=r"cannot write .*: No space left.*free some space"):
+    with pytest.raises(OSError, match="No space left"):
         write_results(small(), tmp_path)
     monkeypatch.undo()
     assert {file.name for file in tmp_path.iterdir()} <= {"arrays.h5"}
 
 
-def test_a_folder_below_a_file(tmp_path):
+def test_a_folder_below_a_file_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*choose another folder"):
+    with pytest.raises(OSError, match="another folder"):
         write_results(small(), tmp_path / "file" / "run")
