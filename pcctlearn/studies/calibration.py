@@ -1,4 +1,4 @@
-"""What the threshold studies share: the scan of a biased detector, and the course of its fit."""
+"""Shared by the threshold studies: the scan of a biased detector, and the history of the fit."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from pcctlearn.shapes import Edges
 
 @dataclass(frozen=True)
 class BiasedScan:
-    """Scan of a known object by a detector whose true thresholds are not the nominal ones."""
+    """Scan of a known object by a detector whose true thresholds differ from the nominal ones."""
 
     nominal_keV: Edges
     true_keV: Edges
@@ -21,20 +21,14 @@ class BiasedScan:
 
 
 def biased(edges_keV: Edges, learn: Bool[Tensor, "edge"], bias_keV: Tensor | float) -> Edges:
-    """Edges with a bias on the learned ones; the others carry no information."""
+    """Edges with a bias added to the learned ones."""
     return edges_keV + torch.where(learn, bias_keV, 0.0)
-
-
-def check_steps(max_steps: int) -> None:
-    """Raise ValueError for a study without a step."""
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be 1 or more, got {max_steps}")
 
 
 def calibration_arrays(
     scan: BiasedScan, found: Calibration, learn: Bool[Tensor, "edge"]
 ) -> dict[str, Tensor]:
-    """Edges; loss and errors of the learned edges of observable pixels at each step."""
+    """Edges, and at each step the loss and the errors of observable pixels' learned edges."""
     tried = torch.stack([iterate.edges_keV for iterate in found.history])
     errors = (tried - scan.true_keV)[:, found.observable][..., learn].flatten(1)
     return {

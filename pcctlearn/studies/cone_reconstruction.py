@@ -46,7 +46,7 @@ _SOFT_TISSUE_HU = (-50.0, 100.0)
 
 
 class PhantomScan(NamedTuple):
-    """A measured sinogram, the true volume, and how noisy the sinogram is."""
+    """A measured sinogram, the true volume, and the noise of the sinogram."""
 
     sinogram: Sinogram
     truth_HU: Volume
@@ -54,21 +54,21 @@ class PhantomScan(NamedTuple):
 
 
 class ConeReconstruction:
-    """Exact monoenergetic projections of a phantom with photon noise, and their reconstructions.
+    """Reconstruct exact monoenergetic projections of a phantom, with photon noise.
 
-    Errors of a volume stem from noise, view sampling, voxelisation and the method alone.
+    Errors of a volume are due to noise, view sampling, voxel size and method alone.
 
     Args:
         geometry: a cone beam.
-        grid: the voxels to reconstruct.
+        grid: grid of the reconstructed volumes.
         phantom: the object.
         fdk, sirt, os_sart, cgls, fista_tv: the methods, each with its parameters.
-        methods: which of them are run, in this order.
+        methods: names of the methods to run, in this order.
         n_subsets: number of view subsets of OS-SART.
-        energy_keV: of the photons.
-        photons: per pixel and view with nothing in the beam; ``None``: no noise.
+        energy_keV: photon energy.
+        photons: photons per pixel and view with nothing in the beam; ``None``: no noise.
         backend: as in ``projector``.
-        seed: of the photon noise.
+        seed: seed of the photon noise.
     """
 
     def __init__(
@@ -90,16 +90,18 @@ class ConeReconstruction:
     ) -> None:
         if not isinstance(geometry, ConeBeam):
             raise TypeError(
-                f"cone_reconstruction takes a cone beam, got {type(geometry).__name__}: use "
+                f"cone_reconstruction needs a cone beam, got {type(geometry).__name__}: use "
                 "tomography=cone"
             )
         if not isinstance(phantom, EllipsoidPhantom):
             raise TypeError(
-                f"cone_reconstruction takes a phantom of ellipsoids, got {type(phantom).__name__}: "
-                "use phantoms=head"
+                "cone_reconstruction needs a phantom of ellipsoids, got "
+                f"{type(phantom).__name__}: use phantoms=head"
             )
         if not methods or not set(methods) <= set(METHODS):
-            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got {list(methods)}")
+            raise ValueError(
+                f"methods must be one or more of {', '.join(METHODS)}, got {list(methods)}"
+            )
         if photons is not None:
             require_positive(photons=photons)
         self.geometry, self.grid = geometry, grid
@@ -108,11 +110,11 @@ class ConeReconstruction:
         self.backend = backend
         self.attenuation = attenuation_table(phantom.materials, [energy_keV])[:, 0]
         self.water = float(mass_attenuation("water", [energy_keV]))  # 1/cm, at 1 g/cm³
-        given = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
-        self.solvers = {name: self._solver(name, given[name]) for name in methods}
+        known = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
+        self.solvers = {name: self._solver(name, known[name]) for name in methods}
 
     def run(self, context: Context) -> StudyResults:
-        """Scan the phantom, reconstruct it by each method, compare with the truth."""
+        """Simulate the scan, reconstruct it by each method, and compare with the truth."""
         device = context.trainer.strategy.root_device
         if self.backend == "triton" and device.type == "cpu":
             raise ValueError("backend=triton runs on a CUDA device: add trainer=gpu")
@@ -132,7 +134,7 @@ class ConeReconstruction:
         exact = exact_sinogram(self.phantom, self.geometry, self.attenuation)
         measured, dark = measured_sinogram(exact, self.photons, generator)
         if dark.any():
-            log.warning("%d rays had no photon: raise study.photons", int(dark.sum()))
+            log.warning("%d rays registered no photon: raise study.photons", int(dark.sum()))
         densities = self.phantom.volumes(self.grid).double()
         truth = hounsfield(torch.einsum("m,mzyx->zyx", self.attenuation, densities), self.water)
         numbers = {
@@ -142,17 +144,17 @@ class ConeReconstruction:
         return PhantomScan(measured.to(device, torch.get_default_dtype()), truth, numbers)
 
     def fit(self, name: str, scan: PhantomScan) -> tuple[Reconstruction, float]:
-        """The reconstruction by one method, and its seconds."""
+        """The reconstruction by one method, and its time in seconds."""
         log.info("%s", name)
         began = perf_counter()
         fitted = self.solvers[name](scan.sinogram, progress=True)
-        self._hounsfield(fitted)  # waits for a GPU
+        self._hounsfield(fitted)  # waits until a GPU has finished
         return fitted, perf_counter() - began
 
     def measure(
         self, name: str, scan: PhantomScan, fitted: Reconstruction
     ) -> tuple[Numbers, Arrays]:
-        """Errors of one method, for iterative ones at several numbers of iterations."""
+        """Errors of one method; of an iterative one also after fewer iterations."""
         volume = self._hounsfield(fitted)
         errors = rms_errors(volume, scan.truth_HU)
         numbers = dict(zip((f"{name}_{kind}" for kind in ERRORS), errors, strict=True))
@@ -160,7 +162,7 @@ class ConeReconstruction:
         if n := fitted.n_iterations:
             numbers[f"{name}_iterations"] = float(n)
             numbers[f"{name}_relative_residual"] = fitted.residuals[-1]
-            # solvers keep their last volume only, so each point is a run of its own
+            # solvers keep their last volume only, so each point is a separate run
             solve, fewer = self.solvers[name], sorted({n // 8, n // 4, n // 2} - {0})
             curve = [
                 (
@@ -169,7 +171,7 @@ class ConeReconstruction:
                         self._hounsfield(solve(scan.sinogram, max_iterations=k)), scan.truth_HU
                     ),
                 )
-                for k in track(fewer, f"{name}, errors on the way")
+                for k in track(fewer, f"{name}, errors after fewer iterations")
             ]
             arrays[f"residuals/{name}"] = torch.tensor(fitted.residuals)
             arrays[f"errors/{name}"] = torch.tensor([*curve, (n, *errors)]).mT
@@ -199,7 +201,7 @@ class ConeReconstruction:
         }
 
     def _solver(self, name: str, method: Callable[..., Any]) -> Solver:
-        """Sinogram to reconstruction, with any options; wrong ones raise at the start."""
+        """The function from a sinogram to a reconstruction; wrong options raise an error here."""
         if name == "fdk":
             operator = method(
                 self.geometry, self.grid, backend=self.backend, water_density=self.water
@@ -233,7 +235,7 @@ def exact_sinogram(phantom: EllipsoidPhantom, beam: ConeBeam, attenuation: Energ
 def measured_sinogram(
     line_integrals: Sinogram, photons: float | None, generator: torch.Generator
 ) -> tuple[Sinogram, Bool[Tensor, "view row column"]]:
-    """−ln(n / N) of n ~ Poisson(N exp(−l)) photons, and which rays had none: they count as half."""
+    """−ln(n / N) with n ~ Poisson(N exp(−l)), and a mask of rays with n = 0, taken as n = 0.5."""
     if photons is None:
         return line_integrals, torch.zeros_like(line_integrals, dtype=torch.bool)
     counts = draw_counts(photons * torch.exp(-line_integrals), generator)
@@ -241,14 +243,14 @@ def measured_sinogram(
 
 
 def rms_errors(volume_HU: Volume, truth_HU: Volume) -> list[float]:
-    """In the head, and in its soft tissue: the skull's edges make most of the first."""
+    """RMS error in the head, dominated by the edges of the skull, and in its soft tissue."""
     error = volume_HU - truth_HU
     low, high = _SOFT_TISSUE_HU
     return [rms(error[truth_HU > BODY_HU]), rms(error[(low < truth_HU) & (truth_HU < high)])]
 
 
 def _central(volume_HU: Volume, name: str) -> dict[str, Tensor]:
-    """As they are looked at: the first row on top, and the least x or y on the left."""
+    """Central slices as displayed: the first row on top, the smallest x or y on the left."""
     z, y, x = (n // 2 for n in volume_HU.shape)
     planes = {
         "axial": volume_HU[z],

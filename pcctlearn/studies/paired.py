@@ -15,10 +15,10 @@ def p_value(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def compared(first: np.ndarray, second: np.ndarray) -> str:
-    """Words for the errors of the first method relative to the second, both (scan).
+    """State in words how the errors (scan) of the first method compare with the second's.
 
-    "lower", "higher" or "not significantly different" with the p-value. With too few scans for the
-    test, "lower" or "higher" only if all scans agree, otherwise "not clearly different".
+    "lower", "higher" or "not significantly different", with the p-value. With too few scans for the
+    test, "lower" or "higher" if all scans agree, otherwise "not clearly different".
     """
     n_scans = len(first)
     if np.allclose(first, second):

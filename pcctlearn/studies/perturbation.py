@@ -24,22 +24,22 @@ class Perturbation:
 
     For the surface, every perturbed problem is solved again. The plane is A + (dA/dθ) Δθ, with
     dA/dθ from the backward pass of the implicit layer. The tangent error is their largest distance
-    on circles of shrinking radius; with a correct derivative it falls with the square. The gradient
-    is also compared with central differences for noisy counts, where a Fisher matrix in place of
-    the Hessian would give another gradient.
+    on circles of shrinking radius; with a correct derivative it falls with the radius squared. The
+    gradient is also compared with central differences for noisy counts, where a Fisher matrix in
+    place of the Hessian would give a wrong gradient.
 
     Two bins of deep silicon do not determine water and calcium uniquely. The lower bin also counts
     high energies, by Compton scattering, and behind 20 cm of water two amounts of calcium, below
     and above 1.05 g/cm², give the same counts. A threshold shift of half a keV crosses that fold
-    from 1.55 g/cm². The surface starts at its centre, follows that branch, and ends at the fold.
+    from 1.55 g/cm². The surface starts at its center, follows that branch, and ends at the fold.
 
     Args:
-        model: the scanner, two bins and two materials.
-        decomposition: builds the layer for a model.
+        model: spectral model with two bins, of water and calcium.
+        decomposition: constructor of the decomposition layer for a model.
         thickness_cm: water and calcium, at their reference densities.
         counts_percent, thresholds_keV: half widths of the surfaces.
         n_noisy: number of noisy draws for the check of the gradient.
-        seed: of the photon noise.
+        seed: seed of the photon noise.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Perturbation:
         self.model, self.layer = model, decomposition(model)
         if not isinstance(self.layer, MaximumLikelihood):
             raise TypeError(
-                "perturbation compares the implicit derivative with the solver, and needs "
+                "perturbation compares the implicit derivative with the solver: use "
                 f"decomposition=maximum_likelihood, got {type(self.layer).__name__}"
             )
-        self.centre = torch.stack(
+        self.center = torch.stack(
             [
                 area_density_g_cm2(torch.tensor(t, dtype=torch.float64), m)
                 for t, m in zip(thickness_cm, model.materials, strict=True)
@@ -74,17 +74,17 @@ class Perturbation:
         self.n_noisy, self.seed = n_noisy, seed
 
     def run(self, context: Context) -> StudyResults:
-        """Scan, perturb and solve again, compare with the derivatives."""
+        """Compute counts, re-solve perturbed problems, and compare with the derivatives."""
         return self.report(*self.measure(*self.scan()))
 
     def scan(self) -> tuple[Tensor, Tensor]:
-        """Counts at the centre without noise, and the thresholds."""
-        return self.model(self.centre).detach(), self.model.thresholds().detach()
+        """Counts at the center without noise, and the thresholds."""
+        return self.model(self.center).detach(), self.model.thresholds().detach()
 
     def measure(
         self, counts: Float[Tensor, "bin"], edges: Edges
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Surfaces and tangent planes, the order of their distance, and errors of the gradient."""
+        """Surfaces, tangent planes, the order of the tangent error, and errors of the gradient."""
         kinds: dict[str, tuple[Solve, float]] = {
             "counts": (
                 lambda percent: self._solve(counts * (1 + percent / 100), edges),
@@ -98,8 +98,8 @@ class Perturbation:
         arrays: dict[str, Tensor] = {}
         orders = []
         for kind, (solve, width) in kinds.items():
-            centre = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-            jacobian = _jacobian(solve(centre), centre)
+            center = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+            jacobian = _jacobian(solve(center), center)
             surfaces = self._surfaces(solve, jacobian, width)
             radii, errors = self._tangent_errors(solve, jacobian, width)
             kept = {**surfaces, "radii": radii, "tangent_errors": errors}
@@ -119,11 +119,11 @@ class Perturbation:
             numbers,
             {**arrays},
             ["perturbation.tangent_planes"],
-            "The derivative of the decomposition is the tangent of what the solver finds.",
+            "Tangent planes from the implicit derivative, compared with re-solved problems.",
         )
 
     def _surfaces(self, solve: Solve, jacobian: Tensor, width: float) -> dict[str, Tensor]:
-        """Thicknesses over a grid of perturbations: solved again, and by the derivative."""
+        """Thicknesses over a grid of perturbations: re-solved, and from the derivative."""
         axis = torch.linspace(-width, width, 21, dtype=torch.float64)
         grid = torch.cartesian_prod(axis, axis)
         at_grid = {
@@ -149,7 +149,7 @@ class Perturbation:
             warm_start=self.layer.warm_start,
             adjoint=self.layer.adjoint,
             bounds=self.layer.bounds(),
-            start=self.centre.expand(*rays, -1),
+            start=self.center.expand(*rays, -1),
         )
         if not bool(solution.converged.all()):
             raise ArithmeticError(
@@ -159,7 +159,7 @@ class Perturbation:
         return solution.x
 
     def _shifted(self, change: Tensor) -> Tensor:
-        """The two lower edges moved; the last carries no information."""
+        """Edges with the two lower ones shifted; the upper limit stays."""
         edges = self.model.thresholds().detach().expand(*change.shape[:-1], -1)
         return torch.cat([edges[..., :2] + change, edges[..., 2:]], -1)
 
@@ -168,11 +168,11 @@ class Perturbation:
     ) -> tuple[Tensor, Tensor]:
         angles = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
         circle = torch.stack([angles.cos(), angles.sin()], -1)
-        centre = solve(torch.zeros(2, dtype=torch.float64))
+        center = solve(torch.zeros(2, dtype=torch.float64))
         # at most 1/50 of the half width: the quadratic term dominates there
         radii = radius / 50 * 0.5 ** torch.arange(5, dtype=torch.float64)
         changes = radii[:, None, None] * circle
-        return radii, (solve(changes) - centre - changes @ jacobian.mT).norm(dim=-1).amax(-1)
+        return radii, (solve(changes) - center - changes @ jacobian.mT).norm(dim=-1).amax(-1)
 
     def _gradient_errors(self, counts: Tensor, edges: Tensor) -> dict[str, float]:
         """Largest relative errors against central differences of re-solved, noisy problems."""

@@ -1,4 +1,4 @@
-"""Scatter correction learned from scans, and what it is worth in counts and in images."""
+"""Scatter correction learned from scans, and its errors in counts and images."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -39,24 +39,23 @@ _BASELINES = {
 
 
 class ScatterStudy:
-    """Learn the scattered fraction of the counts on some scans, judge it on others.
+    """Fit a scatter correction to training scans and compute its errors on test scans.
 
-    The correction decides how it is fitted: a network trains all its weights with the loss, kernels
-    find in closed form how much of their scatter reaches the detector. All errors are against the
-    same scan's primary counts through the same chain.
+    A network is trained with the loss; kernels are fitted in closed form. Errors are relative to
+    the primary counts of the same scan, passed through the same chain.
 
     Args:
-        scans: scan files of one scanner, in order: those to learn from first, then those that
-            choose the best weights, then those that are judged.
-        decomposition: constructor of the decomposition layer, awaiting its model.
+        scans: scan files of one scanner, in order: training, validation (which selects the best
+            weights), test.
+        decomposition: constructor of the decomposition layer for a model.
         scatter: builds the scatter correction, untrained or from a checkpoint.
-        loss: on any stage of the chain; nothing else tells direct from cross-domain learning.
-        training: constructor of the module, awaiting chain, loss and notes.
-        split: how many scans are learned from, choose, and are judged.
-        vmi_keV: of the monoenergetic images.
-        filter, truncation: of the reconstruction, as in ``fbp``.
-        with_noise: judge counts with their noise too.
-        seed: of the network.
+        loss: on any stage of the chain; direct and cross-domain learning differ in the loss only.
+        training: constructor of the Lightning module, called with chain, loss and notes.
+        split: numbers of scans for training, validation and test.
+        vmi_keV: energy of the monoenergetic images.
+        filter, truncation: settings of the reconstruction, as in ``fbp``.
+        with_noise: compute errors of noisy counts as well.
+        seed: seed of the network's initial weights.
     """
 
     def __init__(
@@ -75,8 +74,9 @@ class ScatterStudy:
     ) -> None:
         if len(split) != 3 or min(split) < 1 or sum(split) > len(scans.paths):
             raise ValueError(
-                f"study.split must be three numbers of scans, {len(scans.paths)} in all at most, "
-                f"got {list(split)}: lower it, or raise datasets.n_cases"
+                f"study.split must be three positive numbers with a sum of at most "
+                f"{len(scans.paths)} (scans), got {list(split)}: lower it, or raise "
+                "datasets.n_cases"
             )
         self.source, self.model = scans, scans.model
         self.geometry, self.grid = scans.geometry, scans.grid
@@ -92,7 +92,7 @@ class ScatterStudy:
         correction = scatter(self.geometry, self.model)
         if correction is None:
             raise ValueError(
-                "scatter=none leaves nothing to study: choose scatter=network, kernel or uniform"
+                "scatter=none has nothing to fit: choose scatter=network, kernel or uniform"
             )
         self.correction = correction
         self.chain = Chain(
@@ -102,7 +102,7 @@ class ScatterStudy:
             correction,
         )
         if correction.learns:
-            self._module().configure_optimizers()  # refuses wrong settings before scans are made
+            self._module().configure_optimizers()  # rejects wrong settings before scans are made
 
     def _module(self) -> ChainModule:
         notes = {KEY: described(self.correction, self.geometry, self.model)}
@@ -114,7 +114,7 @@ class ScatterStudy:
             ) from None
 
     def run(self, context: Context) -> StudyResults:
-        """Make the scans, fit the correction, and judge it."""
+        """Make the scans, fit the correction, and compute its errors."""
         trainer = context.trainer
         self.source.make()
         self.model.thresholds.requires_grad_(False)
@@ -132,7 +132,7 @@ class ScatterStudy:
             path = Path(checkpoints) / "best.ckpt"
             save_correction(path, self.correction, self.geometry, self.model)
         test = track(self.scans["test"], "test scans")
-        noise_seed = 0 if self.with_noise else None  # the same noise whatever the network's seed
+        noise_seed = 0 if self.with_noise else None  # the same noise for every seed of the network
         judgement = judge(self.chain, known_scans(test, self.air), noise_seed, baselines)
         return _results(judgement, learned, self._fitted_by(learned))
 
@@ -144,7 +144,7 @@ class ScatterStudy:
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
         seconds = perf_counter() - began
-        last = trainer.callback_metrics.get("val/loss", untrained["val/loss"])  # of no epochs
+        last = trainer.callback_metrics.get("val/loss", untrained["val/loss"])  # max_epochs=0
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
@@ -161,10 +161,10 @@ class ScatterStudy:
         return numbers | self._profile(trainer, collate([train[0]]))
 
     def _profile(self, trainer: Trainer, target: Scan) -> dict[str, float]:
-        """Rays per second of one training step, and the share of each part in it.
+        """Rays per second of one training step, and the time share of each part.
 
-        On the trainer's device and in its precision; and on a copy, for a step moves the running
-        statistics of the network.
+        Measured on the trainer's device and in its precision, with a copy of the chain, since a
+        step changes the running statistics of the network.
         """
         device = trainer.strategy.root_device
         chain = deepcopy(self.chain).to(device).train()
@@ -172,22 +172,22 @@ class ScatterStudy:
             parts = step_seconds(chain, self.loss, trainer.strategy.batch_to_device(target, device))
         total = sum(seconds for part in parts.values() for seconds in part.values())
         shares = {
-            f"step_share_{stage}_{way}": seconds / total
+            f"step_share_{stage}_{direction}": seconds / total
             for stage, part in parts.items()
-            for way, seconds in part.items()
+            for direction, seconds in part.items()
         }
         rays = float(np.prod(self.geometry.shape))
         return {"step_rays_per_second": rays / total, **shares}
 
     def _fitted_by(self, learned: dict[str, float]) -> str:
-        how = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
+        fitted = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
         if "epochs" not in learned:
-            return how
+            return fitted
         stages = ", ".join(sorted(self.loss.stages))
-        return f"{how} in {learned['epochs']:.0f} epochs with a loss on {stages}"
+        return f"{fitted} in {learned['epochs']:.0f} epochs with a loss on {stages}"
 
     def _prepared(self, scans: ScanSet) -> Dataset:
-        """Scans with the truth of the stages that the loss compares, computed once."""
+        """Scans with the true values of the stages that the loss compares, computed once."""
         truth = _Truth(self.chain, self.loss)
         if not truth.stages:
             return scans
@@ -204,15 +204,15 @@ def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyRe
         numbers={**summary, **fitted},
         arrays=judgement.arrays(),
         figures=figures,
-        summary=f"{by}. {metric.label}: {errors.share(metric):.2f} of the error without correction "
-        f"is left. {_beside_baselines(errors, metric)}",
+        summary=f"{by}. {metric.label}: {errors.share(metric):.2f} of the uncorrected error "
+        f"remains. {_compared_with_baselines(errors, metric)}",
         tables=errors.tables(),
         tabulated=summary,
     )
 
 
-def _beside_baselines(errors: ErrorTable, metric: Metric) -> str:
-    """What the untrained correction and uniform scatter leave, and whether the error is lower."""
+def _compared_with_baselines(errors: ErrorTable, metric: Metric) -> str:
+    """Remaining errors of the untrained correction and of uniform scatter, and the comparison."""
     corrected = errors.values[metric, CORRECTED]
     return " ".join(
         f"{label} leaves {errors.share(metric, name):.2f}; compared with it, the error is "
@@ -222,7 +222,7 @@ def _beside_baselines(errors: ErrorTable, metric: Metric) -> str:
 
 
 class _Truth(Transform):
-    """Adds the true stages beyond the corrected counts that a loss compares."""
+    """Adds the true values of stages after the corrected counts that a loss compares."""
 
     def __init__(self, chain: Chain, loss: TotalLoss) -> None:
         known = STAGES.index("corrected_counts")

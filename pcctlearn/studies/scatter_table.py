@@ -1,4 +1,4 @@
-"""Scatter corrections compared over seeds and test scans, as in [1, Table II]."""
+"""Comparison of scatter corrections over seeds and test scans, as in [1, Table II]."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -25,19 +25,19 @@ _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
 
 
 def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
-    """Means over seeds, then mean and standard deviation over the test scans, of every error.
+    """Mean of every error over the seeds, then mean and standard deviation over the test scans.
+
+    Numbers: ``<metric>.<method>`` and its ``.sd`` over the scans;
+    ``<metric>_over_uncorrected.<method>`` and its ``.sd`` over the runs; ``<metric>.noise_alone``.
+    For each pair of methods, ``<metric>_difference.<a> minus <b>`` is the mean over the scans, and
+    ``<metric>_p.<a> minus <b>`` the p-value of Wilcoxon's signed-rank test, two-sided over the
+    scans; it is left out for fewer than six scans, where it cannot fall below 0.05.
 
     Args:
-        runs: {method: folders of its runs, one for each seed}, all judged on the same scans.
-
-    ``<metric>.<method>`` and its ``.sd`` over the scans; ``<metric>_over_uncorrected.<method>`` and
-    its ``.sd`` over the runs; ``<metric>.noise_alone``; and for each two methods
-    ``<metric>_difference.<a> minus <b>``, the mean over the scans, with ``<metric>_p.<a> minus
-    <b>`` of Wilcoxon's signed-rank test, two-sided over the scans, where there are six or more:
-    fewer cannot tell.
+        runs: {method: folders of its runs, one for each seed}, with the same test scans.
 
     Raises:
-        ValueError: runs that were judged on different scans.
+        ValueError: the runs have different test scans.
     """
     found = {method: [read_errors(folder) for folder in runs[method]] for method in runs}
     uncorrected = _uncorrected(runs, found)
@@ -75,7 +75,8 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         arrays=arrays,
         figures=[f"scatter_table.{name}" for name in ("images", "maps", "projections", "boxes")],
         summary=f"{n_scans} test scans; runs of each method: {n_seeds}. Mean ± standard deviation "
-        "over the scans, of means over the runs; shares of the uncorrected error over the runs.",
+        "over the scans, of means over the runs; for shares of the uncorrected error, over the "
+        "runs.",
         tables=_tables(list(runs), table, ratios, differences, p_values),
         tabulated=numbers,
     )
@@ -84,9 +85,9 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
 def _uncorrected(
     runs: Mapping[str, Sequence[Path]], found: Mapping[str, Sequence[ErrorTable]]
 ) -> dict[Metric, np.ndarray]:
-    """{metric: (scan)}, which all runs must have alike."""
-    folders = [folder for some in runs.values() for folder in some]
-    tables = [table.of(UNCORRECTED) for some in found.values() for table in some]
+    """{metric: (scan)} of the uncorrected errors, which must be the same in all runs."""
+    folders = [folder for of_method in runs.values() for folder in of_method]
+    tables = [table.of(UNCORRECTED) for of_method in found.values() for table in of_method]
     first = tables[0]
     for folder, table in zip(folders, tables, strict=True):
         same = table.keys() == first.keys() and all(
@@ -95,8 +96,8 @@ def _uncorrected(
         )
         if not same:
             raise ValueError(
-                f"{folder} and {folders[0]} were not judged on the same scans: compare runs with "
-                "the same datasets, tomography and study.split"
+                f"{folder} and {folders[0]} have different test scans: compare runs with the same "
+                "datasets, tomography and study.split"
             )
     return first
 
@@ -108,7 +109,7 @@ def _tables(
     differences: ErrorTable,
     p_values: ErrorTable,
 ) -> list[Rows]:
-    """Errors of all methods, and differences of each two."""
+    """Errors of all methods, and differences of each pair."""
     columns = [m for m in (UNCORRECTED, *methods, NOISE_ALONE) if m in table.methods]
     errors = table.side_by_side(columns, "mean ± standard deviation")
     shares = ratios.side_by_side(columns, "", suffix=", share left")

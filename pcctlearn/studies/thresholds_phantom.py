@@ -1,4 +1,4 @@
-"""Thresholds from the scan of a known phantom, used on the scan of a patient [1, Figs 7, 8]."""
+"""Threshold calibration on a known phantom, applied to the scan of a patient [1, Figs 7, 8]."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,12 +24,13 @@ from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Edges, channels_first, channels_last
 from pcctlearn.simulation.wider_field import advice_of_settings
-from pcctlearn.studies.calibration import BiasedScan, biased, calibration_arrays, check_steps
+from pcctlearn.studies.calibration import BiasedScan, biased, calibration_arrays
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FlatGeometry
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.projector import projector
+from pcctlearn.validation import require_positive
 
 log = logging.getLogger(__name__)
 
@@ -40,24 +41,24 @@ Arrays = dict[str, Tensor]
 class PhantomCalibration:
     """Calibrate pixels with wrong thresholds on a known phantom, then image a patient with them.
 
-    The loss compares images, or line integrals, with those of the known phantom. The thresholds
-    found are then used on the scan of a patient that the calibration has not seen.
+    The loss compares images, or line integrals, with those of the known phantom. The calibrated
+    thresholds are then used to decompose the scan of a patient.
 
     Args:
-        model: the scanner with its nominal thresholds, the same for all pixels.
+        model: spectral model with nominal thresholds, shared by all pixels.
         decomposition, loss, training: as in ``SlabCalibration``.
         geometry: parallel or fan beam.
-        grid: the voxels of the images.
+        grid: grid of the images.
         phantom: the known object.
-        patient: a slice, scanned afterwards: the first case.
-        filter: of the reconstruction, as in ``fbp``.
-        bias_keV: offset of the edges of ``biased_columns``; for all columns, where these are
-            ``None``, the standard deviation of a normal distribution.
+        patient: data set of slices, of which the first is scanned.
+        filter: filter of the reconstruction, as in ``fbp``.
+        bias_keV: offset of the edges of ``biased_columns``; if that is ``None``, standard deviation
+            of a normal distribution of offsets in all columns.
         biased_columns: detector columns with a bias.
         least_views: columns that the phantom shadows in fewer views are left out of the errors.
         vmi_keV: energy of the monoenergetic images.
-        seed: of the biases.
-        max_steps: most steps of the calibration.
+        seed: seed of the offsets.
+        max_steps: upper limit of calibration steps.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class PhantomCalibration:
                 "thresholds_phantom takes a phantom of ellipses, got EllipsoidPhantom: use "
                 "phantoms=water_calcium"
             )
-        check_steps(max_steps)
+        require_positive(max_steps=max_steps)
         model.require_materials(phantom.materials)
         n_columns = geometry.n_columns
         if biased_columns is not None and not all(0 <= c < n_columns for c in biased_columns):
@@ -96,7 +97,10 @@ class PhantomCalibration:
                 f"biased_columns must lie in 0 … {n_columns - 1}, got {list(biased_columns)}"
             )
         if model.thresholds.edges_keV.ndim != 1:
-            raise ValueError("the study makes the pixels' thresholds itself: give shared ones")
+            raise ValueError(
+                "the model's thresholds must be shared by all pixels, since the study adds the "
+                "offsets itself: use one number for each edge in physics.thresholds.edges_keV"
+            )
         self.model, self.decomposition, self.loss = model, decomposition, loss
         self.training, self.geometry, self.grid = training, geometry, grid
         self.phantom = phantom
@@ -105,14 +109,14 @@ class PhantomCalibration:
         self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
 
     def run(self, context: Context) -> StudyResults:
-        """Scan the phantom and the patient, calibrate on the phantom, compare."""
+        """Scan phantom and patient, calibrate on the phantom, and compute the errors."""
         reconstruct = self._reconstruction()
         scan, patient = self.scan(reconstruct)
         found = self.fit(scan, reconstruct, context)
         return self.report(*self.measure(scan, patient, found, reconstruct))
 
     def scan(self, reconstruct: LinearOperator) -> tuple[BiasedScan, Scan]:
-        """Counts of the phantom and of the patient, with what is known of both."""
+        """Counts of the phantom and of the patient, with the truth of both."""
         log.info("scanning the phantom and the patient")
         nominal = self.model.thresholds.edges_keV.detach().expand(self.geometry.n_columns, -1)
         true = biased(nominal, self.model.thresholds.learn, self._bias(nominal.shape))
@@ -136,7 +140,7 @@ class PhantomCalibration:
         return BiasedScan(nominal, true, target), patient
 
     def fit(self, scan: BiasedScan, reconstruct: LinearOperator, context: Context) -> Calibration:
-        """The thresholds with which the phantom comes out as it is known."""
+        """Fit thresholds so that the phantom agrees with its known images or line integrals."""
         return self.training(
             chain=self._chain(scan.nominal_keV, reconstruct),
             target=scan.target,
@@ -149,7 +153,7 @@ class PhantomCalibration:
     def measure(
         self, scan: BiasedScan, patient: Scan, found: Calibration, reconstruct: LinearOperator
     ) -> tuple[Numbers, Arrays]:
-        """Errors of thresholds and of the patient's image, before and after."""
+        """Errors of the thresholds and of the patient's image before and after calibration."""
         learn = self.model.thresholds.learn
         judged = self._judged(scan.target.at("line_integrals"))
         image = MonoenergeticImages(self.model.materials, [self.vmi_keV])
@@ -190,11 +194,11 @@ class PhantomCalibration:
 
     def report(self, numbers: Numbers, arrays: Arrays) -> StudyResults:
         """Numbers, arrays and figures of the study."""
-        unseen = (~arrays["columns/observable"]).nonzero()[:, 0].tolist()
+        unobservable = (~arrays["columns/observable"]).nonzero()[:, 0].tolist()
         columns = (
-            "Columns that see nothing but air, or too little, keep their nominal thresholds: "
-            f"{_ranges(unseen)}."
-            if unseen
+            "Columns with too few rays through the phantom keep their nominal thresholds: "
+            f"{_ranges(unobservable)}."
+            if unobservable
             else "Every column is observable."
         )
         return StudyResults(
@@ -209,12 +213,12 @@ class PhantomCalibration:
                     "threshold_errors",
                 )
             ],
-            f"Scanned: {self.patient.names[0]}. {columns}",
+            f"Patient: {self.patient.names[0]}. {columns}",
         )
 
     def _reconstruction(self) -> LinearOperator:
         log.info("building the reconstruction of %s", self.geometry)
-        # Gauss–Newton needs the transpose
+        # cosine: linear, since Gauss–Newton needs the transpose
         return fbp(self.geometry, self.grid, self.filter, truncation="cosine").double()
 
     def _chain(self, edges_keV: Edges, reconstruct: LinearOperator) -> Chain:
@@ -234,18 +238,18 @@ class PhantomCalibration:
         return bias
 
     def _check_biased(self, judged: Tensor) -> None:
-        unseen = [c for c in self.biased_columns or () if not judged[c]]
-        if unseen:
-            visible = judged.nonzero()[:, 0].tolist()
+        wrong = [c for c in self.biased_columns or () if not judged[c]]
+        if wrong:
+            accepted = _ranges(judged.nonzero()[:, 0].tolist())
             raise ValueError(
-                f"the phantom shadows biased column {unseen[0]} in fewer than {self.least_views} "
-                f"views, so it cannot be calibrated: choose among {_ranges(visible)}, or take a "
-                "larger phantom"
+                f"the phantom shadows biased column {wrong[0]} in fewer than {self.least_views} "
+                f"views, so that it cannot be calibrated: choose study.biased_columns from "
+                f"{accepted}, or use a larger phantom"
             )
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Write 0, 1, 2, 7, 8 as 0–2, 7–8."""
+    """Text for increasing numbers: 0, 1, 2, 7, 8 gives "0–2, 7–8"."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Thresholds from slabs of known thickness [1, Fig. 6]."""
+"""Threshold calibration on slabs of known thickness [1, Fig. 6]."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,36 +19,32 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Edges, channels_first, channels_last
-from pcctlearn.studies.calibration import (
-    BiasedScan,
-    biased,
-    calibration_arrays,
-    check_steps,
-)
+from pcctlearn.studies.calibration import BiasedScan, biased, calibration_arrays
+from pcctlearn.validation import require_positive
 
 Numbers = dict[str, float]
 Arrays = dict[str, Tensor]
 
 
 class SlabCalibration:
-    """One pixel behind water and calcium slabs; every threshold starts off by ``bias_keV``.
+    """Calibrate the thresholds of one pixel behind slabs; all are off by ``bias_keV`` at first.
 
-    With ``noisy`` counts the study is made on ``n_detectors`` independent draws at once, as if they
-    were so many pixels. Thicknesses are those of the first; the ratios of threshold errors to their
-    Cramér–Rao bound are those of all.
+    With ``noisy`` counts, ``n_detectors`` independent draws are calibrated at once, as pixels.
+    Thickness errors are those of the first draw; ratios of threshold errors to the Cramér–Rao bound
+    are over all draws.
 
     Args:
-        model: the scanner with its nominal thresholds.
-        decomposition: builds the layer for a model.
+        model: spectral model with the nominal thresholds.
+        decomposition: constructor of the decomposition layer for a model.
         loss: compares decomposed and true slabs.
         training: calibrates a chain, as ``fit_thresholds`` does.
         water_cm, calcium_cm: first, last and step of the thicknesses at reference density.
         bias_keV: offset of the true thresholds from the nominal ones.
-        noisy: draw Poisson counts, independent from bin to bin. This holds for detectors that
-            register a photon once, and is optimistic for CdTe with its charge sharing.
+        noisy: draw Poisson counts, independent between bins. This assumes that a photon is counted
+            in one bin only, and is optimistic for CdTe with its charge sharing.
         n_detectors: number of draws.
-        seed: of the photon noise.
-        max_steps: most steps of the calibration.
+        seed: seed of the photon noise.
+        max_steps: upper limit of calibration steps.
     """
 
     def __init__(
@@ -65,10 +61,8 @@ class SlabCalibration:
         seed: int = 0,
         max_steps: int = 12,
     ) -> None:
-        check_steps(max_steps)
+        require_positive(max_steps=max_steps, n_detectors=n_detectors)
         model.require_materials(["water", "calcium"])
-        if n_detectors < 1:
-            raise ValueError(f"n_detectors must be 1 or more, got {n_detectors}")
         self.model, self.decomposition, self.loss = model, decomposition, loss
         self.training, self.bias_keV = training, bias_keV
         self.noisy, self.n_detectors, self.seed = noisy, n_detectors, seed
@@ -78,12 +72,12 @@ class SlabCalibration:
         self.slabs = torch.stack([area_density_g_cm2(d, name) for d, name in slabs], -1)
 
     def run(self, context: Context) -> StudyResults:
-        """Scan, calibrate, compare."""
+        """Simulate the counts, calibrate the thresholds, and compute the errors."""
         scan = self.scan()
         return self.report(*self.measure(scan, self.fit(scan, context)))
 
     def scan(self) -> BiasedScan:
-        """Counts of the slabs from detectors whose thresholds are off."""
+        """Counts of the slabs from detectors with biased thresholds."""
         nominal = self.model.thresholds.edges_keV.detach().expand(self.n_detectors, -1)
         true = biased(nominal, self.model.thresholds.learn, self.bias_keV)
         A = self.slabs[None, :, None].expand(-1, -1, self.n_detectors, -1)
@@ -96,7 +90,7 @@ class SlabCalibration:
         return BiasedScan(nominal, true, Scan(counts=channels_first(counts), **known))
 
     def fit(self, scan: BiasedScan, context: Context) -> Calibration:
-        """The thresholds with which the slabs decompose to what they are."""
+        """Fit thresholds so that the slabs decompose to their known thicknesses."""
         return self.training(
             self._chain(scan.nominal_keV), scan.target, self.loss,
             trainer=context.trainer, max_steps=self.max_steps,
@@ -104,7 +98,7 @@ class SlabCalibration:
 
     @torch.no_grad()
     def measure(self, scan: BiasedScan, found: Calibration) -> tuple[Numbers, Arrays]:
-        """Errors of thresholds and thicknesses, before and after."""
+        """Errors of thresholds and thicknesses before and after calibration."""
         learn = self.model.thresholds.learn
         error_before, error = (
             (edges - scan.true_keV)[:, learn] for edges in (scan.nominal_keV, found.edges_keV)
@@ -144,7 +138,7 @@ class SlabCalibration:
         return Chain(self.decomposition(self.model.with_edges(edges_keV)))
 
     def _thickness_cm(self, scan: Scan) -> Float[Tensor, "slab material"]:
-        """Thickness that the first detector finds for each slab."""
+        """Decomposed thickness of each slab, first detector."""
         line_integrals = zip(
             scan.at("line_integrals")[0, :, :, 0], self.model.materials, strict=True
         )
@@ -153,7 +147,7 @@ class SlabCalibration:
     def _over_bound(
         self, scan: BiasedScan, error: Float[Tensor, "pixel edge"]
     ) -> tuple[Float[Tensor, "pixel edge"], Numbers]:
-        """Errors over their Cramér–Rao bound."""
+        """Threshold errors divided by their Cramér–Rao bound (standard deviation)."""
         learn, detector = self.model.thresholds.learn, self.model.with_edges(scan.true_keV)
         information = count_information(
             detector, channels_last(scan.target.at("line_integrals"))[0]

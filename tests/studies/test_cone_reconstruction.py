@@ -1,4 +1,4 @@
-"""The cone-beam study in its smoke size: an exact scan but for its noise, and its volumes."""
+"""The cone-beam study in a small size: exact line integrals, noise, and reconstructions."""
 
 from dataclasses import replace
 from math import exp
@@ -25,14 +25,14 @@ from pcctlearn.studies.cone_reconstruction import (
     rms_errors,
 )
 
-BLOB = Ellipse((2.0, -1.5, 3.0), (4.0, 4.5, 6.0), (1.0,))  # the planes through the middle cut it
+BLOB = Ellipse((2.0, -1.5, 3.0), (4.0, 4.5, 6.0), (1.0,))  # crosses all three central planes
 
 
 def run(**options):
     return cone_study(**options).run(in_context())
 
 
-def test_the_numbers_that_are_promised():
+def test_the_study_returns_its_main_numbers():
     results = finished_cone()
     for name in METHODS:
         assert {f"{name}_rmse_HU", f"{name}_rmse_in_soft_tissue_HU", f"{name}_time_s"} <= set(
@@ -44,14 +44,14 @@ def test_the_numbers_that_are_promised():
     assert results.summary.endswith(".")
 
 
-def test_only_the_methods_that_are_chosen():
+def test_only_the_chosen_methods_run():
     results = run(methods=["fdk"])
     assert not any(name.startswith(("cgls", "sirt")) for name in results.numbers)
     drawn = [name.partition(".")[2] for name in results.figures]
     assert drawn == ["setup", "central_slices"]
 
 
-def test_error_curves_end_in_the_result():
+def test_error_curves_end_at_the_reported_errors():
     results = finished_cone()
     for name in METHODS[1:]:
         iterations, head, soft_tissue = results.arrays[f"errors/{name}"]
@@ -61,13 +61,13 @@ def test_error_curves_end_in_the_result():
         assert soft_tissue[-1].item() == results.numbers[f"{name}_rmse_in_soft_tissue_HU"]
 
 
-def test_same_seed_same_noise():
+def test_the_same_seed_gives_the_same_noise():
     first, again = (run(methods=["fdk"]).numbers["fdk_rmse_HU"] for _ in range(2))
     other = run(methods=["fdk"], seed=1).numbers["fdk_rmse_HU"]
     assert first == again != other
 
 
-def test_no_noise_and_much_noise():
+def test_errors_grow_with_noise():
     none, some, much = (run(methods=["fdk"], photons=n).numbers for n in (None, 1e5, 50.0))
     assert none["sinogram_noise_relative"] == none["rays_without_a_photon"] == 0
     assert 0 < some["sinogram_noise_relative"] < 0.1 * much["sinogram_noise_relative"]
@@ -86,7 +86,7 @@ def test_a_ball_of_water_is_zero_hounsfield():
 def test_projections_are_those_of_the_phantom_at_one_energy():
     water = mass_attenuation("water", [60.0])
     ball = EllipsoidPhantom([Ellipse((0.0, 0.0, 0.0), (5.0,) * 3, (0.8,))], ["water"])
-    beam = replace(tiny_cone(), n_rows=25, n_columns=23)  # one ray goes through the middle
+    beam = replace(tiny_cone(), n_rows=25, n_columns=23)  # odd: one ray crosses the center
     l = exact_sinogram(ball, beam, water)  # noqa: E741
     torch.testing.assert_close(l[:, 12, 11], (water * 0.8 * 10.0).expand(30))
     jumbled = np.random.default_rng(0).permutation(30)
@@ -105,7 +105,7 @@ def test_noise_has_the_variance_of_a_poisson_count():
     assert measured.mean().item() == pytest.approx(2.0, abs=5 * (variance / 40**3) ** 0.5)
 
 
-def test_a_ray_without_a_photon_is_marked_and_counts_as_half_of_one():
+def test_a_ray_without_a_photon_is_marked_and_taken_as_half_a_photon():
     measured, dark = measured_sinogram(torch.full((1, 1, 1), 60.0), 100.0, torch.Generator())
     assert dark.all()
     torch.testing.assert_close(measured, torch.log(torch.tensor(200.0)).expand(1, 1, 1))
@@ -139,29 +139,29 @@ def test_slices_are_the_right_way_up():
 @pytest.mark.parametrize(
     ("study", "options", "error", "message"),
     [
-        (cone_study, {"geometry": tiny_beam()}, TypeError, "a cone beam, got ParallelBeam"),
-        (cone_study, {"phantom": water_calcium_phantom()}, TypeError, "got EllipsePhantom: use"),
-        (cone_study, {"methods": ["fdk", "art"]}, ValueError, "some of fdk, sirt.*'art'"),
-        (cone_study, {"methods": []}, ValueError, r"some of fdk, sirt.*got \[\]"),
-        (cone_study, {"n_subsets": 16}, ValueError, "n_subsets must lie in 1 … 15.* got 16"),
-        (cone_study, {"photons": 0.0}, ValueError, "photons must be positive"),
-        (cone_study, {"backend": "cuda"}, ValueError, "must be one of .* got 'cuda'"),
-        (phantom_study, {"geometry": tiny_cone()}, TypeError, "parallel or fan .* got ConeBeam"),
+        (cone_study, {"geometry": tiny_beam()}, TypeError, "ParallelBeam.*tomography=cone"),
+        (cone_study, {"phantom": water_calcium_phantom()}, TypeError, "EllipsePhantom.*phantoms="),
+        (cone_study, {"methods": ["fdk", "art"]}, ValueError, "methods.* fdk, sirt.*'art'"),
+        (cone_study, {"methods": []}, ValueError, r"methods.* fdk, sirt.*\[\]"),
+        (cone_study, {"n_subsets": 16}, ValueError, "n_subsets .* 15.* 16"),
+        (cone_study, {"photons": 0.0}, ValueError, "photons .* 0"),
+        (cone_study, {"backend": "cuda"}, ValueError, "'cuda'"),
+        (phantom_study, {"geometry": tiny_cone()}, TypeError, "ConeBeam.*tomography=parallel"),
         (phantom_study, {"phantom": head_phantom()}, TypeError, "phantoms=water_calcium"),
     ],
 )
-def test_what_does_not_fit_is_told_so(study, options, error, message, annotations_off):
+def test_settings_that_do_not_fit_are_rejected(study, options, error, message, annotations_off):
     with pytest.raises(error, match=message):
         study(**options)
 
 
 @pytest.mark.parametrize("name", ["sirt", "os_sart", "cgls", "fista_tv"])
-def test_a_wrong_option_of_a_solver_is_told_before_the_scan(name):
-    def refuse(*args, **options):
+def test_a_wrong_option_of_a_solver_is_rejected_before_the_scan(name):
+    def solver(*args, **options):
         raise ValueError("no such option")
 
     with pytest.raises(ValueError, match="no such option"):
-        cone_study(**{name: refuse})
+        cone_study(**{name: solver})
 
 
 def test_triton_needs_a_gpu():

@@ -1,4 +1,4 @@
-"""A difference is claimed where the scans support it, and not beyond."""
+"""Wording of a comparison of two methods, with Wilcoxon's signed-rank test."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ FEW, MANY = np.arange(1.0, 4.0), np.arange(1.0, 9.0)
         (MANY, MANY + np.array([1, -1.5] * 4), "not significantly different (p = 0.28, 8 scans)"),
     ],
 )
-def test_what_is_said(first, second, words):
+def test_words_for_a_comparison(first, second, words):
     assert compared(first, second) == words
 
 
-def test_chance_alone_is_seldom_called_a_difference():
-    """Of two methods that are alike, one in twenty at most is called better or worse."""
+def test_the_false_positive_rate_is_five_percent():
+    """Of pairs of equal methods, about one in twenty is called different."""
     rng = np.random.default_rng(0)
-    said = [compared(*rng.normal(size=(2, 10))) for _ in range(1000)]
-    assert sum(words.startswith(("lower", "higher")) for words in said) < 70
+    results = [compared(*rng.normal(size=(2, 10))) for _ in range(1000)]
+    assert sum(words.startswith(("lower", "higher")) for words in results) < 70
 
 
-def test_p_is_wilcoxons():
+def test_the_p_value_is_that_of_wilcoxons_test():
     first, second = np.random.default_rng(0).normal(size=(2, 12))
     assert p_value(first, second) == wilcoxon(first, second).pvalue
     assert p_value(first, first) == 1.0

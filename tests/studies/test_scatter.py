@@ -1,4 +1,4 @@
-"""The scatter study runs from scans to figures, whichever loss it has."""
+"""The scatter study runs from scans to figures, with losses on several stages."""
 
 from functools import partial
 
@@ -70,7 +70,7 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatte
 
 
 @pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
-def test_it_learns_and_draws(scans, stage, tmp_path):
+def test_a_network_is_trained_and_figures_are_drawn(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
     results = study(scans, stage).run(in_context(max_epochs=10))
     write_results(results, tmp_path)
@@ -85,8 +85,8 @@ def test_it_learns_and_draws(scans, stage, tmp_path):
     assert "in 10 epochs" in results.summary
 
 
-def test_a_network_that_is_not_trained_claims_nothing(scans):
-    """All that it does, the untrained start does too; and uniform scatter does better."""
+def test_a_network_without_training_equals_the_untrained_baseline(scans):
+    """Its error is that of the untrained correction, and higher than that of uniform scatter."""
     torch.set_default_dtype(torch.float32)
     results = study(scans).run(in_context(max_epochs=0))
     numbers = results.numbers
@@ -94,14 +94,13 @@ def test_a_network_that_is_not_trained_claims_nothing(scans):
     assert numbers[f"{vmi}_over_uncorrected"] == numbers[f"{vmi}_untrained_over_uncorrected"]
     assert "in 0 epochs" in results.summary
     untrained, uniform = results.summary.split(" Uniform scatter")
-    assert "The untrained correction leaves" in untrained
     assert untrained.endswith("the error is equal.")
     assert numbers[f"{vmi}_uniform_over_uncorrected"] < numbers[f"{vmi}_over_uncorrected"]
-    assert "the error is higher in 1 of 1 scans, too few for a test" in uniform
+    assert "higher in 1 of 1 scans" in uniform
 
 
 @pytest.mark.parametrize("stage", ["scatter_fraction", "vmi"])
-def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
+def test_the_saved_checkpoint_has_the_reported_errors(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
     made = study(scans, stage)
     checkpoint = ModelCheckpoint(
@@ -116,7 +115,7 @@ def test_what_is_judged_is_what_is_saved(scans, stage, tmp_path):
         assert results.numbers[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
+def test_kernels_are_fitted_and_read_back(scans, tmp_path):
     torch.set_default_dtype(torch.float32)
     few = partial(
         pencil_beam_kernels, thicknesses_cm=(4.0, 8.0, 12.0, 16.0), borders_cm=(), n_histories=4000
@@ -125,8 +124,8 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
     results = made.run(in_context(enable_checkpointing=True, callbacks=[checkpoint]))
     assert results.numbers["spr_percent_over_uncorrected"] < 0.9
-    assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # the grid of the scans
-    assert "Pencil-beam kernels fitted to 2 scans. VMI" in results.summary
+    assert 0 < results.numbers["grid_transmission_bin_4"] < 1  # anti-scatter grid of the scans
+    assert "kernels fitted to 2 scans" in results.summary
     again = SavedCorrection(tmp_path / "best.ckpt")
     counts = 1e4 * torch.rand(1, 4, 2, 8, 12)
     correction = again(GEOMETRY, made.model)
@@ -134,7 +133,7 @@ def test_kernels_are_fitted_and_can_be_read_again(scans, tmp_path):
     assert again.differences(GEOMETRY) == []
 
 
-def test_uniform_scatter_is_studied_as_any_other_correction(scans, tmp_path):
+def test_uniform_scatter_can_be_studied(scans, tmp_path):
     torch.set_default_dtype(torch.float32)
     made = study(scans, correction=UniformScatter)
     checkpoint = ModelCheckpoint(dirpath=tmp_path)
@@ -144,20 +143,20 @@ def test_uniform_scatter_is_studied_as_any_other_correction(scans, tmp_path):
     assert (tmp_path / "best.ckpt").is_file()
 
 
-def test_without_a_correction_there_is_nothing_to_study(scans):
+def test_a_study_without_a_correction_is_rejected(scans):
     with pytest.raises(ValueError, match="scatter=none"):
         study(scans, scatter=CorrectionBuilder(None))
 
 
-def test_the_voxels_that_every_view_sees():
-    seen = GEOMETRY.seen_by_all_views(VOLUME)
-    assert seen.shape == VOLUME.shape
-    assert seen[12, 14, 12]
-    assert not seen[0].any()  # 12 cm below the orbit, where the panel sees 8.7
-    assert not seen[:, 0, 0].any()
+def test_voxels_visible_in_all_views():
+    visible = GEOMETRY.seen_by_all_views(VOLUME)
+    assert visible.shape == VOLUME.shape
+    assert visible[12, 14, 12]
+    assert not visible[0].any()  # 12 cm below the orbit; the panel covers 8.7 cm
+    assert not visible[:, 0, 0].any()
 
 
 @pytest.mark.parametrize("split", [(2, 1, 2), (2, 0, 1), (2, 1)])
-def test_a_split_that_does_not_fit_is_refused(scans, split):
-    with pytest.raises(ValueError, match=r"study\.split must be three numbers of scans, 4 in all"):
+def test_a_split_that_does_not_fit_is_rejected(scans, split):
+    with pytest.raises(ValueError, match=r"study\.split .* 4 "):
         study(scans, split=split)

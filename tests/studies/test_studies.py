@@ -1,4 +1,4 @@
-"""Every study runs, in its smoke size, from counts to numbers; the numbers keep their promises."""
+"""Every study runs in a small size, and its numbers meet their limits."""
 
 import pytest
 import torch
@@ -31,12 +31,12 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_numbers_that_are_promised(name):
+def test_a_study_returns_its_main_numbers(name):
     results = finished(name)
     assert KEYS[name] <= set(results.numbers)
     assert all(isinstance(value, float) for value in results.numbers.values())
     assert all(caption(name).endswith(".") for name in results.figures)
-    assert results.summary.endswith((".", "keV"))
+    assert results.summary.endswith(".")
 
 
 def test_perturbation():
@@ -58,7 +58,7 @@ def test_slabs():
 def test_noisy_slabs_stay_near_the_cramer_rao_bound():
     numbers = finished("thresholds_slabs_noisy").numbers
     assert numbers["threshold_error_over_crlb_max"] < 3.5
-    # 96 errors: their RMS is 1 within 3/√(2 · 96), were they independent
+    # RMS of 96 errors: 1 within 3/√(2 · 96) if they are independent
     assert numbers["threshold_error_over_crlb_rms_over_detectors"] == pytest.approx(1, abs=0.3)
 
 
@@ -67,15 +67,15 @@ def test_phantom():
     numbers = results.numbers
     assert numbers["threshold_error_after_max_keV"] <= 2e-2
     assert numbers["scan_vmi60_rmse_after_HU"] <= 0.05 * numbers["scan_vmi60_rmse_before_HU"]
-    unseen = ~results.arrays["columns/observable"]
-    assert numbers["unobservable_columns"] == unseen.sum() > 0
+    unobservable = ~results.arrays["columns/observable"]
+    assert numbers["unobservable_columns"] == unobservable.sum() > 0
     found, nominal = results.arrays["edges/found_keV"], results.arrays["edges/nominal_keV"]
-    assert torch.equal(found[unseen], nominal[unseen])
+    assert torch.equal(found[unobservable], nominal[unobservable])
 
 
 def test_all_pixels():
     numbers = finished("thresholds_phantom_all_pixels").numbers
-    # 56 draws of N(0, 0.5): their RMS is 0.5 within 3 · 0.5/√112
+    # RMS of 56 draws of N(0, 0.5): 0.5 within 3 · 0.5/√112
     assert numbers["threshold_error_before_rms_keV"] == pytest.approx(0.5, abs=0.14)
     assert numbers["threshold_error_after_rms_keV"] <= 1e-3
     assert numbers["judged_but_unobservable_columns"] == 0
@@ -84,21 +84,17 @@ def test_all_pixels():
 @pytest.mark.parametrize(
     ("study", "options", "message"),
     [
-        (slab_study, {"max_steps": 0}, "max_steps must be 1 or more, got 0"),
-        (slab_study, {"n_detectors": 0}, "n_detectors must be 1 or more, got 0"),
-        (slab_study, {"water_cm": (3.0, 1.0, 1.0)}, "first ≤ last and a positive step"),
-        (
-            phantom_study,
-            {"biased_columns": (48,)},
-            r"biased_columns must lie in 0 … 47, got \[48\]",
-        ),
+        (slab_study, {"max_steps": 0}, "max_steps .* 0"),
+        (slab_study, {"n_detectors": 0}, "n_detectors .* 0"),
+        (slab_study, {"water_cm": (3.0, 1.0, 1.0)}, "3.0:1.0:1.0"),
+        (phantom_study, {"biased_columns": (48,)}, r"biased_columns .* 47, got \[48\]"),
     ],
 )
-def test_a_wrong_size_is_told(study, options, message):
+def test_a_size_out_of_range_is_rejected(study, options, message):
     with pytest.raises(ValueError, match=message):
         study(**options)
 
 
-def test_a_biased_column_that_the_phantom_leaves_in_the_light_is_refused():
-    with pytest.raises(ValueError, match="shadows biased column 2 in fewer than 20 views"):
+def test_a_biased_column_outside_the_shadow_of_the_phantom_is_rejected():
+    with pytest.raises(ValueError, match=r"column 2 .* 20 views"):
         phantom_study(biased_columns=(2,)).run(in_context())
