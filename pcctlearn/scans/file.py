@@ -31,7 +31,7 @@ from pcctlearn.scans.schema import (
     texts,
 )
 from pcctlearn.scans.storage import opened
-from pcctlearn.scans.validation.structure import findings_in
+from pcctlearn.scans.validation.checks import findings_in
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 

@@ -3,7 +3,7 @@
 import importlib
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,18 +64,28 @@ def _heaps_end(path: Path) -> bool:
     return True
 
 
-class ForeignLinkError(ValueError):
+class _ForeignLinkError(ValueError):
     """A name refers to another file."""
 
 
-def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
-    """What a name refers to within this file; ``None`` where there is nothing.
+def items_in(file: h5py.File, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """{name: its group or dataset, or ``None``}, and a sentence for each link to another file.
 
-    Links are looked at before anything is opened: an external link may name any file or device.
-
-    Raises:
-        ForeignLinkError: there is an external link on the path.
+    Every link is checked before it is followed, because an external link may name any file or
+    device.
     """
+    items: dict[str, Any] = {}
+    foreign_links = []
+    for name in names:
+        try:
+            items[name] = _item_at(file, name)
+        except _ForeignLinkError as error:
+            foreign_links.append(str(error))
+    return items, foreign_links
+
+
+def _item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
+    """The object of this name; ``None`` if there is none or if it cannot be opened."""
     item: Any = file
     parts = [part for part in name.split("/") if part not in ("", ".")]
     for index, part in enumerate(parts):
@@ -83,14 +93,14 @@ def item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
             return None
         link = item.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise ForeignLinkError(
+            raise _ForeignLinkError(
                 f"{name} is a link to another file, which is never opened: copy the data into this "
                 "file, for example with h5repack after h5copy -f ext"
             )
         if isinstance(link, h5py.SoftLink):
             base = "" if link.path.startswith("/") else item.name + "/"
             rest = "/".join([base + link.path, *parts[index + 1 :]])
-            return item_at(file, rest, n_links - 1) if n_links else None
+            return _item_at(file, rest, n_links - 1) if n_links else None
         with suppress(KeyError, ValueError, OSError, RuntimeError):
             item = item[part]
             continue

@@ -32,7 +32,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scans import file as scan_file
 from pcctlearn.scans.data_set import known_scans
 from pcctlearn.scans.file import read_scan, write_scan
-from pcctlearn.scans.validation import structure as scan_faults
+from pcctlearn.scans.validation import counts as count_checks
 from pcctlearn.scatter import checkpoint as checkpoint_module
 from pcctlearn.scatter import pencil_beams
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
@@ -592,7 +592,7 @@ def test_each_file_is_read_and_validated_once(scans, checkpoint, tmp_path, monke
 
     counted(scan_evaluator, "read_scan")
     counted(scan_file, "findings_in")
-    counted(scan_faults, "count_findings")
+    counted(count_checks, "count_findings")
     counted(checkpoint_module, "read_content")
     run(scans, tmp_path, *using(checkpoint))
     files = ["head_00000.h5", "head_00001.h5"]

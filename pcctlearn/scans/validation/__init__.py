@@ -1,1 +1,1 @@
-"""What can be wrong with a scan, found and told with a remedy."""
+"""Checks of scan files: each fault is one sentence with a remedy."""

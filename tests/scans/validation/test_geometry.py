@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 from support.scan_files import BEAM
 
-from pcctlearn.scans.validation.lengths import length_doubts
+from pcctlearn.scans.validation.geometry import length_doubts
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
 CLINICAL = ConeBeam(12, 16, 24, 0.8, 62.5, 109.7)

@@ -1,0 +1,107 @@
+"""Check each dataset of a scan file against the schema: name, type, axes, unit and materials."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import torch
+
+from pcctlearn.physics.attenuation import mass_attenuation
+from pcctlearn.physics.spectrum import transmission
+from pcctlearn.reading.text import shown
+from pcctlearn.scans.schema import ARRAYS, MATERIALS, texts
+from pcctlearn.scans.storage import storage_faults
+
+_ENERGY_keV = torch.tensor([60.0], dtype=torch.float64)  # any, to look a material up
+# (unit of the schema, unit found, in lower case): how to convert the values
+_CONVERSIONS = {
+    ("keV", "ev"): "divide by 1000",
+    ("keV", "mev"): "multiply by 1000",
+    ("cm", "mm"): "divide by 10",
+    ("cm", "um"): "divide by 10000",
+    ("rad", "deg"): "multiply by π / 180",
+    ("rad", "degrees"): "multiply by π / 180",
+    ("g/cm3", "mg/ml"): "divide by 1000",
+    ("g/cm3", "mg/cm3"): "divide by 1000",
+    ("g/cm3", "kg/m3"): "divide by 1000",
+    ("g/cm2", "mg/cm2"): "divide by 1000",
+    ("1/keV", "1/ev"): "multiply by 1000",
+}
+
+
+def array_faults(name: str, items: Mapping[str, Any]) -> Iterator[str]:
+    """The first reason not to read a dataset, if there is one; ``items`` are those of the file."""
+    array, item = ARRAYS[name], items[name]
+    axes = array.axes.replace(" |", ", or as")
+    if item is None:
+        group = name.partition("/")[0]
+        in_group = group in ("spectrum", "response") and isinstance(items[group], h5py.Group)
+        if array.required or in_group:
+            others = f" beside the others in {group}" if in_group else ""
+            yield f"{name} is missing{others}: add it, axes {axes}, in {array.unit}"
+    elif not isinstance(item, h5py.Dataset):
+        kind = "a group" if isinstance(item, h5py.Group) else "a named data type"
+        yield f"{name} must be a dataset, got {kind}: store one array, axes {axes}"
+    elif item.dtype.kind not in "iuf":
+        yield f"{name} holds {item.dtype}, not numbers: write it as {array.dtype}"
+    elif not array.axes_of(item.ndim):
+        yield f"{name} has {item.ndim} axes, shape {item.shape}: store it with axes {axes}"
+    elif item.size == 0:
+        yield f"{name} is empty, shape {item.shape}: fill it, or leave it out of the file"
+    else:
+        yield from storage_faults(name, item)
+
+
+def unit_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+    """A sentence if the attribute ``unit`` is not that of the schema."""
+    expected, got = ARRAYS[name].unit, shown(" ".join(texts(item.attrs, "unit")))
+    if not got:
+        yield f"{name} has no attribute unit: set it to {expected!r}, if that is its unit"
+    elif got != expected:
+        change = _CONVERSIONS.get((expected, got.lower()), "convert the values")
+        yield (
+            f"unit of {name} must be {expected!r}, got {got!r}: {change} and set the attribute unit"
+        )
+
+
+def misspelt_names(file: h5py.File) -> Iterator[str]:
+    """Unknown names that resemble one that is absent; all others are the user's own."""
+    known = {name.partition("/")[0] for name in ARRAYS}
+    for name in file:
+        close = difflib.get_close_matches(name, known - set(file), n=1, cutoff=0.75)
+        if name not in known and close:
+            yield f"{shown(name)} is not a name of the schema, and {close[0]} is absent: rename it"
+
+
+def material_faults(arrays: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    """Names that are too few or too many, unknown, or different for line integrals and maps."""
+    materials = {
+        name: texts(arrays[name].attrs, "materials") for name in MATERIALS if name in arrays
+    }
+    for name, named in materials.items():
+        n_expected = arrays[name].shape[0]
+        if len(named) != n_expected:
+            yield (
+                f"the attribute materials of {name} must name {n_expected}, got {_listed(named)}: "
+                "list one for each entry of its first axis"
+            )
+        for material in named:
+            try:
+                if name == "skew_cm":
+                    transmission(material, 0.0, _ENERGY_keV)  # needs a density too
+                else:
+                    mass_attenuation(material, _ENERGY_keV)
+            except ValueError as error:
+                yield f"the attribute materials of {name}: {shown(str(error), 300)}"
+    if {"line_integrals", "maps"} <= materials.keys():
+        one, other = materials["line_integrals"], materials["maps"]
+        if one != other:
+            yield (
+                f"line_integrals are of {_listed(one)}, maps of {_listed(other)}: give both the "
+                "same materials in the same order"
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return shown(str(list(names)))

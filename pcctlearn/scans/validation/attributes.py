@@ -1,0 +1,110 @@
+"""Check the attributes of a scan file and of its groups."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pcctlearn.reading.text import shown
+from pcctlearn.scans.schema import SCHEMA, SCHEMA_VERSION, texts
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.grids import VolumeGrid
+
+
+class Number(NamedTuple):
+    """The numbers that an attribute may hold; ``sizes`` lists how many."""
+
+    sizes: tuple[int, ...] = (1,)
+    whole: bool = False
+    non_negative: bool = False
+    required: bool = False
+
+    def accepts(self, value: np.ndarray) -> bool:
+        """Whether an attribute has this value."""
+        if value.dtype.kind not in "iuf" or value.size not in self.sizes:
+            return False
+        numbers = value.ravel().tolist()
+        return (
+            (value.size == 1 or value.ndim == 1)
+            and (not self.whole or all(float(number).is_integer() for number in numbers))
+            and (not self.non_negative or all(0 <= number < math.inf for number in numbers))
+        )
+
+    def __str__(self) -> str:
+        words = [" or ".join(map(str, self.sizes)), *(["whole"] if self.whole else []), "number(s)"]
+        return " ".join(words) + (", not negative" if self.non_negative else "")
+
+
+_SIZES = {"pixel_cm": (1, 2), "voxel_cm": (1, 3), "center_cm": (3,)}
+
+
+def _parameters(kind: type) -> dict[str, Number]:
+    return {
+        field.name: Number(
+            _SIZES.get(field.name, (1,)),
+            whole=field.name.startswith("n_"),
+            required=field.default is MISSING,
+        )
+        for field in fields(kind)
+        if field.name != "view_angles_rad"
+    }
+
+
+_ROOT = {
+    "schema_version": Number(whole=True, non_negative=True),
+    "seed": Number(whole=True, non_negative=True),
+    "grid_transmission": Number(non_negative=True),
+}
+PARAMETERS = {"geometry": _parameters(ConeBeam), "geometry/volume": _parameters(VolumeGrid)}
+
+
+def version_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence if the file has another version of the schema; nothing else is then checked."""
+    value = np.asarray(attributes.get("schema_version", SCHEMA_VERSION))
+    if value.size == 1 and value.dtype.kind in "iuf" and value.item() != SCHEMA_VERSION:
+        remedy = "update pcctlearn" if value.item() > SCHEMA_VERSION else "write the file again"
+        yield (
+            f"schema_version is {value.item()}, and this pcctlearn reads {SCHEMA_VERSION}: {remedy}"
+        )
+
+
+def root_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """Faults of the attributes of the file itself."""
+    if texts(attributes, "schema") != (SCHEMA,):
+        got = shown(" ".join(texts(attributes, "schema"))) or "nothing"
+        yield (
+            f"the root attribute schema must be {SCHEMA!r}, got {got!r}: set it, if this HDF5 file "
+            "is meant to be a scan"
+        )
+    if not any(texts(attributes, "name")):
+        yield "the root attribute name is missing: describe the scan in a few words"
+    if "schema_version" not in attributes:
+        yield f"the root attribute schema_version is missing: write {SCHEMA_VERSION}"
+    yield from _number_faults("the root", attributes, _ROOT)
+
+
+def parameter_faults(group: str, attributes: Mapping[str, Any]) -> Iterator[str]:
+    """Attributes of a group that are unknown, missing, or not the numbers that they must be."""
+    parameters = PARAMETERS[group]
+    for name in attributes:
+        if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
+            close = difflib.get_close_matches(name, parameters, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
+            yield f"unknown attribute {shown(name)} of {group}: {meant}"
+    yield from _number_faults(group, attributes, parameters)
+
+
+def _number_faults(
+    owner: str, attributes: Mapping[str, Any], numbers: Mapping[str, Number]
+) -> Iterator[str]:
+    for name, number in numbers.items():
+        if name in attributes:
+            value = np.asarray(attributes[name])
+            if not number.accepts(value):
+                got = shown(repr(value.tolist()))
+                yield f"the attribute {name} of {owner} must be {number}, got {got}: correct it"
+        elif number.required:
+            yield f"{owner} has no attribute {name}: add {number} in the unit of its name"

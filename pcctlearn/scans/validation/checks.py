@@ -1,0 +1,74 @@
+"""All checks of a scan file, in the order in which they build on one another."""
+
+from collections.abc import Collection
+
+import h5py
+
+from pcctlearn.patients.patient_frame import frame_faults
+from pcctlearn.scans.schema import ARRAYS, GROUPS, geometry_of
+from pcctlearn.scans.storage import items_in
+from pcctlearn.scans.validation.air import Findings
+from pcctlearn.scans.validation.arrays import (
+    array_faults,
+    material_faults,
+    misspelt_names,
+    unit_faults,
+)
+from pcctlearn.scans.validation.attributes import root_faults, version_faults
+from pcctlearn.scans.validation.counts import compared_counts
+from pcctlearn.scans.validation.geometry import (
+    geometry_faults,
+    group_faults,
+    length_doubts,
+    maps_grid_faults,
+)
+from pcctlearn.scans.validation.sizes import size_faults
+from pcctlearn.scans.validation.values import value_faults
+
+
+def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Findings:
+    """Faults of a scan file, and doubts about a file without faults, one sentence each.
+
+    A fault names the dataset or attribute, what is wrong with it, and the remedy.
+
+    Args:
+        file: open for reading.
+        checked: arrays whose values are checked; the others are checked for name, axes and unit.
+    """
+    if newer := list(version_faults(file.attrs)):
+        return Findings(newer, [])
+    items, foreign_links = items_in(file, [*GROUPS, *ARRAYS])
+    if foreign_links:
+        return Findings(foreign_links, [])
+    faults = [*root_faults(file.attrs), *group_faults(items)]
+    readable: dict[str, h5py.Dataset] = {}
+    for name, item in ((name, items[name]) for name in ARRAYS):
+        wrong = list(array_faults(name, items))
+        faults += wrong
+        if item is not None and not wrong:
+            readable[name] = item
+    faults += misspelt_names(file)
+    wrong_sizes = list(size_faults(items, readable))
+    faults += [sentence for _, sentence in wrong_sizes]
+    for name, _ in wrong_sizes:
+        readable.pop(name, None)
+    faults += material_faults(readable)
+    faults += geometry_faults(items, readable, sizes_agree=not wrong_sizes)
+    faults += maps_grid_faults(items, readable)
+    valid: dict[str, h5py.Dataset] = {}
+    for name, item in readable.items():
+        wrong = list(unit_faults(name, item))
+        if name in checked:
+            wrong += value_faults(name, item)
+            if not wrong:
+                valid[name] = item
+        faults += wrong
+    if "scanner_to_patient" in valid:
+        faults += frame_faults(valid["scanner_to_patient"][()].astype(float))
+    compared = compared_counts(valid)
+    faults += compared.faults
+    if faults:
+        return Findings(faults, [])
+    # doubts about counts need the spectral model, which is only read with the spectrum
+    doubts = compared.doubts if "spectrum/energies_keV" in checked else []
+    return Findings([], [*doubts, *length_doubts(geometry_of(file["geometry"]))])

@@ -1,0 +1,125 @@
+"""Compare counts with air, with primary and scatter, and with the spectral model of the file."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, spread_views
+from pcctlearn.scans.validation.air import Findings, air_findings
+from pcctlearn.scans.validation.saturation import saturation_faults
+
+_MOST_VIEWS = 32  # in which counts are compared with air
+_MOST_SUMMED_VIEWS = 16  # in which counts are compared with primary and scatter
+_RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/response_per_keV")
+_BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
+
+
+def compared_counts(arrays: Mapping[str, h5py.Dataset]) -> Findings:
+    """Faults and doubts about counts and about the spectral model, from the arrays of a file."""
+    model, model_faults = None, []
+    try:
+        model = _water_model(arrays)
+    except ValueError as error:
+        model_faults = [f"spectrum, response and thresholds_keV do not fit together: {error}"]
+    if not {"counts", "air"} <= arrays.keys():
+        return Findings(model_faults, [])
+    counts, air = arrays["counts"], arrays["air"]
+    if wrong_quantity := list(_quantity_faults(counts, air)):
+        return Findings([*wrong_quantity, *model_faults], [])
+    faults = list(model_faults)
+    if {"primary", "scatter"} <= arrays.keys():
+        faults = [*_truth_faults(counts, arrays["primary"], arrays["scatter"]), *faults]
+    if model_faults:
+        return Findings(faults, [])
+    found = count_findings(counts, torch.from_numpy(air.astype("float32")[()]), model)
+    return Findings([*faults, *found.faults], found.doubts)
+
+
+def count_findings(counts: h5py.Dataset, air: Tensor, model: SpectralModel | None) -> Findings:
+    """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views."""
+    views = spread_views(counts.shape[1], _MOST_VIEWS)
+    sample = torch.as_tensor(np.asarray(counts[:, views], np.float32))
+    kinds = dead_pixels(sample, air)
+    varying = sample.masked_fill(kinds["stuck"], torch.nan)
+    if saturated := list(saturation_faults(varying.numpy(), air.numpy())):
+        return Findings(saturated, [])
+    dead = any_of(kinds)
+    n, open_beam = (values.masked_fill(dead, torch.nan).numpy() for values in (sample, air))
+    return air_findings(n, open_beam, model)
+
+
+def _quantity_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
+    """Counts that must be transmissions or logarithms instead of photons."""
+    n = _summed_views(counts)
+    open_beam = np.broadcast_to(air[()][:, None], n.shape)
+    known = (open_beam > 0) & ~np.isnan(n)
+    n, open_beam = n[known], open_beam[known]
+    if not n.size:
+        return  # all pixels are dead
+    if (open_beam == 1).all():
+        yield "air is 1 everywhere: are counts transmissions? Store both in photons"
+    elif n.max() <= 20 and n.max() < 1e-4 * open_beam.min() and (n % 1).any():
+        yield (
+            f"counts are at most {n.max():.3g} and not whole, air is {open_beam.min():.3g} at "
+            "least: are they logarithms? Store counts in photons"
+        )
+
+
+def _truth_faults(
+    counts: h5py.Dataset, primary: h5py.Dataset, scatter: h5py.Dataset
+) -> Iterator[str]:
+    """Primary and scatter whose sum differs from the counts by far more than noise."""
+    measured, *parts = (
+        float(_summed_views(item).sum(dtype=np.float64)) for item in (counts, primary, scatter)
+    )
+    expected = sum(parts)
+    if abs(measured - expected) > 0.2 * expected + 10 * math.sqrt(expected):
+        yield (
+            f"counts sum to {measured:.4g} photons, primary and scatter to {expected:.4g} in the "
+            "same views: store the expected photons of the same scan and exposure, scatter after "
+            "grid_transmission"
+        )
+
+
+def _summed_views(item: h5py.Dataset) -> np.ndarray:
+    """Every n-th view, 16 at most."""
+    return item[:, :: math.ceil(item.shape[1] / _MOST_SUMMED_VIEWS)]
+
+
+def _water_model(arrays: Mapping[str, h5py.Dataset]) -> SpectralModel | None:
+    """Spectrum, response and median thresholds over the pixels; ``None`` if one is absent.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+
+    def tensors(names: tuple[str, ...]) -> list[Tensor]:
+        return [torch.from_numpy(arrays[name].astype("float64")[()]) for name in names]
+
+    if not set(_RESPONSE) <= arrays.keys():
+        return None
+    response = Table(*tensors(_RESPONSE))
+    if not set(_BEAM) <= arrays.keys():
+        return None
+    energies, fluence, edges = tensors(_BEAM)
+    pixels = edges.reshape(-1, edges.shape[-1])
+    water = attenuation_table(["water"], energies)
+    # if the lowest and the highest thresholds are possible, those of all pixels are
+    extremes = Thresholds(torch.stack([pixels.amin(0), pixels.amax(0)]))
+    SpectralModel(energies, fluence, response, extremes, water).air()
+    typical = Thresholds(pixels.median(0).values)
+    model = SpectralModel(energies, fluence, response, typical, water, ["water"])
+    if not (model.air() > 0).all():
+        raise ValueError(
+            f"a bin between the thresholds {typical.edges_keV.tolist()} keV has no counts with "
+            "this fluence: move the thresholds, or store the fluence in photons"
+        )
+    return model

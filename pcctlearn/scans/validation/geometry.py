@@ -1,0 +1,107 @@
+"""Check the geometry of a scan file, the grid of the reconstruction and the grid of its maps."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pcctlearn.reading.sizes import usable_bytes
+from pcctlearn.scans.schema import GROUPS, MAPS_GRID, geometry_of, grid_of, maps_grid_of
+from pcctlearn.scans.validation.attributes import PARAMETERS, parameter_faults
+from pcctlearn.tomography.geometry.cone import ConeBeam
+
+_ANGLES = "geometry/measured_angles_rad"
+_LONGEST_CM, _SHORTEST_CM = 300.0, 3.0  # from the source to the detector
+_LARGEST_PIXEL_CM = 5.0
+
+
+def group_faults(items: Mapping[str, Any]) -> Iterator[str]:
+    """Other objects with the name of a group."""
+    for name in GROUPS:
+        if items[name] is not None and not isinstance(items[name], h5py.Group):
+            kind = "a dataset" if isinstance(items[name], h5py.Dataset) else "a named data type"
+            yield f"{name} must be a group, got {kind}: store its members in a group"
+
+
+def geometry_faults(
+    items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset], sizes_agree: bool
+) -> Iterator[str]:
+    """Faults of the attributes; if there are none, of the geometry and the grid.
+
+    Args:
+        items: groups and datasets of the file.
+        arrays: the datasets that can be read.
+        sizes_agree: whether the sizes of all arrays agree, so that the geometry can be built.
+    """
+    faults = [
+        fault
+        for group in PARAMETERS
+        if isinstance(items[group], h5py.Group)
+        for fault in parameter_faults(group, items[group].attrs)
+    ]
+    if items["geometry"] is None:
+        faults.append(
+            "the group geometry is missing: add it, with parameters of ConeBeam as attributes"
+        )
+    yield from faults
+    groups = [items[group] for group in PARAMETERS if items[group] is not None]
+    angles_readable = _ANGLES in arrays or items[_ANGLES] is None
+    sound = not faults and all(isinstance(group, h5py.Group) for group in groups)
+    if not (sound and sizes_agree and "counts" in arrays and angles_readable):
+        return
+    if too_large := list(_volume_faults(items["geometry/volume"])):
+        yield from too_large
+        return
+    try:
+        grid_of(items["geometry"], geometry_of(items["geometry"]))
+    except ValueError as error:
+        yield f"geometry: {error}"
+
+
+def _volume_faults(volume: h5py.Group | None) -> Iterator[str]:
+    if volume is None:
+        return
+    n_voxels = math.prod(float(np.asarray(volume.attrs[f"n_{axis}"]).item()) for axis in "zyx")
+    if not 4 * n_voxels < usable_bytes():
+        yield (
+            f"geometry/volume has {n_voxels:.3g} voxels, more than the free memory holds: lower "
+            "n_z, n_y and n_x, and enlarge voxel_cm"
+        )
+
+
+def maps_grid_faults(items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset]) -> Iterator[str]:
+    """A sentence if the maps have no grid, half a grid or an impossible one."""
+    if "maps" not in arrays:
+        return
+    own = MAPS_GRID & set(arrays["maps"].attrs)
+    if not own and items["geometry/volume"] is None:
+        yield "the grid of maps is unknown: add geometry/volume, or voxel_cm and center_cm of maps"
+    elif len(own) == 1:
+        yield "maps have one of the attributes voxel_cm and center_cm: give both (z, y, x), or none"
+    else:
+        try:
+            maps_grid_of(arrays["maps"])
+        except ValueError as error:
+            yield f"the grid of maps: {error}"
+
+
+def length_doubts(geometry: ConeBeam) -> list[str]:
+    """A sentence if source_to_detector_cm or pixel_cm is probably in another unit than cm.
+
+    Clinical and laboratory scanners have 10 to 200 cm from the source to the detector. A distance
+    above 300 cm is probably in mm, and one below 3 cm in m.
+    """
+    distance, pixel = geometry.source_to_detector_cm, max(geometry.row_cm, geometry.column_cm)
+    unit, remedy = "", ""
+    if distance > _LONGEST_CM or pixel > _LARGEST_PIXEL_CM:
+        unit, remedy = "mm", "divide all of them by 10"
+    elif distance < _SHORTEST_CM:
+        unit, remedy = "m", "multiply all of them by 100"
+    if not unit:
+        return []
+    return [
+        f"source_to_detector_cm is {distance:.4g} and pixel_cm {pixel:.4g}: if the lengths of "
+        f"geometry are in {unit}, {remedy}, those of geometry/volume too"
+    ]
