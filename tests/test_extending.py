@@ -111,7 +111,7 @@ class NumpyCases(CtCases):
 
     def read(self, case):
         hounsfield = torch.from_numpy(np.load(case.path))
-        return CtVolume(hounsfield, (1.0, 1.0, 1.0), case.path.stem, np.diag([-1, 1, 1, 1.0]))
+        return CtVolume(hounsfield, (1.0, 1.0, 1.0), np.diag([-1, 1, 1, 1.0]))
 '''
 CASES_YAML = """
 defaults: [_ct]

@@ -1,4 +1,4 @@
-"""Water and calcium maps of one axial slice: a CT of the user's own, or a procedural abdomen."""
+"""Water and calcium maps of one axial slice: of a CT file, or of a procedural abdomen."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from pcctlearn.phantoms.abdomens import abdomen_slice
 from pcctlearn.phantoms.placement import place_body
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
-_THICK = 1000.0  # voxels of the image
+_SLICE_VOXELS = 1000.0  # thickness of the slice, in voxels of the image
 
 
 class AxialSlice(Cases):
@@ -19,10 +19,10 @@ class AxialSlice(Cases):
 
     Args:
         path: NIfTI file, KiTS case or KiTS folder; ``None`` for a procedural abdomen.
-        index: slice as the file counts them; ``None`` for the middle one.
-        threshold_HU: above it lies bone, made of water and calcium.
+        index: number of the slice in the file; ``None`` for the middle one.
+        threshold_HU: voxels above it are bone, a mixture of water and calcium.
         seed: of the procedural abdomen.
-        fit: shrink a body that is wider than the field of view instead of refusing it.
+        fit: shrink a body that is wider than the field of view instead of rejecting it.
     """
 
     grid_type = ImageGrid
@@ -37,29 +37,32 @@ class AxialSlice(Cases):
     ) -> None:
         self.path, self.index, self.threshold_HU = path, index, threshold_HU
         self.seed, self.fit = seed, fit
-        self.hounsfield = None if path is None else read_slice(path, index)  # bad files fail here
+        self.hounsfield = (
+            None if path is None else read_slice(path, index)
+        )  # a bad file raises here
 
     @property
     def names(self) -> list[str]:
-        """The seed of the abdomen, or the index of the slice."""
+        """A name with the seed of the abdomen or the index of the slice."""
         if self.path is None:
             return [f"procedural abdomen, seed {self.seed}"]
         index = "" if self.index is None else f", index {self.index}"
         return [f"slice of the CT at datasets.path{index}"]
 
     def maps(self, index: int, grid: ImageGrid) -> Float[Tensor, "material y x"]:
-        """Water and calcium in g/cm³; a body that ``fit`` shrinks is named in a warning."""
+        """Water and calcium in g/cm³; warns if ``fit`` shrinks the body."""
         self.require_index(index)
         if self.hounsfield is None:
             return abdomen_slice(self.seed, grid)
         hounsfield, spacing_cm = self.hounsfield
-        thick = (_THICK * grid.voxel_cm, *spacing_cm)  # the same all along z, shrunk or not
+        # thick enough to fill the one slice of the grid even if the body is shrunk
+        voxel_cm = (_SLICE_VOXELS * grid.voxel_cm, *spacing_cm)
         volume = VolumeGrid(1, grid.n_y, grid.n_x, grid.voxel_cm)
-        body = place_body(hounsfield[None], thick, volume, self.threshold_HU, self.fit)
+        body = place_body(hounsfield[None], voxel_cm, volume, self.threshold_HU, self.fit)
         if body.scale < 1:
             warnings.warn(
-                f"{self.path}: the patient is shrunk to {100 * body.scale:.3g} % of its size, as "
-                "datasets.fit=true allows",
+                f"{self.path}: the patient is shrunk to {100 * body.scale:.3g} % of its size "
+                "(datasets.fit=true)",
                 stacklevel=2,
             )
         return body.maps[:, 0]

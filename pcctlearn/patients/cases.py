@@ -1,4 +1,4 @@
-"""Objects to scan: a data set of named cases, each of which becomes maps on any grid."""
+"""Data sets of objects to scan: named cases with density maps on any grid."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -13,8 +13,8 @@ from pcctlearn.tomography.grids import SliceGrid, VolumeGrid
 class Cases(ABC):
     """Objects to scan; a new data set defines ``names`` and ``maps``.
 
-    ``materials`` are those of the maps. ``grid_type`` is VolumeGrid for volumes, and ImageGrid for
-    slices.
+    ``materials`` are the materials of the maps. ``grid_type`` is VolumeGrid for volumes and
+    ImageGrid for slices.
     """
 
     materials: tuple[str, ...] = ("water", "calcium")
@@ -30,17 +30,18 @@ class Cases(ABC):
         """Densities of a case on a grid of ``grid_type``, in g/cm³.
 
         Raises:
-            IndexError: no such case. BodyTooWideError: the body is wider than the grid.
+            IndexError: there is no such case.
+            BodyTooWideError: the body is wider than the grid.
         """
 
     def placed(self, index: int, grid: Any) -> PlacedCase:
-        """The maps, and the position of the scanner in the patient where there is a CT."""
+        """The maps, and for a CT the transform from scanner to patient."""
         return PlacedCase(self.maps(index, grid), None, self.materials)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def require_index(self, index: int) -> None:
-        """Raise IndexError unless there is a case of this index."""
+        """Raise IndexError unless a case has this index."""
         if not 0 <= index < len(self):
-            raise IndexError(f"there are cases 0 to {len(self) - 1}, got index {index}")
+            raise IndexError(f"case index must be 0 to {len(self) - 1}, got {index}")

@@ -1,5 +1,7 @@
 """Layouts of CT volumes on disk: NIfTI files, DICOM series, KiTS and SinoCT."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pcctlearn.files.names import is_hidden
@@ -7,9 +9,7 @@ from pcctlearn.patients.ct_cases import Case, CtCases
 from pcctlearn.patients.ct_volume import CtVolume
 from pcctlearn.patients.dicom_files import dicom_folders, listed_series, series_in, slice_folders
 from pcctlearn.patients.dicom_series import read_dicom_series
-from pcctlearn.patients.kits import kits_cases, read_case
-from pcctlearn.patients.nifti import SUFFIXES, read_nifti
-from pcctlearn.patients.sinoct import read_series, sinoct_series
+from pcctlearn.patients.nifti import SUFFIXES, imaging_files, read_nifti
 
 
 class NiftiCases(CtCases):
@@ -25,82 +25,60 @@ class NiftiCases(CtCases):
 
 
 class KitsCases(CtCases):
-    """Cases of KiTS21 and KiTS23."""
+    """Cases of KiTS21 and KiTS23: folders with an imaging.nii.gz."""
 
     wanted = "a KiTS case, or the root of KiTS21 or KiTS23"
 
     def sources(self, path: Path) -> list[Case]:  # noqa: D102
-        return [Case(folder) for folder in kits_cases(path)]
+        return [Case(file.parent) for file in imaging_files(path)]
 
     def read(self, case: Case) -> CtVolume:  # noqa: D102
-        return read_case(case.path, self.straighten)
+        return read_nifti(case.path, self.straighten)
 
 
+@dataclass(eq=False)
 class DicomCases(CtCases):
-    """DICOM series.
+    """DICOM series; settings as for ``CtCases``, and two more.
 
     Args:
-        resample: interpolate unevenly spaced slices instead of refusing them.
-        series: SeriesInstanceUID of the series to read where a folder holds several, or "all" for
-            each of them as a case; ``None`` where every folder holds one.
-        The others as in ``CtCases``.
+        resample: interpolate unevenly spaced slices instead of rejecting them.
+        series: SeriesInstanceUID of the series to read, or "all" for each series as a case;
+            ``None`` if every folder holds one series.
     """
 
     wanted = "the folder of a DICOM series, or a folder of such folders"
 
-    def __init__(
-        self,
-        path: str | None = None,
-        threshold_HU: float = 200.0,
-        fit: bool = False,
-        limit: int | None = None,
-        straighten: bool = False,
-        cache: bool = True,
-        resample: bool = False,
-        series: str | None = None,
-    ) -> None:
-        self.resample, self.series = resample, series
-        super().__init__(path, threshold_HU, fit, limit, straighten, cache)
+    resample: bool = False
+    series: str | None = None
 
     def sources(self, path: Path) -> list[Case]:  # noqa: D102
+        folders = _folders_with_slices(path)
         if self.series is not None:
-            return _chosen_series(path, self.series)
-        return [Case(folder) for folder in _series_folders(path)]
+            return _chosen_series(path, folders, self.series)
+        return [Case(path)] if folders[0] == path else [Case(folder) for folder in folders]
 
     def read(self, case: Case) -> CtVolume:  # noqa: D102
-        return read_dicom_series(
-            case.path, resample=self.resample, straighten=self.straighten, series=case.series
-        )
+        return read_dicom_series(case.path, case.series, self.resample, self.straighten)
 
 
+@dataclass(eq=False)
 class SinoctCases(CtCases):
-    """Head CTs of SinoCT.
+    """Head CTs of SinoCT (Stanford AIMI); settings as for ``CtCases``, and one more.
 
     Args:
-        resample: interpolate unevenly spaced slices instead of refusing them.
-        The others as in ``CtCases``.
+        resample: interpolate unevenly spaced slices instead of rejecting them.
     """
 
     wanted = "the folder with batch_*/series_*, unpacked from SinoCT"
 
-    def __init__(
-        self,
-        path: str | None = None,
-        threshold_HU: float = 200.0,
-        fit: bool = False,
-        limit: int | None = None,
-        straighten: bool = False,
-        cache: bool = True,
-        resample: bool = False,
-    ) -> None:
-        self.resample = resample
-        super().__init__(path, threshold_HU, fit, limit, straighten, cache)
+    resample: bool = False
 
     def sources(self, path: Path) -> list[Case]:  # noqa: D102
-        return [Case(folder) for folder in sinoct_series(path)]
+        return [Case(folder) for folder in _sinoct_series(path)]
 
     def read(self, case: Case) -> CtVolume:  # noqa: D102
-        return read_series(case.path, self.resample, self.straighten)
+        folder = case.path / "reconstructed_image"
+        return read_dicom_series(folder, None, self.resample, self.straighten)
 
 
 def _nifti_files(path: Path) -> list[Path]:
@@ -114,15 +92,8 @@ def _nifti_files(path: Path) -> list[Path]:
     return files
 
 
-def _series_folders(path: Path) -> list[Path]:
-    """The folder itself where it holds slices, or the folders below that do."""
-    folders = _folders_with_slices(path)
-    return folders[:1] if folders[0] == path else folders
-
-
-def _chosen_series(path: Path, wanted: str) -> list[Case]:
-    """The CT series at or below a path whose SeriesInstanceUID is ``wanted``, or all of them."""
-    folders = _folders_with_slices(path)
+def _chosen_series(path: Path, folders: list[Path], wanted: str) -> list[Case]:
+    """The CT series of these folders whose SeriesInstanceUID is ``wanted``, or all of them."""
     found = [Case(folder, name) for folder in folders for name in series_in(folder)]
     chosen = [case for case in found if wanted in ("all", case.series)]
     if not chosen:
@@ -132,8 +103,9 @@ def _chosen_series(path: Path, wanted: str) -> list[Case]:
 
 
 def _folders_with_slices(path: Path) -> list[Path]:
+    """Folders at or below ``path`` that hold DICOM slices, in order."""
     if path.is_file():
-        raise ValueError(f"{path} is one file: give its folder, datasets.path={path.parent}")
+        raise ValueError(f"{path} is a file: give its folder, datasets.path={path.parent}")
     folders = slice_folders(path)
     if folders:
         return folders
@@ -142,4 +114,23 @@ def _folders_with_slices(path: Path) -> list[Path]:
             f"no slices in {path} or below, only scouts, reports or screen captures; give the "
             "folder of an axial CT series"
         )
-    raise FileNotFoundError(f"no DICOM files in {path} or below; give a series, unpacked")
+    raise FileNotFoundError(
+        f"no DICOM files in {path} or below; give the folder of an axial series"
+    )
+
+
+def _sinoct_series(root: Path) -> list[Path]:
+    """Every batch_<n>/series_<i> folder at or below ``root``, in numerical order."""
+    found = root.glob("**/batch_*/series_*")
+    series = [path for path in found if path.is_dir() and not is_hidden(path, root)]
+    if not series:
+        raise FileNotFoundError(
+            f"no batch_*/series_* folders in {root}; give the folder that SinoCT was unpacked into"
+        )
+    return sorted(series, key=lambda path: [_text_and_number(part) for part in path.parts])
+
+
+def _text_and_number(part: str) -> tuple[str, int]:
+    """Sorting key that puts series_10 after series_9."""
+    match = re.fullmatch(r"(.*?)(\d+)", part)
+    return (match[1], int(match[2])) if match else (part, -1)

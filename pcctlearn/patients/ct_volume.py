@@ -1,4 +1,4 @@
-"""A CT volume in HU with its frame, and the checks that all readers share."""
+"""A CT volume in HU with its position in the patient, and the checks that all readers share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pcctlearn.units import AIR_HU, mm_to_cm
 Resampling = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 MAX_TILT_DEG = 2.0
-HOUSE_AXES = "SPL"  # z to superior, y (rows) to posterior, x (columns) to the left
+ORIENTATION = "SPL"  # z increases to superior, y (rows) to posterior, x (columns) to the left
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +27,15 @@ class CtVolume:
     """A patient in HU: slice 0 most inferior, row 0 anterior, column 0 patient right.
 
     Args:
-        hounsfield: (z, y, x) in HU, float32, nothing below air.
+        hounsfield: (z, y, x) in HU, float32, at least −1000.
         voxel_cm: voxel size along z, y and x.
-        name: of the case, for captions and messages.
         index_to_patient: takes (slice, row, column, 1) to (R, A, S, 1) of the patient, in cm.
-        densities: for a resampled volume, water and calcium in g/cm³ as a function of the threshold
-            in HU, converted before resampling, since densities are not linear in HU.
+        densities: for a resampled volume, water and calcium in g/cm³ as a function of the bone
+            threshold in HU, converted before resampling because densities are not linear in HU.
     """
 
     hounsfield: Float[Tensor, "z y x"]
     voxel_cm: tuple[float, float, float]
-    name: str
     index_to_patient: np.ndarray
     densities: Callable[[float], Float[Tensor, "material z y x"]] | None = None
 
@@ -46,14 +44,13 @@ def ct_volume(
     source: Path,
     stored: np.ndarray,
     affine: np.ndarray,
-    name: str,
     straighten: bool = False,
     evenly_spaced: Resampling | None = None,
 ) -> CtVolume:
     """Build a CtVolume from an array returned by ``air_for_padding`` and its affine (RAS, mm).
 
-    ``evenly_spaced`` resamples both if slices are not. Raises ValueError for an array that is not
-    3-D, and for a tilted one unless ``straighten`` resamples it.
+    ``evenly_spaced`` resamples both if the slices are unevenly spaced. Raises ValueError for an
+    array that is not 3-D, and for a tilted one unless ``straighten`` is set.
     """
     if stored.ndim != 3:
         raise ValueError(f"{source} has shape {stored.shape}; give one 3-D volume at a time")
@@ -62,23 +59,23 @@ def ct_volume(
         even = (values, affine) if evenly_spaced is None else evenly_spaced(values, affine)
         return straightened(source, *even, outside) if straighten else even
 
-    hounsfield, new_affine = resampled(stored, AIR_HU)
-    require_straight(source, new_affine)
+    hounsfield, resampled_affine = resampled(stored, AIR_HU)
+    require_straight(source, resampled_affine)
 
     def densities(threshold_HU: float) -> Tensor:
         both = water_and_calcium(torch.from_numpy(stored), threshold_HU).numpy()
-        return torch.stack([in_house_axes(*resampled(density, 0.0))[0] for density in both])
+        return torch.stack([reoriented(*resampled(density, 0.0))[0] for density in both])
 
-    turned, house_affine = in_house_axes(hounsfield, new_affine)
-    z, y, x = (mm_to_cm(float(size)) for size in voxel_sizes(house_affine))
-    in_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ house_affine
-    return CtVolume(turned, (z, y, x), name, in_cm, None if hounsfield is stored else densities)
+    values, affine_mm = reoriented(hounsfield, resampled_affine)
+    z, y, x = (mm_to_cm(float(size)) for size in voxel_sizes(affine_mm))
+    affine_cm = np.diag([mm_to_cm(1.0)] * 3 + [1.0]) @ affine_mm
+    return CtVolume(values, (z, y, x), affine_cm, None if hounsfield is stored else densities)
 
 
 def air_for_padding(source: Path, stored: np.ndarray, part: str = "this volume") -> np.ndarray:
-    """HU in float32 with padding, all values below air, replaced by air.
+    """HU in float32 with padding (all values below −1000 HU) replaced by air.
 
-    Call it before any interpolation, which would mix padding with tissue. Raises ValueError for
+    Call this before any interpolation, which would mix padding with tissue. Raises ValueError for
     values that are not HU.
     """
     check_hounsfield(source, stored, part)
@@ -90,9 +87,9 @@ def straightened(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a tilted or sheared array to axes along R, A and S; others are returned unchanged.
 
-    The voxel size along S is the distance of the slices along S, which under a tilted gantry is
-    the table increment; along R and A it is the smaller pixel size. ``outside``, the value of air,
-    fills the rest.
+    The voxel size along S is the distance between slices along S, which for a tilted gantry is the
+    table increment; along R and A it is the smaller pixel size. ``outside`` fills voxels beyond
+    the array.
     """
     if tilt_deg(source, affine) <= MAX_TILT_DEG:
         return values, affine
@@ -102,7 +99,7 @@ def straightened(
         nib.Nifti1Image(values, affine),
         (pixel_mm, pixel_mm, abs(affine[2, across])),
         order=1,
-        mode="grid-constant",  # "constant" turns the outermost voxels to air by rounding
+        mode="grid-constant",  # with "constant", rounding turns the outermost voxels into air
         cval=outside,
     )
     return np.asarray(straight.dataobj), straight.affine
@@ -129,18 +126,18 @@ def require_straight(source: Path, affine: np.ndarray) -> None:
 
 
 def slice_axis(affine: np.ndarray) -> int:
-    """Axis of the array along which slices follow each other (inferior to superior or back)."""
+    """Axis of the array along which slices are stacked, in either direction."""
     return nib.io_orientation(affine)[:, 0].tolist().index(2)
 
 
-def in_house_axes(values: np.ndarray, affine: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """Reorder and flip axes to (z, y, x); the affine of the result takes its indices to RAS, mm."""
+def reoriented(values: np.ndarray, affine: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Reorder and flip the axes to (z, y, x); returns the values and their affine (RAS, mm)."""
     from monai.data import MetaTensor
     from monai.transforms import Orientation
 
     stored = MetaTensor(torch.from_numpy(values)[None], torch.from_numpy(affine))
-    turned = cast(MetaTensor, Orientation(HOUSE_AXES, labels=None)(stored))
-    return turned.as_tensor()[0].contiguous(), turned.affine.numpy()
+    oriented = cast(MetaTensor, Orientation(ORIENTATION, labels=None)(stored))
+    return oriented.as_tensor()[0].contiguous(), oriented.affine.numpy()
 
 
 def check_hounsfield(source: Path, values: np.ndarray, part: str) -> None:
@@ -149,9 +146,9 @@ def check_hounsfield(source: Path, values: np.ndarray, part: str) -> None:
     if n_bad:
         raise ValueError(f"{source} holds {n_bad} NaN or infinite values in {part}; set them to HU")
     if not ((values > -1100) & (values < -900)).any():
-        measured = values[values > -1100]  # padding aside
-        raw = ": raw counts, not HU" if measured.size and measured.min() >= 0 else ""
+        measured = values[values > -1100]  # without padding
+        raw = " and are raw counts, not HU" if measured.size and measured.min() >= 0 else ""
         raise ValueError(
-            f"{source} has no air near {AIR_HU:g} HU, its values run from {values.min():g} to "
+            f"{source} has no air near {AIR_HU:g} HU: its values run from {values.min():g} to "
             f"{values.max():g}{raw}; give a CT volume in HU (rescale slope and intercept applied)"
         )

@@ -1,4 +1,4 @@
-"""A CT volume out of a folder of DICOM slices, placed by where each slice says it lies."""
+"""Read a CT volume from a folder of DICOM slices, ordered by ImagePositionPatient."""
 
 from functools import partial
 from pathlib import Path
@@ -8,10 +8,10 @@ import pydicom
 from pydicom.pixels import apply_rescale
 
 from pcctlearn.patients.ct_volume import CtVolume, air_for_padding, ct_volume, require_straight
-from pcctlearn.patients.dicom_files import (
+from pcctlearn.patients.dicom_files import ct_slices
+from pcctlearn.patients.dicom_slice import (
     AGAIN,
     DicomSlice,
-    ct_slices,
     decoder_remedy,
     is_encoded,
     require_inflatable,
@@ -19,9 +19,9 @@ from pcctlearn.patients.dicom_files import (
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.sizes import require_size
 
-PADDING_HU = -2048.0  # becomes air, but is no sign that the numbers are in HU
-SAME_PLACE_MM = 0.01
-EVEN = 0.02  # of the usual gap: positions are rounded
+PADDING_HU = -2048.0  # becomes air, but does not count as air in the check for HU
+SAME_POSITION_MM = 0.01
+SPACING_TOLERANCE = 0.02  # of the median spacing, because positions are rounded
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -31,32 +31,34 @@ def read_dicom_series(
     resample: bool = False,
     straighten: bool = False,
 ) -> CtVolume:
-    """The CT series whose files lie in ``folder``, in HU and house axes.
+    """The CT series whose files are in ``folder``, in HU.
 
-    Slices are ordered, and their spacing is measured, by ImagePositionPatient; each slice has its
-    own slope and intercept. Scouts, and files that are no images or no DICOM, are passed over.
+    Slices are ordered and their spacing is measured by ImagePositionPatient; each slice has its
+    own slope and intercept. Scouts and files that are not DICOM images are skipped.
 
     Args:
-        folder: holds the files themselves, whatever they are called.
-        series: SeriesInstanceUID, where the folder holds several.
-        resample: interpolate unevenly spaced slices onto even spacing instead of refusing them.
-        straighten: resample a tilted stack onto the patient's axes instead of refusing it.
+        folder: contains the files, under any names.
+        series: SeriesInstanceUID; needed if the folder holds several series.
+        resample: interpolate unevenly spaced slices to even spacing instead of rejecting them.
+        straighten: resample a tilted stack to the patient's axes instead of rejecting it.
 
     Raises:
-        FileNotFoundError: no folder, or no DICOM images in it. ValueError: anything that keeps the
-        files from being one upright CT volume; the sentence names the file and the remedy.
+        FileNotFoundError: the folder does not exist or holds no DICOM slices.
+        ValueError: the files are not one CT volume in straight axes; the message names the file and
+            the remedy.
     """
     folder = Path(folder)
     slices = ct_slices(folder, series)
     slices.sort(key=lambda s: s.height_mm)
     if len(slices) == 1:
-        raise ValueError(f"{folder} holds one slice; a volume needs two or more of a series")
+        raise ValueError(f"{folder} holds one slice; give a series of two or more")
     gaps_mm = np.diff([s.height_mm for s in slices])
     _check_duplicates(slices, gaps_mm)
     affine = _affine(folder, slices)
     if not straighten:
-        require_straight(folder, affine)  # before the spacing, which a tilt distorts
-    even = bool((np.abs(gaps_mm - np.median(gaps_mm)) <= EVEN * np.median(gaps_mm)).all())
+        require_straight(folder, affine)  # first, because a tilt distorts the spacing
+    median_mm = np.median(gaps_mm)
+    even = bool((np.abs(gaps_mm - median_mm) <= SPACING_TOLERANCE * median_mm).all())
     if not even and not resample:
         raise ValueError(_uneven(folder, slices, gaps_mm))
 
@@ -64,33 +66,34 @@ def read_dicom_series(
     require_size(folder, n_bytes, "give a series of fewer voxels, or use more memory")
     hounsfield = air_for_padding(folder, np.stack([_hounsfield(s) for s in slices]))
     evenly_spaced = None if even else partial(_evenly_spaced, gaps_mm=gaps_mm)
-    name = folder.resolve().name
-    return ct_volume(folder, hounsfield, affine, name, straighten, evenly_spaced)
+    return ct_volume(folder, hounsfield, affine, straighten, evenly_spaced)
 
 
 def _affine(folder: Path, slices: list[DicomSlice]) -> np.ndarray:
-    """From (slice, row, column) to R, A, S in mm, if the slices lie on one line."""
+    """The matrix from (slice, row, column) to (R, A, S) in mm, for slices along one line."""
     first, last = slices[0], slices[-1]
     columns, rows = first.numbers("ImageOrientationPatient").reshape(2, 3)
     if np.abs(first.normal).argmax() != 2:
         raise ValueError(
-            f"{folder} is not axial, its slices face {first.normal.round(2).tolist()}; give the "
-            "axial series"
+            f"{folder} is not axial: the normal of its slices is "
+            f"{first.normal.round(2).tolist()}; give the axial series"
         )
     row_mm, column_mm = first.numbers("PixelSpacing")
     positions = np.stack([s.numbers("ImagePositionPatient") for s in slices])
-    way = positions[-1] - positions[0]
+    line = positions[-1] - positions[0]
     along = np.array([s.height_mm - first.height_mm for s in slices])
     share = along / along[-1]
-    aside_mm = np.linalg.norm(positions - positions[0] - share[:, None] * way, axis=1)
+    aside_mm = np.linalg.norm(positions - positions[0] - share[:, None] * line, axis=1)
     if aside_mm.max() > min(row_mm, column_mm):
         raise ValueError(
-            f"{slices[aside_mm.argmax()].file} is shifted by {aside_mm.max():.1f} mm against "
-            f"the line from {first.file.name} to {last.file.name}; give slices of one scan, or "
+            f"{slices[aside_mm.argmax()].file} is shifted by {aside_mm.max():.1f} mm from the "
+            f"line between {first.file.name} and {last.file.name}; give slices of one scan, or "
             "resample them to straight axes first"
         )
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([way / (len(slices) - 1), rows * row_mm, columns * column_mm], axis=1)
+    affine[:3, :3] = np.stack(
+        [line / (len(slices) - 1), rows * row_mm, columns * column_mm], axis=1
+    )
     affine[:3, 3] = positions[0]
     affine[:3] *= LPS_TO_RAS[:, None]
     return affine
@@ -98,30 +101,29 @@ def _affine(folder: Path, slices: list[DicomSlice]) -> np.ndarray:
 
 def _check_duplicates(slices: list[DicomSlice], gaps_mm: np.ndarray) -> None:
     closest = int(gaps_mm.argmin())
-    if gaps_mm[closest] < SAME_PLACE_MM:
+    if gaps_mm[closest] < SAME_POSITION_MM:
         raise ValueError(
-            f"{slices[closest].file} and {slices[closest + 1].file.name} lie at the same place "
+            f"{slices[closest].file} and {slices[closest + 1].file.name} have the same position "
             f"({slices[closest].height_mm:.2f} mm): a duplicate or another phase; keep one of them"
         )
 
 
 def _uneven(folder: Path, slices: list[DicomSlice], gaps_mm: np.ndarray) -> str:
-    usual = float(np.median(gaps_mm))
-    worst = int(np.abs(gaps_mm - usual).argmax())
-    n_missing = round(gaps_mm[worst] / usual) - 1
-    missing = f"as if {n_missing} were missing; " if n_missing > 0 else ""
+    median_mm = float(np.median(gaps_mm))
+    worst = int(np.abs(gaps_mm - median_mm).argmax())
+    n_missing = round(gaps_mm[worst] / median_mm) - 1
+    missing = f" ({n_missing} may be missing)" if n_missing > 0 else ""
     return (
-        f"{folder} is unevenly spaced: {gaps_mm[worst]:.2f} mm between "
-        f"{slices[worst].file.name} and {slices[worst + 1].file.name} where {usual:.2f} mm is "
-        f"usual; {missing}"
-        "copy the series again, or interpolate with datasets.resample=true"
+        f"{folder} has unevenly spaced slices: {gaps_mm[worst]:.2f} mm between "
+        f"{slices[worst].file.name} and {slices[worst + 1].file.name}{missing}, median "
+        f"{median_mm:.2f} mm; copy the series again, or interpolate with datasets.resample=true"
     )
 
 
 def _evenly_spaced(
     values: np.ndarray, affine: np.ndarray, gaps_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Linear interpolation between the two nearest slices, at about the usual spacing."""
+    """Interpolate linearly between the two nearest slices, at about the median spacing."""
     heights_mm = np.concatenate([[0.0], gaps_mm.cumsum()])
     n_slices = round(heights_mm[-1] / np.median(gaps_mm)) + 1
     wanted = np.interp(
@@ -149,11 +151,11 @@ def _hounsfield(s: DicomSlice) -> np.ndarray:
 
 
 def _is_padding(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Which stored values lie in the padding range of the file, ends included.
+    """True for stored values within the padding range of the file, ends included.
 
     PixelPaddingValue and PixelPaddingRangeLimit are its ends, in either order. Some writers give
-    the unsigned form of a signed number, or the reverse, so both are brought into the range of the
-    stored type; they are compared as numbers, whatever the byte order.
+    the unsigned form of a signed number, or the reverse, so both are wrapped into the range of the
+    stored type.
     """
     kind = np.iinfo(stored.dtype)
     tags = ("PixelPaddingValue", "PixelPaddingRangeLimit")

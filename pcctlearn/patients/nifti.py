@@ -1,4 +1,4 @@
-"""Read a NIfTI volume in HU, or one axial slice of it; KiTS cases included."""
+"""Read a NIfTI volume in HU, or one axial slice of it; a KiTS case is such a volume."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ from pcctlearn.patients.ct_volume import (
     CtVolume,
     air_for_padding,
     ct_volume,
-    in_house_axes,
+    reoriented,
     require_straight,
     slice_axis,
 )
@@ -38,8 +38,8 @@ def read_slice(
     """Read an axial slice in HU, row 0 anterior and column 0 patient right, and its (dy, dx) in cm.
 
     ``path`` is a NIfTI file, a KiTS case folder or a KiTS root (its first case). ``index`` counts
-    slices as the file stores them, from 0; None takes the middle one. Padding below air reads as
-    air, −1000 HU.
+    slices as the file stores them, from 0; None takes the middle one. Values below −1000 HU are
+    padding and become air.
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
@@ -54,23 +54,23 @@ def read_slice(
     where[axis] = slice(index, index + 1)
     stored = stored_values(file, image, *where)
     hounsfield = air_for_padding(file, stored, "this slice")
-    turned, house_affine = in_house_axes(hounsfield, affine)
-    _, row_cm, column_cm = (mm_to_cm(float(size)) for size in voxel_sizes(house_affine))
-    return turned[0], (row_cm, column_cm)
+    values, new_affine = reoriented(hounsfield, affine)
+    _, row_cm, column_cm = (mm_to_cm(float(size)) for size in voxel_sizes(new_affine))
+    return values[0], (row_cm, column_cm)
 
 
 def read_nifti(path: str | Path, straighten: bool = False) -> CtVolume:
     """Read a whole volume in HU; ``path`` as for ``read_slice``.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is damaged, has no
-    orientation, is not in HU, or is tilted and not resampled by ``straighten``.
+    orientation, is not in HU, or is tilted and ``straighten`` is not set.
     """
     file = _find_file(Path(path))
     image = open_nifti(file)
     affine = affine_mm(file, image)
     stored = stored_values(file, image, slice(None), slice(None), slice(None))
     hounsfield = air_for_padding(file, stored)
-    return ct_volume(file, hounsfield, affine, without_suffix(file.name), straighten)
+    return ct_volume(file, hounsfield, affine, straighten)
 
 
 def without_suffix(name: str) -> str:
@@ -100,15 +100,15 @@ def _find_file(path: Path) -> Path:
 
 
 def open_nifti(file: Path) -> nib.Nifti1Image:
-    """Open a 3-D volume of numbers; values are not read yet."""
+    """Open a 3-D volume of numbers without reading its values."""
     with readable(file, "a NIfTI file", f"{_AGAIN}, or give a .nii or .nii.gz file"):
         image = nib.load(file)
     if not isinstance(image, nib.Nifti1Image):
         kind = type(image).__name__
-        raise ValueError(f"{file} is a {kind}, not a NIfTI; convert it to .nii.gz")
+        raise ValueError(f"{file} is a {kind}, not a NIfTI file; convert it to .nii.gz")
     if image.ndim < 3 or image.shape[3:] not in ((), (1,)) or min(image.shape) < 1:
         raise ValueError(
-            f"{file} has shape {image.shape}; give one 3-D volume, a frame or series at a time"
+            f"{file} has shape {image.shape}; give one 3-D volume, such as a single frame"
         )
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{file} holds {image.get_data_dtype()}, not HU; give numbers in HU")
@@ -116,7 +116,7 @@ def open_nifti(file: Path) -> nib.Nifti1Image:
 
 
 def stored_values(file: Path, image: nib.Nifti1Image, *where: slice) -> np.ndarray:
-    """Part of the volume in the axes of the file, with the slope and intercept of the header."""
+    """Read part of the volume in the file's axes, with slope and intercept applied."""
     frame = (0,) * (image.ndim - 3)
     n_values = math.prod(
         len(range(*part.indices(n))) for n, part in zip(image.shape, where, strict=False)
@@ -129,7 +129,7 @@ def stored_values(file: Path, image: nib.Nifti1Image, *where: slice) -> np.ndarr
 
 
 def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
-    """Count all bytes, since part of a truncated file can be readable; this checks the CRC too."""
+    """Count all bytes, because part of a truncated file can be readable; also checks the CRC."""
     stored = cast(ArrayProxy, image.dataobj)
     needed = int(stored.offset) + math.prod(map(int, stored.shape)) * stored.dtype.itemsize
     on_disk = file.stat().st_size
@@ -137,7 +137,7 @@ def _check_whole(file: Path, image: nib.Nifti1Image) -> None:
         found = on_disk
     else:
         if needed > _MAX_INFLATION * on_disk:
-            raise EOFError(f"{needed} bytes are declared, the file has {on_disk}")
+            raise EOFError(f"the header declares {needed} bytes, the file has {on_disk}")
         found = 0
         with ImageOpener(str(file)) as stream:
             while block := stream.read(_BLOCK_BYTES):

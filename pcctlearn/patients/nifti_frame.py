@@ -1,4 +1,4 @@
-"""The affine matrix of a NIfTI file in mm, whose header must not contradict itself."""
+"""The affine matrix of a NIfTI file in mm, with checks that the header is consistent."""
 
 import json
 import shlex
@@ -10,28 +10,28 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micrometre
-_UNIT_NAMES = {0: "no unit, which means mm", 1: "metres", 2: "mm", 3: "micrometres"}
+_UNIT_NAMES = {0: "missing, which means mm", 1: "metres", 2: "mm", 3: "micrometres"}
 # plausible voxels of a CT, from the finest micro-CT to slices taken 2 cm apart
-_LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.004, 10.0, 30.0  # the finest are those of micro-CT
+_LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.004, 10.0, 30.0
 _SAME_SIZE = 0.01
 _SAME_DIRECTION_DEG = 1.0
 
 
 def affine_mm(file: Path, image: nib.Nifti1Image) -> np.ndarray:
-    """The matrix that takes voxel indices to R, A and S in mm, of the sform where there is one.
+    """The matrix that takes voxel indices to (R, A, S) in mm: the sform, or else the qform.
 
-    Lengths are converted by the unit of the header (xyzt_units); a header without one means mm.
+    Lengths are converted from the unit of the header (xyzt_units); no unit means mm. A shift
+    between sform and qform raises a warning.
 
     Raises:
-        ValueError: a header without orientation, whose sform, qform and pixdim contradict each
-        other by more than 1 % in size or 1° in direction, or whose voxels have no plausible size.
-        A shift between sform and qform raises a warning.
+        ValueError: the header has no orientation; its sform, qform and pixdim differ by more than
+        1 % in size or 1° in direction; or its voxel size is implausible for a CT.
     """
     header = image.header
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         raise ValueError(
-            f"{file} does not say how the patient lies (sform_code = qform_code = 0); "
-            "convert it again from DICOM with its orientation"
+            f"{file} has no orientation (sform_code = qform_code = 0); convert it again from DICOM "
+            "with its orientation"
         )
     code = int(header["xyzt_units"]) & 7
     if code not in _UNITS_MM:
@@ -49,7 +49,7 @@ def affine_mm(file: Path, image: nib.Nifti1Image) -> np.ndarray:
 
 
 def _check_plausible(file: Path, sizes: np.ndarray, code: int) -> None:
-    """Refuse voxels that no CT has, and name the unit that makes them plausible."""
+    """Reject voxel sizes implausible for a CT, and suggest a unit that makes them plausible."""
 
     def plausible(unit: int) -> bool:
         least, most = sizes.min() * _UNITS_MM[unit], sizes.max() * _UNITS_MM[unit]
@@ -63,8 +63,8 @@ def _check_plausible(file: Path, sizes: np.ndarray, code: int) -> None:
         command = _mended(file, f"i.header.set_xyzt_units({right})")
         remedy = f"if they are in {_UNIT_NAMES[right]}, {command}"
     raise ValueError(
-        f"{file} has voxels of {_sizes(sizes * _UNITS_MM[code])} mm, which no CT has: its header "
-        f"says {_UNIT_NAMES[code]} (xyzt_units {code}); {remedy}"
+        f"{file} has voxels of {_sizes(sizes * _UNITS_MM[code])} mm, implausible for a CT: the "
+        f"unit of its header is {_UNIT_NAMES[code]} (xyzt_units {code}); {remedy}"
     )
 
 
@@ -76,22 +76,22 @@ def _check_sizes(file: Path, affine: np.ndarray, pixdim: np.ndarray) -> None:
         )
     if not np.allclose(pixdim, sizes, rtol=_SAME_SIZE, atol=0):
         raise ValueError(
-            f"{file} contradicts itself: voxels of {_sizes(sizes)} by its sform, of "
-            f"{_sizes(pixdim)} by its pixdim; if the sform is right, {_mended(file, _BY_SFORM)}; "
-            "else convert it again from DICOM"
+            f"{file} has voxels of {_sizes(sizes)} by its sform, {_sizes(pixdim)} by its pixdim; "
+            f"if the sform is right, {_mended(file, _BY_SFORM)}; otherwise convert it again from "
+            "DICOM"
         )
 
 
 def _check_directions(file: Path, sform: np.ndarray, qform: np.ndarray) -> None:
-    """Compare the rotations nearest to both, as a qform cannot hold a shear."""
+    """Compare the nearest rotations of both, because a qform cannot hold a shear."""
     turn = _rotation(qform) @ _rotation(sform).T
     angle_deg = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
     mirrored = np.linalg.det(turn) < 0
     if mirrored or angle_deg > _SAME_DIRECTION_DEG:
         how = "mirrored" if mirrored else f"turned by {angle_deg:.1f}°"
         raise ValueError(
-            f"{file} contradicts itself: the qform is {how} against the sform; if the sform is "
-            f"right, {_mended(file, _BY_SFORM)}; if the qform is, {_mended(file, _BY_QFORM)}"
+            f"{file} has a qform that is {how} relative to its sform; if the sform is right, "
+            f"{_mended(file, _BY_SFORM)}; if the qform is right, {_mended(file, _BY_QFORM)}"
         )
     shift = sform[:3, 3] - qform[:3, 3]
     if np.abs(shift).max() > voxel_sizes(sform).max():
@@ -113,7 +113,7 @@ _BY_QFORM = 'i.set_sform(i.get_qform(), int(i.header["qform_code"]))'
 
 
 def _mended(file: Path, change: str) -> str:
-    """The command that writes a copy with another header, to be read instead."""
+    """The command that writes a copy with a corrected header."""
     path = json.dumps(str(file.resolve()), ensure_ascii=False)  # in double quotes
     program = f'import nibabel as n; i = n.load({path}); {change}; n.save(i, "mended.nii.gz")'
     return f"type: python -c {shlex.quote(program)} and read mended.nii.gz"

@@ -1,4 +1,4 @@
-"""Where the scanner's coordinates lie in the patient: a 4 × 4 matrix from cm to cm."""
+"""The transform from scanner to patient coordinates: a 4 × 4 matrix, both in cm."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from pcctlearn.validation import FloatArray
 
-# without a CT behind it: our x leads to the patient's left, y to the front and z to the head
+# for objects without a CT: x points to the patient's left, y to the front and z to the head
 UPRIGHT = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 class PlacedCase(NamedTuple):
-    """A case on the grid of a scan: density maps of ``materials``.
+    """Density maps of ``materials`` on the grid of a scan.
 
     ``scanner_to_patient`` takes (x, y, z, 1) of the scanner to (R, A, S, 1) of the CT, both in cm;
-    ``None`` for a patient without a CT.
+    it is ``None`` for an object without a CT.
     """
 
     maps: Float[Tensor, "material z y x"]
@@ -26,7 +26,7 @@ class PlacedCase(NamedTuple):
 
 
 def frame_faults(scanner_to_patient: FloatArray) -> Iterator[str]:
-    """Why a matrix is no change of frame, in one sentence each."""
+    """Faults of a matrix that should take scanner to patient coordinates, one sentence each."""
     if scanner_to_patient.shape != (4, 4):
         yield (
             f"scanner_to_patient has shape {scanner_to_patient.shape}: store a 4 × 4 matrix that "

@@ -1,4 +1,4 @@
-"""Procedural patients, one for each seed, as cases to scan."""
+"""Procedural patients as cases to scan, one for each seed."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,7 +18,7 @@ ANATOMIES: dict[str, Callable[[int, VolumeGrid], Tensor]] = {
 
 
 class ProceduralCases(Cases):
-    """n_cases procedural heads or abdomens, with the seeds first_seed, first_seed + 1, …"""
+    """``n_cases`` procedural heads or abdomens with seeds first_seed, first_seed + 1, …"""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ProceduralCases(Cases):
 
     @property
     def names(self) -> list[str]:
-        """The seed of each is in its name."""
+        """Anatomy and seed of each case."""
         seeds = range(self.first_seed, self.first_seed + self.n_cases)
         return [f"{self.anatomy}_{seed:05d}" for seed in seeds]
 

@@ -1,4 +1,4 @@
-"""Random variants of cases, so that a few CT volumes become many patients (MONAI)."""
+"""Data augmentation: random variants of the cases of a data set (MONAI)."""
 
 from collections.abc import Callable
 from math import radians
@@ -13,15 +13,15 @@ from pcctlearn.physics.noise import seed_of
 
 
 class Variants(Cases):
-    """Every case of a data set, followed by ``n_variants`` random variants of it.
+    """Every case of a data set, each followed by ``n_variants`` random variants.
 
     A variant is the case after a small random affine transform and change of density
-    (``augmentation``). It depends on the seed and on its name alone. Variants have no place in the
-    patient's CT, so their scan files record none.
+    (``augmentation``). It depends only on the seed and on its own name. Variants have no position
+    in the patient's CT, so ``scanner_to_patient`` is ``None``.
 
     Args:
         cases: the data set.
-        n_variants: of each case.
+        n_variants: number of variants of each case.
         seed: of the random numbers.
         options: other parameters of ``augmentation``.
     """
@@ -31,11 +31,11 @@ class Variants(Cases):
             raise ValueError(f"datasets.n_variants must be 1 or more, got {n_variants}")
         self.cases, self.n_variants, self.seed, self.options = cases, n_variants, seed, options
         self.materials, self.grid_type = cases.materials, cases.grid_type
-        augmentation(0, **options)  # wrong options raise here
+        augmentation(0, **options)  # a wrong option raises here
 
     @property
     def names(self) -> list[str]:
-        """Name of each case, then those of its variants."""
+        """Name of each case, followed by the names of its variants."""
         endings = ["", *(f"_variant_{k}" for k in range(1, self.n_variants + 1))]
         return [name + ending for name in self.cases.names for ending in endings]
 
@@ -43,11 +43,11 @@ class Variants(Cases):
         return len(self.cases) * (1 + self.n_variants)
 
     def maps(self, index: int, grid: Any) -> Float[Tensor, "material *voxel"]:
-        """Densities in g/cm³ of a case, or of a variant."""
+        """Densities in g/cm³ of a case or a variant."""
         return self.placed(index, grid).maps
 
     def placed(self, index: int, grid: Any) -> PlacedCase:
-        """A case as its data set places it, or a variant without a CT."""
+        """A case as its data set places it, or a variant without position in a CT."""
         self.require_index(index)
         original, variant = divmod(index, 1 + self.n_variants)
         placed = self.cases.placed(original, grid)
@@ -65,7 +65,7 @@ def augmentation(
     shift_voxels: float = 4.0,
     density: float = 0.02,
 ) -> Callable[[Tensor], Tensor]:
-    """A random change of density maps (material, z, y, x), a ``monai.transforms.Compose``.
+    """A random transform of density maps (material, z, y, x), a ``monai.transforms.Compose``.
 
     Args:
         seed: of the random numbers; the same seed gives the same sequence.

@@ -1,4 +1,4 @@
-"""A series reads to the same volume however it is stored; each fault is named with its remedy."""
+"""A series gives the same volume in any encoding; every fault raises with its remedy."""
 
 import re
 import zipfile
@@ -41,7 +41,7 @@ def unpacked(name, folder):
 
 
 def changed(index, **elements):
-    """A sound series with other elements in one slice, or in all of them."""
+    """A valid series with these elements changed in one slice, or in all for index None."""
     datasets = series_datasets()
     for dataset in datasets if index is None else [datasets[index]]:
         for tag, value in elements.items():
@@ -49,21 +49,20 @@ def changed(index, **elements):
     return datasets
 
 
-def test_hounsfield_units_and_axes_are_those_written(tmp_path):
+def test_values_and_voxel_size(tmp_path):
     volume = read_dicom_series(write_dicom(tmp_path / "series"))
     np.testing.assert_array_equal(volume.hounsfield, small_patient())
     assert volume.voxel_cm == pytest.approx(np.array(VOXEL_MM) / 10)
-    assert volume.name == "series"
 
 
-def test_the_same_patient_reads_the_same_from_nifti(tmp_path):
+def test_dicom_and_nifti_of_a_patient_agree(tmp_path):
     from_dicom = read_dicom_series(write_dicom(tmp_path / "series"))
     from_nifti = read_nifti(write_nifti(tmp_path / "ct.nii"))
     assert (from_dicom.hounsfield == from_nifti.hounsfield).all()
     assert from_dicom.voxel_cm == pytest.approx(from_nifti.voxel_cm)
 
 
-def test_a_patient_who_lies_on_the_face_feet_first(tmp_path):
+def test_prone_patient(tmp_path):
     datasets = series_datasets()
     for dataset in datasets:
         values = np.frombuffer(dataset.PixelData, np.int16).reshape(12, 10)
@@ -75,7 +74,7 @@ def test_a_patient_who_lies_on_the_face_feet_first(tmp_path):
     np.testing.assert_array_equal(volume.hounsfield, small_patient())
 
 
-def test_every_slice_has_its_own_slope_and_intercept(tmp_path):
+def test_slope_and_intercept_of_each_slice(tmp_path):
     datasets = series_datasets(small_patient() // 2 * 2)
     for k, dataset in enumerate(datasets):
         hounsfield = np.frombuffer(dataset.PixelData, np.int16)
@@ -86,7 +85,7 @@ def test_every_slice_has_its_own_slope_and_intercept(tmp_path):
 
 
 @pytest.mark.parametrize(("padding", "tag"), [(-1500, -1500), (-2000, 63536), (3000, 3000)])
-def test_padding_reads_as_air(tmp_path, padding, tag):
+def test_padding_becomes_air(tmp_path, padding, tag):
     datasets = series_datasets()
     for dataset in datasets:
         values = np.frombuffer(dataset.PixelData, np.int16).copy()
@@ -118,8 +117,8 @@ PADDING = {  # pixel type, padding value, its limit, values that are padding
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("kind", PADDING)
-def test_padding_of_every_type_and_byte_order_is_air(tmp_path, syntax, kind):
-    """It is found among stored values, before slope and intercept, and never mixed with tissue."""
+def test_padding_of_every_type_and_byte_order_becomes_air(tmp_path, syntax, kind):
+    """Padding is detected in stored values and replaced before any interpolation."""
     dtype, value, limit, padded = PADDING[kind]
     order = ">" if syntax == "big-endian" else "<"
     vr = "SS" if value < 0 or (limit or 0) < 0 else "US"
@@ -147,8 +146,8 @@ def test_padding_of_every_type_and_byte_order_is_air(tmp_path, syntax, kind):
     np.testing.assert_allclose(found[:, 4, 4], ramp[:, 4, 4], rtol=1e-5, atol=rounding)
 
 
-def test_padding_that_changes_from_slice_to_slice_is_not_mixed_with_tissue(tmp_path):
-    """Half of −2048 and 40 HU would be −1004; half of air and 40 HU is −480."""
+def test_padding_is_replaced_before_interpolation(tmp_path):
+    """The mean of −2048 and 40 HU would be −1004; the mean of air and 40 HU is −480."""
     hounsfield = small_patient()
     hounsfield[0, 5, 5] = -2048
     datasets = series_datasets(hounsfield)
@@ -159,18 +158,18 @@ def test_padding_that_changes_from_slice_to_slice_is_not_mixed_with_tissue(tmp_p
     np.testing.assert_allclose(volume.hounsfield[:3, 5, 5], [-1000, -480, 40], rtol=1e-5)
 
 
-def test_padding_does_not_pass_raw_counts_as_hounsfield_units(tmp_path):
+def test_raw_counts_with_padding_raise(tmp_path):
     datasets = series_datasets()
     for dataset in datasets:
         raw = np.frombuffer(dataset.PixelData, np.int16) + 1024
         store(dataset, raw.astype(np.uint16))
         dataset.add_new("PixelPaddingValue", "US", 24)
         del dataset.RescaleSlope, dataset.RescaleIntercept
-    with pytest.raises(ValueError, match=r"raw counts, not HU.*slope and intercept"):
+    with pytest.raises(ValueError, match=r"raw counts.*slope and intercept"):
         read_dicom_series(write_dicom(tmp_path, datasets))
 
 
-def test_rle_needs_no_other_package(tmp_path):
+def test_rle_is_decoded_without_other_packages(tmp_path):
     datasets = series_datasets()
     for dataset in datasets:
         dataset.compress(RLELossless, generate_instance_uid=False)
@@ -178,7 +177,7 @@ def test_rle_needs_no_other_package(tmp_path):
     np.testing.assert_array_equal(volume.hounsfield, small_patient())
 
 
-def test_scouts_plans_and_notes_are_passed_over(tmp_path):
+def test_files_other_than_slices_are_skipped(tmp_path):
     folder = write_dicom(tmp_path)
     scout, plan, index = changed(0, SeriesInstanceUID="1.2.3")[:3]
     scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -192,7 +191,7 @@ def test_scouts_plans_and_notes_are_passed_over(tmp_path):
     np.testing.assert_array_equal(read_dicom_series(folder).hounsfield, small_patient())
 
 
-def test_one_of_several_series_is_chosen(tmp_path):
+def test_one_of_several_series(tmp_path):
     folder = write_dicom(tmp_path)
     other = changed(None, SeriesInstanceUID="1.2.3", SeriesDescription="lung kernel")
     write_dicom(folder / "other", other[:3])
@@ -203,28 +202,25 @@ def test_one_of_several_series_is_chosen(tmp_path):
         read_dicom_series(folder)
     assert len(read_dicom_series(folder, series="1.2.3").hounsfield) == 3
     assert len(read_dicom_series(folder, series=str(SERIES)).hounsfield) == 6
-    with pytest.raises(ValueError, match=r"no series '9\.9'; it holds"):
+    with pytest.raises(ValueError, match=r"9\.9"):
         read_dicom_series(folder, series="9.9")
 
 
-def test_a_missing_slice_is_refused_or_interpolated(tmp_path):
+def test_missing_slice_raises_or_is_interpolated(tmp_path):
     ramp = small_patient()
     ramp[:, 4, 4] = 10 * np.arange(6)
     datasets = series_datasets(ramp)
     del datasets[2]
     folder = write_dicom(tmp_path, datasets)
-    with pytest.raises(
-        ValueError, match=r"6\.00 mm between 101\.dcm and 062\.dcm.*3\.00 mm is usual"
-    ):
-        read_dicom_series(folder)
-    with pytest.raises(ValueError, match=r"as if 1 were missing.*again.*resample=true"):
+    fault = r"6\.00 mm between 101\.dcm and 062\.dcm.*1 .*missing.* 3\.00 mm.*resample=true"
+    with pytest.raises(ValueError, match=fault):
         read_dicom_series(folder)
     volume = read_dicom_series(folder, resample=True)
     assert volume.voxel_cm == pytest.approx(np.array(VOXEL_MM) / 10)
     np.testing.assert_allclose(volume.hounsfield[:, 4, 4], ramp[:, 4, 4], rtol=1e-6)
 
 
-def test_thin_slices_below_thick_ones_are_interpolated(tmp_path):
+def test_two_slice_spacings_are_interpolated(tmp_path):
     ramp = small_patient()
     heights_mm = np.array([0, 2, 4, 8, 12, 16])
     ramp[:, 4, 4] = 10 * heights_mm
@@ -236,24 +232,24 @@ def test_thin_slices_below_thick_ones_are_interpolated(tmp_path):
     np.testing.assert_allclose(volume.hounsfield[:, 4, 4], [0, 40, 80, 120, 160], rtol=1e-6)
 
 
-def test_straight_slices_stay_as_they_are(tmp_path):
+def test_straight_slices_are_unchanged_by_straighten(tmp_path):
     folder = write_dicom(tmp_path)
-    asked, unasked = read_dicom_series(folder, straighten=True), read_dicom_series(folder)
-    assert torch.equal(asked.hounsfield, unasked.hounsfield)
-    assert asked.voxel_cm == unasked.voxel_cm
+    straight, plain = read_dicom_series(folder, straighten=True), read_dicom_series(folder)
+    assert torch.equal(straight.hounsfield, plain.hounsfield)
+    assert straight.voxel_cm == plain.voxel_cm
 
 
 def head_under_a_tilted_gantry():
-    """A box of 20 × 30 × 40 mm (x, y, z of the patient) with a bead before and above its middle."""
+    """A box of 20 × 30 × 40 mm (x, y, z of the patient) with a bead off its center."""
     c, s = np.cos(np.radians(18.5)), np.sin(np.radians(18.5))
     datasets = series_datasets(np.zeros((36, 70, 50), np.int16), (2.0, 0.8, 0.8))
     for dataset in datasets:
         dataset.ImageOrientationPatient = [1, 0, 0, 0, float(c), float(-s)]
         left, back, up = dataset.ImagePositionPatient
         row, column = np.indices((70, 50)) * 0.8
-        place_mm = np.stack([left + column, back + c * row, up - s * row], axis=-1) - MIDDLE_MM
-        hounsfield = np.where((np.abs(place_mm) <= [10, 15, 20]).all(-1), 40, -1000)
-        hounsfield[np.linalg.norm(place_mm - BEAD_MM, axis=-1) < 3] = 1200
+        position_mm = np.stack([left + column, back + c * row, up - s * row], axis=-1) - MIDDLE_MM
+        hounsfield = np.where((np.abs(position_mm) <= [10, 15, 20]).all(-1), 40, -1000)
+        hounsfield[np.linalg.norm(position_mm - BEAD_MM, axis=-1) < 3] = 1200
         store(dataset, hounsfield.astype(np.int16))
     return datasets
 
@@ -261,12 +257,12 @@ def head_under_a_tilted_gantry():
 MIDDLE_MM, BEAD_MM = np.array([-10.0, 5.0, -13.0]), np.array([4.0, -8.0, 10.0])  # left, back, up
 
 
-def test_a_stack_tilted_by_the_gantry_is_straightened(tmp_path):
+def test_tilted_stack_is_straightened(tmp_path):
     folder = write_dicom(tmp_path, head_under_a_tilted_gantry())
-    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*datasets\.straighten=true"):
+    with pytest.raises(ValueError, match=r"18\.5°.*datasets\.straighten=true"):
         read_dicom_series(folder)
     volume = read_dicom_series(folder, straighten=True)
-    assert volume.voxel_cm == pytest.approx((0.2, 0.08, 0.08))  # 2 mm: the step of the table
+    assert volume.voxel_cm == pytest.approx((0.2, 0.08, 0.08))  # 2 mm: the table increment
     voxel_mm = 10 * np.array(volume.voxel_cm)
 
     # the lowest row of the lowest slice is the last one
@@ -291,7 +287,7 @@ def sheared(mm_per_slice):
     return datasets
 
 
-def one_slice_aside():
+def one_slice_shifted():
     return changed(2, ImagePositionPatient=[-30.0, -10.0, LOWEST_MM + 6.0])
 
 
@@ -302,17 +298,17 @@ def coronal():
     return datasets
 
 
-def twice():
+def duplicated():
     return [*series_datasets(), series_datasets()[3]]
 
 
-def of_another_size():
+def of_different_sizes():
     datasets = series_datasets()
     datasets[3].Rows, datasets[3].Columns = 10, 12
     return datasets
 
 
-def coloured():
+def in_color():
     datasets = changed(1, SamplesPerPixel=3, PhotometricInterpretation="RGB")
     datasets[1].PlanarConfiguration = 0
     return datasets
@@ -335,49 +331,49 @@ def without(tag):
 @pytest.mark.parametrize(
     ("datasets", "words"),
     [
-        (stack_tilted_by_the_gantry(), r"tilted by 18\.5°.*straighten=true.*dcm2niix"),
-        (sheared(0.5), r"tilted by 9\.5°"),
-        (one_slice_aside(), r"062?.*\.dcm is shifted by 10\.0 mm.*slices of one scan"),
-        (coronal(), "is not axial.*give the axial series"),
-        (twice(), r"\.dcm and .*\.dcm lie at the same place.*keep one"),
-        (of_another_size(), r"\.dcm has Rows 1[02], .* has 1[02]:.*move the others away"),
-        (coloured(), r"\.dcm is a colour image \(RGB\).*original slices"),
-        (compressed(), r"\.dcm is compressed as JPEG Lossless.*pylibjpeg.*gdcmconv"),
-        (changed(2, Modality="MR"), r"\.dcm is MR, not CT; give a CT series"),
-        (changed(None, Modality="PT"), r"\.dcm is PT, not CT; give a CT series"),
+        (stack_tilted_by_the_gantry(), r"18\.5°.*straighten=true"),
+        (sheared(0.5), r"9\.5°"),
+        (one_slice_shifted(), r"062?.*\.dcm .* 10\.0 mm"),
+        (coronal(), "axial series"),
+        (duplicated(), r"\.dcm and .*\.dcm .*duplicate"),
+        (of_different_sizes(), r"\.dcm .*Rows 1[02] .* 1[02];"),
+        (in_color(), r"\.dcm .*\(RGB\).*original slices"),
+        (compressed(), r"\.dcm .*JPEG Lossless.*pylibjpeg.*gdcmconv"),
+        (changed(2, Modality="MR"), r"\.dcm .* MR, not CT"),
+        (changed(None, Modality="PT"), r"\.dcm .* PT, not CT"),
         (changed(None, NumberOfFrames=20), r"20 frames.*dcm2niix"),
-        (changed(None, RescaleType="Z_EFF"), r"\.dcm holds Z_EFF, not HU; give the CT"),
-        (without("ImagePositionPatient"), r"\.dcm has no ImagePositionPatient.*copy it again"),
-        (without("PixelSpacing"), r"\.dcm has no PixelSpacing.*copy it again"),
-        (without("PixelData"), r"\.dcm is damaged or not .*copy it again"),
-        (changed(None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only scouts.*axial CT"),
-        (changed(None, Modality="SEG"), "only SEG, no slices; give"),
-        (series_datasets()[:1], "one slice; a volume needs two"),
+        (changed(None, RescaleType="Z_EFF"), r"\.dcm .*Z_EFF, not HU"),
+        (without("ImagePositionPatient"), r"\.dcm .*ImagePositionPatient"),
+        (without("PixelSpacing"), r"\.dcm .*PixelSpacing"),
+        (without("PixelData"), r"\.dcm .*damaged.*copy it again"),
+        (changed(None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "scouts"),
+        (changed(None, Modality="SEG"), "SEG"),
+        (series_datasets()[:1], "one slice"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
-def test_faults(tmp_path, datasets, words):
-    with pytest.raises((ValueError, FileNotFoundError), match=words) as told:
+def test_faults_raise(tmp_path, datasets, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
         read_dicom_series(write_dicom(tmp_path / "bad", datasets))
-    assert str(tmp_path / "bad") in str(told.value)
+    assert str(tmp_path / "bad") in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("datasets", "words"),
     [
-        (one_slice_aside(), "is shifted by"),
-        (coronal(), "is not axial"),
-        (stack_tilted_by_the_gantry()[::3] + stack_tilted_by_the_gantry()[4:5], "unevenly spaced"),
+        (one_slice_shifted(), "shifted"),
+        (coronal(), "not axial"),
+        (stack_tilted_by_the_gantry()[::3] + stack_tilted_by_the_gantry()[4:5], "uneven"),
     ],
-    ids=["aside", "coronal", "uneven"],
+    ids=["shifted", "coronal", "uneven"],
 )
-def test_what_straightening_does_not_mend(tmp_path, datasets, words):
+def test_faults_that_straightening_does_not_correct(tmp_path, datasets, words):
     with pytest.raises(ValueError, match=words):
         read_dicom_series(write_dicom(tmp_path, datasets), straighten=True)
 
 
 @pytest.mark.parametrize("kept", np.linspace(0.0, 0.99, 23))
-def test_truncated(tmp_path, kept):
+def test_truncated_slice_raises(tmp_path, kept):
     folder = write_dicom(tmp_path)
     file = sorted(folder.iterdir())[2]
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
@@ -385,45 +381,45 @@ def test_truncated(tmp_path, kept):
         read_dicom_series(folder)
 
 
-def test_nothing_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone is not a folder; give the folder"):
+def test_folder_without_slices_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"):
         read_dicom_series(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="holds nothing; give the folder of a DICOM series"):
+    with pytest.raises(FileNotFoundError, match="empty"):
         read_dicom_series(tmp_path)
     (tmp_path / "notes.txt").write_text("CT")
-    with pytest.raises(FileNotFoundError, match=r"1 files, none of them DICOM; give.*unpacked"):
+    with pytest.raises(FileNotFoundError, match="1 files"):
         read_dicom_series(tmp_path)
     write_dicom(tmp_path / "series")
-    with pytest.raises(FileNotFoundError, match=r"1 folders below it do; give.*series"):
+    with pytest.raises(FileNotFoundError, match=r"1 folders.*series"):
         read_dicom_series(tmp_path)
 
 
 @needs_real_ct
-def test_real_slices_agree_with_the_nifti_of_their_series(tmp_path):
+def test_real_slices_agree_with_nifti(tmp_path):
     folder = unpacked("upper_abdomen_dicom_24_slices.zip", tmp_path)
     from_dicom = read_dicom_series(folder)
     from_nifti = read_nifti(REAL_CT / "chest_upper_abdomen.nii.gz")
     assert from_dicom.hounsfield.shape == (24, 512, 512)
     assert from_dicom.voxel_cm == pytest.approx(from_nifti.voxel_cm)
-    # their lowest slices lie at z = −236.5 and −266.5 mm, 3 mm apart
+    # the lowest slices are at z = −236.5 and −266.5 mm, with a spacing of 3 mm
     assert (from_dicom.hounsfield == from_nifti.hounsfield[10:34]).all()
 
 
 @needs_real_ct
 @pytest.mark.parametrize("resample", [False, True])
-def test_a_real_tilted_head_is_refused(tmp_path, resample):
+def test_real_tilted_head_raises(tmp_path, resample):
     folder = unpacked("head_dicom_tilted_28_slices.zip", tmp_path)
-    with pytest.raises(ValueError, match=r"tilted by 18\.5°.*dcm2niix"):
+    with pytest.raises(ValueError, match=r"18\.5°"):
         read_dicom_series(folder, resample=resample)
 
 
-def spread_mm2(density, place_mm):
-    """Covariance (z, y, x) of where the mass lies."""
-    return np.cov(place_mm.T, aweights=density)
+def spread_mm2(density, position_mm):
+    """Covariance (z, y, x) of the mass distribution."""
+    return np.cov(position_mm.T, aweights=density)
 
 
 def spread_of_slices(folder, orientation):
-    """The same from each pixel's own place, a slice as thick as half its steps to the next ones."""
+    """The same from the position of each pixel in the files, with slices that touch halfway."""
     slices = [pydicom.dcmread(file) for file in folder.glob("*.dcm")]
     slices.sort(key=lambda s: s.ImagePositionPatient[2])
     step_mm = np.diff([s.ImagePositionPatient[2] for s in slices])
@@ -431,19 +427,19 @@ def spread_of_slices(folder, orientation):
     row_and_column = np.indices((512, 512))[:, ::2, ::2].reshape(2, -1)
     columns, rows = np.reshape(orientation, (2, 3)) * slices[0].PixelSpacing[0]
     in_slice_mm = row_and_column.T @ np.stack([rows, columns])
-    places, densities = [], []
+    positions, densities = [], []
     for s, thickness in zip(slices, thickness_mm, strict=True):
         hounsfield = s.pixel_array[::2, ::2].ravel() * s.RescaleSlope + s.RescaleIntercept
-        places.append((in_slice_mm + np.array(s.ImagePositionPatient))[:, ::-1])
+        positions.append((in_slice_mm + np.array(s.ImagePositionPatient))[:, ::-1])
         densities.append(thickness * (hounsfield.clip(min=-1000) + 1000))
-    return spread_mm2(np.concatenate(densities), np.concatenate(places))
+    return spread_mm2(np.concatenate(densities), np.concatenate(positions))
 
 
 @needs_real_ct
-def test_a_real_tilted_head_is_straightened(tmp_path):
-    """Its mass lies about its centre as each pixel's own position says, which a shear changes."""
+def test_real_tilted_head_is_straightened(tmp_path):
+    """The covariance of its mass matches the pixel positions in the files; a shear changes it."""
     folder = unpacked("head_dicom_tilted_28_slices.zip", tmp_path)
-    with pytest.raises(ValueError, match=r"unevenly spaced.*datasets\.resample=true"):
+    with pytest.raises(ValueError, match=r"datasets\.resample=true"):
         read_dicom_series(folder, straighten=True)
     volume = read_dicom_series(folder, resample=True, straighten=True)
     hounsfield = volume.hounsfield.numpy()
@@ -453,8 +449,8 @@ def test_a_real_tilted_head_is_straightened(tmp_path):
     assert 150 < (hounsfield > 700).sum() * voxel_cm3 < 500  # skull
     assert 1000 < ((hounsfield > 15) & (hounsfield < 60)).sum() * voxel_cm3 < 2000  # brain
 
-    place_mm = np.argwhere(hounsfield > -1000) * 10 * np.array(volume.voxel_cm)
-    spread = spread_mm2(hounsfield[hounsfield > -1000] + 1000.0, place_mm)
+    position_mm = np.argwhere(hounsfield > -1000) * 10 * np.array(volume.voxel_cm)
+    spread = spread_mm2(hounsfield[hounsfield > -1000] + 1000.0, position_mm)
     tilted = [1, 0, 0, 0, 0.9483237, -0.3173047]  # ImageOrientationPatient of these files
     np.testing.assert_allclose(spread, spread_of_slices(folder, tilted), rtol=0.05, atol=15)
     as_if_straight = spread_of_slices(folder, [1, 0, 0, 0, 1, 0])

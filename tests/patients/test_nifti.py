@@ -1,4 +1,4 @@
-"""One slice reads to the same picture however the file stores it; each bad file says what it is."""
+"""Slices and volumes are the same in any storage order; every bad file raises with its fault."""
 
 import gzip
 import pickle
@@ -17,7 +17,7 @@ SPACING_MM = (0.8, 0.9, 3.0)  # right-left, front-back, up-down
 
 
 def volume_hounsfield():
-    """(x, y, z) towards right, anterior, superior: nothing in it is symmetric."""
+    """(x, y, z) along right, anterior and superior, without any symmetry."""
     volume = np.full((12, 10, 5), -1000, np.int16)
     volume[2:9, 3:8] = 40
     volume[7, 6] = 900
@@ -37,7 +37,7 @@ def save(path, volume=None, codes="RAS", affine=None):
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "IPL", "SAR", "ALI", "PIR"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_every_storage_order_reads_to_the_same_picture(tmp_path, codes, suffix):
+def test_slice_is_the_same_in_every_storage_order(tmp_path, codes, suffix):
     hounsfield, spacing_cm = read_slice(save(tmp_path / f"ct{suffix}", codes=codes))
     anterior_first_right_first = volume_hounsfield()[::-1, ::-1, 2].T.astype(np.float32)
     expected = torch.tensor(anterior_first_right_first.clip(min=-1000))
@@ -47,35 +47,34 @@ def test_every_storage_order_reads_to_the_same_picture(tmp_path, codes, suffix):
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "IPL", "SAR", "ALI", "PIR"])
 @pytest.mark.parametrize("kind", [np.int16, np.float64])
-def test_every_storage_order_reads_to_the_same_volume(tmp_path, codes, kind):
+def test_volume_is_the_same_in_every_storage_order(tmp_path, codes, kind):
     volume = read_nifti(save(tmp_path / "case.nii.gz", volume_hounsfield().astype(kind), codes))
     lowest_anterior_right_first = volume_hounsfield()[::-1, ::-1].transpose(2, 1, 0)
     np.testing.assert_array_equal(volume.hounsfield, lowest_anterior_right_first.clip(min=-1000))
     assert volume.hounsfield.dtype == torch.float32
     assert volume.voxel_cm == pytest.approx((0.3, 0.09, 0.08))
-    assert volume.name == "case"
 
 
-def test_a_slice_is_a_slice_of_the_volume(tmp_path):
+def test_read_slice_agrees_with_read_nifti(tmp_path):
     file = save(tmp_path / "ct.nii", codes="LPS")
     for index in range(5):
         torch.testing.assert_close(read_slice(file, index)[0], read_nifti(file).hounsfield[index])
 
 
-def test_slope_and_intercept_of_the_file_are_applied(tmp_path):
+def test_slope_and_intercept_are_applied(tmp_path):
     image = nib.Nifti1Image((volume_hounsfield() + 1024).astype(np.uint16), np.eye(4))
     image.header.set_slope_inter(1, -1024)
     nib.save(image, tmp_path / "ct.nii")
     assert read_nifti(tmp_path / "ct.nii").hounsfield.unique().tolist()[-1] == 904
 
 
-def test_index_counts_as_the_file_does(tmp_path):
+def test_slice_index_follows_the_file(tmp_path):
     for codes, index in (("RAS", 1), ("IPL", 3)):
         hounsfield, _ = read_slice(save(tmp_path / "ct.nii.gz", codes=codes), index)
         assert hounsfield.max() == 901
 
 
-def test_padding_reads_as_air_and_a_single_frame_as_a_volume(tmp_path):
+def test_padding_becomes_air_and_a_single_frame_is_a_volume(tmp_path):
     volume = volume_hounsfield()
     volume[0] = -2048
     hounsfield, _ = read_slice(save(tmp_path / "ct.nii.gz", volume))
@@ -88,17 +87,17 @@ def test_padding_reads_as_air_and_a_single_frame_as_a_volume(tmp_path):
 @pytest.mark.parametrize(
     "folder", ["", "case_00003", "dataset/case_00003", "kits21/data/case_00003"]
 )
-def test_kits_folders(tmp_path, folder):
+def test_slice_of_a_kits_folder(tmp_path, folder):
     case = tmp_path / folder
     case.mkdir(parents=True, exist_ok=True)
     save(case / "imaging.nii.gz", codes="IPL")
     assert read_slice(tmp_path)[0].shape == (10, 12)
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.nii does not exist"):
+def test_missing_file_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.nii"):
         read_slice(tmp_path / "gone.nii")
-    with pytest.raises(FileNotFoundError, match=r"no imaging\.nii\.gz in"):
+    with pytest.raises(FileNotFoundError, match=r"imaging\.nii\.gz"):
         read_slice(tmp_path)
 
 
@@ -125,7 +124,7 @@ def another_format(path):
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("write", [text, pickled, zipped_text, empty, another_format])
-def test_not_a_nifti(tmp_path, write, suffix):
+def test_other_file_types_raise(tmp_path, write, suffix):
     write(tmp_path / f"ct{suffix}")
     with pytest.raises(ValueError, match="NIfTI"):
         read_slice(tmp_path / f"ct{suffix}")
@@ -134,56 +133,56 @@ def test_not_a_nifti(tmp_path, write, suffix):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("codes", ["RAS", "IPL"])
-def test_truncated(tmp_path, suffix, kept, codes):
+def test_truncated_file_raises(tmp_path, suffix, kept, codes):
     noise = np.random.default_rng(0).integers(0, 99, (60, 50, 5), dtype=np.int16)
     file = save(tmp_path / f"ct{suffix}", noise - 1000, codes)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     for read in (read_slice, read_nifti):
-        with pytest.raises(ValueError, match=r"ct\.nii.* is damaged or not .*copy it again"):
+        with pytest.raises(ValueError, match=r"ct\.nii.*damaged.*copy it again"):
             read(file)
 
 
-def test_corrupted(tmp_path):
+def test_wrong_checksum_raises(tmp_path):
     file = save(tmp_path / "ct.nii.gz")
     content = bytearray(file.read_bytes())
-    content[-8] ^= 1  # in the checksum, which no slice needs
+    content[-8] ^= 1  # in the checksum at the end
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"is damaged .*CRC"):
+    with pytest.raises(ValueError, match="CRC"):
         read_slice(file)
 
 
 @pytest.mark.parametrize("shape", [(12, 10), (12, 10, 5, 2)])
-def test_not_a_volume(tmp_path, shape):
+def test_other_dimensions_raise(tmp_path, shape):
     nib.save(nib.Nifti1Image(np.full(shape, -1000, np.int16), np.eye(4)), tmp_path / "ct.nii")
-    with pytest.raises(ValueError, match=r"shape \(12, 10.*one 3-D volume"):
+    with pytest.raises(ValueError, match=r"\(12, 10"):
         read_slice(tmp_path / "ct.nii")
 
 
 @pytest.mark.parametrize("lowest", [0, -100])
-def test_not_hounsfield_units(tmp_path, lowest):
+def test_values_that_are_not_hu_raise(tmp_path, lowest):
     photograph = np.linspace(lowest, 255, 600).reshape(12, 10, 5).astype(np.int16)
     for read in (read_slice, read_nifti):
-        with pytest.raises(ValueError, match=r"no air near -1000 HU, its values run from .* in HU"):
+        with pytest.raises(ValueError, match="no air"):
             read(save(tmp_path / "ct.nii", photograph))
 
 
-def test_colours(tmp_path):
-    colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "ct.nii")
+def test_colors_raise(tmp_path):
+    colors = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colors, np.eye(4)), tmp_path / "ct.nii")
     with pytest.raises(ValueError, match="not HU"):
         read_slice(tmp_path / "ct.nii")
 
 
-def test_not_a_number(tmp_path):
+def test_nan_raises(tmp_path):
     volume = volume_hounsfield().astype(np.float32)
     volume[3, 4, 2] = np.nan
     for read in (read_slice, read_nifti):
-        with pytest.raises(ValueError, match=r"ct\.nii holds 1 NaN or infinite.*set them to HU"):
+        with pytest.raises(ValueError, match=r"ct\.nii .* 1 NaN"):
             read(save(tmp_path / "ct.nii", volume))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "IPL"])
-def test_tilted_gantry(tmp_path, codes):
+def test_tilted_file_raises_or_is_straightened(tmp_path, codes):
     def tilted(degrees):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
@@ -192,9 +191,7 @@ def test_tilted_gantry(tmp_path, codes):
     read_slice(save(tmp_path / "ct.nii", codes=codes, affine=tilted(1.5)))
     file = save(tmp_path / "ct.nii", codes=codes, affine=tilted(18.5))
     for read in (read_slice, read_nifti):
-        with pytest.raises(
-            ValueError, match=r"tilted by 18\.5°.*more than 2°.*volume .*straighten=true"
-        ):
+        with pytest.raises(ValueError, match=r"18\.5°.* 2°.*straighten=true"):
             read(file)
     volume = read_nifti(file, straighten=True)
     assert volume.voxel_cm == pytest.approx((0.3 * np.cos(np.radians(18.5)), 0.08, 0.08))
@@ -202,44 +199,37 @@ def test_tilted_gantry(tmp_path, codes):
 
 
 @pytest.mark.parametrize("codes", ["RAS", "IPL"])
-def test_straight_files_stay_as_they_are(tmp_path, codes):
+def test_straight_file_is_unchanged_by_straighten(tmp_path, codes):
     file = save(tmp_path / "ct.nii", codes=codes)
-    asked, unasked = read_nifti(file, straighten=True), read_nifti(file)
-    assert torch.equal(asked.hounsfield, unasked.hounsfield)
-    assert asked.voxel_cm == unasked.voxel_cm
-
-
-def test_orientation_unknown(tmp_path):
-    image = nib.Nifti1Image(volume_hounsfield(), None)
-    nib.save(image, tmp_path / "ct.nii")
-    with pytest.raises(ValueError, match="does not say how the patient lies"):
-        read_slice(tmp_path / "ct.nii")
+    straight, plain = read_nifti(file, straighten=True), read_nifti(file)
+    assert torch.equal(straight.hounsfield, plain.hounsfield)
+    assert straight.voxel_cm == plain.voxel_cm
 
 
 @pytest.mark.parametrize("index", [-1, 5])
-def test_slice_out_of_range(tmp_path, index):
-    with pytest.raises(ValueError, match=rf"slices 0 to 4, got index {index}"):
+def test_slice_out_of_range_raises(tmp_path, index):
+    with pytest.raises(ValueError, match=rf"0 to 4.* {index}$"):
         read_slice(save(tmp_path / "ct.nii"), index)
 
 
 @pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT at {REAL_CT}")
-def test_a_real_abdomen():
+def test_real_abdomen():
     hounsfield, spacing_cm = read_slice(REAL_CT, 14)
     assert hounsfield.shape == (512, 512)
     assert spacing_cm == pytest.approx((0.0883, 0.0883), abs=1e-4)
     assert hounsfield.min() == -1000
     bone = (hounsfield > 400).nonzero().double().mean(0)
-    assert bone[0] > 256  # the spine lies at the back, below the middle
+    assert bone[0] > 256  # the spine is at the back, below the middle
     liver, fat = hounsfield[170:290, 90:130].median(), hounsfield[300:340, 200:220].median()
     assert 60 < liver < 160
     assert fat < -50
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_header_without_voxels_is_refused_by_name(tmp_path, axis):
+def test_volume_without_voxels_raises(tmp_path, axis):
     shape = [4, 5, 6]
     shape[axis] = 0
     path = tmp_path / "empty.nii"
     nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), path)
-    with pytest.raises(ValueError, match=r"empty\.nii has shape .*; give one 3-D volume"):
+    with pytest.raises(ValueError, match=r"empty\.nii .*shape"):
         read_nifti(path)

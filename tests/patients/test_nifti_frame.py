@@ -1,4 +1,4 @@
-"""One header, one patient: units are converted, contradictions refused, and each remedy mends."""
+"""Units are converted, inconsistent headers raise, and the suggested commands repair them."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def saved(image, path):
 
 
 def typed(message, folder):
-    """Type the first command of a message in a shell; the file that it writes."""
+    """Run the first command of a message in a shell; returns the file that it writes."""
     command, copy = re.search(r"type: (python -c .*?) and read (mended\.nii\.gz)", message).groups()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(command, shell=True, check=True, cwd=folder, env={**os.environ, "PATH": path})
@@ -59,7 +59,7 @@ def test_lengths_are_converted_from_the_unit_of_the_header(tmp_path, unit, form,
     np.testing.assert_allclose(corner_cm[:3], [-0.4, -0.5, -0.6], rtol=1e-4)
 
 
-def test_micrometres_of_a_micro_ct(tmp_path):
+def test_micrometers_of_a_micro_ct(tmp_path):
     image = image_of(np.diag([40.0, 40.0, 40.0, 1.0]))
     image.header.set_xyzt_units("micron")
     path = saved(image, tmp_path / "ct.nii.gz")
@@ -68,26 +68,26 @@ def test_micrometres_of_a_micro_ct(tmp_path):
 
 @pytest.mark.parametrize("scale", [25.0, 40.0, 1e-3, 1e-4])
 @pytest.mark.parametrize("unit", ["unknown", "mm", "meter"])
-def test_voxels_that_no_ct_has_are_refused_and_the_remedy_mends(tmp_path, scale, unit):
+def test_implausible_voxel_size_raises_and_remedy_works(tmp_path, scale, unit):
     image = image_of(np.diag([scale, scale, scale, 1.0]))
     image.header.set_xyzt_units(unit)
     path = saved(image, tmp_path / "ct.nii")
     if unit == "meter" and scale < 0.01:
         assert read_nifti(path).voxel_cm[0] == pytest.approx(100 * scale)
         return
-    with pytest.raises(ValueError, match=r"ct\.nii has voxels of .*xyzt_units") as refused:
+    with pytest.raises(ValueError, match=r"ct\.nii .*xyzt_units") as error:
         read_nifti(path)
-    mended = read_nifti(typed(str(refused.value), tmp_path))
+    mended = read_nifti(typed(str(error.value), tmp_path))
     assert 1e-4 <= mended.voxel_cm[0] <= 1
 
 
 @pytest.mark.parametrize("code", [4, 5, 7])
-def test_an_unknown_unit(tmp_path, code):
+def test_unknown_unit_raises_and_remedy_works(tmp_path, code):
     image = image_of()
     image.header["xyzt_units"] = code
-    with pytest.raises(ValueError, match=rf"unknown unit \(xyzt_units {code}\)") as refused:
+    with pytest.raises(ValueError, match=rf"xyzt_units {code}\b") as error:
         read_nifti(saved(image, tmp_path / "ct.nii"))
-    mended = read_nifti(typed(str(refused.value), tmp_path))
+    mended = read_nifti(typed(str(error.value), tmp_path))
     assert mended.voxel_cm == pytest.approx(SPACING_MM[::-1] / 10)
 
 
@@ -96,75 +96,75 @@ def turned(degrees):
 
 
 CONTRADICTIONS = {
-    "size": (from_matvec(np.diag(SPACING_MM * [1, 1, 1.02])), "contradicts itself: voxels of"),
-    "sizes": (from_matvec(np.diag(SPACING_MM / 10)), "contradicts itself: voxels of"),
-    "turned": (turned(90), r"qform is turned by 90\.0°"),
-    "tilted": (turned(1.5), r"qform is turned by 1\.5°"),
-    "mirrored": (from_matvec(np.diag(SPACING_MM * [-1, 1, 1])), "qform is mirrored"),
-    "upside down": (from_matvec(np.diag(SPACING_MM * [1, -1, -1])), r"turned by 180"),
+    "size": (from_matvec(np.diag(SPACING_MM * [1, 1, 1.02])), "pixdim"),
+    "sizes": (from_matvec(np.diag(SPACING_MM / 10)), "pixdim"),
+    "turned": (turned(90), r"qform .* 90\.0°"),
+    "tilted": (turned(1.5), r"qform .* 1\.5°"),
+    "mirrored": (from_matvec(np.diag(SPACING_MM * [-1, 1, 1])), "qform .*mirrored"),
+    "upside down": (from_matvec(np.diag(SPACING_MM * [1, -1, -1])), "qform .* 180"),
 }
 
 
 @pytest.mark.parametrize("kind", CONTRADICTIONS)
 @pytest.mark.parametrize("name", ["ct.nii", "my $(file) it's.nii.gz"])
-def test_a_qform_against_the_sform_is_refused_and_the_remedy_mends(tmp_path, kind, name):
+def test_qform_that_contradicts_the_sform_raises_and_remedy_works(tmp_path, kind, name):
     qform, words = CONTRADICTIONS[kind]
     image = image_of()
     image.set_qform(qform, 1)
     path = saved(image, tmp_path / name)
     for read in (read_nifti, read_slice):
-        with pytest.raises(ValueError, match=words) as refused:
+        with pytest.raises(ValueError, match=words) as error:
             read(path)
-    mended = read_nifti(typed(str(refused.value), tmp_path))
+    mended = read_nifti(typed(str(error.value), tmp_path))
     wanted = read_nifti(saved(image_of(), tmp_path / "right.nii"))
     assert mended.voxel_cm == pytest.approx(wanted.voxel_cm)
     np.testing.assert_allclose(mended.index_to_patient, wanted.index_to_patient, atol=1e-5)
     np.testing.assert_array_equal(mended.hounsfield, wanted.hounsfield)
 
 
-def test_pixdim_against_the_sform_alone(tmp_path):
+def test_pixdim_that_contradicts_the_sform_raises(tmp_path):
     image = image_of()
     image.set_qform(None, 0)
     image.header["pixdim"][1:4] = 1
-    with pytest.raises(ValueError, match=r"0\.8 × 0\.9 × 3 by its sform.* 1 × 1 × 1 by its pixdim"):
+    with pytest.raises(ValueError, match=r"0\.8 × 0\.9 × 3 .*sform.* 1 × 1 × 1 .*pixdim"):
         read_nifti(saved(image, tmp_path / "ct.nii"))
 
 
 @pytest.mark.parametrize("error", [0.001, 0.005])
-def test_rounding_is_no_contradiction(tmp_path, error):
+def test_rounding_differences_are_accepted(tmp_path, error):
     image = image_of()
     image.set_qform(turned(100 * error) @ np.diag([1 + error, 1, 1, 1]), 1)
     read_nifti(saved(image, tmp_path / "ct.nii"))
 
 
-def test_a_shear_that_no_qform_can_hold_is_no_contradiction(tmp_path):
+def test_shear_that_a_qform_cannot_hold_is_accepted(tmp_path):
     tilted = from_matvec(np.diag(SPACING_MM))
     tilted[1, 2] = 3.0 * np.tan(np.radians(18.5))
     path = saved(image_of(tilted), tmp_path / "ct.nii")
-    with pytest.raises(ValueError, match="tilted by"):
+    with pytest.raises(ValueError, match="tilted"):
         read_nifti(path)
     read_nifti(path, straighten=True)
 
 
-def test_another_origin_is_warned_of(tmp_path):
+def test_different_origins_raise_a_warning(tmp_path):
     image = image_of()
     image.set_qform(image.affine + from_matvec(np.zeros((3, 3)), (30, 0, 0)), 1)
-    with pytest.warns(UserWarning, match="30 units apart; the sform is used"):
+    with pytest.warns(UserWarning, match="30 units"):
         volume = read_nifti(saved(image, tmp_path / "ct.nii"))
     assert (volume.index_to_patient @ [0, 9, 11, 1])[0] == pytest.approx(-0.4)
 
 
-def test_orientation_unknown(tmp_path):
+def test_missing_orientation_raises(tmp_path):
     image = nib.Nifti1Image(np.full((4, 4, 4), -1000, np.int16), None)
-    with pytest.raises(ValueError, match="does not say how the patient lies"):
+    with pytest.raises(ValueError, match="sform_code = qform_code = 0"):
         read_nifti(saved(image, tmp_path / "ct.nii"))
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_no_size(tmp_path, value):
+def test_invalid_voxel_size_raises(tmp_path, value):
     path = saved(image_of(), tmp_path / "ct.nii")
     content = bytearray(path.read_bytes())
     content[280:284] = np.float32(value).tobytes()  # the first number of the sform
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"ct\.nii has voxel sizes that are not positive"):
+    with pytest.raises(ValueError, match=r"ct\.nii .*voxel sizes"):
         read_nifti(path)

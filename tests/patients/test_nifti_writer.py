@@ -1,4 +1,4 @@
-"""A volume that is written is read as it was, and lies where its grid says."""
+"""A written volume is read back unchanged, at the positions of its grid."""
 
 import nibabel as nib
 import numpy as np
@@ -21,23 +21,22 @@ def hounsfield(shape=GRID.shape):
     return values
 
 
-def test_the_reader_gives_it_back(tmp_path):
+def test_round_trip(tmp_path):
     path, volume = tmp_path / "vmi_60keV.nii.gz", hounsfield()
     write_nifti(path, volume, GRID, "HU")
     back = read_nifti(path)
-    assert torch.equal(back.hounsfield, volume)  # to the bit
+    assert torch.equal(back.hounsfield, volume)
     assert back.voxel_cm == pytest.approx((0.45, 0.3, 0.2), rel=1e-6)
-    assert back.name == "vmi_60keV"
 
 
-@pytest.mark.parametrize("place", [(0, 0, 0), (2, 1, 3), (1, 3, 4)])
-def test_a_voxel_lies_where_the_grid_says(tmp_path, place):
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (2, 1, 3), (1, 3, 4)])
+def test_voxel_positions_follow_the_grid(tmp_path, voxel):
     volume = torch.zeros(GRID.shape)
-    volume[place] = 7.0
+    volume[voxel] = 7.0
     write_nifti(tmp_path / "a.nii.gz", volume, GRID, "HU")
     image = nib.load(tmp_path / "a.nii.gz")
     (stored,) = np.argwhere(np.asarray(image.dataobj) == 7)
-    z, row, column = place
+    z, row, column = voxel
     x_cm, y_cm, _ = GRID.index_to_cm @ [column, row, 1]
     right_anterior_superior = [-10 * x_cm, 10 * y_cm, 10 * GRID.slices_cm[z]]
     np.testing.assert_allclose(
@@ -45,7 +44,7 @@ def test_a_voxel_lies_where_the_grid_says(tmp_path, place):
     )
 
 
-def test_the_header_is_that_of_a_patient(tmp_path):
+def test_header(tmp_path):
     write_nifti(tmp_path / "water.nii.gz", hounsfield(), GRID, "mg/mL")
     image = nib.load(tmp_path / "water.nii.gz")
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -57,7 +56,7 @@ def test_the_header_is_that_of_a_patient(tmp_path):
     assert (image.header["sform_code"], image.header["qform_code"]) == (1, 1)
 
 
-def test_the_front_is_the_first_row_and_the_right_the_first_column(tmp_path):
+def test_first_row_is_the_front_and_first_column_the_right(tmp_path):
     volume = torch.zeros(GRID.shape)
     volume[2, 0, 0] = 1.0  # head, front, patient's right
     write_nifti(tmp_path / "a.nii.gz", volume, GRID, "HU")
@@ -66,27 +65,27 @@ def test_the_front_is_the_first_row_and_the_right_the_first_column(tmp_path):
     assert stored.sum() == 1
 
 
-def test_the_same_volume_gives_the_same_bytes(tmp_path):
+def test_written_bytes_are_reproducible(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         write_nifti(tmp_path / name, hounsfield(), GRID, "HU")
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("name", "volume", "sentence"),
+    ("name", "volume", "words"),
     [
-        ("a.nii", torch.zeros(GRID.shape), "must end in .nii.gz"),
-        ("a.nii.gz", torch.zeros(4, 3, 5), r"the volume is \(4, 3, 5\), its grid \(3, 4, 5\)"),
-        ("a.nii.gz", torch.full(GRID.shape, torch.nan), "not written: 60 of its values are NaN"),
+        ("a.nii", torch.zeros(GRID.shape), r"\.nii\.gz"),
+        ("a.nii.gz", torch.zeros(4, 3, 5), r"\(4, 3, 5\).* \(3, 4, 5\)"),
+        ("a.nii.gz", torch.full(GRID.shape, torch.nan), "60 values"),
     ],
 )
-def test_what_cannot_be_written(tmp_path, name, volume, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_volumes_are_not_written(tmp_path, name, volume, words):
+    with pytest.raises(ValueError, match=words):
         write_nifti(tmp_path / name, volume, GRID, "HU")
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_of_what_fails(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.nii.gz"
     write_nifti(path, torch.zeros(GRID.shape), GRID, "HU")
     before = path.read_bytes()
@@ -95,15 +94,15 @@ def test_nothing_is_left_of_what_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nifti_writer.gzip, "compress", full)
-    with pytest.raises(OSError, match=r"cannot write .*a.nii.gz: No space left"):
+    with pytest.raises(OSError, match=r"a\.nii\.gz.*No space left"):
         write_nifti(path, hounsfield(), GRID, "HU")
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("shear", [0.0, 0.02])
-def test_a_volume_lies_over_its_ct(tmp_path, shear):
-    """Turned, scaled and shifted: each voxel goes where the matrix takes its scanner position."""
+def test_volume_is_registered_to_its_ct(tmp_path, shear):
+    """Voxel positions follow a matrix that scales, shifts and shears."""
     frame = np.diag([-1.25, 1.25, 1.25, 1.0])
     frame[:3, 3] = 3.0, -12.0, 40.0
     frame[1, 2] = shear
@@ -118,7 +117,7 @@ def test_a_volume_lies_over_its_ct(tmp_path, shear):
     assert image.header["qform_code"] == (0 if shear else 1)
 
 
-def test_unknown_voxels_are_nan_and_no_others_may_be(tmp_path):
+def test_only_unknown_voxels_may_be_nan(tmp_path):
     unknown = torch.zeros(GRID.shape, dtype=torch.bool)
     unknown[2] = True
     path = tmp_path / "a.nii.gz"
@@ -129,5 +128,5 @@ def test_unknown_voxels_are_nan_and_no_others_may_be(tmp_path):
     for wrong in (torch.nan, torch.inf):
         volume = hounsfield()
         volume[0, 0, 0] = wrong
-        with pytest.raises(ValueError, match="1 of its values"):
+        with pytest.raises(ValueError, match="1 values"):
             write_nifti(path, volume, GRID, "HU", unknown=unknown)

@@ -1,4 +1,4 @@
-"""Variants of a case are repeatable, small, and follow the case that they are made of."""
+"""Variants of a case are small, reproducible changes and are listed after their case."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def heads(**options):
     return Variants(ProceduralCases("head", n_cases=2), n_variants=2, **options)
 
 
-def test_the_same_seed_gives_the_same_sequence():
+def test_same_seed_gives_the_same_sequence():
     first, second, other = augmentation(1), augmentation(1), augmentation(2)
     for _ in range(2):
         assert torch.equal(moved := first(maps()), second(maps()))
@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_sequence():
     assert moved.dtype == torch.float32
 
 
-def test_left_and_right_are_exchanged():
+def test_flip_exchanges_left_and_right():
     only_flip = augmentation(0, **{**STILL, "flip": 1.0})
     torch.testing.assert_close(only_flip(maps()), maps().flip(-1), rtol=0, atol=1e-4)
 
@@ -43,7 +43,7 @@ def test_changes_are_small():
         assert water.max() == pytest.approx(1.21, abs=0.2)
 
 
-def test_every_case_is_followed_by_its_variants():
+def test_variants_follow_their_case():
     cases = heads()
     first, second = cases.cases.names
     wanted = [first, f"{first}_variant_1", f"{first}_variant_2", second]
@@ -51,7 +51,7 @@ def test_every_case_is_followed_by_its_variants():
     assert len(cases) == len(cases.names) == 6
 
 
-def test_a_case_stays_as_it_is_and_its_variants_differ():
+def test_case_is_unchanged_and_variants_differ():
     cases = heads()
     original, one, two = (cases.maps(index, GRID) for index in range(3))
     assert torch.equal(original, cases.cases.maps(0, GRID))
@@ -62,20 +62,20 @@ def test_a_case_stays_as_it_is_and_its_variants_differ():
     assert not torch.equal(one, heads(seed=1).maps(1, GRID))
 
 
-def test_a_variant_without_change_is_its_case():
+def test_variant_without_change_equals_its_case():
     cases = heads(**STILL)
     torch.testing.assert_close(cases.maps(4, GRID), cases.maps(3, GRID), rtol=0, atol=1e-4)
     assert cases.placed(4, GRID).scanner_to_patient is None
 
 
 @pytest.mark.parametrize("index", [-1, 6])
-def test_there_are_no_other_cases(index):
-    with pytest.raises(IndexError, match=f"0 to 5, got index {index}"):
+def test_index_out_of_range_raises(index):
+    with pytest.raises(IndexError, match=rf"0 to 5.* {index}$"):
         heads().maps(index, GRID)
 
 
-def test_wrong_options_are_refused():
-    with pytest.raises(ValueError, match=r"n_variants .* got 0"):
+def test_wrong_options_raise():
+    with pytest.raises(ValueError, match=r"n_variants .* 0$"):
         Variants(ProceduralCases("head", n_cases=2), n_variants=0)
     with pytest.raises(TypeError, match="tilt"):
         heads(tilt=1.0)

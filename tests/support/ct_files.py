@@ -1,4 +1,4 @@
-"""Small CT volumes and the files that hold them: NIfTI in any axes, DICOM with any fault."""
+"""Small CT volumes, written as NIfTI in any orientation and as DICOM slices."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SERIES = generate_uid(entropy_srcs=["a series"])
 
 
 def small_patient():
-    """(z, y, x) in HU, house axes: nothing in it is symmetric."""
+    """(z, y, x) in HU along S, P and L, without any symmetry."""
     hounsfield = np.full((6, 12, 10), -1000, np.int16)
     hounsfield[:, 2:9, 3:8] = 40
     hounsfield[4, 7, 3] = 900
@@ -24,7 +24,7 @@ def small_patient():
 
 
 def round_patient(shape=(24, 64, 64), voxel_cm=(0.5, 0.5, 0.5), semi_axes_cm=(5.0, 9.0, 12.0)):
-    """An ellipsoid of 40 HU off the middle, on a table of 300 HU behind it."""
+    """An off-center ellipsoid of 40 HU, in front of a table of 300 HU."""
     z, y, x = (
         (np.arange(n) - (n - 1) / 2) * size - shift
         for n, size, shift in zip(shape, voxel_cm, (0.0, -1.5, 2.0), strict=True)
@@ -38,7 +38,7 @@ def round_patient(shape=(24, 64, 64), voxel_cm=(0.5, 0.5, 0.5), semi_axes_cm=(5.
 
 
 def write_nifti(path, hounsfield=None, voxel_mm=VOXEL_MM, codes="RAS"):
-    """A volume in house axes, stored along ``codes``."""
+    """Write a volume (z, y, x) along S, P and L, stored along ``codes``."""
     hounsfield = small_patient() if hounsfield is None else hounsfield
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2] = voxel_mm[0], -voxel_mm[1], -voxel_mm[2]
@@ -73,13 +73,13 @@ def slice_dataset(hounsfield, height_mm, number=1, voxel_mm=VOXEL_MM):
 
 
 def store(dataset, values):
-    """Put values of 16 bits into a slice, signed or unsigned."""
+    """Store 16-bit values in a slice, signed or unsigned."""
     dataset.PixelRepresentation = int(values.dtype.kind == "i")
     dataset.PixelData = values.tobytes()
 
 
 def series_datasets(hounsfield=None, voxel_mm=VOXEL_MM):
-    """The slices of a series from the feet to the head, to be changed before they are written."""
+    """Slices of a series from feet to head, to be modified before writing."""
     hounsfield = small_patient() if hounsfield is None else hounsfield
     return [
         slice_dataset(plane, LOWEST_MM + k * voxel_mm[0], k + 1, voxel_mm)
@@ -88,7 +88,7 @@ def series_datasets(hounsfield=None, voxel_mm=VOXEL_MM):
 
 
 def write_dicom(folder, datasets=None):
-    """Files whose names do not tell the order of the slices."""
+    """Write slices under names that do not follow their order."""
     folder.mkdir(parents=True, exist_ok=True)
     for k, dataset in enumerate(series_datasets() if datasets is None else datasets):
         dataset.save_as(folder / f"{(7 * k + 3) % 11:02d}{k}.dcm", enforce_file_format=True)
