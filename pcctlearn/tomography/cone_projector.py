@@ -15,11 +15,11 @@ from pcctlearn.tomography.kernels.hat_interpolation_numba import margin_for
 from pcctlearn.tomography.linear_operator import LinearOperator
 
 BACKENDS = ("auto", "numba", "triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's way to run on the CPU
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter runs on the CPU
 
 
 class ConeOperator(LinearOperator):
-    """Base of the two operators: compiled loops over one image at a time, with z and rows last.
+    """Base of both cone operators: compiled loops over one image at a time, z and rows last.
 
     backend: "numba" runs on the CPU, "triton" on a CUDA device; "auto" follows the operand.
     """
@@ -42,7 +42,7 @@ class ConeOperator(LinearOperator):
         self.coefficients = cone_coefficients(geometry, grid)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
-        """The results, and one image and its result in the order of the loops, with margins."""
+        """The results, plus one image and its result in the axis order of the loops and margins."""
         beam = self.geometry
         margins = 2 * margin_for(self.coefficients.slope_range) * beam.n_views * beam.n_columns
         copies = 2 * (prod(self.in_shape) + prod(self.out_shape)) + margins
@@ -74,12 +74,12 @@ class ConeOperator(LinearOperator):
             backend = "numba" if device.type == "cpu" else "triton"
         if backend == "numba" and device.type != "cpu":
             raise ValueError(
-                f"backend=numba runs on the CPU and was given an array on {device}; use "
-                "backend=auto, or move the array with .cpu()"
+                f"backend=numba runs on the CPU and got an array on {device}: use backend=auto, or "
+                "move the array with .cpu()"
             )
         if backend == "triton" and device.type != "cuda" and not INTERPRETED:
             raise ValueError(
-                f"backend=triton runs on a CUDA device and was given an array on {device}; use "
+                f"backend=triton runs on a CUDA device and got an array on {device}: use "
                 "backend=auto, or move the array with .cuda()"
             )
         try:
@@ -95,8 +95,8 @@ class ConeOperator(LinearOperator):
 class ConeProjector(ConeOperator):
     """Line integrals of a volume (z, y, x) along every ray (view, row, column), in operand · cm.
 
-    Joseph's method: bilinear interpolation in every plane that a ray crosses, the planes being
-    those of constant y or constant x, whichever the ray crosses more of.
+    Joseph's method: bilinear interpolation in the planes of constant y or of constant x, whichever
+    the ray crosses more steeply.
 
     P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images",
     IEEE Trans. Med. Imaging 1 (1982). doi:10.1109/TMI.1982.4307572
@@ -130,6 +130,6 @@ class ConeBackprojector(ConeOperator):
 
 
 def _pairs(operands: Tensor, results: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Image by image; the second of each pair is a view to write into."""
+    """Pairs of an operand and the view of its result, image by image."""
     flat = operands.reshape(-1, *operands.shape[-3:]), results.view(-1, *results.shape[-3:])
     return zip(*flat, strict=True)

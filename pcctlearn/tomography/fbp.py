@@ -62,13 +62,13 @@ def fbp(
             fits water cylinders (WaterExtension), which is not linear and has no transpose;
             "cosine" is linear (EdgeExtension) and less accurate. Without truncation both are the
             same linear operator.
-        water_density: of water in the operand's unit: 1 g/cm³, or its attenuation in 1/cm.
+        water_density: density of water, 1 g/cm³, or its attenuation if the operand is in 1/cm.
         backend: as in ``projector``.
 
     Warns if an object that fills the grid is projected beyond the detector.
 
     Raises:
-        TypeError, ValueError: as ``projector`` does, and for lines that no ray measures.
+        TypeError, ValueError: as ``projector``; ValueError: lines of the grid are not measured.
 
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
     sections 3.3 and 3.4.2. doi:10.1137/1.9780898719277
@@ -105,6 +105,6 @@ def _weights(geometry: Geometry, redundancy: FloatArray) -> LinearOperator:
     """Obliquity times redundancy (view, column), for a sinogram of the geometry's shape."""
     dtype, shape = torch.get_default_dtype(), geometry.shape
     cosine = torch.from_numpy(cosine_weights(geometry)).to(dtype)
-    shares = torch.from_numpy(redundancy).to(dtype)
-    shares = shares.reshape(geometry.n_views, *(1,) * (len(shape) - 2), -1)
-    return Diagonal(cosine, shape) @ Diagonal(shares, shape)
+    weights = torch.from_numpy(redundancy).to(dtype)
+    weights = weights.reshape(geometry.n_views, *(1,) * (len(shape) - 2), -1)
+    return Diagonal(cosine, shape) @ Diagonal(weights, shape)

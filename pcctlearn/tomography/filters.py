@@ -12,7 +12,7 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.validation import FloatArray
 
 _ROWS_AT_ONCE = 512
-# factor of the ramp at a frequency in cycles per column, from −1/2 to 1/2
+# apodisation of the ramp at a frequency in cycles per column, from −1/2 to 1/2
 FILTERS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "ramp": np.ones_like,
     "shepp_logan": np.sinc,
@@ -39,7 +39,7 @@ class RampFilter(LinearOperator):
         if not pixel_cm > 0:
             raise ValueError(f"pixel_cm must be positive, got {pixel_cm}")
         super().__init__(shape, shape)
-        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice: the ramp is not periodic
+        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice as wide: it is not periodic
         k = np.arange(n_padded)
         k = np.minimum(k, n_padded - k)
         ramp = np.where(k % 2 == 1, -1 / (pi * np.maximum(k, 1)) ** 2, 0.0)
@@ -52,7 +52,7 @@ class RampFilter(LinearOperator):
     def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
         rows, response = x.reshape(-1, x.shape[-1]), self.response.to(x.dtype)
         filtered = torch.empty_like(rows)
-        # in pieces: padded spectra of a whole sinogram fall out of a processor's cache
+        # in pieces whose padded spectra stay in the processor's cache
         n = _ROWS_AT_ONCE if x.device.type == "cpu" else max(len(rows), 1)
         for i in range(0, len(rows), n):
             spectrum = torch.fft.rfft(rows[i : i + n], n=self.n_padded) * response

@@ -122,7 +122,7 @@ class VolumeGrid(SliceGrid):
         return self.center_cm[1], self.center_cm[2]
 
     def with_voxels_of(self, voxel_cm: float) -> "VolumeGrid":
-        """Cubes of this size over the same volume, rounded to whole voxels."""
+        """The same volume, rounded to whole cubic voxels of this size."""
         n_z, n_y, n_x = (
             max(1, round(n * size / voxel_cm))
             for n, size in zip(self.shape, self.spacing_cm, strict=True)
@@ -153,7 +153,7 @@ def _summary(
     spacing_cm: Sequence[float],
     center_cm: Sequence[float] | FloatArray,
 ) -> str:
-    """Such as "VolumeGrid: 4 × 5 × 6 voxels (z, y, x) of 1 × 1 × 1 cm, 4 × 5 × 6 cm in all"."""
+    """Text such as "ImageGrid: 4 × 5 voxels (y, x) of 1 × 1 cm, 4 × 5 cm in all, …"."""
     sizes = [n * step for n, step in zip(shape, spacing_cm, strict=True)]
     voxel, size = (" × ".join(f"{cm:.4g}" for cm in lengths) for lengths in (spacing_cm, sizes))
     middle = ", ".join(f"{cm:.4g}" for cm in center_cm)

@@ -10,7 +10,7 @@ from pcctlearn.tomography.memory import require_memory
 
 
 class _Apply(torch.autograd.Function):
-    """y = A x, whose backward is x̄ = Aᵀ ȳ: the same function again, so it can be repeated."""
+    """y = A x, with the backward pass x̄ = Aᵀ ȳ, which is differentiable in turn."""
 
     @staticmethod
     def forward(x: Tensor, operator: "LinearOperator") -> Tensor:
@@ -26,9 +26,9 @@ class _Apply(torch.autograd.Function):
 
 
 class LinearOperator(nn.Module):
-    """A linear map of the last axes of an array; axes before them are looped over.
+    """A linear map of the last axes of an array; leading axes are a batch.
 
-    A new map overrides ``matvec``, and ``rmatvec`` where a hand-written adjoint is faster than the
+    A subclass overrides ``matvec``, and ``rmatvec`` if a hand-written adjoint is faster than the
     one that autograd derives. Use it as ``A @ x`` and ``A.T @ y``, which check their operand.
     """
 
@@ -38,7 +38,7 @@ class LinearOperator(nn.Module):
 
     def matvec(self, x: Tensor) -> Tensor:
         """A x, for any number of leading axes."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it does to x")
+        raise NotImplementedError(f"{type(self).__name__} must define matvec")
 
     def rmatvec(self, y: Tensor) -> Tensor:
         """Aᵀ y."""
@@ -51,7 +51,7 @@ class LinearOperator(nn.Module):
         return Adjoint(self)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
-        """What A x allocates at its peak, its result included."""
+        """Peak memory of A x in bytes, including its result."""
         return n_images * itemsize * prod(self.out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,15 +60,15 @@ class LinearOperator(nn.Module):
             raise ValueError(f"{self!r} cannot take an array of shape {tuple(x.shape)}")
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"{self!r} needs float32 or float64, floating-point numbers with enough digits for "
-                f"sums over rays, got {x.dtype}; convert it with .float()"
+                f"{self!r} needs float32 or float64, got {x.dtype}: convert the operand with "
+                ".float()"
             )
-        # one pass: a sum is finite only if every number is, unless it overflows
+        # one pass: a finite sum has only finite terms, but finite terms may overflow
         if not x.sum().isfinite() and not x.isfinite().all():
             n_bad = int((~x.isfinite()).sum())
             raise ValueError(
-                f"{self!r} was given {n_bad} of {x.numel()} numbers that are NaN or infinite; "
-                "repair them first, with torch.nan_to_num or a mask"
+                f"{n_bad} of {x.numel()} values passed to {self!r} are NaN or infinite: replace "
+                "them first, with torch.nan_to_num or a mask"
             )
         n_images = prod(x.shape[: x.ndim - len(self.in_shape)])
         require_memory(repr(self), self.peak_bytes, n_images, x)

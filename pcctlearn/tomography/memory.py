@@ -1,4 +1,4 @@
-"""Check that an operation fits into memory before anything is allocated."""
+"""Memory check before an operation allocates anything."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -7,15 +7,15 @@ import psutil
 import torch
 from torch import Tensor
 
-_TOO_SMALL_TO_ASK = 1e8  # bytes; querying the system takes as long as a small operator
+_UNCHECKED_BYTES = 1e8  # querying the free memory takes as long as a small operator
 
 
 def require_memory(
     name: str, peak_bytes: Callable[[int, int], int], n_images: int, operand: Tensor
 ) -> None:
-    """Raise MemoryError if peak_bytes(n_images, itemsize) exceed the free memory; say what fits."""
+    """Raise MemoryError if peak_bytes(n_images, itemsize) exceeds the free memory."""
     needed = peak_bytes(n_images, operand.itemsize)
-    if needed < _TOO_SMALL_TO_ASK:
+    if needed < _UNCHECKED_BYTES:
         return
     available = available_bytes(operand.device)
     if needed <= available:
@@ -27,8 +27,8 @@ def require_memory(
     remedy = (
         f"at most {fitting} fit at once: split the batch"
         if fitting
-        else f"one alone needs {one / 1e9:.3g} GB: use larger voxels or pixels, fewer slices or "
-        "fewer views"
+        else f"a single image needs {one / 1e9:.3g} GB: use larger voxels or pixels, fewer slices "
+        "or fewer views"
     )
     raise MemoryError(
         f"{name} needs {needed / 1e9:.3g} GB for {n_images} images in {operand.dtype}, and "

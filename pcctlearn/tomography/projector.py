@@ -15,9 +15,8 @@ def projector(geometry: Geometry, grid: SliceGrid, backend: str = "auto") -> Lin
     """Line integrals of a grid along every ray, in operand · cm, by Joseph's method.
 
     Image (y, x) to sinogram (view, column) for a parallel or fan beam, and volume (z, y, x) to
-    sinogram (view, row, column) for a cone beam. ``backend`` "auto" suits the operand's device;
-    the others are those of ``SliceProjector`` ("matrix", "numba") and ``ConeProjector`` ("numba",
-    "triton").
+    sinogram (view, row, column) for a cone beam. ``backend`` "auto" follows the operand's device;
+    ``SliceProjector`` also accepts "matrix" and "numba", ``ConeProjector`` "numba" and "triton".
 
     Warns if an object that fills the grid is projected beyond the detector.
 
@@ -43,6 +42,6 @@ def backprojector(geometry: Geometry, grid: SliceGrid, backend: str = "auto") ->
 
 
 def warn_if_truncated(geometry: Geometry, grid: SliceGrid) -> None:
-    """Warn, at the caller of the calling function, where the detector cuts off the grid."""
+    """Warn if the detector truncates the grid, at the line that calls the calling function."""
     for sentence in geometry.truncations(grid):
         warnings.warn(sentence, stacklevel=3)

@@ -1,8 +1,8 @@
 """Parallel- and fan-beam projection and back-projection as products with a sparse matrix.
 
-The matrix and its transpose are both stored, so that forward and adjoint both run row by row,
-each row with one owner. Leading axes (batch, material) become the columns of one product. A
-matrix above 2 GB is not stored; on the CPU its entries are computed as they are needed instead.
+The matrix and its transpose are both stored, so that forward and adjoint both run row by row, each
+row in one thread. Leading axes (batch, material) become the columns of one product. A matrix above
+2 GB is not stored; its entries are computed on the fly, on the CPU only.
 """
 
 import warnings
@@ -25,9 +25,9 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 class InterpolationOperator(LinearOperator):
     """A matrix of interpolation weights between an image and a sinogram.
 
-    backend: "matrix" stores the matrix, on any device; "numba" computes its entries as they are
-    needed, on the CPU; "auto" stores it up to 2 GB. Stored weights have torch's default dtype at
-    construction, ``.double()`` and ``.to()`` convert them, and checkpoints leave them out.
+    backend: "matrix" stores the matrix, on any device; "numba" computes its entries on the fly, on
+    the CPU; "auto" stores it up to 2 GB. Stored weights have torch's default dtype at construction;
+    ``.double()`` and ``.to()`` convert them. Checkpoints do not contain them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class InterpolationOperator(LinearOperator):
     ) -> Tensor:
         batch = x.shape[: x.ndim - len(in_shape)]
         columns = x.reshape(prod(batch), prod(in_shape)).mT.contiguous()
-        multiply = self._walk_rows if self.is_matrix_free else self._multiply_csr
+        multiply = self._multiply_on_the_fly if self.is_matrix_free else self._multiply_csr
         return multiply(columns, prod(out_shape), is_adjoint).mT.reshape(*batch, *out_shape)
 
     def _multiply_csr(self, columns: Tensor, n_rows: int, is_adjoint: bool) -> Tensor:
@@ -72,16 +72,16 @@ class InterpolationOperator(LinearOperator):
         )
         if weights.dtype != columns.dtype:
             raise TypeError(
-                f"{self!r} has {weights.dtype} weights and was given {columns.dtype}; "
-                "convert either of them with .to(dtype)"
+                f"{self!r} has {weights.dtype} weights and got a {columns.dtype} operand: convert "
+                "either of them with .to(dtype)"
             )
         matrix = torch.sparse_csr_tensor(
             starts, indices, weights, size=(n_rows, len(columns)), check_invariants=False
         )
-        with torch.autocast(columns.device.type, enabled=False):  # sums over rays need all digits
+        with torch.autocast(columns.device.type, enabled=False):  # half precision is too coarse
             return matrix @ columns
 
-    def _walk_rows(self, columns: Tensor, n_rows: int, is_adjoint: bool) -> Tensor:
+    def _multiply_on_the_fly(self, columns: Tensor, n_rows: int, is_adjoint: bool) -> Tensor:
         if columns.device.type != "cpu":
             raise ValueError(
                 f"{self!r} has no stored matrix and runs on the CPU only; use backend=matrix to "

@@ -14,18 +14,18 @@ from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.validation import require_positive
 
-_FITTED_COLUMNS, _FITTED_CM = 8, 2.0  # beside an edge, at the least
+_FITTED_COLUMNS, _FITTED_CM = 8, 2.0  # smallest number and width of the columns in a fit
 _SMALLEST_CM2 = 1e-12
 AnyGeometry = TypeVar("AnyGeometry", bound=Geometry)
 
 
 class EdgeExtension(LinearOperator):
-    """Columns beyond the edges: the edge's own value, falling to zero as a squared cosine.
+    """Extrapolation of rows by the edge value, falling to zero as a squared cosine.
 
-    A ramp filter takes the missing rays for air, and turns the jump at the edge into a bright rim
-    (cupping). Extended like this most of the rim is gone; values stay approximate. An edge whose
-    rays weigh nothing, that of a displaced detector, is extended by zeros. The transpose folds the
-    added columns back onto the edges.
+    Without extrapolation the ramp filter treats the missing rays as air, and the jump at the edge
+    becomes a bright rim (cupping). The extension removes most of the rim; values remain
+    approximate. An edge whose rays have zero weight, as that of a displaced detector, is extended
+    by zeros. The transpose adds the new columns back onto the edges.
 
     B. Ohnesorge, T. Flohr, K. Schwarz, J. P. Heiken and K. T. Bae, "Efficient correction for CT
     image artifacts caused by objects extending outside the scan field of view",
@@ -44,10 +44,10 @@ class EdgeExtension(LinearOperator):
 
 
 def widened(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
-    """The geometry with enough columns for the grid, and how many were added at either end."""
+    """The geometry with enough columns for the grid, and the numbers added before and after."""
     n_before, n_after = (
-        ceil((needed - reach) / beam.column_cm) if is_cut else 0
-        for reach, needed, is_cut in zip(
+        ceil((needed - extent) / beam.column_cm) if is_truncated else 0
+        for extent, needed, is_truncated in zip(
             beam.detector_extent_cm,
             beam.needed_extent_cm(grid),
             beam.is_truncated(grid),
@@ -63,12 +63,12 @@ def widened(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
 
 
 class WaterExtension(nn.Module):
-    """Columns beyond the edges: those of a water cylinder fitted to the columns beside each edge.
+    """Extrapolation of rows by a water cylinder, fitted to the columns at each edge.
 
     A ray at the signed distance s from the axis crosses a cylinder of density ρ and radius R,
     whose center lies at x in this view, on a chord p with (p / 2ρ)² + s² = R² − x² + 2 x s. The
     right-hand side is a straight line in s, fitted to the outermost columns; beyond the edge p
-    follows from it. The fit is not linear in the data, so this is no LinearOperator.
+    follows from it. The fit is not linear in the data, so this is not a LinearOperator.
 
     J. Hsieh et al., "A novel reconstruction algorithm to extend the CT scan field-of-view",
     Med. Phys. 31 (2004). doi:10.1118/1.1776673
@@ -89,7 +89,7 @@ class WaterExtension(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, [row,] column) with n_before and n_after columns more."""
+        """The sinogram (…, [row,] column), extended by n_before and n_after columns."""
         first, last, m = self.n_before, self.n_before + x.shape[-1], self.n_fitted
         before = self._chords(x[..., :m], slice(first, first + m), slice(0, first))
         after = self._chords(x[..., -m:], slice(last - m, last), slice(last, None))
@@ -103,16 +103,16 @@ class WaterExtension(nn.Module):
         line = (p / (2 * self.water_density)) ** 2 + s[fitted] ** 2
         slope = (line * near).sum(-1, keepdim=True) / (near**2).sum()
         half_squared = line.mean(-1, keepdim=True) + slope * far - s[beyond] ** 2
-        half = half_squared.clamp(min=_SMALLEST_CM2).sqrt()  # whose derivative is finite at zero
+        half = half_squared.clamp(min=_SMALLEST_CM2).sqrt()  # clamped for a finite derivative
         half = torch.where(half_squared > _SMALLEST_CM2, half, 0)
         sign = p.mean(-1, keepdim=True).sign()  # a basis material may have a negative density
         return sign * 2 * self.water_density * half * obliquity[..., beyond]
 
 
 class WaterExtended(nn.Module):
-    """A reconstruction of rows that are first extended by a water cylinder; not linear.
+    """Reconstruction after ``WaterExtension``; not linear.
 
-    Called as ``A @ x`` like a LinearOperator, and differentiable, but it has no transpose.
+    It is used as ``A @ x`` like a LinearOperator and is differentiable, but has no transpose.
     """
 
     def __init__(self, reconstruct: LinearOperator, extend: WaterExtension, n_columns: int) -> None:

@@ -10,17 +10,16 @@ from pcctlearn.tomography.geometry.planar import DivergentGeometry
 from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.validation import FloatArray
 
-_SAMPLES_PER_VIEW = 4  # of the redundancy weights, at the least
-_SAMPLES_PER_TURN = 2000
+_SAMPLES_PER_VIEW, _SAMPLES_PER_TURN = 4, 2000  # least numbers for averages of redundancy weights
 
 
 def cosine_weights(beam: Geometry) -> FloatArray:
     """([row,] column): cosine (obliquity) weight of each ray on a flat detector.
 
-    w = D / √(D² + u² + v²) · (1 + δ/R · u/D), for a detector at D from the source, (u, v) from
-    where the central ray meets it, and an axis at R that lies δ beside the central ray; one for a
-    parallel beam. In the plane of the source this is cos γ + δ/R sin γ, which makes a fan's
-    (θ, γ) into parallel lines.
+    w = D / √(D² + u² + v²) · (1 + δ/R · u/D), with the distances D from the source to the detector
+    and R to the axis, the axis offset δ, and (u, v) on the detector from the central ray; one for
+    a parallel beam. In the plane of the orbit this is cos γ + δ/R sin γ, which is 1/R times the
+    Jacobian from fan coordinates (θ, γ) to parallel ones.
 
     L. A. Feldkamp, L. C. Davis and J. W. Kress, "Practical cone-beam algorithm",
     J. Opt. Soc. Am. A 1 (1984). doi:10.1364/JOSAA.1.000612
@@ -35,15 +34,15 @@ def cosine_weights(beam: Geometry) -> FloatArray:
 def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
     """(view, column): weight of each ray within its line, so that every measured line counts once.
 
-    A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), if there are a view
-    and a column for it; for a parallel beam by (θ, s) and (θ + π, −s). With a
-    confidence c ≥ 0 of every ray, which is zero where nothing is measured,
+    A line is measured by the ray (θ, γ) and by its conjugate (θ + π − 2γ, −γ), if a view and a
+    column exist for it; for a parallel beam by (θ, s) and (θ + π, −s). With a confidence c ≥ 0 of
+    every ray, which is zero for rays that are not measured,
 
         w(θ, γ) = c(θ, γ) / (c(θ, γ) + c(θ + π − 2γ, −γ)),
 
-    averaged over the angular width of a view. c is the product of a taper over 30° beside gaps
-    between the views and, for a displaced detector, of a taper over the columns that are measured
-    again from the other side.
+    averaged over the angular width of a view. c is the product of a taper over the 30° beside gaps
+    between views and, for a displaced detector, of a taper over the columns whose lines are
+    measured twice.
 
     F. Noo, M. Defrise, R. Clackdoyle and H. Kudo, "Image reconstruction from fan-beam projections
     on less than a short scan", Phys. Med. Biol. 47 (2002). doi:10.1088/0031-9155/47/14/311
@@ -61,10 +60,10 @@ def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
 def extended_weights(
     beam: Geometry, weights: FloatArray, n_before: int, n_after: int
 ) -> FloatArray:
-    """Redundancy weights (view, column) with n_before and n_after columns more.
+    """Redundancy weights (view, column), extended by n_before and n_after columns.
 
-    Columns beyond an edge weigh as that edge does. Beyond the shorter side of a displaced panel
-    that takes a full turn they weigh nothing: the longer side measures their lines.
+    Added columns have the weight of their edge. In a full turn with a displaced detector, columns
+    beyond the shorter side have weight zero, because the longer side measures their lines.
     """
     wide = np.pad(weights, ((0, 0), (n_before, n_after)), mode="edge")
     extents = _end_positions(beam, beam.detector_extent_cm)
@@ -79,8 +78,8 @@ def _over_half_turns(beam: Geometry, own: FloatArray, conjugate: FloatArray) -> 
     """Weights of a parallel beam, whose n half turns measure a line from alternate sides."""
     n = round(beam.arc_rad / pi)
     half_turns = np.arange(beam.n_views + 1) * n / beam.n_views
-    in_odd_ones = half_turns // 2 + np.maximum(half_turns % 2 - 1, 0)  # integrated up to each share
-    odd_part = np.diff(in_odd_ones)[:, None] * beam.n_views / n
+    odd_half_turns = half_turns // 2 + np.maximum(half_turns % 2 - 1, 0)  # covered up to each view
+    odd_part = np.diff(odd_half_turns)[:, None] * beam.n_views / n
     n_even, n_odd = (n + 1) // 2, n // 2
     even = own / (n_even * own + n_odd * conjugate)
     odd = own / (n_odd * own + n_even * conjugate) if n_odd else 0 * own
@@ -102,7 +101,7 @@ def _over_the_turn(beam: DivergentGeometry, own: FloatArray, conjugate: FloatArr
 
 
 def _positions(beam: Geometry, columns_cm: FloatArray) -> FloatArray:
-    """γ from the ray through the axis, of points on the detector; cm for a parallel beam."""
+    """γ of points on the detector, from the ray through the axis; cm for a parallel beam."""
     if beam.source_curvature == 0:
         return columns_cm
     gamma = np.arctan(columns_cm * beam.source_curvature / beam.magnification)
@@ -110,7 +109,7 @@ def _positions(beam: Geometry, columns_cm: FloatArray) -> FloatArray:
 
 
 def _end_positions(beam: Geometry, extent_cm: tuple[float, float]) -> FloatArray:
-    """|Positions| of both ends, of the detector (detector_extent_cm) or of what is needed."""
+    """|Position| of both ends of an extent such as detector_extent_cm."""
     ends_cm = beam.magnification * beam.axis_shift_cm + np.array([-1, 1]) * extent_cm
     return np.abs(_positions(beam, ends_cm))
 
@@ -118,8 +117,8 @@ def _end_positions(beam: Geometry, extent_cm: tuple[float, float]) -> FloatArray
 def _column_confidence(beam: Geometry, grid: SliceGrid, positions: FloatArray) -> FloatArray:
     """Confidence of rays at these positions, which falls as sin² to zero at the shorter end.
 
-    The taper extends over all columns that are measured again from the other side. If the shorter
-    side contains the grid, it is steeper and lies beyond the grid, which gives less noise.
+    The taper extends over all columns whose lines are measured twice. If the shorter side contains
+    the grid, the taper is steeper and lies beyond the grid, which gives less noise.
     """
     extents, needed = (
         _end_positions(beam, cm) for cm in (beam.detector_extent_cm, beam.needed_extent_cm(grid))
@@ -127,7 +126,7 @@ def _column_confidence(beam: Geometry, grid: SliceGrid, positions: FloatArray) -
     shorter = int(extents.argmin())
     short, long = extents[shorter], extents[1 - shorter]
     if np.abs(positions).max() <= short:
-        return np.ones_like(positions)  # every ray is measured again
+        return np.ones_like(positions)  # every line is measured twice
     width = 2 * short
     if not beam.is_truncated(grid)[shorter]:
         width = min(width, max(short - needed[shorter], long - short))
@@ -136,7 +135,7 @@ def _column_confidence(beam: Geometry, grid: SliceGrid, positions: FloatArray) -
 
 
 def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
-    """Raise ValueError if lines through the grid are measured by no ray."""
+    """Raise ValueError if some lines through the grid are not measured."""
     short_cm = min(beam.detector_extent_cm)
     if short_cm <= 0:
         raise ValueError(
@@ -159,16 +158,16 @@ def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
     is_inside = np.abs(gamma) <= min(_end_positions(beam, beam.detector_extent_cm))
     missing = coverage.missing_rad(pi - 2 * gamma[is_inside])
     if missing.max() > ARC_TOLERANCE_RAD:
-        holes = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
+        gaps = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
         raise ValueError(
-            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the grid are measured "
-            f"by no ray: the views leave holes at {holes} rad; add views there, or reconstruct "
+            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the grid are not "
+            f"measured: the views leave gaps at {gaps} rad; add views there, or reconstruct "
             "iteratively"
         )
 
 
 def _require_centered(beam: Geometry, grid: SliceGrid) -> None:
-    """Raise ValueError if only the longer side measures some lines, and not in a full turn."""
+    """Raise ValueError for a displaced detector that truncates the grid, without a full turn."""
     shorter = int(np.argmin(beam.detector_extent_cm))
     short, long = beam.detector_extent_cm[shorter], beam.detector_extent_cm[1 - shorter]
     if not beam.is_truncated(grid)[shorter] or long - short <= 2 * beam.column_cm:
@@ -177,8 +176,8 @@ def _require_centered(beam: Geometry, grid: SliceGrid) -> None:
     shift_cm = (n_beyond if shorter == 1 else -n_beyond) / 2 * beam.column_cm
     raise ValueError(
         f"the detector extends {short:.4g} cm to one side of the axis and {long:.4g} cm to the "
-        f"other, and the views cover {beam.arc_rad:.4g} rad, so that lines beyond the shorter "
-        "side are not all measured: use views of a full turn, leave out the last "
+        f"other, and the views cover {beam.arc_rad:.4g} rad, so that some lines beyond the shorter "
+        "side are not measured: use views of a full turn, leave out the last "
         f"{n_beyond} columns of the longer side (n_columns={beam.n_columns - n_beyond}, "
         f"offset_cm={beam.offset_cm + shift_cm:.6g}), or reconstruct iteratively"
     )

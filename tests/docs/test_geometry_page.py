@@ -1,9 +1,9 @@
-"""The page on geometry says what the code does today."""
+"""docs/geometry.md is up to date."""
 
 from pathlib import Path
 
 
-def test_the_page_is_what_its_script_writes():
+def test_the_page_agrees_with_its_script():
     from docs.make_geometry import FOLDER, page
 
     assert page() == (FOLDER / "geometry.md").read_text(), (

@@ -1,4 +1,4 @@
-"""Small cone beams without symmetry, each with its grid."""
+"""Small cone beams without symmetry, and their grids."""
 
 from dataclasses import replace
 from math import pi
@@ -12,7 +12,7 @@ SMALL_CONE = ConeBeam(
     axis_offset_cm=0.15,
 )  # fmt: skip
 SMALL_SHORT_CONE = replace(SMALL_CONE, n_views=7, arc_rad=1.6 * pi, start_rad=0.7)
-# rows much finer, and much coarser, than slices; one row, one slice
+# rows much finer than slices, rows much coarser than slices, and one row with one slice
 FINE_ROWS = ConeBeam(3, 24, 9, (0.1, 0.7), 6.0, 9.0)
 THICK_SLICES = VolumeGrid(4, 5, 5, (0.9, 0.5, 0.5))
 COARSE_ROWS = ConeBeam(3, 3, 9, (2.0, 0.7), 6.0, 9.0)

@@ -1,4 +1,4 @@
-"""Ellipses that have no symmetry, their exact line integrals, and small beams to try things on."""
+"""Ellipses without symmetry, their exact line integrals, and small beams."""
 
 from dataclasses import replace
 from math import cos, pi, sin
@@ -25,7 +25,7 @@ ELLIPSES = [
 
 
 def to_unit_disc(vectors, half_axes, tilt):
-    """Vectors (x, y) as seen from a frame in which the centred ellipse is the unit disc."""
+    """Vectors (x, y) in the frame in which the centered ellipse is the unit disc."""
     c, s = cos(tilt), sin(tilt)
     return vectors @ np.array([[c, -s], [s, c]]) / np.array(half_axes)
 

@@ -1,4 +1,4 @@
-"""A uniform disc returns its own density."""
+"""Filtered back-projection of a uniform disc returns its density."""
 
 from dataclasses import replace
 from math import pi
@@ -49,7 +49,7 @@ def test_disc_in_other_beams(beam):
     check_disc(beam)
 
 
-def test_the_configured_call_is_the_operator():
+def test_conf_builds_the_operator():
     small = ParallelBeam(6, 12, 0.1)
     operator = fbp(geometry=small, grid=ImageGrid(8, 8, 0.1), filter="hann")
     assert (operator.in_shape, operator.out_shape) == ((6, 12), (8, 8))

@@ -1,4 +1,4 @@
-"""A uniform ball returns its own density."""
+"""FDK of a uniform ball returns its density."""
 
 from dataclasses import replace
 from math import pi, radians
@@ -21,7 +21,7 @@ SHORT = replace(BEAM, n_views=150, arc_rad=radians(240))
 
 
 def distance_cm(volume, center):
-    """Of every voxel from a point (x, y, z)."""
+    """Distance of every voxel from a point (x, y, z)."""
     z, y, x = np.meshgrid(
         volume.slices_cm,
         volume.index_to_cm[1, 1] * np.arange(volume.n_y) + volume.index_to_cm[1, 2],
@@ -76,7 +76,7 @@ def test_ball_in_a_volume_off_center():
 
 
 def test_ball_from_uneven_and_shuffled_views(monkeypatch):
-    """Each view counts for its own share of the turn: a quarter of it has half of the views."""
+    """Views are weighted by their angular width: half of them lie in a quarter of the turn."""
     dense, sparse = np.arange(100) * radians(0.9), pi / 2 + np.arange(140) * radians(270 / 140)
     angles = np.random.default_rng(1).permutation([*dense, *sparse])
     beam = replace(BEAM, n_views=240, view_angles_rad=angles)
@@ -98,7 +98,7 @@ def test_the_same_short_scan_given_as_a_list():
     torch.testing.assert_close(fbp(listed, VOLUME) @ y.flip(0), fbp(SHORT, VOLUME) @ y)
 
 
-def test_density_falls_off_with_the_cone_angle_and_no_more():
+def test_the_error_at_a_cone_angle_of_5_degrees_is_5_percent():
     """FDK is exact in the plane of the orbit; 5 % at 5° is its textbook error for a ball."""
     volume, distance = ball(BEAM, center=(0.0, 0.0, 1.8), radius=1.2)
     assert volume[distance < 0.5].mean() == pytest.approx(DENSITY, rel=0.05)
@@ -108,8 +108,8 @@ def test_density_falls_off_with_the_cone_angle_and_no_more():
     ("n_columns", "offset_cm", "axis_offset_cm"),
     [(80, 3.6, 0.0), (80, -3.6, 0.0), (82, 3.5, 0.2), (66, 2.0, 0.0)],
 )
-def test_a_displaced_detector_sees_the_whole_field(n_columns, offset_cm, axis_offset_cm):
-    """Also where its long side falls a little short: 8.6 of 9.9 cm in the last case."""
+def test_a_displaced_detector_in_a_full_turn(n_columns, offset_cm, axis_offset_cm):
+    """In the last case the longer side is truncated, at 8.6 of 9.9 cm."""
     beam = replace(
         BEAM, n_views=240, n_columns=n_columns, offset_cm=offset_cm, axis_offset_cm=axis_offset_cm
     )
@@ -132,14 +132,14 @@ def test_extension_beyond_a_narrow_detector_removes_the_rim():
 
     phantom = EllipsoidPhantom([Ellipse((0.0,) * 3, (4.5,) * 3, (DENSITY,))], ["water"])
     y = phantom.line_integrals(*narrow.rays())[0]
-    air_beyond = torch.nn.functional.pad(y, (36, 36))  # what a plain ramp takes for granted
+    air_beyond = torch.nn.functional.pad(y, (36, 36))  # what a ramp filter alone assumes
     with pytest.warns(UserWarning, match="truncated"):
         extended = fbp(narrow, VOLUME) @ y
     assert brightness_of_the_rim(extended) == pytest.approx(1, abs=0.1)
     assert brightness_of_the_rim(fbp(BEAM, VOLUME) @ air_beyond) > 1.2
 
 
-def test_the_configured_call_is_the_operator():
+def test_conf_builds_the_operator():
     small = ConeBeam(6, 5, 12, 0.3, 6.0, 9.0)
     operator = fbp(geometry=small, grid=VolumeGrid(4, 8, 8, 0.2), filter="hann", backend="numba")
     assert (operator.in_shape, operator.out_shape) == ((6, 5, 12), (4, 8, 8))

@@ -1,4 +1,4 @@
-"""Iterative reconstruction solves what it says, image by image, and stops when it says."""
+"""Solutions and stopping rules of iterative reconstruction, image by image."""
 
 from math import prod
 
@@ -21,7 +21,7 @@ FAN = FanBeam(48, 48, 2.4, 60.0, 120.0)
 
 
 class Matrix(LinearOperator):
-    """A dense matrix on the voxels of an image, onto rays in one row."""
+    """A dense matrix from the voxels of an image to rays on one axis."""
 
     def __init__(self, matrix, in_shape):
         super().__init__(in_shape, (len(matrix),))
@@ -67,7 +67,7 @@ def total_variation(x, spacing_cm=None):
 
 @pytest.fixture
 def scan():
-    """A phantom seen by a fan, without noise and with noise of 3 %."""
+    """A phantom in a fan beam, without noise and with 3 % noise."""
     A, x = SliceProjector(FAN, GRID), image(GRID, ELLIPSES)
     y = A @ x
     noise = torch.randn(y.shape)
@@ -102,8 +102,8 @@ def test_damped_cgls_is_tikhonov_from_any_start():
         torch.testing.assert_close(x.flatten(), expected)
 
 
-def test_cgls_stays_where_it_is_done():
-    """Steps along what rounding leaves of Aᵀr would grow from one to the next."""
+def test_cgls_stays_at_the_solution():
+    """Steps along rounding errors of Aᵀr would grow."""
     A, y = Matrix(torch.rand(20, 12), (3, 4)), torch.rand(30, 20)
     torch.testing.assert_close(cgls(A, y, max_iterations=300).x, least_squares(A, y))
 
@@ -130,7 +130,7 @@ def test_sirt_is_weighted_least_squares():
 
 
 @pytest.mark.parametrize("relaxation", [0.3, 1.0, 1.99])
-def test_sirt_never_moves_away_from_the_data(relaxation, scan):
+def test_the_weighted_residual_of_sirt_never_increases(relaxation, scan):
     A, _, _, y = scan
     sums = A @ torch.ones(A.in_shape)
     R = torch.where(sums > 0, 1 / sums, 0)
@@ -146,7 +146,7 @@ def test_sirt_residuals_fall(scan):
     assert (torch.tensor(sirt(A, y, max_iterations=50).residuals).diff() < 0).all()
 
 
-def test_a_second_run_goes_on_from_the_first():
+def test_a_second_run_continues_from_the_first():
     A, y = positive(), torch.rand(20)
     first = sirt(A, y, max_iterations=3).x
     torch.testing.assert_close(
@@ -173,7 +173,7 @@ def test_subsets_need_fewer_passes(scan):
     assert 5 * together.n_iterations < alone.n_iterations
 
 
-def test_what_is_not_seen_is_left_alone():
+def test_voxels_without_rays_keep_their_start():
     matrix = torch.rand(6, 4)
     matrix[2], matrix[:, 1] = 0, 0
     A, y = Matrix(matrix, (2, 2)), torch.rand(6)
@@ -188,7 +188,7 @@ def test_what_is_not_seen_is_left_alone():
         assert result.x[0, 1] == start[0, 1]
 
 
-def test_fan_rays_beside_the_image_do_no_harm():
+def test_rays_beside_the_image_have_no_effect():
     A = SliceProjector(FanBeam(12, 40, 2.0, 20.0, 40.0), ImageGrid(8, 8, 1.0))
     assert ((A @ torch.ones(8, 8)) == 0).any()
     x = torch.rand(8, 8)
@@ -217,7 +217,7 @@ def test_squared_norm_is_the_largest_eigenvalue():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_step_loses_the_known_part_of_its_height(axis):
+def test_total_variation_reduces_a_step_by_the_known_amount(axis):
     """Each level moves towards the other by strength / its length."""
     h, strength = 0.5, torch.tensor(0.3)
     step = torch.cat([torch.zeros(4), torch.ones(6)])
@@ -277,7 +277,7 @@ def test_fista_keeps_the_sign_and_its_optimum():
     assert g[x > 0].abs().max() < 1e-6
 
 
-def test_total_variation_beats_the_best_iteration(scan):
+def test_total_variation_has_a_smaller_error_than_the_best_iteration(scan):
     A, truth, _, y = scan
 
     def error(x):
@@ -289,7 +289,7 @@ def test_total_variation_beats_the_best_iteration(scan):
     assert error(result.x) < 0.5 * best
 
 
-def test_strength_of_each_image():
+def test_a_strength_per_image():
     A, y = positive(), torch.randn(2, 3, 20)
     strengths = torch.tensor([0.0, 0.2, 1.0])
     together = fista_tv(A, y, strengths, tolerance=0.0, max_iterations=8).x
@@ -300,7 +300,7 @@ def test_strength_of_each_image():
 
 
 @EVERY_SOLVER
-def test_a_batch_is_each_image_alone(solve):
+def test_images_of_a_batch_are_independent(solve):
     A, scale = positive(), torch.tensor([[1.0, 1e-6], [0.0, 1e3]])
     y, start = (torch.rand(2, 2, *axes) for axes in (A.out_shape, A.in_shape))
     y, start = y * scale[..., None], start * scale[..., None, None]
@@ -342,7 +342,7 @@ def test_stops_when_the_noise_is_reached(solve):
 
 
 @EVERY_SOLVER
-def test_nothing_comes_of_nothing(solve):
+def test_zero_data_give_a_zero_image(solve):
     result = solve(positive(), torch.zeros(20), tolerance=0.1, max_iterations=9)
     assert result.converged
     assert result.residuals == [0.0]
@@ -370,7 +370,7 @@ def test_differentiable_in_data_and_start(solve):
     assert torch.autograd.gradcheck(reconstruct, (y, start))
 
 
-def test_progress_is_shown_on_request_alone(capsys):
+def test_progress_is_shown_on_request_only(capsys):
     A, y = positive(), torch.rand(20)
     cgls(A, y, max_iterations=2)
     assert capsys.readouterr() == ("", "")
@@ -385,52 +385,50 @@ def test_progress_is_shown_on_request_alone(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
-        ({"tolerance": -1e-3}, "tolerance must be 0 or positive, got -0.001"),
-        ({"noise_level": 0.0}, "noise_level must be positive or None, got 0.0"),
-        ({"start": torch.zeros(4, 3)}, r"start must have shape \(3, 4\), got \(4, 3\)"),
+        ({"max_iterations": 0}, "max_iterations .* 0"),
+        ({"tolerance": -1e-3}, r"tolerance .* -0\.001"),
+        ({"noise_level": 0.0}, r"noise_level .* 0\.0"),
+        ({"start": torch.zeros(4, 3)}, r"start .*\(3, 4\), got \(4, 3\)"),
     ],
 )
-def test_impossible_options_are_refused(solve, options, message):
+def test_impossible_options_raise_an_error(solve, options, message):
     with pytest.raises(ValueError, match=message):
         solve(positive(), torch.rand(20), **options)
 
 
 @EVERY_SOLVER
-def test_impossible_data_are_refused(solve):
+def test_impossible_data_raise_an_error(solve):
     A, y = positive(), torch.rand(2, 20)
-    with pytest.raises(
-        ValueError, match=r"must end in the axes of Matrix .*\(20,\), got .*\(2, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"\(20,\), got .*\(2, 1\)"):
         solve(A, y[:, :1])
     y[1, 3] = torch.nan
-    with pytest.raises(ValueError, match="must be finite, 1 of 40 values are not"):
+    with pytest.raises(ValueError, match="1 of 40"):
         solve(A, y)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda A, y: sirt(A, y, relaxation=2.0), "relaxation must lie between 0 and 2, got 2.0"),
-        (lambda A, y: os_sart([A], [y], relaxation=0.0), "relaxation must lie between 0 and 2"),
-        (lambda A, y: os_sart([A, A], [y]), "got 2 operators and 1 sinograms"),
-        (lambda A, y: os_sart([], []), "got 0 operators and 0 sinograms"),
-        (lambda A, y: os_sart([A, A], [y, y / 0]), r"sinograms\[1\] must be finite"),
+        (lambda A, y: sirt(A, y, relaxation=2.0), r"relaxation .* got 2\.0"),
+        (lambda A, y: os_sart([A], [y], relaxation=0.0), r"relaxation .* got 0\.0"),
+        (lambda A, y: os_sart([A, A], [y]), "2 operators and 1 sinograms"),
+        (lambda A, y: os_sart([], []), "0 operators and 0 sinograms"),
+        (lambda A, y: os_sart([A, A], [y, y / 0]), r"sinograms\[1\]"),
         (
             lambda A, y: os_sart([A, positive(20, (4, 3))], [y, y]),
-            r"share one in_shape, got \[\(3, 4\), \(4, 3\)\]",
+            r"in_shape, got \[\(3, 4\), \(4, 3\)\]",
         ),
-        (lambda A, y: os_sart([A, A], [y, y[None]]), r"share their batch .* got \[\(\), \(1,\)\]"),
-        (lambda A, y: cgls(A, y, damping=-1.0), "damping must be 0 or positive, got -1.0"),
-        (lambda A, y: fista_tv(A, y, -1.0), "strength must be 0 or positive, got -1.0"),
-        (lambda A, y: fista_tv(A, y, torch.ones(3)), r"broadcast to the batch \(\), got .*\(3,\)"),
-        (lambda A, y: fista_tv(A, y, 1.0, inner_iterations=0), "inner_iterations must be at least"),
-        (lambda A, y: fista_tv(A, y, 1.0, spacing_cm=[1.0]), "spacing_cm needs 2 positive numbers"),
-        (lambda A, y: fista_tv(A, y, 1.0, spacing_cm=[1.0, 0.0]), "spacing_cm needs 2 positive"),
-        (lambda A, y: fista_tv(Diagonal(0 * y), y, 1.0), "maps every image to zero"),
+        (lambda A, y: os_sart([A, A], [y, y[None]]), r"batch .* got \[\(\), \(1,\)\]"),
+        (lambda A, y: cgls(A, y, damping=-1.0), r"damping .* -1\.0"),
+        (lambda A, y: fista_tv(A, y, -1.0), r"strength .* -1\.0"),
+        (lambda A, y: fista_tv(A, y, torch.ones(3)), r"strength .*\(\), got .*\(3,\)"),
+        (lambda A, y: fista_tv(A, y, 1.0, inner_iterations=0), "inner_iterations .* 0"),
+        (lambda A, y: fista_tv(A, y, 1.0, spacing_cm=[1.0]), r"spacing_cm .* 2 .*\[1\.0\]"),
+        (lambda A, y: fista_tv(A, y, 1.0, spacing_cm=[1.0, 0.0]), r"spacing_cm .*\[1\.0, 0\.0\]"),
+        (lambda A, y: fista_tv(Diagonal(0 * y), y, 1.0), "Diagonal .* zero"),
     ],
 )
-def test_other_impossible_input_is_refused(call, message):
+def test_other_impossible_input_raises_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call(positive(), torch.rand(20))
 
@@ -438,7 +436,7 @@ def test_other_impossible_input_is_refused(call, message):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @EVERY_SOLVER
-def test_on_a_gpu_as_on_the_cpu(solve):
+def test_gpu_agrees_with_cpu(solve):
     A, y = positive(), torch.rand(2, 20)
     expected = solve(A, y, max_iterations=5).x
     torch.testing.assert_close(solve(A.cuda(), y.cuda(), max_iterations=5).x.cpu(), expected)

@@ -1,4 +1,4 @@
-"""Every operator of the room keeps the laws of a linear operator."""
+"""All linear operators of tomography are linear, have an adjoint and are differentiable."""
 
 import copy
 import pickle
@@ -115,23 +115,21 @@ def test_behaves_as_a_module(A):
     assert all(b.dtype == torch.float32 for b in A.float().buffers() if b.is_floating_point())
 
 
-def test_function_transforms_see_through(A):
+def test_torch_func_grad_is_the_adjoint(A):
     x = torch.randn(A.in_shape)
     gradient = torch.func.grad(lambda x: (A @ x).sum())(x)
     torch.testing.assert_close(gradient, A.T @ torch.ones(A.out_shape))
 
 
-def test_wrong_input_is_told_so():
+def test_wrong_operands_raise_an_error():
     A = SliceProjector(SMALL_PARALLEL, SMALL)
-    with pytest.raises(
-        ValueError, match=r"SliceProjector \(6, 7\) → \(5, 11\) cannot take .*\(7, 6\)"
-    ):
+    with pytest.raises(ValueError, match=r"SliceProjector \(6, 7\) → \(5, 11\) .*\(7, 6\)"):
         A @ torch.zeros(7, 6)
-    with pytest.raises(TypeError, match="floating-point"):
+    with pytest.raises(TypeError, match=r"torch\.int64"):
         A @ torch.zeros(6, 7, dtype=torch.int64)
-    with pytest.raises(TypeError, match=r"needs float32 or float64.* got torch\.float16"):
+    with pytest.raises(TypeError, match=r"float32 or float64.* torch\.float16"):
         A @ torch.zeros(6, 7, dtype=torch.float16)
-    with pytest.raises(TypeError, match="float64 weights and was given"):
+    with pytest.raises(TypeError, match=r"float64 weights.* torch\.float32"):
         A @ torch.zeros(6, 7, dtype=torch.float32)
     with pytest.raises(ValueError, match="cannot apply"):
         A @ A
@@ -140,20 +138,20 @@ def test_wrong_input_is_told_so():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_counted(A, bad):
+def test_the_error_counts_nan_and_infinite_values(A, bad):
     x = torch.ones(2, *A.in_shape)
     x.view(-1)[[0, -1]] = bad
-    with pytest.raises(ValueError, match=rf"given 2 of {x.numel()} numbers that are NaN or inf"):
+    with pytest.raises(ValueError, match=rf"2 of {x.numel()} values"):
         A @ x
 
 
-def test_large_finite_numbers_are_taken():
+def test_a_sum_that_overflows_is_no_error():
     A = Diagonal(torch.ones(3, dtype=torch.float32) / 2)
     x = torch.full((3,), 3e38, dtype=torch.float32)
     torch.testing.assert_close(A @ x, x / 2)
 
 
-def test_repr_shows_the_algebra_and_the_shapes():
+def test_repr_shows_the_composition_and_the_shapes():
     A = SliceProjector(SMALL_PARALLEL, SMALL)
     assert repr(A.T @ A) == "(SliceProjector.T @ SliceProjector) (6, 7) → (6, 7)"
     assert repr(A.T.T + A) == "(SliceProjector + SliceProjector) (6, 7) → (5, 11)"
@@ -163,13 +161,13 @@ def test_repr_shows_the_algebra_and_the_shapes():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", [name for name in OPERATORS if "no matrix" not in name])
-def test_on_a_gpu_as_on_the_cpu(name, dtype):
+def test_gpu_agrees_with_cpu(name, dtype):
     A = OPERATORS[name]().to(dtype)
     x = torch.randn(2, 3, *A.in_shape, dtype=dtype)
     y = torch.randn(2, 3, *A.out_shape, dtype=dtype)
     forward, back = A @ x, A.T @ y
     A = A.cuda()
-    # positions along a line of a few hundred samples have four digits less than a number
+    # positions along a line of a few hundred samples lose two to four digits
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
     for on_gpu, on_cpu in ((A @ x.cuda(), forward), (A.T @ y.cuda(), back)):
         assert (on_gpu.cpu() - on_cpu).norm() <= tolerance * on_cpu.norm()

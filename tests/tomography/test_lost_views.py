@@ -1,4 +1,4 @@
-"""Lost views, displaced panels and short scans keep the density of a disc, or are refused."""
+"""Density of a disc with lost views, displaced panels and short scans."""
 
 import re
 from dataclasses import replace
@@ -24,13 +24,13 @@ HALF_PARALLEL = ParallelBeam(720, 44, 0.2, 2 * pi, offset_cm=2.6)  # from −1.8
 
 
 def without(beam, *lost):
-    """The beam without ranges of views, its angles listed."""
+    """The beam without some ranges of views, its angles listed."""
     kept = np.setdiff1d(np.arange(beam.n_views), np.concatenate([np.arange(*r) for r in lost]))
     return replace(beam, n_views=len(kept), view_angles_rad=beam.angles_rad[kept])
 
 
 def error(beam):
-    """RMS error within the disc, of its density."""
+    """RMS error within the disc, over its density."""
     values = (fbp(beam, GRID, backend="numba") @ sinogram(beam, [DISC]))[INSIDE]
     return float((values / DENSITY - 1).square().mean().sqrt())
 
@@ -39,12 +39,12 @@ def error(beam):
     "lost",
     [[(100, 102)], [(100, 102), (400, 402)], [(0, 5), (719, 720)], [(7, 700, 90)], [(100, 108)]],
 )
-def test_a_displaced_panel_that_lost_views_keeps_its_image(lost):
+def test_a_displaced_panel_with_lost_views(lost):
     assert error(without(HALF_FAN, *lost)) < min(1.1 * error(HALF_FAN), 0.003)
 
 
 @pytest.mark.parametrize("lost", [[(100, 102)], [(30, 60)], [(200, 420)], [(0, 40), (180, 220)]])
-def test_conjugate_rays_stand_for_lost_views(lost):
+def test_conjugate_rays_replace_lost_views(lost):
     assert error(without(FAN, *lost)) < 0.003
 
 
@@ -65,7 +65,7 @@ def test_a_displaced_panel_in_a_parallel_beam(offset_cm, half_turns):
     ],
 )
 def test_a_displaced_panel_needs_a_full_turn(beam):
-    with pytest.raises(ValueError, match=r"not all measured.* full turn") as caught:
+    with pytest.raises(ValueError, match="full turn") as caught:
         fbp(beam, GRID)
     n_columns, offset_cm = re.search(
         r"n_columns=(\d+), offset_cm=(\S+)\)", str(caught.value)
@@ -77,8 +77,8 @@ def test_a_displaced_panel_needs_a_full_turn(beam):
 
 @pytest.mark.parametrize("n_views", [25, 60, 300])
 @pytest.mark.parametrize("source_cm", [20.0, 1e4])
-def test_few_views_of_a_short_scan_are_not_low(n_views, source_cm):
-    """Whether the fan is wider or narrower than the step."""
+def test_few_views_of_a_short_scan_keep_the_density(n_views, source_cm):
+    """The fan is wider or narrower than the step between views."""
     beam = replace(
         FAN, n_views=n_views, source_to_axis_cm=source_cm, source_to_detector_cm=1.8 * source_cm,
     )  # fmt: skip
@@ -88,6 +88,6 @@ def test_few_views_of_a_short_scan_are_not_low(n_views, source_cm):
 
 
 def test_a_small_image_of_a_large_object_on_a_displaced_panel():
-    """The shorter side holds the image and cuts the object."""
+    """The shorter side contains the image and truncates the object."""
     values = fbp(HALF_FAN, ImageGrid(12, 12, 0.2)) @ sinogram(HALF_FAN, [DISC])
     assert (values / DENSITY - 1).abs().max() < 0.01

@@ -1,4 +1,4 @@
-"""Over random scans every line counts once, or the scan is refused.
+"""Random scans: weights sum to one over every line, or the scan is rejected.
 
 Rays and their conjugates are paired by their angles, and weights are interpolated between views.
 """
@@ -20,7 +20,7 @@ BRIDGED_RAD = np.radians(5)
 
 
 def random_beam(rng):
-    """Type × arc × offsets × size of the image × lost views."""
+    """Random type, arc, offsets, image size and lost views."""
     n_views, n_columns = int(rng.integers(24, 300)), int(rng.integers(8, 32))
     pixel_cm, offset_cm = 10 / n_columns, 0.0
     if rng.random() < 0.6:
@@ -59,7 +59,7 @@ def random_beam(rng):
 
 
 def unresolved(weights):
-    """What linear interpolation may miss: the largest second difference nearby along both axes."""
+    """Error bound of linear interpolation: the largest second difference nearby."""
     second = [np.zeros_like(weights), np.zeros_like(weights)]
     second[0][1:-1] = np.abs(np.diff(weights, 2, axis=0))
     second[1][:, 1:-1] = np.abs(np.diff(weights, 2, axis=1))
@@ -92,14 +92,14 @@ class Rays:
         return np.arctan(columns_cm / self.beam.source_to_detector_cm) - self.axis_rad
 
     def mirrored_cm(self, columns_cm):
-        """Where the conjugate ray meets the detector."""
+        """Position of the conjugate ray on the detector."""
         if self.is_parallel:
             return -columns_cm
         return self.beam.source_to_detector_cm * np.tan(self.axis_rad - self.gammas(columns_cm))
 
     def at(self, angles, columns_cm):
-        """Weight of the ray, zero if it is not measured, what interpolation may miss, and whether
-        the ray lies between measured ones, or none lies near: at an edge nothing is known.
+        """Weight of the ray (zero if it is not measured), error bound of its interpolation, and
+        whether the weight is known. It is unknown at edges of the panel and of gaps.
         """
         beam = self.beam
         column = (columns_cm - beam.columns_cm[0]) / beam.column_cm
@@ -133,7 +133,7 @@ class Rays:
         return [(angles % (2 * pi), columns_cm) for angles, columns_cm in both]
 
     def sums(self, views, columns):
-        """Of the weights of a ray and of all other rays of its line."""
+        """Sum of the weights of a ray and of all other rays of its line."""
         line = self.line(self.beam.angles_rad[views], self.beam.columns_cm[columns])
         total, missed, is_known = zip(*(self.at(*ray) for ray in line), strict=True)
         return sum(total), sum(missed), np.all(is_known, 0)
@@ -158,7 +158,7 @@ class Rays:
 
 @pytest.fixture(scope="module")
 def scans():
-    """Random beams, grids and weights; None where they are refused."""
+    """Random beams, grids and weights; None for rejected scans."""
     rng, drawn = np.random.default_rng(7), []
     for _ in range(N_BEAMS):
         beam, grid = random_beam(rng)
@@ -170,7 +170,7 @@ def scans():
 
 
 @pytest.mark.physics
-def test_every_measured_line_counts_once(scans):
+def test_weights_sum_to_one_over_every_measured_line(scans):
     rng, exact, known = np.random.default_rng(8), [], []
     accepted = [(beam, weights) for beam, _, weights in scans if weights is not None]
     assert len(accepted) > 0.5 * N_BEAMS
@@ -186,8 +186,8 @@ def test_every_measured_line_counts_once(scans):
 
 
 @pytest.mark.physics
-def test_views_around_the_circle_count_every_line_once(scans):
-    """∫ w(θ, γ) + w(θ, −γ) dθ = 2π, however coarse the steps are."""
+def test_weights_of_views_around_the_circle_sum_to_one_turn(scans):
+    """∫ w(θ, γ) + w(θ, −γ) dθ = 2π, for steps of any size."""
     n_checked = 0
     for beam, _, weights in scans:
         is_mirrored = np.isclose((2 * beam.offset_cm / beam.column_cm) % 1, [[0], [1]]).any()
@@ -205,7 +205,7 @@ def test_views_around_the_circle_count_every_line_once(scans):
 
 
 @pytest.mark.physics
-def test_scans_are_refused_for_lines_that_no_ray_measures(scans):
+def test_scans_with_unmeasured_lines_are_rejected(scans):
     circle, unexplained = np.linspace(0, 2 * pi, 180)[:, None], 0
     for beam, grid, weights in scans:
         rays = Rays(beam, np.ones((beam.n_views, beam.n_columns)))
@@ -216,7 +216,7 @@ def test_scans_are_refused_for_lines_that_no_ray_measures(scans):
         if weights is None:
             unexplained += min(beam.detector_extent_cm) > 0 and not unmeasured.any()
             continue
-        # up to two columns of a panel that is cut on both sides
+        # up to two columns of a panel that is truncated on both sides
         seen_cm = distances_cm.max() - 2 * beam.column_cm / beam.magnification
         within = distances_cm < min(grid.fov_radius_cm, seen_cm)
         assert not (unmeasured & within).any(), beam

@@ -79,7 +79,7 @@ def test_same_bits_on_any_number_of_threads(operator, backend):
 
 
 @BOTH
-def test_a_distant_fan_is_a_parallel_beam(operator):
+def test_a_fan_with_a_distant_source_is_a_parallel_beam(operator):
     parallel = replace(SMALL_PARALLEL, arc_rad=2 * pi)
     fan = FanBeam(5, 11, 0.45, 1e9, 1e9, offset_cm=0.1)
     x = torch.randn(operator(parallel, SMALL).in_shape)
@@ -94,7 +94,7 @@ def test_half_a_turn_mirrors_the_sinogram():
     torch.testing.assert_close(y[5:], y[:5].flip(-1))
 
 
-def test_autocast_leaves_line_integrals_their_digits():
+def test_autocast_does_not_reduce_the_precision():
     A, x = (
         SliceProjector(SMALL_PARALLEL, SMALL).float(),
         torch.randn(SMALL.shape, dtype=torch.float32),
@@ -103,7 +103,7 @@ def test_autocast_leaves_line_integrals_their_digits():
         assert torch.equal(A @ x, A.float() @ x)
 
 
-def test_weights_take_the_default_dtype():
+def test_weights_have_the_default_dtype():
     torch.set_default_dtype(torch.float32)
     A = SliceProjector(SMALL_PARALLEL, SMALL)
     assert A.matrix_weights.dtype == A.transposed_weights.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Subsets of a scan are scans of their own, and together they are the scan."""
+"""Ordered subsets of a scan are scans, and their back-projections sum to that of the scan."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ BEAMS = pytest.mark.parametrize("beam", [FULL, SHORT, MEASURED], ids=["full", "s
 
 @BEAMS
 @pytest.mark.parametrize("n", [1, 3, 5, 6])
-def test_subset_projections_are_the_views_of_the_whole(beam, n):
+def test_subset_projections_are_views_of_the_whole_projection(beam, n):
     volume = torch.randn(SMALL_VOLUME.shape)
     y = ConeProjector(beam, SMALL_VOLUME) @ volume
     subsets = ordered_subsets(beam, n)
@@ -29,7 +29,7 @@ def test_subset_projections_are_the_views_of_the_whole(beam, n):
 
 
 @BEAMS
-def test_subset_back_projections_sum_to_that_of_the_whole(beam):
+def test_subset_back_projections_sum_to_the_whole(beam):
     y = torch.randn(beam.shape)
     parts = [
         ConeProjector(s, SMALL_VOLUME).T @ y[i::4] for i, s in enumerate(ordered_subsets(beam, 4))
@@ -37,12 +37,12 @@ def test_subset_back_projections_sum_to_that_of_the_whole(beam):
     torch.testing.assert_close(torch.stack(parts).sum(0), ConeProjector(beam, SMALL_VOLUME).T @ y)
 
 
-def test_views_are_taken_in_the_order_asked_for():
+def test_views_keep_the_requested_order():
     sources = of_views(SHORT, [7, 2, 3]).sources_cm()
     np.testing.assert_allclose(sources, SHORT.sources_cm()[[7, 2, 3]])
 
 
 @pytest.mark.parametrize("n", [0, 7])
-def test_a_subset_of_one_view_is_refused(n):
-    with pytest.raises(ValueError, match=f"must lie in 1 … 6, .* two of 12 views .* got {n}"):
+def test_a_subset_of_one_view_raises_an_error(n):
+    with pytest.raises(ValueError, match=rf"n_subsets .* 1 … 6, .* got {n}"):
         ordered_subsets(FULL, n)

@@ -1,4 +1,4 @@
-"""Extensions beyond a detector that is narrower than the object, inside its field of view."""
+"""Errors inside the field of view of a detector that is narrower than the object."""
 
 from dataclasses import replace
 from math import pi, radians
@@ -18,7 +18,7 @@ from pcctlearn.tomography.truncation import WaterExtended
 pytestmark = pytest.mark.filterwarnings("ignore:truncated")
 
 GRID = ImageGrid(72, 72, 0.34)  # a field of 12.2 cm
-FAN = FanBeam(200, 70, 0.4, 62.5, 109.7)  # sees 8 cm around the axis
+FAN = FanBeam(200, 70, 0.4, 62.5, 109.7)  # field of view of 8 cm radius
 PARALLEL = ParallelBeam(200, 66, 0.24)
 # of density 1, unlike those on which the number of fitted columns was chosen
 OBJECTS = {
@@ -49,15 +49,15 @@ def test_a_water_cylinder_leaves_a_few_HU(beam, name):
     assert water < abs(bias_HU(beam, OBJECTS[name], "cosine"))
 
 
-def test_a_cone_cuts_a_ball_of_water():
+def test_a_truncated_ball_of_water():
     volume = VolumeGrid(9, 48, 48, 0.25)
-    beam = ConeBeam(120, 24, 44, 0.3, 40.0, 64.0)  # sees 4 cm around the axis
+    beam = ConeBeam(120, 24, 44, 0.3, 40.0, 64.0)  # field of view of 4 cm radius
     ball = EllipsoidPhantom([Ellipse((0.3, -0.2, 0.0), (5.5,) * 3, (1.0,))], ["water"])
     values = fbp(beam, volume, truncation="water") @ ball.line_integrals(*beam.rays())[0]
     assert values[4, 14:34, 14:34].median() == pytest.approx(1, abs=0.01)
 
 
-def test_a_uniform_disc_of_any_density_is_continued_exactly():
+def test_a_uniform_disc_of_any_density_is_extended_exactly():
     for density in (0.02, 1.0):
         disc = [(1.0, 0.5, 10.5, 10.5, 0.0, density)]
         reconstruct = fbp(FAN, GRID, backend="numba", truncation="water", water_density=density)
@@ -72,7 +72,7 @@ def test_a_uniform_disc_of_any_density_is_continued_exactly():
         assert (extended - expected).abs().max() < 1.5 * density  # where the chord ends
 
 
-def test_gradients_reach_the_counts_and_air_is_continued_by_air():
+def test_gradients_are_finite_and_air_is_extended_by_air():
     reconstruct = fbp(replace(FAN, n_views=9), GRID, backend="numba", truncation="water")
     x = torch.zeros(2, 9, 70, requires_grad=True)
     volumes = reconstruct @ x
@@ -87,35 +87,35 @@ def test_gradients_reach_the_counts_and_air_is_continued_by_air():
     assert (slope * direction).sum().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_panel_that_holds_the_image_needs_no_extension():
+def test_no_extension_if_the_panel_contains_the_image():
     wide = replace(FAN, n_columns=120)
     assert not isinstance(fbp(wide, GRID, backend="numba", truncation="water"), WaterExtended)
 
 
-def test_what_cannot_be_extended_is_refused():
-    with pytest.raises(ValueError, match="truncation must be one of water, cosine, got 'air'"):
+def test_impossible_extensions_raise_an_error():
+    with pytest.raises(ValueError, match=r"truncation .*water, cosine.* 'air'"):
         fbp(FAN, GRID, truncation="air")
-    with pytest.raises(ValueError, match="water_density must be positive"):
+    with pytest.raises(ValueError, match="water_density"):
         fbp(FAN, GRID, truncation="water", water_density=0.0)
-    with pytest.raises(ValueError, match="cannot take an array of shape"):
+    with pytest.raises(ValueError, match="WaterExtended"):
         fbp(FAN, GRID, backend="numba", truncation="water") @ torch.zeros(200, 71)
 
 
-def test_a_displaced_panel_that_falls_short_is_extended_on_its_longer_side():
+def test_a_displaced_panel_is_extended_on_its_longer_side():
     beam = replace(FAN, n_columns=52, offset_cm=5.0, arc_rad=2 * pi)  # 3.1 and 8.8 cm
     for name in ("disc", "ellipse"):
         assert abs(bias_HU(beam, OBJECTS[name], "water")) < 12
 
 
-@pytest.mark.parametrize("reach_cm", [2.0, 0.61, 0.01, -2.0])  # of the shorter side, by its sign
+@pytest.mark.parametrize("extent_cm", [2.0, 0.61, 0.01, -2.0])  # of the shorter side, with its sign
 @pytest.mark.parametrize("kind", ["fan", "parallel"])
-def test_a_displaced_panel_is_extended_by_nothing_on_its_shorter_side(kind, reach_cm):
-    # its edge column weighs more than nothing, the fewer are measured twice the more
+def test_the_shorter_side_of_a_displaced_panel_is_not_extended(kind, extent_cm):
+    # the fewer columns are measured twice, the larger is the weight of the edge column
     fan = replace(FAN, n_columns=70, pixel_cm=0.36, arc_rad=2 * pi)
     parallel = replace(PARALLEL, n_views=400, n_columns=80, arc_rad=2 * pi)
     beam = fan if kind == "fan" else parallel
-    side = 1 if reach_cm > 0 else -1
-    beam = replace(beam, offset_cm=side * (beam.n_columns * beam.column_cm / 2 - abs(reach_cm)))
+    side = 1 if extent_cm > 0 else -1
+    beam = replace(beam, offset_cm=side * (beam.n_columns * beam.column_cm / 2 - abs(extent_cm)))
     reconstruct = fbp(beam, GRID, backend="numba")
     error = reconstruct @ sinogram(beam, OBJECTS["disc"]) - image(GRID, OBJECTS["disc"])
     inner, outer = (image(GRID, [(0.0, 0.0, r, r, 0.0, 1.0)], 1) for r in (2.0, 9.0))

@@ -1,4 +1,4 @@
-"""Redundancy weights count every line once."""
+"""Obliquity weights, and redundancy weights that sum to one over each line."""
 
 from dataclasses import replace
 from math import pi
@@ -11,7 +11,7 @@ from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL, SMALL_SHORT_SCAN
 from pcctlearn.tomography.weights import cosine_weights, redundancy_weights
 
 
-def test_conjugate_rays_are_the_same_line():
+def test_conjugate_rays_lie_on_the_same_line():
     """The convention behind the weights: (β, γ) and (β + π − 2γ, −γ)."""
     beam = replace(SMALL_FAN, offset_cm=0.0)
     k = 9
@@ -24,13 +24,13 @@ def test_conjugate_rays_are_the_same_line():
     assert directions[0, k] @ directions[round(turn / (2 * pi) * n_views), -1 - k] < -0.999
 
 
-def test_full_scans_share_evenly():
+def test_weights_of_a_full_scan_are_one_half():
     assert np.all(redundancy_weights(replace(SMALL_FAN, offset_cm=0.0), SMALL) == 0.5)
     assert np.all(redundancy_weights(SMALL_PARALLEL, SMALL) == 1)
     assert np.all(redundancy_weights(replace(SMALL_PARALLEL, arc_rad=2 * pi), SMALL) == 0.5)
 
 
-def test_cosines_are_those_of_the_rays():
+def test_cosine_weights_are_cosines_of_the_rays():
     _, directions = SMALL_SHORT_SCAN.rays()
     theta = SMALL_SHORT_SCAN.angles_rad[:, None]
     central = np.concatenate([-np.sin(theta), np.cos(theta)], -1)
@@ -41,7 +41,7 @@ def test_cosines_are_those_of_the_rays():
 
 
 @pytest.mark.parametrize("beam", [SMALL_CONE, SMALL_SHORT_CONE])
-def test_cosines_of_a_cone_are_those_of_its_rays_but_for_the_axis_offset(beam):
+def test_cosine_weights_of_a_cone_without_the_factor_of_the_axis_offset(beam):
     _, directions = beam.rays()
     theta = beam.angles_rad[:, None]
     central = np.concatenate([-np.sin(theta), np.cos(theta), np.zeros_like(theta)], -1)
@@ -52,7 +52,7 @@ def test_cosines_of_a_cone_are_those_of_its_rays_but_for_the_axis_offset(beam):
     np.testing.assert_allclose(cosine_weights(beam), shift * cosine_weights(centered))
 
 
-def test_cosines_of_an_offset_axis_turn_a_fan_into_parallel_lines():
+def test_cosine_weights_are_the_jacobian_to_parallel_coordinates():
     """ds dθ = w R dγ dβ: s is the distance of a ray from the axis."""
     beam = replace(SMALL_FAN, axis_offset_cm=0.4, n_columns=2001, pixel_cm=0.004)
     points, directions = beam.rays()
@@ -61,14 +61,14 @@ def test_cosines_of_an_offset_axis_turn_a_fan_into_parallel_lines():
     np.testing.assert_allclose(cosine_weights(beam)[1:-1], np.abs(jacobian), rtol=1e-5)
 
 
-def test_an_arc_below_a_short_scan_is_refused_where_it_is_filtered():
-    with pytest.raises(ValueError, match=r"arc of 3\.14159 rad.* π \+ fan angle = 4\.07"):
+def test_fbp_rejects_an_arc_below_a_short_scan():
+    with pytest.raises(ValueError, match=r"3\.14159 rad.* = 4\.07"):
         redundancy_weights(replace(SMALL_FAN, arc_rad=pi), SMALL)
     gap = replace(SMALL_CONE, view_angles_rad=np.linspace(0, 2.5, 5))
-    with pytest.raises(ValueError, match=r"arc of 3\.125 rad"):
+    with pytest.raises(ValueError, match=r"3\.125 rad"):
         redundancy_weights(gap, SMALL_VOLUME)
     hole = np.radians([*range(0, 100, 5), *range(140, 300, 5)])
-    with pytest.raises(ValueError, match=r"leave holes at 1\.702 to 2\.4, 5\.192 to 6\.24 rad"):
+    with pytest.raises(ValueError, match=r"1\.702 to 2\.4, 5\.192 to 6\.24 rad"):
         redundancy_weights(replace(SMALL_CONE, n_views=52, view_angles_rad=hole), SMALL_VOLUME)
 
 
@@ -85,13 +85,13 @@ def test_a_detector_displaced_to_either_side(side):
     assert at_axis == pytest.approx(0.5, abs=0.02)
     assert np.interp(side * overlap, beam.columns_cm, weights) == pytest.approx(1, abs=0.05)
     blind = replace(beam, offset_cm=side * 3.0)
-    with pytest.raises(ValueError, match=r"ends 0\.2 cm before the axis"):
+    with pytest.raises(ValueError, match=r" 0\.2 cm .*offset_cm"):
         redundancy_weights(blind, SMALL)
 
 
 @pytest.mark.parametrize("offset_cm", [-0.2, 0.3, 0.9])
-def test_a_panel_that_holds_the_image_shares_its_lines_evenly(offset_cm):
-    """Where it is displaced by less than the margin beside the image."""
+def test_weights_are_one_half_if_the_panel_contains_the_image(offset_cm):
+    """The panel is displaced by less than the margin beside the image."""
     beam = replace(SMALL_FAN, n_columns=20, offset_cm=offset_cm)
     weights = redundancy_weights(beam, SMALL)
     within = np.abs(beam.columns_cm) < beam.needed_extent_cm(SMALL)[0]
@@ -102,8 +102,8 @@ def test_a_panel_that_holds_the_image_shares_its_lines_evenly(offset_cm):
     ("beam", "grid"), [(SMALL_SHORT_SCAN, SMALL), (SMALL_SHORT_CONE, SMALL_VOLUME)]
 )
 @pytest.mark.parametrize("n_views", [3, 7, 25, 400])
-def test_the_shares_of_a_short_scan_add_to_half_a_turn(beam, grid, n_views):
-    """∫ w dβ = π for the rays of either sign of γ together, and no view is left out."""
+def test_the_weights_of_a_short_scan_sum_to_half_a_turn(beam, grid, n_views):
+    """∫ w dβ = π for γ and −γ together, and no view has weight zero."""
     beam = replace(beam, n_views=n_views, offset_cm=0.0, axis_offset_cm=0.0)
     weights = redundancy_weights(beam, grid)
     total = beam.view_weights_rad @ weights

@@ -1,7 +1,7 @@
-"""diffct's cone-beam projector as a linear operator on the house's axes.
+"""diffct's cone-beam projector as a linear operator on this project's axes.
 
-diffct 2.5 (Y. Sun, Apache-2.0) has Siddon projectors for any
-trajectory: CUDA kernels for float32 on an NVIDIA GPU, PyTorch elsewhere.
+diffct 2.5 (Y. Sun, Apache-2.0) has Siddon projectors for any trajectory: CUDA kernels for float32
+on an NVIDIA GPU, PyTorch elsewhere.
 """
 
 from functools import partial
@@ -42,23 +42,23 @@ class DiffctConeProjector(LinearOperator):
         self.projectors: dict[tuple[torch.dtype, str], Any] = {}
 
     def matvec(self, x: Tensor) -> Tensor:
-        """diffct's y grows with the row, and its sinogram is (view, column, row)."""
+        """diffct's y increases with the row, and its sinogram is (view, column, row)."""
         return self._projector(x).project(x.flip(-2)).mT.contiguous()
 
     def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._projector(y).backproject(y.mT).flip(-2)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:
-        """The operands turned over, and the results in both orders."""
+        """The flipped operands, and the results in both axis orders."""
         return n_images * itemsize * (prod(self.in_shape) + 2 * prod(self.out_shape))
 
     def _projector(self, operand: Tensor) -> Any:
-        """One for each precision and kind of device, made when first needed."""
+        """The projector for this precision and kind of device, built when first needed."""
         key = operand.dtype, operand.device.type
         if key not in self.projectors:
             single = operand.dtype == torch.float32
             self.projectors[key] = self.build(
-                # auto: CUDA kernels, which know no float64 and would pull an operand off the CPU
+                # auto: CUDA kernels, which lack float64 and would move the operand to a GPU
                 backend="auto" if single and operand.is_cuda else "torch",
                 precision="fast" if single else "float64",
             )
@@ -68,7 +68,7 @@ class DiffctConeProjector(LinearOperator):
 def trajectory(beam: ConeBeam, grid: VolumeGrid) -> tuple[Tensor, ...]:
     """Source, center of the panel, and unit vectors along columns and rows in every view.
 
-    diffct's volume is centered on the origin, so that the scanner is shifted instead.
+    diffct's volume is centered on the origin, so the scanner is shifted instead.
     """
     along, toward, up = beam.frames()
     origin = np.array(grid.center_cm[::-1])

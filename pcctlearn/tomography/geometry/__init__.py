@@ -1,4 +1,4 @@
-"""Where source, rotation axis and detector are: parallel, fan and cone beam."""
+"""Positions of source, rotation axis and detector in parallel, fan and cone beam."""
 
 from pcctlearn.lazy import attach
 

@@ -1,4 +1,4 @@
-"""Formulas that parallel, fan and cone beam share, in the frame of geometry.py; cm and rad."""
+"""Formulas shared by parallel, fan and cone beam, in the frame of planar.py; cm and rad."""
 
 from math import asin, atan, cos, degrees, pi, sin, tan
 
@@ -7,9 +7,9 @@ import numpy as np
 from pcctlearn.tomography.grids import ImageGrid, SliceGrid
 from pcctlearn.validation import FloatArray, require_finite, require_positive
 
-ARC_TOLERANCE_RAD = 1e-4  # an arc typed as 3.1416 is π
-# Of a displaced detector over the axis: errors at the axis are a few % with 3 columns, and exceed
-# 100 % with less than one
+ARC_TOLERANCE_RAD = 1e-4  # accepts 3.1416 as π
+# Columns of a displaced detector beyond the projected axis. Errors at the axis are a few percent
+# with three such columns, and exceed 100 % with less than one.
 _MIN_OVERLAP_COLUMNS = 4
 
 
@@ -54,7 +54,7 @@ class Geometry:
 
     @property
     def angles_rad(self) -> FloatArray:
-        """θ of every view; equally spaced views leave out the end of the arc."""
+        """θ of every view; no equally spaced view lies at the end of the arc."""
         return np.arange(self.n_views) * (self.arc_rad / self.n_views)
 
     @property
@@ -64,13 +64,13 @@ class Geometry:
 
     @property
     def columns_cm(self) -> FloatArray:
-        """Position of every detector column, from where the central ray meets the detector."""
+        """Position of every detector column, from the point where the central ray meets it."""
         center = (self.n_columns - 1) / 2
         return (np.arange(self.n_columns) - center) * self.column_cm + self.offset_cm
 
     @property
     def gammas_rad(self) -> FloatArray:
-        """γ of every column, from the central ray; the ray also belongs to parallel view θ − γ."""
+        """Fan angle γ of every column; the ray (θ, γ) belongs to the parallel view θ − γ."""
         return np.arctan(self.columns_cm * self.source_curvature / self.magnification)
 
     @property
@@ -80,7 +80,7 @@ class Geometry:
 
     @property
     def detector_extent_cm(self) -> tuple[float, float]:
-        """Extent of the detector on either side of the projected axis: column 0 first."""
+        """Extent of the detector on either side of the projected axis; column 0 first."""
         half, middle = self.n_columns * self.column_cm / 2, self.magnification * self.axis_shift_cm
         return half - self.offset_cm + middle, half + self.offset_cm - middle
 
@@ -100,7 +100,7 @@ class Geometry:
         return self._circle_extent_cm(grid.fov_radius_cm)
 
     def is_truncated(self, grid: SliceGrid) -> tuple[bool, bool]:
-        """Whether the detector is too narrow for that ellipse, on either side of the axis."""
+        """Whether the detector is narrower than needed_extent_cm, on either side of the axis."""
         pairs = zip(self.detector_extent_cm, self.needed_extent_cm(grid), strict=True)
         left, right = (bool(extent < needed * (1 - 1e-9)) for extent, needed in pairs)
         return left, right
@@ -114,7 +114,7 @@ class Geometry:
             )
 
     def truncations(self, grid: SliceGrid) -> list[str]:
-        """One sentence each: the detector cuts off the grid; it hardly reaches over the axis."""
+        """Warnings: the detector truncates the grid, or hardly extends beyond the axis."""
         truncated = self.is_truncated(grid)
         if not any(truncated):
             return []
@@ -131,7 +131,7 @@ class Geometry:
             shift_cm = lacking_cm if extent == extents[1] else -lacking_cm
             sentences.append(
                 f"truncated beside the axis: the detector extends {extent / self.column_cm:.3g} "
-                f"columns over it, and less than {_MIN_OVERLAP_COLUMNS} leave artefacts at the "
+                f"columns beyond it, and fewer than {_MIN_OVERLAP_COLUMNS} cause artefacts at the "
                 f"axis; use offset_cm={self.offset_cm + shift_cm:.6g}"
             )
         return sentences
@@ -149,12 +149,12 @@ class Geometry:
         return np.stack([along + center * depth, depth], 1)
 
     def lines(self) -> FloatArray:
-        """Per view and column (a, b, c): its ray is where a x + b y + c = 0."""
+        """(view, column, 3): a, b and c of the line a x + b y + c = 0 along each ray."""
         numerator, depth = self.projections()[:, :, None].swapaxes(0, 1)
         return numerator - np.arange(self.n_columns)[:, None] * depth
 
     def __str__(self) -> str:
-        """A summary of the scan in numbers that can be checked against a drawing of it."""
+        """Summary of the geometry in numbers."""
         return f"{type(self).__name__}: " + "\n  ".join(self._summary())
 
     def _summary(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Positions of source, rotation axis and panel of a cone-beam scanner; cm and rad.
 
-In x and y a cone beam is the fan beam of geometry.py, for each row of its panel. Rows run along z,
-and row 0 is the lowest.
+In x and y each row of the panel has the fan beam of planar.py. The row index increases along z, so
+that row 0 is the lowest.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MOST_VOXELS = 512  # along an axis of a default grid
 
 @dataclass(frozen=True)
 class ConeBeam(DivergentGeometry):
-    """A cone onto a flat panel; row 0 is the lowest, with the smallest z.
+    """A cone beam onto a flat panel; row 0 has the smallest z.
 
     pixel_cm is a number or (row, column). offset_cm along the columns and row_offset_cm along the
     rows are the distances from the point where the central ray meets the panel to its center.
@@ -77,11 +77,11 @@ class ConeBeam(DivergentGeometry):
         return low / self.magnification, high / self.magnification
 
     def default_grid(self) -> VolumeGrid:
-        """Volume of the field of view, of voxels as large as a pixel demagnified to the axis.
+        """Volume of the field of view; the voxel size is the pixel size demagnified to the axis.
 
-        It has the slices that are projected onto the panel in every view. Its radius is at most
-        half of source_to_axis_cm, and voxels are larger where there would be more than 512 along an
-        axis.
+        The volume contains the slices that are projected onto the panel in every view. Its radius
+        is at most half of source_to_axis_cm. Voxels are larger if there would be more than 512
+        along an axis.
         """
         radius = min(self.fov_radius_cm, self.source_to_axis_cm / 2)
         if radius == 0:
@@ -104,14 +104,14 @@ class ConeBeam(DivergentGeometry):
         """(z, y, x): voxels whose center falls between the first and last row in every view.
 
         The point (x, y, z) is projected to v = magnification · z / depth, with the depth of (x, y)
-        in the view in units of source_to_axis_cm. FDK has too few data for all other voxels.
+        in the view in units of source_to_axis_cm. FDK lacks data for all other voxels.
         """
         bottom, top = self._seen_slices_cm(self._depth_range(grid))
         z = grid.slices_cm[:, None, None]
         return (z >= bottom) & (z <= top)
 
     def seen_by_all_views(self, grid: VolumeGrid) -> NDArray[np.bool_]:
-        """(z, y, x): voxels of seen_in_z() within fov_radius_cm of the axis."""
+        """(z, y, x): voxels of seen_in_z() in the field of view."""
         x, y = grid.positions_cm()
         return (np.hypot(x, y) <= self.fov_radius_cm) & self.seen_in_z(grid)
 
@@ -130,10 +130,10 @@ class ConeBeam(DivergentGeometry):
         nearest = self.source_to_axis_cm - grid.corner_radius_cm
         if nearest < 2 * max(grid.slice_spacing_cm):
             raise ValueError(
-                f"the source is within two voxels of the volume's corners, {nearest:.4g} cm; "
+                f"the source is {nearest:.4g} cm from the volume's corners, less than two voxels: "
                 "enlarge source_to_axis_cm or shrink the volume"
             )
-        if not self._sees(grid):
+        if not self._panel_shows(grid):
             (low, high), (bottom, top) = self.axial_range_cm, grid.axial_range_cm
             raise ValueError(
                 f"the volume is projected beside the panel, which covers z from {low:.4g} to "
@@ -142,7 +142,7 @@ class ConeBeam(DivergentGeometry):
             )
 
     def truncations(self, grid: SliceGrid) -> list[str]:
-        """A sentence each where an object that fills the grid exceeds the columns or the rows."""
+        """Warnings: an object that fills the grid is projected beyond the columns or the rows."""
         sentences = super().truncations(grid)
         assert isinstance(grid, VolumeGrid)
         whole = self.whole_slices(grid)
@@ -159,9 +159,9 @@ class ConeBeam(DivergentGeometry):
             remedy += f" or a volume of n_z={max(floor(2 * half / spacing - 1e-6), 0) + 1}"
         return [
             *sentences,
-            f"truncated along z: every view sees the whole field in {whole.sum()} of the "
-            f"{grid.n_z} slices, and densities in the others are wrong; {remedy}, or leave out "
-            "the voxels for which seen_in_z() is False",
+            f"truncated along z: {whole.sum()} of the {grid.n_z} slices are projected onto the "
+            f"panel in every view, and densities in the others are wrong; {remedy}, or exclude "
+            "voxels for which seen_in_z() is False",
         ]
 
     def frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -236,15 +236,15 @@ class ConeBeam(DivergentGeometry):
         bottom, top = self._seen_slices_cm(np.array([1 - radius, 1 + radius]))
         return float(bottom[0]), float(top[0])
 
-    def _sees(self, grid: VolumeGrid) -> bool:
-        """Whether the cylinder around the volume is projected onto the panel in some view."""
+    def _panel_shows(self, grid: VolumeGrid) -> bool:
+        """Whether the cylinder around the volume is projected onto the panel in any view."""
         radius, magnification = grid.corner_radius_cm * self.source_curvature, self.magnification
         depths = 1 + np.array([-radius, radius])
         ends = magnification * np.divide.outer(grid.axial_range_cm, depths)
         low, high = (magnification * z for z in self.axial_range_cm)
         beyond = self._circle_extent_cm(grid.corner_radius_cm)
         sees_z = ends.max() > low and ends.min() < high
-        # the panel may end before the axis, by less than the volume extends on that side
+        # the panel may end before the projected axis if the volume extends farther on that side
         left, right = self.detector_extent_cm
         return bool(sees_z and left > -beyond[1] and right > -beyond[0])
 

@@ -1,12 +1,12 @@
 """Parallel and fan beam: positions of source, rotation axis and detector; cm and rad.
 
-x points right, y up and z out of the slice, along the rotation axis. View k turns the scanner by
-θ: detector columns run along (cos θ, sin θ, 0) and rows along z, and the central ray, which meets
-the detector at right angles, runs along (−sin θ, cos θ, 0). The source of a fan or a cone is at
-source_to_axis · (sin θ, −cos θ, 0); as it recedes to infinity the fan becomes the parallel beam.
-A cone is a fan for each detector row, and shares its formulas in x and y.
+x points right, y up and z out of the slice, along the rotation axis. A view rotates the scanner by
+θ: the column index increases along (cos θ, sin θ, 0) and the row index along z, and the central
+ray, which meets the detector at right angles, points along (−sin θ, cos θ, 0). The source of a fan
+or a cone is at source_to_axis · (sin θ, −cos θ, 0). A parallel beam is the limit of a distant
+source. A cone is a fan for each detector row, with the same formulas in x and y.
 
-A geometry knows nothing of the voxels that are reconstructed: methods that need them take a grid.
+A geometry does not contain voxels: methods that depend on them take a grid.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from pcctlearn.tomography.geometry.base import ARC_TOLERANCE_RAD, Geometry
 from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.validation import FloatArray, require_finite, require_positive
 
-_MOST_TURNS = 4  # of start_rad
-_BRIDGED_STEPS = 2.5  # between listed views of one arc
-# In half-fan scans of 180 to 1440 views one gap raises the RMS error in a disc by 3 % at 5°, by
-# 30 % at 8° and by 70 % at 10°, whatever the step
+_MOST_TURNS = 4  # largest |start_rad|
+_BRIDGED_STEPS = 2.5  # largest step within an arc of listed views, over their median step
+# In half-fan scans of 180 to 1440 views a single gap raises the RMS error in a disc by 3 % at 5°,
+# by 30 % at 8° and by 70 % at 10°, for all of these steps.
 _BRIDGED_RAD = 5 / 180 * pi
 
 
@@ -69,10 +69,10 @@ class ParallelBeam(FlatGeometry):
 class DivergentGeometry(Geometry):
     """Formulas shared by fan and cone: a source on a circle.
 
-    arc_rad is the arc that n_views equally spaced views cover, from start_rad on. Views that are
-    spaced in another way are listed as view_angles_rad, in any order and of any turn; arc_rad then
-    is the sum of their angular widths (AngularCoverage), 2π if no gap is left. axis_offset_cm is
-    the distance along the columns from the central ray to the axis.
+    n_views equally spaced views cover arc_rad, from start_rad on. Other angles are listed as
+    view_angles_rad, in any order and modulo 2π; arc_rad is then the sum of their angular widths
+    (AngularCoverage), which is 2π without gaps. axis_offset_cm is the distance along the columns
+    from the central ray to the axis.
     """
 
     source_to_axis_cm: float
@@ -114,7 +114,7 @@ class DivergentGeometry(Geometry):
             step = self.arc_rad / self.n_views
             bridged_rad = max(step + ARC_TOLERANCE_RAD, _BRIDGED_RAD)
             return AngularCoverage.of(self.angles_rad, step, bridged_rad)
-        step = AngularCoverage.usual_step_rad(self.angles_rad)
+        step = AngularCoverage.median_step_rad(self.angles_rad)
         return AngularCoverage.of(self.angles_rad, step, max(_BRIDGED_STEPS * step, _BRIDGED_RAD))
 
     def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
@@ -161,8 +161,8 @@ class DivergentGeometry(Geometry):
         require_finite(start_rad=self.start_rad)
         if abs(self.start_rad) > _MOST_TURNS * 2 * pi:
             raise ValueError(
-                f"start_rad is {self.start_rad:g} rad, more than {_MOST_TURNS} turns: is it in "
-                "degrees? Multiply by π / 180"
+                f"start_rad={self.start_rad:g} is more than {_MOST_TURNS} turns: if it is in "
+                "degrees, multiply it by π / 180"
             )
         if not 0 < self.arc_rad <= 2 * pi + ARC_TOLERANCE_RAD:
             raise ValueError(
@@ -172,7 +172,7 @@ class DivergentGeometry(Geometry):
 
 @dataclass(frozen=True)
 class FanBeam(DivergentGeometry, FlatGeometry):
-    """A fan onto a flat detector line, on which pixel_cm and offset_cm are measured."""
+    """A fan beam onto a flat line detector; pixel_cm and offset_cm are lengths on the detector."""
 
     n_views: int
     n_columns: int

@@ -1,4 +1,4 @@
-"""Positions of source, panel and volume in a cone-beam scan, as they are drawn."""
+"""Positions of source, panel and volume in a drawing of a cone-beam scan."""
 
 from typing import NamedTuple
 
@@ -14,17 +14,17 @@ Point = np.ndarray | tuple[float | int, float | int]
 class Setup(NamedTuple):
     """Source positions of a scan, and panel and volume in one of its views; (x, y, z) in cm."""
 
-    sources_cm: np.ndarray  # (view, 3), as θ grows
-    view: np.ndarray  # (1,): the one drawn
-    corners_cm: np.ndarray  # (2, 2, 3): its pixels of the first and last row and column
+    sources_cm: np.ndarray  # (view, 3), in the order of θ
+    view: np.ndarray  # (1,): index of the drawn view
+    corners_cm: np.ndarray  # (2, 2, 3): pixels at the corners of the panel in the drawn view
     pixel_cm: np.ndarray  # (row, column)
     n_pixels: np.ndarray  # (row, column)
-    edges_cm: np.ndarray  # (3, 2): where the volume begins and ends along z, y and x
+    edges_cm: np.ndarray  # (3, 2): both faces of the volume along z, y and x
     n_voxels: np.ndarray  # (z, y, x)
 
     @classmethod
     def of(cls, beam: ConeBeam, grid: VolumeGrid, view: int) -> "Setup":
-        """The drawing of one view, counted from 1 as θ grows."""
+        """The drawing of one view, counted from 1 in the order of θ."""
         order = np.argsort(beam.angles_rad)
         two = of_views(beam, order[view - 1 : view + 1].tolist())
         center, spacing = np.array(grid.center_cm), np.array(grid.spacing_cm)
@@ -41,7 +41,7 @@ class Setup(NamedTuple):
 
     @property
     def source(self) -> np.ndarray:
-        """Of the view that is drawn."""
+        """Position of the source in the drawn view."""
         return self.sources_cm[int(self.view[0])]
 
     @property
@@ -51,7 +51,7 @@ class Setup(NamedTuple):
 
     @property
     def foot(self) -> np.ndarray:
-        """Where the central ray, which is level, meets the panel at right angles."""
+        """Point where the central ray, which is horizontal, meets the panel at right angles."""
         corner = self.corners_cm[0, 0]
         x, y, _ = corner + ((self.source - corner) @ self.columns) * self.columns
         return np.array([x, y, self.source[2]])
@@ -63,5 +63,5 @@ class Setup(NamedTuple):
 
 
 def unit(vector: Point) -> np.ndarray:
-    """The vector of length one in this direction."""
+    """Unit vector along this direction."""
     return np.asarray(vector) / np.linalg.norm(vector)

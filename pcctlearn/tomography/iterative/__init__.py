@@ -1,1 +1,1 @@
-"""Images from sinograms by iteration, for any linear operator."""
+"""Iterative reconstruction with any linear operator."""

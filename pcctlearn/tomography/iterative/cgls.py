@@ -31,22 +31,20 @@ def cgls(
 ) -> Reconstruction:
     """argmin over x of ½‖A x − y‖² + ½ damping · ‖x‖², independently for each image.
 
-    Without damping the number of iterations regularises: noise is fitted last. Weight rays of
-    unequal noise by ``cgls(Diagonal(w) @ A, w * y)``, with w one over their standard deviation.
+    Without damping the number of iterations regularises: noise is fitted last. For rays of unequal
+    noise use ``cgls(Diagonal(w) @ A, w * y)``, with w one over their standard deviation.
 
     M. R. Hestenes and E. Stiefel, "Methods of conjugate gradients for solving linear systems",
     J. Res. Natl. Bur. Stand. 49 (1952) 409. doi:10.6028/jres.049.044
 
-    Differentiable in y and start through all iterations, whose images are kept for that.
+    Differentiable in y and start; autograd keeps the images of all iterations.
 
     Args:
-        A: from images to sinograms; axes before them are independent problems.
+        A: from images to sinograms; leading axes are independent problems.
         y: (*batch, *A.out_shape), operand · cm.
         start: (*batch, *A.in_shape); zero unless given.
         damping: Tikhonov parameter, cm².
-        max_iterations: an image stops after so many,
-        tolerance: or at ‖x − x_before‖ ≤ tolerance · ‖x‖ (0: never),
-        noise_level: or at ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle (None: never).
+        max_iterations, tolerance, noise_level: stopping rules of each image, see ``Monitor``.
         progress: show a progress bar.
     """
     monitor = Monitor("CGLS", max_iterations, tolerance, noise_level, progress)
@@ -66,7 +64,7 @@ def _cgls(
     while True:
         descent = A.T @ residual - damping * x
         energy = dot(descent, descent, A.in_shape)
-        energy = torch.where(energy > resolvable, energy, 0)  # steps along rounding would grow
+        energy = torch.where(energy > resolvable, energy, 0)  # rounding errors would grow
         direction = descent + per_image(_ratio(energy, energy_before), x) * direction
         rays, size = A @ direction, dot(direction, direction, A.in_shape)
         curvature = dot(rays, rays, A.out_shape) + damping * size
@@ -81,5 +79,5 @@ def _cgls(
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and zero where b is: an image that is solved stays."""
+    """a / b, and zero where b is zero, so that a solved image does not change."""
     return a / torch.where(b > 0, b, inf)

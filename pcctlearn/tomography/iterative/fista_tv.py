@@ -42,23 +42,21 @@ def fista_tv(
     B. O'Donoghue and E. Candès, "Adaptive restart for accelerated gradient schemes", Found.
     Comput. Math. 15 (2015) 715. doi:10.1007/s10208-013-9150-3
 
-    Differentiable through all iterations, the inner ones included. Autograd keeps all their
-    gradient fields, which limits this to a few iterations of small images.
+    Differentiable through all outer and inner iterations. Autograd keeps all their gradient
+    fields, which limits this to a few iterations of small images.
 
     Args:
-        A: from images of any number of spatial axes to sinograms; axes before them are independent
+        A: from images of any number of spatial axes to sinograms; leading axes are independent
             problems.
         y: (*batch, *A.out_shape), operand · cm.
-        strength: one number, or a tensor of them that broadcasts to the batch: with ``spacing_cm``
-            in operand · cm³, without in operand · cm².
+        strength: a number, or a tensor that broadcasts to the batch; in operand · cm³ with
+            ``spacing_cm``, in operand · cm² without.
         start: (*batch, *A.in_shape); zero unless given.
-        spacing_cm: distance of voxels along each axis; unless given ∇x is the difference of
+        spacing_cm: distance of voxels along each axis; by default ∇x is the difference of
             neighbours.
-        nonnegative: x ≥ 0.
+        nonnegative: require x ≥ 0.
         inner_iterations: of the proximal operator, which starts from the previous dual.
-        max_iterations: an image stops after so many,
-        tolerance: or at ‖x − x_before‖ ≤ tolerance · ‖x‖ (0: never),
-        noise_level: or at ‖A x − y‖ ≤ noise_level · ‖y‖ (None: never).
+        max_iterations, tolerance, noise_level: stopping rules of each image, see ``Monitor``.
         progress: show a progress bar.
     """
     monitor = Monitor("FISTA-TV", max_iterations, tolerance, noise_level, progress)
@@ -67,12 +65,12 @@ def fista_tv(
     check_sinogram(A, y)
     x = first_iterate(A, y, start)
     y_norm = norm(y, A.out_shape)
-    strength = _strength_of_each(strength, y_norm)
+    strength = _strength_per_image(strength, y_norm)
     gradient = Gradient(A.in_shape, spacing_cm)
     A_norm_squared = squared_norm(A, y.dtype, y.device)
     if not A_norm_squared > 0:
         raise ValueError(f"{A!r} maps every image to zero")
-    step = 1 / (1.02 * A_norm_squared)  # the estimate comes from below
+    step = 1 / (1.02 * A_norm_squared)  # the power iteration underestimates the norm
 
     def prox(image: Tensor, dual: Tensor | None) -> tuple[Tensor, Tensor]:
         return total_variation_prox(
@@ -117,7 +115,7 @@ def squared_norm(
 ) -> Tensor:
     """‖A‖², the largest eigenvalue of AᵀA, from below by power iteration."""
     generator = torch.Generator().manual_seed(0)
-    # positive as the first singular image of a projector, random so as not to miss another's
+    # positive, as the first singular image of a projector; random, to suit other operators
     x = torch.rand(A.in_shape, generator=generator, dtype=dtype).to(device)
     tiny = torch.finfo(x.dtype).tiny
     with torch.no_grad():
@@ -126,7 +124,7 @@ def squared_norm(
     return x.norm()
 
 
-def _strength_of_each(strength: float | Tensor, y_norm: Tensor) -> Tensor:
+def _strength_per_image(strength: float | Tensor, y_norm: Tensor) -> Tensor:
     strength = torch.as_tensor(strength, dtype=y_norm.dtype, device=y_norm.device)
     if not bool((strength >= 0).all() & strength.isfinite().all()):
         raise ValueError(f"strength must be 0 or positive, got {strength.tolist()}")

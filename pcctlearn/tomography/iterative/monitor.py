@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Reconstruction(NamedTuple):
-    """Images, and their residuals during the iteration.
+    """Reconstructed images.
 
     ``residuals`` holds the relative residual ‖A x − y‖ / ‖y‖ of the worst image after each
     iteration. ``converged`` is True for images that met ``tolerance`` or ``noise_level``; the
-    others were stopped by ``max_iterations``.
+    others reached ``max_iterations``.
     """
 
     x: Tensor
@@ -39,9 +39,10 @@ class Reconstruction(NamedTuple):
 class Monitor:
     """Runs a solver until every image has met one of three stopping rules.
 
-    ``tolerance``: ‖x − x_before‖ ≤ tolerance · ‖x‖; 0 turns it off.
-    ``noise_level``: ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle; None turns it off.
-    ``max_iterations``: the number of iterations.
+    ``tolerance``: stop at ‖x − x_before‖ ≤ tolerance · ‖x‖; 0 disables the rule.
+    ``noise_level``: stop at ‖A x − y‖ ≤ noise_level · ‖y‖ (discrepancy principle); None disables
+    the rule.
+    ``max_iterations``: largest number of iterations.
 
     V. A. Morozov, "On the solution of functional equations by the method of regularization",
     Soviet Math. Dokl. 7 (1966) 414.
@@ -108,7 +109,7 @@ class Monitor:
 
 
 def check_sinogram(A: LinearOperator, y: Tensor, name: str = "y") -> None:
-    """Tell what is wrong with y before it spreads over the image."""
+    """Raise ValueError unless y is finite and has the shape of A's output."""
     if tuple(y.shape[-len(A.out_shape) :]) != A.out_shape:
         raise ValueError(f"{name} must end in the axes of {A!r}, got shape {tuple(y.shape)}")
     if n_wrong := int((~y.isfinite()).sum()):
@@ -116,14 +117,14 @@ def check_sinogram(A: LinearOperator, y: Tensor, name: str = "y") -> None:
 
 
 def first_iterate(A: LinearOperator, y: Tensor, start: Tensor | None) -> Tensor:
-    """``start``, or zero, one image for each sinogram."""
+    """``start``, by default zero: one image for each sinogram."""
     shape = (*y.shape[: y.ndim - len(A.out_shape)], *A.in_shape)
     if start is None:
         return y.new_zeros(shape)
     if start.shape != shape:
         raise ValueError(f"start must have shape {shape}, got {tuple(start.shape)}")
     if start.dtype != y.dtype:
-        raise TypeError(f"start must be of the data's {y.dtype}, got {start.dtype}")
+        raise TypeError(f"start must have the data's dtype {y.dtype}, got {start.dtype}")
     return start
 
 
@@ -133,10 +134,10 @@ def dot(a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def norm(a: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """‖a‖ of each image or sinogram of this shape, detached: for rules, not for results."""
+    """‖a‖ of each image or sinogram of this shape, detached."""
     return torch.linalg.vector_norm(a.detach(), dim=tuple(range(-len(shape), 0)))
 
 
 def per_image(numbers: Tensor, x: Tensor) -> Tensor:
-    """One number for each image, shaped so that it meets its image in a product."""
+    """One number per image, with axes added so that it broadcasts against x."""
     return numbers.reshape(numbers.shape + (1,) * (x.ndim - numbers.ndim))

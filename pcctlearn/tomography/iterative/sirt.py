@@ -28,25 +28,23 @@ def sirt(
     noise_level: float | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """x ← x + λ C Aᵀ R (y − A x), with R = 1 / (A 1) and C = 1 / (Aᵀ 1), for A without negatives.
+    """x ← x + λ C Aᵀ R (y − A x), with R = 1 / (A 1) and C = 1 / (Aᵀ 1), for nonnegative A.
 
-    Converges to the least-squares solution weighted by R; Σ R (y − A x)² never increases.
+    It converges to the least-squares solution weighted by R; Σ R (y − A x)² never increases.
     A ray that misses the image has R = 0; a voxel without rays has C = 0 and keeps its start.
 
     J. Gregor and T. Benson, "Computational analysis and improvement of SIRT", IEEE Trans. Med.
     Imaging 27 (2008) 918. doi:10.1109/TMI.2008.923696
 
-    Differentiable in y and start through all iterations, whose images are kept for that.
+    Differentiable in y and start; autograd keeps the images of all iterations.
 
     Args:
-        A: from images to sinograms; axes before them are independent problems.
+        A: from images to sinograms; leading axes are independent problems.
         y: (*batch, *A.out_shape), operand · cm.
         start: (*batch, *A.in_shape); zero unless given.
         relaxation: λ, between 0 and 2.
-        nonnegative: put negative voxels to zero in every iteration.
-        max_iterations: an image stops after so many,
-        tolerance: or at ‖x − x_before‖ ≤ tolerance · ‖x‖ (0: never),
-        noise_level: or at ‖A x − y‖ ≤ noise_level · ‖y‖, the discrepancy principle (None: never).
+        nonnegative: set negative voxels to zero in every iteration.
+        max_iterations, tolerance, noise_level: stopping rules of each image, see ``Monitor``.
         progress: show a progress bar.
     """
     monitor = Monitor("SIRT", max_iterations, tolerance, noise_level, progress)
@@ -67,14 +65,14 @@ def os_sart(
     noise_level: float | None = None,
     progress: bool = False,
 ) -> Reconstruction:
-    """x ← x + λ Cₛ Aₛᵀ Rₛ (yₛ − Aₛ x) for each subset s of the rays in turn: one iteration.
+    """x ← x + λ Cₛ Aₛᵀ Rₛ (yₛ − Aₛ x), for each subset s of the rays in one iteration.
 
-    With n subsets of every n-th view, a pass is nearly as effective as n iterations of SIRT; for
-    inconsistent data it ends in a cycle around the solution. One image of weights is kept for each
-    subset.
+    With n subsets of every n-th view, an iteration is nearly as effective as n iterations of SIRT;
+    for inconsistent data the iterates end in a cycle around the solution. Each subset needs an
+    image of weights.
 
     The residual of an iteration combines the residuals of the subsets before each correction, so
-    that monitoring costs no projection. All else is as in ``sirt``.
+    that monitoring needs no extra projection. Otherwise as ``sirt``.
 
     G. Wang and M. Jiang, "Ordered-subset simultaneous algebraic reconstruction techniques
     (OS-SART)", J. X-Ray Sci. Technol. 12 (2004) 169.
@@ -82,8 +80,7 @@ def os_sart(
     Args:
         operators: Aₛ, all of the same images.
         sinograms: yₛ, (*batch, *Aₛ.out_shape), in the same order.
-        start, relaxation, nonnegative: see ``sirt``.
-        max_iterations, tolerance, noise_level: see ``sirt``; an iteration is a pass of all subsets.
+        start, relaxation, nonnegative, max_iterations, tolerance, noise_level: see ``sirt``.
         progress: show a progress bar.
     """
     monitor = Monitor("OS-SART", max_iterations, tolerance, noise_level, progress)
@@ -98,7 +95,7 @@ def os_sart(
 
 
 class _Subset(NamedTuple):
-    """A subset of the rays, their data, and the weights of their correction."""
+    """A subset of the rays, its data, and the weights of its correction."""
 
     A: LinearOperator
     y: Tensor
@@ -144,7 +141,7 @@ def _os_sart(subsets: list[_Subset], x: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 
 def _reciprocal(sums: Tensor) -> Tensor:
-    """1 / sums, and zero where a ray meets no voxel or a voxel no ray."""
+    """1 / sums, and zero for rays that meet no voxel and voxels that meet no ray."""
     return torch.where(sums > 0, 1 / sums, 0)
 
 

@@ -7,16 +7,16 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 
 
 def ordered_subsets(beam: ConeBeam, n: int) -> list[ConeBeam]:
-    """Subset i has the views i, i + n, i + 2n …, and ``sinogram[..., i::n, :, :]`` as its data."""
+    """Subset i has the views i, i + n, i + 2n … and the data ``sinogram[..., i::n, :, :]``."""
     if not 1 <= n <= beam.n_views // 2:
         raise ValueError(
-            f"n_subsets must lie in 1 … {beam.n_views // 2}, which leaves two of {beam.n_views} "
-            f"views to each, got {n}"
+            f"n_subsets must lie in 1 … {beam.n_views // 2}, so that each has two of the "
+            f"{beam.n_views} views, got {n}"
         )
     return [of_views(beam, range(i, beam.n_views, n)) for i in range(n)]
 
 
 def of_views(beam: ConeBeam, views: Sequence[int]) -> ConeBeam:
-    """The same scan with two or more of its views only."""
+    """The scan reduced to two or more of its views."""
     angles = beam.angles_rad[list(views)]
     return replace(beam, n_views=len(angles), view_angles_rad=angles)

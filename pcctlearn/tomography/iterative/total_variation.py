@@ -11,7 +11,7 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 
 
 class Gradient(LinearOperator):
-    """∇: differences with the next voxel along each axis over its spacing, zero at the last one.
+    """∇: forward differences over the spacing along each axis, zero at the last voxel.
 
     From images (*axes) to fields (axis, *axes), in operand / cm; the spacing is 1 unless given.
     """
@@ -28,7 +28,7 @@ class Gradient(LinearOperator):
 
     @property
     def squared_norm_bound(self) -> float:
-        """‖∇‖² ≤ Σ 4 / spacing², nearly reached by large images."""
+        """‖∇‖² ≤ Σ 4 / spacing², which is tight for large images."""
         return sum(4 / h**2 for _, h in self.axes)
 
     def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -69,13 +69,13 @@ def total_variation_prox(
         gradient: ∇.
         image: (*batch, *gradient.in_shape).
         strength: (*batch), or one number for all.
-        dual: p of a similar problem, as the start.
-        nonnegative: x ≥ 0.
+        dual: p of a similar problem, the first iterate.
+        nonnegative: require x ≥ 0.
         n_iterations: number of projections of p.
     """
 
     def primal(p: Tensor) -> Tensor:
-        x = image - gradient.rmatvec(p)  # not gradient.T @ p: @ checks for NaN, which synchronises
+        x = image - gradient.rmatvec(p)  # @ would check for NaN, which synchronises a GPU
         return x.clamp(min=0) if nonnegative else x
 
     step = 1 / gradient.squared_norm_bound
@@ -88,12 +88,12 @@ def total_variation_prox(
             q.add(gradient.matvec(primal(q)), alpha=step), radius, -len(gradient.out_shape)
         )
         t = (1 + sqrt(1 + 4 * t_before**2)) / 2
-        q = torch.lerp(p_before, p, 1 + (t_before - 1) / t)  # past p: one pass over the field
+        q = torch.lerp(p_before, p, 1 + (t_before - 1) / t)  # extrapolates in one pass
     return primal(p), p
 
 
 def _into_ball(p: Tensor, radius: Tensor, axis: int) -> Tensor:
-    """The nearest vectors that are no longer than the radius."""
-    # squares: much faster than torch.norm, and smooth at 0; the clamp is for a radius of 0
+    """The vectors, projected onto the ball of this radius."""
+    # squares are much faster than torch.norm and smooth at 0; the clamp is for a radius of 0
     squares = torch.maximum(p.square().sum(axis, keepdim=True), radius.square())
     return p * (radius / squares.clamp(min=torch.finfo(p.dtype).tiny).sqrt())

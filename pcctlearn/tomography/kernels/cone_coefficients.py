@@ -39,7 +39,7 @@ class ConeCoefficients:
     _copies: dict = field(default_factory=dict, repr=False, compare=False)
 
     def copy_of(self, name: str, like: Tensor) -> Tensor:
-        """An array as a tensor of this device and precision, kept for the next call."""
+        """An array as a tensor of this device and precision, cached."""
         key = name, like.device, like.dtype
         if key not in self._copies:
             array = torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
@@ -48,7 +48,7 @@ class ConeCoefficients:
 
 
 def cone_coefficients(beam: ConeBeam, grid: VolumeGrid) -> ConeCoefficients:
-    """Coefficients in double precision."""
+    """Coefficients of a scan of this grid, in double precision."""
     lines, is_steep = joseph_lines(beam, grid)
     projections = beam.projections() @ grid.index_to_cm
     of_x, of_y, constant = np.moveaxis(projections[:, 1, None, :], -1, 0)
@@ -57,9 +57,8 @@ def cone_coefficients(beam: ConeBeam, grid: VolumeGrid) -> ConeCoefficients:
     row_0_cm, slice_0_cm = beam.rows_cm[0], grid.slices_cm[0]
     slice_cm = grid.spacing_cm[0]
     row_scale = beam.row_cm / beam.magnification / slice_cm
-    # of depth, over the volume and a voxel beyond
-    reach_cm = grid.corner_radius_cm + max(grid.slice_spacing_cm)
-    change = reach_cm * beam.source_curvature
+    # largest relative change of depth in the volume and one voxel beyond
+    change = (grid.corner_radius_cm + max(grid.slice_spacing_cm)) * beam.source_curvature
     return ConeCoefficients(
         lines=lines,
         is_steep=is_steep,

@@ -1,9 +1,9 @@
 """Compiled cone-beam operators on the CPU: projection, back-projection, and their transposes.
 
 Volumes are (y, x, z) and sinograms (view, column, row): a line of voxels and a column of pixels are
-both parallel to the axis, so the inner loops run along consecutive addresses. Every output has one
-thread as its owner, which adds to it in a fixed order, so results are the same bit for bit on any
-number of threads. ``no_type_check`` exempts what numba compiles from the shape checks of the tests.
+both parallel to the axis, so the inner loops run along consecutive addresses. Each output is
+accumulated by one thread in a fixed order, so results are bit-identical for any number of threads.
+``no_type_check`` exempts compiled functions from the shape checks of the tests.
 """
 
 from typing import Any, no_type_check
@@ -16,8 +16,8 @@ from pcctlearn.tomography.kernels.cone_coefficients import ConeCoefficients
 from pcctlearn.tomography.kernels.hat_interpolation_numba import LANES, add_interpolated, margin_for
 
 _FASTMATH = {"contract", "nsz", "arcp", "reassoc"}  # NaN stays NaN
-_COLUMNS = 16  # columns of one view at a time, since they cross the same voxels
-_TILE = 16  # voxels a side, which are projected onto the same few columns
+_COLUMNS = 16  # columns projected together, because neighbours cross the same voxels
+_TILE = 16  # voxels along the sides of a tile, which is projected onto a few columns
 
 
 def project(c: ConeCoefficients, volume: Tensor, sinogram: Tensor) -> None:
@@ -57,7 +57,7 @@ def _axial(c: ConeCoefficients) -> tuple[Any, ...]:
 @njit(cache=True)
 @no_type_check
 def _neighbours(position, n_slots):
-    """The slots on either side of a position and their weights; zero for one that is outside."""
+    """The slots on either side of a position and their weights; zero for slots outside."""
     lower = int(np.floor(position))
     fraction = position - lower
     below = 1 - fraction if 0 <= lower < n_slots else 0.0
@@ -123,7 +123,7 @@ def _project_adjoint(
             scaled[view, column, margin + row] = scale * sinogram[view, column, row]
     for steep in (True, False):
         n_steps, n_slots = (n_y, n_x) if steep else (n_x, n_y)
-        for step in prange(n_steps):  # a thread owns a row of the slices, then a column of them
+        for step in prange(n_steps):  # one thread per row of all slices, then per column
             spread = np.zeros(n_z + LANES, sinogram.dtype)
             for view in range(n_views):
                 for column in range(n_columns):
@@ -199,7 +199,7 @@ def _backproject_adjoint(
     n_views, n_columns, n_rows = sinogram.shape
     n_y, n_x, n_z = volume.shape
     dtype = sinogram.dtype.type
-    for view in prange(n_views):  # a thread owns a view
+    for view in prange(n_views):  # one thread per view
         padded = np.zeros(n_z + 2 * margin, sinogram.dtype)
         between = padded[margin : margin + n_z]
         spread = np.zeros(n_rows + LANES, sinogram.dtype)

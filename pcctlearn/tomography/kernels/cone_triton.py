@@ -1,9 +1,9 @@
-"""Compiled cone-beam operators on a CUDA device: the same weights as cone_numba, gathered.
+"""Compiled cone-beam operators on a CUDA device, with the weights of cone_numba.
 
 Volumes are (y, x, z) and sinograms (view, column, row), so that the lanes of a program, a block of
-one line, read consecutive addresses. Every result gathers what it needs, the transposes too: a
-voxel sums over the rays that pass it, a pixel over the voxels projected onto it. There are no
-atomics, and results are the same bit for bit from run to run.
+one line, read consecutive addresses. Every result is a sum over its inputs, also in the transposes:
+a voxel sums over the rays that pass it, a pixel over the voxels projected onto it. There are no
+atomics, and results are bit-identical from run to run.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -199,7 +199,7 @@ def _backproject(
 @triton.jit
 @no_type_check
 def _crossing(projections, view, column, steep, step):
-    """The slot at which the ray of a column passes a step; the column need not be on the panel."""
+    """The slot at which the ray of a column, on or off the panel, passes a step."""
     p = projections + 6 * view
     of_x = tl.load(p) - column * tl.load(p + 3)
     of_y = tl.load(p + 1) - column * tl.load(p + 4)

@@ -14,9 +14,9 @@ from pcctlearn.tomography.kernels.interpolation_numba import Interpolation
 
 
 def csr_pair(interpolation: Interpolation, dtype: np.dtype, max_bytes: float) -> Arrays:
-    """``matrix_*`` and ``transposed_*``, or nothing if they would take more than max_bytes.
+    """``matrix_*`` and ``transposed_*``, or nothing if they would exceed max_bytes.
 
-    Row r holds weights[starts[r] : starts[r + 1]] in the columns indices[the same].
+    Row r holds weights[starts[r] : starts[r + 1]] in columns indices[starts[r] : starts[r + 1]].
     """
     starts = _row_starts(interpolation)
     n_entries = int(starts[-1])
@@ -37,7 +37,7 @@ def _row_starts(interpolation: Interpolation) -> np.ndarray:
 
 
 def _is_sound(arrays: Arrays, starts: np.ndarray, n_columns: int, dtype: np.dtype) -> bool:
-    """Whether products with these arrays stay within their bounds: compiled code does not check."""
+    """Whether products with these arrays stay within bounds, which compiled code does not check."""
     if {name: array.dtype for name, array in arrays.items()} != {
         f"{name}_{part}": dtype if part == "weights" else np.dtype(np.int32)
         for name in ("matrix", "transposed")
@@ -72,7 +72,7 @@ def _build(interpolation: Interpolation, starts: np.ndarray, dtype: np.dtype) ->
 
 
 def _fingerprint(interpolation: Interpolation, dtype: np.dtype) -> str:
-    """A hash of everything the matrix depends on, the source of the compiled functions included."""
+    """Hash of everything that determines the matrix, including the compiled functions' source."""
     digest = hashlib.sha256(f"{interpolation.rows.__name__} {dtype}".encode())
     for source in (interpolation_numba.__file__, __file__):
         digest.update(Path(source).read_bytes())
@@ -84,7 +84,7 @@ def _fingerprint(interpolation: Interpolation, dtype: np.dtype) -> str:
 @njit(cache=True)
 @no_type_check
 def _transpose(starts, indices, weights, n_columns):
-    """Counting sort: how many entries each column has, then each entry to its place."""
+    """Transpose by counting sort."""
     new_starts = np.zeros(n_columns + 1, np.int32)
     for column in indices:
         new_starts[column + 1] += 1

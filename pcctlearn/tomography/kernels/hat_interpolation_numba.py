@@ -2,14 +2,13 @@
 
     result[k] += Σ_j line[j] · hat(slope_out · k − slope_in · j + offset),  hat(p) = max(0, 1 − |p|)
 
-With slope_in = 1 this samples the line at positions slope_out · k + offset; with the roles of k
-and j exchanged the same formula is the transpose, so that adjoints match by construction. Looking
-up samples by index is what makes interpolation slow: eight results share no memory access. Here
-eight neighbouring results are weighed at once, from as many neighbouring samples as their hats can
-reach, all at consecutive addresses. numba has no vectors, so that block is written in LLVM's own
-language, which means the same on every processor.
+With slope_in = 1 this samples the line at positions slope_out · k + offset; with k and j exchanged
+the same formula is the transpose, so that adjoints match by construction. Interpolation that looks
+up samples by index is slow, because neighbouring results share no memory access. Here a block of
+eight results is computed at once from all samples within reach of their hats, at consecutive
+addresses. numba has no vector types, so the block is written in LLVM IR, which is portable.
 
-numba's cache of a caller does not notice a change in this file: touch the callers' file too.
+numba does not recompile functions of other files when this file changes: change those files too.
 """
 
 import math
@@ -21,19 +20,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 8
-_TAPS_AT_ONCE = 2  # a shorter loop; a tap out of reach weighs nothing
+_TAPS_AT_ONCE = 2  # unrolled; a tap out of reach has weight zero
 _FLAGS = ("contract", "reassoc")  # NaN stays NaN
 
 
 @njit(cache=True)
 @no_type_check
 def n_taps(slope_out, slope_in):
-    """Samples that the hats of a block can reach, at each of its lanes."""
+    """Largest number of samples that the hats of a block reach in one lane."""
     return math.ceil((abs(slope_out - slope_in) * (LANES - 1) + 2) / slope_in)
 
 
 def margin_for(slope_range: tuple[float, float]) -> int:
-    """Zeros to keep at either end of a line, for slopes in this range and their inverses."""
+    """Number of zeros needed at either end of a line, for these slopes and their inverses."""
     slopes = [slope**power for slope in slope_range for power in (1, -1)]
     taps = max(n_taps(*pair) for slope in slopes for pair in ((slope, 1.0), (1.0, slope)))
     return LANES + taps + _TAPS_AT_ONCE
@@ -42,7 +41,7 @@ def margin_for(slope_range: tuple[float, float]) -> int:
 @njit(cache=True)
 @no_type_check
 def add_interpolated(line, n_in, margin, result, n_out, slope_out, slope_in, offset):
-    """Add to result, which has LANES places to spare; line has its margin of zeros at both ends."""
+    """Add to result, which is LANES longer than n_out; line has ``margin`` zeros at both ends."""
     first = max(0, math.floor((-1 - offset) / slope_out) + 1)
     last = min(n_out, math.ceil((slope_in * (n_in - 1) + 1 - offset) / slope_out))
     drift = slope_out - slope_in  # of the hats from lane to lane

@@ -2,11 +2,10 @@
 
 Each row is a sequence of steps. At each step the position lies between two neighbouring slots, and
 their weights fall linearly to zero over the distance of one slot. ``joseph`` steps along a ray
-through the rows or columns of the image; ``pixel_driven`` steps along the views that see a pixel.
+through the rows or columns of the image; ``pixel_driven`` steps through the views of a voxel.
 
-Every output has one thread as its owner, which adds to it in a fixed order, so results are the
-same bit for bit on any number of threads. ``no_type_check`` exempts what numba compiles from
-the shape checks of the tests.
+Each output is accumulated by one thread in a fixed order, so results are bit-identical for any
+number of threads. ``no_type_check`` exempts compiled functions from the shape checks of the tests.
 """
 
 from collections.abc import Callable
@@ -24,9 +23,9 @@ from pcctlearn.validation import FloatArray
 class Interpolation(NamedTuple):
     """A matrix A of ``shape``, as compiled functions that take ``arguments`` first.
 
-    rows(starts, indices, weights) writes row r from starts[r] on, and returns the row lengths;
-    without room to write, it only counts. forward(x, y) and adjoint(y, x) write A x and Aᵀ y
-    into zeros, x and y having one column per image of a batch.
+    rows(starts, indices, weights) writes row r from starts[r] on and returns the row lengths; with
+    empty ``indices`` it only counts. forward(x, y) and adjoint(y, x) add A x and Aᵀ y to zeros; x
+    and y have one column per image of a batch.
     """
 
     shape: tuple[int, int]
@@ -40,7 +39,7 @@ def joseph_lines(beam: Geometry, grid: SliceGrid) -> tuple[FloatArray, np.ndarra
     """Per view and column (intercept, slope, length), and whether the ray is steep.
 
     A steep ray crosses every row of the slice, a shallow one every column. At step k it passes
-    slot intercept + slope · k, and its path from step to step is length, in cm.
+    slot intercept + slope · k; length is its path in cm from one step to the next.
     """
     a, b, c = np.moveaxis(beam.lines() @ grid.index_to_cm, -1, 0)
     is_steep = np.abs(a) >= np.abs(b)
@@ -88,7 +87,7 @@ def pixel_driven(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
 @njit(inline="always")
 @no_type_check
 def _neighbours(position, n_slots):
-    """The slots on either side of a position: a range that is empty far outside."""
+    """The slots on either side of a position; empty outside the slots."""
     lower = int(np.floor(position))
     return range(max(lower, 0), min(lower + 2, n_slots))
 
@@ -96,7 +95,7 @@ def _neighbours(position, n_slots):
 @njit(inline="always")
 @no_type_check
 def _walk(is_steep, n_y, n_x):
-    """Steps and slots of a ray, and how far apart they are in the flattened image."""
+    """Numbers of steps and slots of a ray, and their strides in the flattened image."""
     return (n_y, n_x, n_x, 1) if is_steep else (n_x, n_y, 1, n_x)
 
 
@@ -140,7 +139,7 @@ def _joseph_forward(lines, is_steep, n_y, n_x, x, y):
 def _joseph_adjoint(lines, is_steep, n_y, n_x, y, x):
     for steep in (True, False):
         n_steps, n_slots, step_stride, slot_stride = _walk(steep, n_y, n_x)
-        for step in prange(n_steps):  # a thread owns an image row, then an image column
+        for step in prange(n_steps):  # one thread per image row, then per image column
             for ray in range(len(lines)):
                 if is_steep[ray] == steep:
                     intercept, slope, length = lines[ray]
@@ -197,7 +196,7 @@ def _pixel_driven_forward(projections, n_columns, n_y, n_x, view_weights_rad, x,
 @njit(cache=True, parallel=True)
 @no_type_check
 def _pixel_driven_adjoint(projections, n_columns, n_y, n_x, view_weights_rad, y, x):
-    for view in prange(len(projections)):  # a thread owns a view
+    for view in prange(len(projections)):  # one thread per view
         for voxel in range(n_y * n_x):
             position, scale = _projected(projections[view], view_weights_rad[view], voxel, n_x)
             for column in _neighbours(position, n_columns):

@@ -1,4 +1,4 @@
-"""Views stand for their share of the circle, and what none stands for is a gap."""
+"""Angular widths of views, the gaps between them, and distances from the gaps."""
 
 from math import pi, radians
 
@@ -22,7 +22,7 @@ def test_a_full_turn_has_no_gap():
     assert (coverage.taper(np.linspace(-9, 9, 50)) == 1).all()
 
 
-def test_neighbours_of_lost_views_stand_for_them():
+def test_neighbours_of_lost_views_are_wider():
     coverage = of_degrees(*range(0, 100, 10), *range(110, 360, 10))
     assert not len(coverage.gaps_rad)
     np.testing.assert_allclose(
@@ -31,7 +31,7 @@ def test_neighbours_of_lost_views_stand_for_them():
     np.testing.assert_allclose(np.degrees(coverage.centers_rad[[9, 10]]), [92.5, 107.5])
 
 
-def test_shares_and_gaps_tile_the_circle():
+def test_widths_and_gaps_tile_the_circle():
     rng = np.random.default_rng(3)
     angles = rng.uniform(-20, 20, 60)
     coverage = AngularCoverage.of(angles, STEP, radians(12))
@@ -45,7 +45,7 @@ def test_shares_and_gaps_tile_the_circle():
     np.testing.assert_allclose(np.sort(ends % (2 * pi)), edges, atol=1e-12)
 
 
-def test_the_taper_falls_to_zero_beside_gaps_alone():
+def test_the_taper_falls_to_zero_beside_gaps_only():
     coverage = of_degrees(*range(0, 200, 10), *range(300, 360, 10))  # a gap from 195° to 295°
     angles = np.radians([195, 210, 225, 0, 260, 280, 265, 295, 194.9])
     expected = [0, 0, 0, 1, 0, 0, 0, 0, np.sin(pi / 2 * 0.1 / 30) ** 2]
@@ -55,7 +55,7 @@ def test_the_taper_falls_to_zero_beside_gaps_alone():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_missing_angles_are_those_in_a_gap_before_and_after_a_turn(seed):
+def test_missing_angles_lie_in_a_gap_before_and_after_a_rotation(seed):
     rng = np.random.default_rng(seed)
     coverage = AngularCoverage.of(rng.uniform(0, 2 * pi, 15), STEP, radians(15))
     circle = (np.arange(20000) + 0.5) / 20000 * 2 * pi
@@ -68,6 +68,6 @@ def test_missing_angles_are_those_in_a_gap_before_and_after_a_turn(seed):
     np.testing.assert_allclose(coverage.missing_rad(turns), expected, atol=5e-3)
 
 
-def test_a_view_listed_twice_is_refused():
-    with pytest.raises(ValueError, match="names a view twice, maybe a turn apart"):
-        AngularCoverage.usual_step_rad(np.array([0.3, 1.0, 0.3 + 2 * pi]))
+def test_an_angle_listed_twice_raises_an_error():
+    with pytest.raises(ValueError, match=r"view_angles_rad .* twice"):
+        AngularCoverage.median_step_rad(np.array([0.3, 1.0, 0.3 + 2 * pi]))

@@ -1,4 +1,4 @@
-"""Where the rays of a cone go, and which cones are refused."""
+"""Rays of a cone beam, the voxels that it measures, and errors for impossible cones."""
 
 import re
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_source_and_panel_follow_the_convention():
     np.testing.assert_allclose(pixels[1, 0, 0], [-6, -2 * 0.6 + 0.1, -0.4 - 0.2], atol=1e-12)
 
 
-def test_an_axis_offset_moves_source_and_panel_the_other_way():
+def test_an_axis_offset_moves_source_and_panel_against_the_columns():
     beam = ConeBeam(4, 3, 9, 0.8, 10.0, 16.0, axis_offset_cm=0.3)
     np.testing.assert_allclose(beam.sources_cm()[0], [-0.3, -10, 0], atol=1e-12)
     np.testing.assert_allclose(beam.pixels_cm()[0, 1, 4], [-0.3, 6, 0], atol=1e-12)
@@ -91,7 +91,7 @@ def test_the_plane_of_the_orbit_is_a_fan():
     np.testing.assert_array_equal(cone.projections(), fan.projections())
 
 
-def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
+def test_listed_angles_in_any_order_have_their_angular_widths():
     regular = replace(SMALL_SHORT_CONE, start_rad=0.0)
     shuffled = np.random.default_rng(0).permutation(regular.angles_rad)
     listed = replace(regular, view_angles_rad=shuffled.tolist())
@@ -111,8 +111,8 @@ def test_measured_angles_in_any_order_stand_for_their_share_of_the_arc():
 
 @pytest.mark.parametrize("first_deg", [0, 200, -170, 700])
 @pytest.mark.parametrize("wrap", [False, True])
-def test_a_turn_is_a_circle(first_deg, wrap):
-    """A short scan may pass 360°, be written modulo it, or lie turns away."""
+def test_angles_are_modulo_a_turn(first_deg, wrap):
+    """The angles of a short scan may pass 360°, or be any multiple of it away."""
     angles = radians(first_deg) + np.arange(24) * radians(10)
     listed = np.mod(angles, 2 * pi) if wrap else angles
     beam = replace(SMALL_CONE, n_views=24, view_angles_rad=listed)
@@ -122,7 +122,7 @@ def test_a_turn_is_a_circle(first_deg, wrap):
     np.testing.assert_allclose(from_first % (2 * pi), np.radians([235, 355]))
 
 
-def test_a_hole_in_the_arc_is_a_gap():
+def test_missing_views_are_a_gap():
     angles = np.radians([*range(0, 100, 5), *range(140, 240, 5)])
     beam = replace(SMALL_CONE, n_views=40, view_angles_rad=angles)
     np.testing.assert_allclose(
@@ -133,7 +133,7 @@ def test_a_hole_in_the_arc_is_a_gap():
     assert few.arc_rad == pytest.approx(2 * pi)
 
 
-def test_a_long_volume_seen_at_one_end_only_is_seen():
+def test_a_volume_that_is_projected_at_one_end_only_is_accepted():
     long = VolumeGrid(4, 4, 40, 0.5)
     ConeBeam(4, 4, 6, 0.8, 15.0, 20.0, offset_cm=9.0).require_grid(long)
     thick = VolumeGrid(1, 4, 4, (10.0, 0.5, 0.5), center_cm=(6.0, 0.0, 0.0))
@@ -143,21 +143,21 @@ def test_a_long_volume_seen_at_one_end_only_is_seen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_rows": 0}, "n_rows must be positive and finite, got 0"),
-        ({"pixel_cm": (0.5, -0.5)}, r"pixel_cm must be positive and finite, got -0\.5"),
-        ({"pixel_cm": (0.5, 0.5, 0.5)}, r"pixel_cm must be a number or \(row, column\)"),
-        ({"source_to_detector_cm": inf}, "source_to_detector_cm must be at least"),
-        ({"axis_offset_cm": 5.0}, r"axis_offset_cm must be less than source_to_axis_cm = 5\.0"),
-        ({"arc_rad": 7.0}, r"at most 2π \(full scan\), got 7"),
-        ({"arc_rad": 0.0}, "arc_rad must be positive"),
-        ({"view_angles_rad": [0.0, 1.0]}, "must list n_views = 5 finite angles.* got 2"),
-        ({"view_angles_rad": [0.0, 1.0, 2.0, 1.0, 3.0]}, "names a view twice"),
-        ({"view_angles_rad": np.linspace(0, 2 * pi, 5)}, "names a view twice, .* a turn apart"),
-        ({"start_rad": nan}, "start_rad must be finite, got nan"),
-        ({"row_offset_cm": nan}, "row_offset_cm must be finite, got nan"),
+        ({"n_rows": 0}, "n_rows .* 0"),
+        ({"pixel_cm": (0.5, -0.5)}, r"pixel_cm .* -0\.5"),
+        ({"pixel_cm": (0.5, 0.5, 0.5)}, r"pixel_cm .*\(row, column\)"),
+        ({"source_to_detector_cm": inf}, "source_to_detector_cm .* inf"),
+        ({"axis_offset_cm": 5.0}, r"axis_offset_cm .* source_to_axis_cm = 5\.0"),
+        ({"arc_rad": 7.0}, r"arc_rad .* 7"),
+        ({"arc_rad": 0.0}, r"arc_rad .* 0\.0"),
+        ({"view_angles_rad": [0.0, 1.0]}, "view_angles_rad .*n_views = 5 .* 2"),
+        ({"view_angles_rad": [0.0, 1.0, 2.0, 1.0, 3.0]}, "view_angles_rad .* twice"),
+        ({"view_angles_rad": np.linspace(0, 2 * pi, 5)}, "view_angles_rad .* twice"),
+        ({"start_rad": nan}, "start_rad .* nan"),
+        ({"row_offset_cm": nan}, "row_offset_cm .* nan"),
     ],
 )
-def test_an_impossible_cone_is_refused(change, message):
+def test_an_impossible_cone_raises_an_error(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL_CONE, **change)
 
@@ -165,28 +165,28 @@ def test_an_impossible_cone_is_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "grid", "message"),
     [
-        ({"source_to_axis_cm": 1.5}, SMALL_VOLUME, r"must exceed 1\.947 cm.* got 1\.5"),
-        ({"source_to_axis_cm": 2.5}, SMALL_VOLUME, r"within two voxels .* 0\.55"),
+        ({"source_to_axis_cm": 1.5}, SMALL_VOLUME, r"source_to_axis_cm .* 1\.947 cm.* 1\.5"),
+        ({"source_to_axis_cm": 2.5}, SMALL_VOLUME, r" 0\.55\d* cm .* two voxels"),
         ({"row_offset_cm": 30.0}, SMALL_VOLUME, r"beside the panel.* 17\.5"),
         ({"offset_cm": 30.0}, SMALL_VOLUME, "beside the panel"),
         ({}, replace(SMALL_VOLUME, center_cm=(20.0, 0.0, 0.0)), "beside the panel.*center_cm"),
     ],
 )
 @pytest.mark.parametrize("make", [projector, fbp])
-def test_a_grid_that_cannot_be_projected_is_refused(make, change, grid, message):
+def test_a_grid_that_cannot_be_projected_raises_an_error(make, change, grid, message):
     with pytest.raises(ValueError, match=message):
         make(replace(SMALL_CONE, **change), grid)
 
 
 @pytest.mark.parametrize("make", [projector, fbp])
-def test_truncation_is_warned_about_once_where_the_operator_is_made(make):
+def test_truncation_warns_once_when_the_operator_is_built(make):
     with pytest.warns(UserWarning, match=r"truncated.* 2\.4 cm.* 3\.\d+ cm") as caught:
         make(ConeBeam(5, 12, 6, 0.8, 10.0, 16.0), WIDE)
     assert len(caught) == 1
 
 
 def projected_rows(beam, grid):
-    """(view, z, y, x): where the line from the source through a voxel meets the panel, in rows."""
+    """(view, z, y, x): row at which the line from the source through a voxel meets the panel."""
     i, j = np.meshgrid(np.arange(grid.n_x), np.arange(grid.n_y))
     flat = np.stack([i, j, np.ones_like(i)], -1) @ grid.index_to_cm.T
     toward = beam.frames()[1]
@@ -199,7 +199,7 @@ def projected_rows(beam, grid):
 @pytest.mark.parametrize(
     "change", [{}, {"arc_rad": 3.6}, {"row_offset_cm": 1.0}, {"row_offset_cm": -1.8}]
 )
-def test_the_mask_along_z_holds_voxels_projected_onto_the_rows_of_every_view(n_z, change):
+def test_seen_in_z_marks_voxels_projected_onto_the_rows_in_every_view(n_z, change):
     volume = VolumeGrid(n_z, 7, 5, (0.21, 0.4, 0.5), center_cm=(-0.13, 0.2, 0.1))
     beam = ConeBeam(9, 8, 12, (0.37, 0.6), 8.0, 13.0, axis_offset_cm=0.2, **change)
     rows = projected_rows(beam, volume)
@@ -215,12 +215,12 @@ def test_the_mask_along_z_holds_voxels_projected_onto_the_rows_of_every_view(n_z
 @pytest.mark.parametrize("row_offset_cm", [0.0, 0.7, -0.4])
 @pytest.mark.parametrize("center_cm", [0.0, 0.5])
 @pytest.mark.parametrize("setting", ["n_rows", "n_z"])
-def test_truncation_along_z_is_warned_about_with_a_remedy_that_works(
+def test_the_warning_of_truncation_along_z_has_a_remedy_that_works(
     row_offset_cm, center_cm, setting
 ):
     volume = VolumeGrid(12, 8, 8, (0.52, 0.5, 0.5), center_cm=(center_cm, 0.0, 0.0))
     beam = ConeBeam(5, 9, 20, 0.5, 10.0, 16.0, row_offset_cm=row_offset_cm)
-    with pytest.warns(UserWarning, match="truncated along z: .* of the 12 slices") as caught:
+    with pytest.warns(UserWarning, match=r"along z.* 12 slices") as caught:
         fbp(beam, volume)
     assert len(caught) == 1
     assert not beam.seen_in_z(volume).all()
@@ -231,11 +231,11 @@ def test_truncation_along_z_is_warned_about_with_a_remedy_that_works(
             return beam, replace(volume, n_z=number)
         return replace(beam, n_rows=number), volume
 
-    mended, grid = changed(number)
-    assert mended.truncations(grid) == []
+    repaired, grid = changed(number)
+    assert repaired.truncations(grid) == []
     x, y = np.meshgrid(*2 * [np.arange(-1.75, 2, 0.5)])
-    assert mended.seen_in_z(grid)[:, np.hypot(x, y) <= 2].all()
-    with pytest.warns(UserWarning, match="truncated along z"):  # the remedy is no larger than need
+    assert repaired.seen_in_z(grid)[:, np.hypot(x, y) <= 2].all()
+    with pytest.warns(UserWarning, match="along z"):  # the remedy is the smallest change
         fbp(*changed(number + (1 if setting == "n_z" else -1)))
 
 
@@ -261,7 +261,7 @@ def test_no_default_grid_without_a_field_of_view():
 
 
 def test_the_flux_falls_as_the_solid_angle_of_a_pixel():
-    """A pixel gets photons of a point source in proportion to A cos α / r²."""
+    """The photons from a point source in a pixel of area A are proportional to A cos α / r²."""
     sources, pixels = SMALL_CONE.sources_cm()[0], SMALL_CONE.pixels_cm()[0]
     distance = np.linalg.norm(pixels - sources, axis=-1)
     cosine = SMALL_CONE.source_to_detector_cm / distance
@@ -269,7 +269,7 @@ def test_the_flux_falls_as_the_solid_angle_of_a_pixel():
     np.testing.assert_allclose(SMALL_CONE.relative_flux(), expected)
 
 
-def test_a_printed_scanner_can_be_checked():
+def test_print_shows_a_summary():
     text = str(SMALL_SHORT_CONE)
     assert "7 views over 288° from 40.11°" in text
     assert "source to axis 5 cm, to detector 8 cm, magnification 1.6" in text

@@ -1,4 +1,4 @@
-"""Where rays go, and which beams are refused."""
+"""Rays of parallel and fan beams, and errors for impossible beams."""
 
 from dataclasses import replace
 from math import inf, nan, pi
@@ -45,7 +45,7 @@ def test_points_on_a_ray_fall_on_its_column(beam):
     np.testing.assert_allclose(numerator / depth, columns, atol=1e-12)
 
 
-def test_a_distant_fan_is_a_parallel_beam():
+def test_a_fan_with_a_distant_source_is_a_parallel_beam():
     distance = 1e9
     fan = FanBeam(5, 11, 0.45, distance, distance + 10, 2 * pi, offset_cm=0.1)
     for near, far in zip(replace(SMALL_PARALLEL, arc_rad=2 * pi).rays(), fan.rays(), strict=True):
@@ -60,37 +60,37 @@ def test_image_row_zero_is_on_top():
 @pytest.mark.parametrize(
     ("beam", "change", "message"),
     [
-        (SMALL_PARALLEL, {"n_views": 0}, "n_views must be positive and finite, got 0"),
-        (SMALL_PARALLEL, {"n_columns": -1}, "n_columns must be positive"),
-        (SMALL_PARALLEL, {"pixel_cm": nan}, "pixel_cm must be positive and finite, got nan"),
-        (SMALL_PARALLEL, {"arc_rad": 0.0}, "arc_rad must be positive"),
-        (SMALL_PARALLEL, {"arc_rad": 3.5}, r"multiple of π, got 3.5; the nearest is 3.14159"),
-        (SMALL_FAN, {"pixel_cm": 0.0}, "pixel_cm must be positive"),
-        (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm must be positive and finite"),
-        (SMALL_FAN, {"source_to_detector_cm": 4.0}, r"at least source_to_axis_cm = 5\.0, got 4"),
-        (SMALL_FAN, {"arc_rad": 7.0}, r"2π \(full scan\), got 7"),
-        (SMALL_FAN, {"offset_cm": nan}, "offset_cm must be finite, got nan"),
-        (SMALL_FAN, {"start_rad": inf}, "start_rad must be finite, got inf"),
-        (SMALL_FAN, {"axis_offset_cm": -6.0}, "axis_offset_cm must be less than .* 5"),
+        (SMALL_PARALLEL, {"n_views": 0}, "n_views .* 0"),
+        (SMALL_PARALLEL, {"n_columns": -1}, "n_columns .* -1"),
+        (SMALL_PARALLEL, {"pixel_cm": nan}, "pixel_cm .* nan"),
+        (SMALL_PARALLEL, {"arc_rad": 0.0}, r"arc_rad .* 0\.0"),
+        (SMALL_PARALLEL, {"arc_rad": 3.5}, r"arc_rad .* 3\.5; .* 3\.14159"),
+        (SMALL_FAN, {"pixel_cm": 0.0}, r"pixel_cm .* 0\.0"),
+        (SMALL_FAN, {"source_to_axis_cm": inf}, "source_to_axis_cm .* inf"),
+        (SMALL_FAN, {"source_to_detector_cm": 4.0}, r"source_to_axis_cm = 5\.0, got 4"),
+        (SMALL_FAN, {"arc_rad": 7.0}, r"arc_rad .* 7"),
+        (SMALL_FAN, {"offset_cm": nan}, "offset_cm .* nan"),
+        (SMALL_FAN, {"start_rad": inf}, "start_rad .* inf"),
+        (SMALL_FAN, {"axis_offset_cm": -6.0}, r"axis_offset_cm .* 5\.0.* -6"),
     ],
 )
-def test_an_impossible_beam_is_refused(beam, change, message):
+def test_an_impossible_beam_raises_an_error(beam, change, message):
     with pytest.raises(ValueError, match=message):
         replace(beam, **change)
 
 
-def test_an_impossible_image_is_refused():
-    with pytest.raises(ValueError, match="voxel_cm must be positive"):
+def test_an_impossible_image_raises_an_error():
+    with pytest.raises(ValueError, match=r"voxel_cm .* -0\.1"):
         ImageGrid(4, 4, -0.1)
 
 
-def test_a_typed_arc_is_close_enough():
+def test_a_rounded_arc_is_accepted():
     assert not FanBeam(7, 12, 0.7, 5.0, 8.0, arc_rad=6.2832).is_short_scan
     ParallelBeam(5, 11, 0.45, arc_rad=3.14159)
 
 
 @pytest.mark.parametrize("make", [projector, fbp])
-def test_truncation_is_warned_about_once_where_the_operator_is_made(make):
+def test_truncation_warns_once_when_the_operator_is_built(make):
     with pytest.warns(UserWarning, match=r"truncated.* 1\.35 cm.* 1\.75 cm") as caught:
         make(replace(SMALL_PARALLEL, n_columns=6, offset_cm=0.0), SMALL)
     assert len(caught) == 1
@@ -105,13 +105,13 @@ def test_an_image_is_as_wide_as_its_longer_side(shape):
     assert beam.needed_extent_cm(grid) == (10.0, 10.0)
 
 
-def test_a_grid_that_reaches_the_source_is_refused():
-    with pytest.raises(ValueError, match=r"must exceed 2\.305 cm.* got 2\.0"):
+def test_a_grid_that_reaches_the_source_raises_an_error():
+    with pytest.raises(ValueError, match=r"2\.305 cm.* 2\.0"):
         projector(replace(SMALL_FAN, source_to_axis_cm=2.0), SMALL)
 
 
-def test_a_grid_of_another_kind_is_refused():
-    with pytest.raises(TypeError, match=r"FanBeam needs .* ImageGrid, got VolumeGrid"):
+def test_a_grid_of_another_type_raises_an_error():
+    with pytest.raises(TypeError, match=r"FanBeam .* ImageGrid.* VolumeGrid"):
         SMALL_FAN.require_grid(VolumeGrid(1, 6, 7, 0.5))
 
 
@@ -123,7 +123,7 @@ def test_the_field_of_view_touches_an_outermost_ray(beam):
     assert beam.fov_radius_cm == pytest.approx(distances_cm.min())
 
 
-def test_a_printed_beam_can_be_checked():
+def test_print_shows_a_summary():
     assert str(SMALL_PARALLEL).startswith("ParallelBeam: 5 views over 180°")
     text = str(SMALL_FAN)
     assert "7 views over 360° from 0°" in text
@@ -134,19 +134,19 @@ def test_a_printed_beam_can_be_checked():
     )
 
 
-def test_a_start_in_degrees_is_refused():
-    with pytest.raises(ValueError, match="start_rad is 90 rad, more than 4 turns: is it in deg"):
+def test_a_start_in_degrees_raises_an_error():
+    with pytest.raises(ValueError, match=r"start_rad=90 .* degrees"):
         FanBeam(60, 40, 0.5, 50.0, 90.0, start_rad=90.0)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
 @pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
-def test_a_displaced_detector_that_hardly_reaches_over_the_axis_is_warned_about(beam, side):
+def test_a_displaced_detector_that_hardly_extends_beyond_the_axis_warns(beam, side):
     grid = ImageGrid(60, 60, 0.1)
     half_cm = beam.n_columns * beam.pixel_cm / 2
     beam = replace(beam, offset_cm=side * (half_cm - 1.3 * beam.pixel_cm), arc_rad=2 * pi)
     _, sentence = beam.truncations(grid)
-    assert "1.3 columns over it" in sentence
+    assert "1.3 columns" in sentence
     mended = replace(beam, offset_cm=float(sentence.rpartition("=")[2]))
     assert min(mended.detector_extent_cm) == pytest.approx(4 * beam.pixel_cm)
     assert len(mended.truncations(grid)) == 1
