@@ -1,4 +1,4 @@
-"""Objects to scan: analytic ellipses, procedural anatomy, and patients out of CT slices."""
+"""Objects to scan: analytic ellipses and procedural anatomy; placement of CT volumes on a grid."""
 
 from pcctlearn.lazy import attach
 

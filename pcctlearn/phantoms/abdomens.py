@@ -1,4 +1,4 @@
-"""Abdomens drawn from a seed in three dimensions, from the bases of the lungs to the pelvis."""
+"""Procedural abdomens in three dimensions, from the lung bases to the pelvis, one per seed."""
 
 from math import ceil, cos, radians
 
@@ -16,19 +16,20 @@ from pcctlearn.phantoms.organs import (
     rotation,
     sample,
     varied,
+    varied_pair,
 )
 from pcctlearn.phantoms.placement import BodyTooWideError
 from pcctlearn.phantoms.textures import Positions, Texture, normal, uniform
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 
-FIELD_CM = (29.0, 39.0)  # y and x that every abdomen fits into
+FIELD_CM = (29.0, 39.0)  # extent along y and x that contains every abdomen
 GAS, LUNG, FAT, FLUID, SKIN, MUSCLE = -900.0, -800.0, -100.0, 12.0, 30.0, 56.0  # HU
 BOWEL, BLOOD, DISC, SPONGY, CORTICAL = 60.0, 45.0, 90.0, 280.0, 850.0
-PITCH_CM = 3.4  # from vertebra to vertebra
-TALL = 99.0  # of what runs through the whole scan
+PITCH_CM = 3.4  # distance between vertebrae
+TALL = 99.0  # semi-axis along z of solids that extend through the whole scan
 
-# A patient of average size, z = 0 at the first lumbar vertebra. HU at full enhancement, all
-# below 200: they stay water. A family moves and grows as one.
+# A patient of average size, with z = 0 at the first lumbar vertebra. HU are those of full contrast
+# enhancement, below 200 so that they become water. The solids of an organ are varied together.
 WALL = Solid(MUSCLE, 0, 0, 0, 15.0, 10.8, TALL, power=2.3)
 VISCERA = {
     "left colon": [Solid(BOWEL, 11.2, -2.2, -7.5, 1.7, 1.6, 8.5),
@@ -90,7 +91,7 @@ CHEST = {
 }  # fmt: skip
 BACK = {
     "psoas": [Solid(MUSCLE, 3.6, -4.8, -9.5, 2.2, 2.3, 9.0, 0, 0, -10)],
-    "square loin muscle": [Solid(MUSCLE, 6.6, -7.0, -6.0, 2.4, 1.1, 6.0, 25)],
+    "quadratus lumborum": [Solid(MUSCLE, 6.6, -7.0, -6.0, 2.4, 1.1, 6.0, 25)],
     "erectors": [Solid(FAT, 3.3, -8.6, 0, 3.9, 2.3, TALL, 8),
                  Solid(MUSCLE, 3.4, -8.5, 0, 3.4, 1.9, TALL, 8)],
     "crus": [Solid(MUSCLE, 1.9, -3.6, 3.0, 0.4, 1.5, 4.5, -25)],
@@ -108,9 +109,9 @@ STERNUM = [Solid(CORTICAL, 0, 9.6, 17, 1.9, 0.5, 5.5), Solid(SPONGY, 0, 9.6, 17,
 def abdomen_volume(
     seed: int, grid: VolumeGrid, oversampling: int = 2
 ) -> Float[Tensor, "material z y x"]:
-    """Water and calcium densities of one abdomen; the same seed is one patient on any grid.
+    """Water and calcium densities of one abdomen; a seed gives the same patient on any grid.
 
-    z = 0 lies up to 6 cm from the first lumbar vertebra.
+    z = 0 is within 6 cm of the first lumbar vertebra.
     """
     require_field(grid, *FIELD_CM, "an abdomen")
     return sample(_Abdomen(torch.Generator().manual_seed(seed)).hounsfield, grid, oversampling)
@@ -119,13 +120,13 @@ def abdomen_volume(
 def abdomen_slice(
     seed: int, grid: ImageGrid, oversampling: int = 3
 ) -> Float[Tensor, "material y x"]:
-    """The slice z = 0 of ``abdomen_volume``, as thick as a voxel is wide.
+    """The slice z = 0 of ``abdomen_volume``; its thickness is the voxel size.
 
     Raises:
-        BodyTooWideError: the abdomen leaves the largest circle of the grid.
+        BodyTooWideError: the abdomen is wider than the largest circle in the grid.
     """
     y, x = (
-        max(0, ceil((field / grid.voxel_cm - n) / 2))  # voxels beside the grid
+        max(0, ceil((field / grid.voxel_cm - n) / 2))  # voxels to add on either side
         for field, n in zip(FIELD_CM, grid.shape, strict=True)
     )
     wide = VolumeGrid(1, grid.n_y + 2 * y, grid.n_x + 2 * x, grid.voxel_cm)
@@ -135,15 +136,15 @@ def abdomen_slice(
     field_cm = min(grid.shape) * grid.voxel_cm
     if 2 * radius_cm > field_cm:
         raise BodyTooWideError(
-            f"the abdomen of seed {seed} needs a field of {2 * radius_cm:.1f} cm, the grid's is "
-            f"{field_cm:.1f} cm: choose another datasets.seed",
+            f"the abdomen of seed {seed} needs a field of view of {2 * radius_cm:.1f} cm, the grid "
+            f"has {field_cm:.1f} cm: choose another datasets.seed",
             radius_cm,
         )
     return maps[:, y : y + grid.n_y, x : x + grid.n_x].to(torch.get_default_dtype())
 
 
 class _Abdomen:
-    """Every draw of one patient, made before the first voxel."""
+    """All random numbers of one patient, drawn before any voxel is computed."""
 
     def __init__(self, g: Generator) -> None:
         half_width, half_depth, height, self.fat_cm, self.wall_cm, self.waist = uniform(
@@ -161,27 +162,22 @@ class _Abdomen:
         self.vessels = Texture(g, 0.9)
         a, b = WALL.a + self.fat_cm / wider, WALL.b + 0.7 * self.fat_cm / deeper
         self.body = WALL._replace(a=a, b=b)
-        self.reach = WALL._replace(a=1.1 * a, b=1.1 * b)  # where the waist is widest
+        self.outline = WALL._replace(a=1.1 * a, b=1.1 * b)  # contains the body at any waist
 
         self.viscera = _bowel(g)
-        for name, family in VISCERA.items():
-            for organ in varied(g, family, 0.4, 0.08):
-                dye = enhanced if name in ENHANCED and organ.HU > BLOOD else 1.0
-                self.viscera.append(organ._replace(HU=BLOOD + dye * (organ.HU - BLOOD)))
-        self.chest = [s for family in CHEST.values() for s in varied(g, family, 0.3, 0.06)]
-        self.back = [
-            solid
-            for family in BACK.values()
-            for solid in varied(g, family, 0.15, 0.08)
-            + [s.mirrored for s in varied(g, family, 0.15, 0.08)]
-        ]
+        for name, organ in VISCERA.items():
+            for s in varied(g, organ, 0.4, 0.08):
+                uptake = enhanced if name in ENHANCED and s.HU > BLOOD else 1.0
+                self.viscera.append(s._replace(HU=BLOOD + uptake * (s.HU - BLOOD)))
+        self.chest = [s for organ in CHEST.values() for s in varied(g, organ, 0.3, 0.06)]
+        self.back = [s for organ in BACK.values() for s in varied_pair(g, organ, 0.15, 0.08)]
         spine = SACRUM + STERNUM + _spine(g)
         self.spine = [s._replace(HU=s.HU * self.bone_HU) if s.HU > 200 else s for s in spine]
         self.domes_cm = uniform(g, (9.0, 11.5), (7.5, 10.0))
 
     def hounsfield(self, positions: Positions) -> Field:
-        """HU of one slab: body, viscera below the diaphragm, lungs above it, back and ribs."""
-        canvas = Canvas(self.stiff, positions, [self.reach])
+        """HU of one slab: body wall, viscera below the diaphragm, lungs above it, back and ribs."""
+        canvas = Canvas(self.stiff, positions, [self.outline])
         if canvas.hounsfield.numel() == 0:
             return canvas.slab
         HU, slow = canvas.hounsfield, self.slow.on(canvas.positions)
@@ -197,7 +193,7 @@ class _Abdomen:
         in_flesh, in_cavity = depth > fat, depth > fat + wall
         HU.masked_fill_(in_cavity, FAT)
 
-        soft = canvas.bent(self.soft)
+        soft = canvas.in_frame(self.soft)
         diaphragm = self._diaphragm(soft)
         below = in_cavity & (soft.points[2] < diaphragm - 0.3)
         soft.paint(self.viscera, below)
@@ -216,9 +212,9 @@ class _Abdomen:
         return canvas.slab
 
     def _diaphragm(self, canvas: Canvas) -> Field:
-        """Height of the diaphragm: two domes, the right one higher."""
+        """Height of the diaphragm: two domes, of which the right one is higher."""
         x, y, _ = canvas.points
-        depth = torch.where(y > 0, 0.45, 1.0) * y**2  # it reaches lower behind
+        depth = torch.where(y > 0, 0.45, 1.0) * y**2  # lower at the back
         right, left = (
             top - _dome_cm((x - side) ** 2 + depth)
             for top, side in zip(self.domes_cm, (-6.5, 6.5), strict=True)
@@ -226,7 +222,7 @@ class _Abdomen:
         return torch.maximum(right, left).clamp_(min=1.5)
 
     def _paint_ribs(self, canvas: Canvas, across: Field) -> None:
-        """Arcs in the wall that descend forwards from the thoracic vertebrae to their cartilage."""
+        """Paint ribs: arcs in the wall that descend from the spine to their cartilage."""
         x, y, z = canvas.points
         if float(z.max()) < -8:
             return
@@ -244,12 +240,12 @@ class _Abdomen:
 
 
 def _dome_cm(square: Field) -> Field:
-    """How far the diaphragm lies below its top at this squared distance: flat, then steep."""
+    """Depth of the diaphragm below its top at a squared distance: flat, then steep."""
     return 0.03 * square + 0.0012 * square**2
 
 
 def _bowel(g: Generator) -> list[Solid]:
-    """Small bowel and transverse colon in the fat of the mesentery, some of it with gas."""
+    """Small bowel and transverse colon in mesenteric fat, some loops with gas."""
     solids = []
     for _ in range(30):
         x, y, z, radius = uniform(g, (-7.5, 8.5), (-1.0, 6.0), (-15.0, 1.0), (0.15, 0.35))
@@ -271,7 +267,7 @@ def _bowel(g: Generator) -> list[Solid]:
 
 
 def _spine(g: Generator) -> list[Solid]:
-    """Vertebrae from the lower chest to the sacrum on a lordotic curve, with discs between them."""
+    """Vertebrae and discs on a lordotic curve, from the lower chest to the sacrum."""
     curve = normal(g, 1).clamp(-2, 2).item()
     solids: list[Solid] = []
     for level in range(-4, 9):

@@ -1,4 +1,4 @@
-"""Find the patient in a CT, without the table and other objects in the field of view."""
+"""Segment the patient in a CT, without the table and other objects in the field of view."""
 
 from dataclasses import dataclass
 from math import inf, pi
@@ -12,12 +12,12 @@ from torch import Tensor
 from pcctlearn.units import AIR_HU
 
 SKIN_HU = -300.0
-# Shares are of the mass of the largest piece. A thigh weighs as much as the other one, an arm
-# beside the chest 6 to 12 % of it along most of its length; a bottle or a cushion is short.
+# Shares are relative to the mass of the largest piece. Both thighs weigh the same; an arm beside
+# the chest weighs 6 to 12 % of it and is almost as long; a bottle or a cushion is short.
 _LEAST_SHARE = 0.10
 _LEAST_LIMB_SHARE, _LEAST_LIMB_LENGTH = 0.03, 0.5
-# Cross-section over its largest inscribed circle: 1 for a disc, 2 for a chest with arms, 10 and
-# more for a table, a slab of 45 × 5 cm.
+# Area of a cross-section over that of its largest inscribed circle: 1 for a disc, 2 for a chest
+# with arms, 10 or more for a table of 45 × 5 cm.
 _MOST_FLATNESS = 5.0
 _REPORTED_SHARE = 0.01
 _N_MEASURED = 16  # slices of a piece whose flatness is measured
@@ -27,7 +27,7 @@ _N_MEASURED = 16  # slices of a piece whose flatness is measured
 class Body:
     """Voxels of the patient, and the pieces that were left out.
 
-    left_out: mass over the patient's, of each piece outside ``mask`` of 1 % or more.
+    left_out: mass relative to the patient of each piece outside ``mask``, if 1 % or more.
     """
 
     mask: Bool[Tensor, "z y x"]
@@ -36,7 +36,7 @@ class Body:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One connected region, filled slice by slice, in its bounding box."""
+    """One connected region in its bounding box, with holes filled slice by slice."""
 
     box: tuple[slice, slice, slice]
     filled: np.ndarray
@@ -47,30 +47,34 @@ class _Piece:
 def body_mask(
     hounsfield: Float[Tensor, "y x"], spacing_cm: tuple[float, float]
 ) -> Bool[Tensor, "y x"]:
-    """The patient in one slice, as ``find_body`` finds it."""
+    """Mask of the patient in one slice, by ``find_body``."""
     return find_body(hounsfield[None], (inf, *spacing_cm)).mask[0]
 
 
 def find_body(hounsfield: Float[Tensor, "z y x"], voxel_cm: tuple[float, float, float]) -> Body:
-    """The patient without the table: every large compact piece after an opening of 0.5 cm, filled.
+    """Mask of the patient: large compact pieces after an opening of 0.5 cm, with holes filled.
 
-    A piece is connected in 3-D and above −300 HU. The heaviest compact piece is kept, and so are
-    compact pieces that weigh 10 % of it, or 3 % where they lie beside it along half of its length:
-    both legs, the arms beside a chest. A piece is compact if its cross-sections are less than five
-    times their largest inscribed circle, which a table is not.
+    A piece is a region above −300 HU, connected in 3-D. The heaviest compact piece is kept, and
+    with it compact pieces of at least 10 % of its mass, or 3 % if they are at least half as long:
+    the other leg, the arms beside a chest. A piece is compact if the area of its cross-sections is
+    less than five times that of their largest inscribed circles; a table is not.
 
-    Raises ValueError where nothing is above −300 HU.
+    Raises ValueError if nothing is above −300 HU.
     """
     steps = max(1, round(0.5 / max(voxel_cm[1:])))
-    in_plane = ndimage.generate_binary_structure(2, 1)[None]  # thick slices stay as they are
+    in_plane = ndimage.generate_binary_structure(2, 1)[
+        None
+    ]  # not across slices, which may be thick
     labels, n_pieces = ndimage.label(
         ndimage.binary_opening(hounsfield.numpy() > SKIN_HU, in_plane, iterations=steps)
     )
     if n_pieces == 0:
         where = "slice" if len(hounsfield) == 1 else "volume"
-        raise ValueError(f"no body in this {where}: no region above {SKIN_HU:g} HU; choose another")
+        raise ValueError(f"no body in this {where}: nothing above {SKIN_HU:g} HU; choose another")
     sizes = np.bincount(labels.ravel())[1:]
-    least = _REPORTED_SHARE / 3 * sizes.max()  # lungs, filled later, are not counted here
+    least = (
+        _REPORTED_SHARE / 3 * sizes.max()
+    )  # these sizes do not include lungs, which are filled later
     pieces = [
         _piece(labels[box] == label, hounsfield[box].numpy(), box, voxel_cm[1:])
         for label, box in enumerate(ndimage.find_objects(labels), 1)
@@ -101,7 +105,7 @@ def _piece(
 
 
 def _flatness(filled: np.ndarray, pixel_cm: tuple[float, float]) -> float:
-    """Area of the cross-sections over that of their largest inscribed circles."""
+    """Area of the cross-sections over the area of their largest inscribed circles."""
     planes = filled[:: -(-len(filled) // _N_MEASURED)]
     depths_cm = [
         ndimage.distance_transform_edt(np.pad(plane, 1), sampling=pixel_cm).max()

@@ -1,4 +1,4 @@
-"""Phantoms made of ellipses, with exact line integrals to test projectors with.
+"""Phantoms made of ellipses, with exact line integrals for tests of projectors.
 
 Positions have two components (x, y), or three for ellipsoids (x, y, z).
 """
@@ -19,7 +19,7 @@ from pcctlearn.tomography.grids import ImageGrid
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Densities, one per material, added inside an ellipse or an ellipsoid; tilt is about z."""
+    """An ellipse or ellipsoid that adds one density for each material; it is tilted about z."""
 
     center_cm: Sequence[float]
     semi_axes_cm: Sequence[float]
@@ -31,23 +31,23 @@ class Ellipse:
             raise ValueError(f"semi_axes_cm must be positive, got {list(self.semi_axes_cm)}")
         if len(self.semi_axes_cm) != len(self.center_cm):
             raise ValueError(
-                f"center_cm and semi_axes_cm must have as many components, got "
+                "center_cm and semi_axes_cm must have the same number of components, got "
                 f"{list(self.center_cm)} and {list(self.semi_axes_cm)}"
             )
 
     def to_unit_disc(self, vectors: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-        """Turn and scale vectors so that the ellipse, once centred, is the unit disc (or ball)."""
+        """Rotate and scale vectors so that the centered ellipse becomes the unit disc (or ball)."""
         c, s = cos(self.tilt_rad), sin(self.tilt_rad)
-        turn_back = torch.eye(len(self.center_cm), dtype=vectors.dtype)
-        turn_back[:2, :2] = vectors.new_tensor([[c, -s], [s, c]])
-        return vectors @ turn_back / vectors.new_tensor(self.semi_axes_cm)
+        rotation = torch.eye(len(self.center_cm), dtype=vectors.dtype)
+        rotation[:2, :2] = vectors.new_tensor([[c, -s], [s, c]])
+        return vectors @ rotation / vectors.new_tensor(self.semi_axes_cm)
 
     def chords_cm(
         self, points: Float[Tensor, "*ray d"], directions: Float[Tensor, "*ray d"]
     ) -> Float[Tensor, "*ray"]:
-        """Length of the line p + t v inside: |q + t u|² = 1 has two roots t, and this is their gap.
+        """Chord length of the line p + t v: the difference of the two roots t of |q + t u|² = 1.
 
-        q and u are p and v seen from the unit disc; v has length one.
+        q and u are p − center and v in coordinates of the unit disc; v has length one.
         """
         q = self.to_unit_disc(points - points.new_tensor(self.center_cm))
         u = self.to_unit_disc(directions)
@@ -55,13 +55,13 @@ class Ellipse:
         return 2 * (qu**2 - uu * (qq - 1)).clamp(min=0).sqrt() / uu
 
     def contains(self, points: Float[Tensor, "*point d"]) -> Float[Tensor, "*point"]:
-        """One inside, zero outside."""
+        """1 inside, 0 outside."""
         q = self.to_unit_disc(points - points.new_tensor(self.center_cm))
         return ((q * q).sum(-1) <= 1).to(points.dtype)
 
 
 class EllipsePhantom:
-    """A sum of ellipses; ``materials`` names the densities of each of them."""
+    """A sum of ellipses whose densities are those of ``materials``."""
 
     def __init__(
         self, ellipses: Sequence[Ellipse], materials: Sequence[str] = ("water", "calcium")
@@ -81,7 +81,7 @@ class EllipsePhantom:
     def line_integrals(
         self, points: Float[np.ndarray, "*ray d"], directions: Float[np.ndarray, "*ray d"]
     ) -> Float[Tensor, "material *ray"]:
-        """Area densities, exact, along the whole lines through ``points`` along unit vectors."""
+        """Exact area densities along lines through ``points`` with unit ``directions``, g/cm²."""
         p, v = (torch.as_tensor(a, dtype=torch.float64) for a in (points, directions))
         total = p.new_zeros(len(self.materials), *p.shape[:-1])
         for ellipse, densities in zip(self.ellipses, self.densities, strict=True):
@@ -102,7 +102,7 @@ class EllipsePhantom:
 def voxel_centers(
     n_y: int, n_x: int, voxel_cm: float, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "y x 2"]:
-    """Positions (x, y) of a centred grid: x grows along a row, y falls from row to row."""
+    """Positions (x, y) of a centered grid: x increases along a row, y decreases down a column."""
     x = (torch.arange(n_x, dtype=dtype) - (n_x - 1) / 2) * voxel_cm
     y = ((n_y - 1) / 2 - torch.arange(n_y, dtype=dtype)) * voxel_cm
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -116,9 +116,9 @@ def water_calcium_phantom(
 ) -> EllipsePhantom:
     """Calibration phantom of [1]: a water ellipse with a calcium insert on either side.
 
-    Sizes are full widths and heights. Our choices: the inserts sit at ±insert_x_cm on the long
-    axis, and calcium takes the place of its own volume of water, calcium_g_cm3 / 1.55, so that an
-    insert holds 0.6 g/cm³ of water beside its 0.62 g/cm³ of calcium.
+    Sizes are full widths and heights. Not given in [1] and chosen here: the inserts are at
+    ±insert_x_cm on the long axis, and calcium displaces its own volume of water, calcium_g_cm3 /
+    1.55, so that an insert contains 0.6 g/cm³ of water and 0.62 g/cm³ of calcium.
     """
     displaced = calcium_g_cm3 / density_g_cm3("calcium")
     half_water, half_insert = ([size / 2 for size in s] for s in (water_size_cm, insert_size_cm))

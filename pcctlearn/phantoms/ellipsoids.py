@@ -42,7 +42,7 @@ class EllipsoidPhantom(EllipsePhantom):
 def _blocks_within(
     positions: Float[Tensor, "position"], middle: float, reach: float, k: int
 ) -> slice:
-    """The positions within reach of the middle, in whole blocks of k."""
+    """Slice of the positions within ``reach`` of ``middle``, extended to whole blocks of k."""
     within = ((positions - middle).abs() <= reach).nonzero().flatten()
     if len(within) == 0:
         return slice(0, 0)
@@ -52,7 +52,7 @@ def _blocks_within(
 def _slice_of(
     ellipsoid: Ellipse, x: Float[Tensor, "x"], y: Float[Tensor, "y"], z: float
 ) -> Float[Tensor, "y x"]:
-    """One inside, zero outside, at one height."""
+    """1 inside, 0 outside, in the plane at height z."""
     grid = torch.meshgrid(y, x, indexing="ij")
     return ellipsoid.contains(torch.stack([grid[1], grid[0], torch.full_like(grid[0], z)], -1))
 
@@ -60,16 +60,16 @@ def _slice_of(
 def head_phantom() -> EllipsoidPhantom:
     """A head of 15 × 19 × 22 cm: skull, brain, ventricles, air cells and small dense spheres.
 
-    Our own arrangement of ellipsoids in the manner of Shepp and Logan, with densities in g/cm³ of
-    water and of calcium; nothing is symmetric, and the spheres lie off the plane of the orbit.
+    Ellipsoids in the style of Shepp and Logan, with densities of water and calcium in g/cm³. The
+    head has no symmetry, and its spheres are outside the plane of the source orbit.
     """
     ellipsoids = [
         ((0.0, 0.0, 0.0), (7.5, 9.5, 11.0), (1.05, 0.45), 0.0),  # skull
-        ((0.0, 0.1, 0.0), (6.9, 8.9, 10.4), (-0.02, -0.45), 0.0),  # brain in its place
+        ((0.0, 0.1, 0.0), (6.9, 8.9, 10.4), (-0.02, -0.45), 0.0),  # replaced by brain
         ((-1.2, 1.0, 1.0), (0.8, 2.4, 1.6), (-0.03, 0.0), 0.3),  # ventricles
         ((1.3, 0.8, 1.0), (0.7, 2.2, 1.4), (-0.03, 0.0), -0.25),
         ((0.3, 7.3, -3.0), (1.6, 0.9, 1.2), (-1.02, 0.0), 0.0),  # frontal sinus
-        ((2.6, -3.2, 0.5), (1.4, 1.0, 1.2), (0.03, 0.0), 0.6),  # a bleed
+        ((2.6, -3.2, 0.5), (1.4, 1.0, 1.2), (0.03, 0.0), 0.6),  # hemorrhage
         ((-3.2, -3.0, 2.0), (0.5, 0.5, 0.5), (0.1, 0.3), 0.0),  # calcifications
         ((2.8, 3.4, -2.0), (0.35, 0.35, 0.35), (0.1, 0.3), 0.0),
         ((0.4, -5.6, 3.2), (0.25, 0.25, 0.25), (0.1, 0.3), 0.0),

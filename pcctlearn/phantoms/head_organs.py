@@ -1,4 +1,4 @@
-"""The organs of a head as solids; paired ones are written for the left side."""
+"""The organs of a head as solids; paired organs are those of the left side."""
 
 from math import cos, radians, sin
 
@@ -7,13 +7,17 @@ from pcctlearn.phantoms.organs import Solid
 GAS, FAT, CSF, SKIN, MUSCLE = -980.0, -95.0, 8.0, 25.0, 55.0  # HU
 WHITE, GREY, DURA, SPONGY, CORTICAL, DENSE = 27.0, 38.0, 58.0, 450.0, 1000.0, 1600.0
 
-# A head of average size around the middle of its brain: 19 cm long, 15 cm wide, vertex at +9.
+# A head of average size, 19 cm long and 15 cm wide; the origin is the middle of the brain and the
+# vertex is at z = 9 cm.
 SCALP = Solid(SKIN, 0, 0, -0.3, 7.5, 9.5, 9.4, power=2.2)
 FACE = Solid(SKIN, 0, 3.7, -5.0, 6.7, 5.9, 7.8, power=3)
 NECK = Solid(SKIN, 0, -1.6, -30, 6.2, 6.4, 34, power=2.6)
 VAULT = Solid(CORTICAL, 0, 0, 0.2, 7.0, 8.95, 8.2, power=2.2)
 
-PROUD = [Solid(SKIN, 0, 9.0, -5.0, 1.5, 1.9, 1.2), Solid(SKIN, 0, 9.2, -3.7, 0.9, 1.1, 2.3, 0, 20)]
+NOSE_TIP = [
+    Solid(SKIN, 0, 9.0, -5.0, 1.5, 1.9, 1.2),
+    Solid(SKIN, 0, 9.2, -3.7, 0.9, 1.1, 2.3, 0, 20),
+]
 EARS = [
     Solid(SKIN, 7.3, -1.5, -2.8, 0.35, 1.5, 2.9, -25, 12),
     Solid(GAS, 7.6, -1.0, -2.8, 0.3, 0.8, 1.7, -25, 12),
@@ -40,7 +44,7 @@ FACE_BONES = {
             Solid(SPONGY, 4.6, 1.5, -7.6, 0.18, 1.1, 3.0, 8, 0, 5),
             Solid(CORTICAL, 5.2, 0.7, -4.4, 0.9, 0.45, 0.7, 12),
             Solid(SPONGY, 5.2, 0.7, -4.4, 0.65, 0.25, 0.5, 12)],
-    "fat of the cheek": [Solid(FAT, 4.6, 4.7, -5.6, 0.8, 1.5, 1.8, 20),
+    "buccal fat": [Solid(FAT, 4.6, 4.7, -5.6, 0.8, 1.5, 1.8, 20),
                          Solid(-30, 6.0, -0.2, -6.6, 0.7, 1.2, 2.0, -15)],
     "nasal bone": [Solid(CORTICAL, 0.42, 8.9, -2.6, 0.13, 0.7, 1.2, 25, 18)],
 }  # fmt: skip
@@ -65,7 +69,7 @@ SPINE = {
               Solid(CORTICAL, 0.8, -0.7, -7.4, 1.1, 0.28, 0.5, -18)],
 }  # fmt: skip
 
-BRAIN = {  # deep nuclei, brainstem and cisterns, then what lies in them
+BRAIN = {
     "nuclei": [Solid(GREY, 2.3, 1.2, 0.9, 0.8, 2.0, 1.4, -16),
                Solid(GREY, 1.0, -0.9, 0.9, 0.85, 1.5, 0.9, -20),
                Solid(GREY, 1.6, 2.8, 1.8, 0.5, 1.0, 0.9, -10)],
@@ -111,7 +115,7 @@ EAR_CANAL = [Solid(GAS, 6.5, -0.5, -3.4, 1.5, 0.32, 0.32, -5)]
 
 
 def vertebrae() -> list[Solid]:
-    """Canal and cord, the dens, and six vertebrae below the atlas that lean forwards."""
+    """The dens, seven vertebrae below the atlas, which lean forwards, spinal canal and cord."""
     bones = [
         Solid(CORTICAL, 0, -1.5, -7.5, 0.6, 0.55, 1.2),
         Solid(SPONGY, 0, -1.5, -7.5, 0.4, 0.35, 1.0),
@@ -138,7 +142,7 @@ def vertebrae() -> list[Solid]:
 
 
 def teeth_and_jaw() -> list[Solid]:
-    """Two rows along the dental arch, in the alveolar bone and above the body of the jaw."""
+    """Two rows of teeth along the dental arch, with alveolar bone and the body of the jaw."""
     teeth = []
     for degree in range(-10, 191, 12):
         x, y = 2.7 * cos(radians(degree)), 4.9 + 3.2 * sin(radians(degree))

@@ -1,6 +1,6 @@
-"""Heads drawn from a seed: skull, brain, face and neck of one adult in three dimensions."""
+"""Procedural heads in three dimensions: skull, brain, face and neck of an adult, one per seed."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,9 +29,9 @@ from pcctlearn.phantoms.head_organs import (
     MUSCLE,
     NECK,
     NOSE,
+    NOSE_TIP,
     ORBIT,
     PINEAL,
-    PROUD,
     SCALP,
     SINUS,
     SKIN,
@@ -55,44 +55,42 @@ from pcctlearn.phantoms.organs import (
     rotation,
     sample,
     varied,
+    varied_pair,
 )
 from pcctlearn.phantoms.textures import Positions, Texture, normal, uniform
 from pcctlearn.tomography.grids import VolumeGrid
 
-FIELD_CM = (25.0, 20.0)  # y and x that every head fits into
+FIELD_CM = (25.0, 20.0)  # extent along y and x that contains every head
 
 
 def head(seed: int, grid: VolumeGrid, oversampling: int = 2) -> Float[Tensor, "material z y x"]:
-    """Water and calcium densities of one head; the same seed is the same patient on any grid.
+    """Water and calcium densities of one head; a seed gives the same patient on any grid.
 
-    z = 0 lies up to 5 cm from the middle of the brain: some scans show the vertex, some the neck.
+    z = 0 is within 5 cm of the middle of the brain: some scans show the vertex, others the neck.
     """
     require_field(grid, *FIELD_CM, "a head")
     return sample(_Head(torch.Generator().manual_seed(seed)).hounsfield, grid, oversampling)
 
 
-Both = Callable[..., list[Solid]]  # a family, for the left and for the right
-
-
 class _Shape(NamedTuple):
-    """What is drawn once for the whole head."""
+    """Random parameters of the whole head."""
 
-    power: float  # of the superellipsoids, 2 is an ellipse
-    egg: float  # how much wider the back is
+    power: float  # of the superellipsoids; 2 gives ellipsoids
+    taper: float  # relative increase of width towards the back, 1/cm
     temple: float  # depth of the temporal fossa
-    skull_cm: float
-    table_cm: float
+    skull_cm: float  # thickness of the skull
+    table_cm: float  # thickness of its outer and inner tables
     table_HU: float
     diploe_HU: float
     fat_cm: float
-    csf_cm: float  # between brain and dura
+    csf_cm: float  # thickness between brain and dura
     sulcus: float  # width of the sulci
-    cells: float  # pneumatisation: least texture of an air cell
-    ventricle: float
+    cells: float  # pneumatization: air cells are where the texture exceeds this
+    ventricle: float  # relative size
 
 
 class _Head:
-    """Every draw of one patient, made before the first voxel."""
+    """All random numbers of one patient, drawn before any voxel is computed."""
 
     def __init__(self, g: Generator) -> None:
         self.shape = _Shape(*uniform(
@@ -113,24 +111,21 @@ class _Head:
         self._draw_organs(g)
 
     def _draw_organs(self, g: Generator) -> None:
-        def both(family: list[Solid], shift_cm: float = 0.08, growth: float = 0.05) -> list[Solid]:
-            left = varied(g, family, shift_cm, growth)
-            return left + [s.mirrored for s in varied(g, family, shift_cm, growth)]
-
-        self.proud = varied(g, PROUD, 0.1, 0.1)
+        both = partial(varied_pair, g)
+        self.nose_tip = varied(g, NOSE_TIP, 0.1, 0.1)
         self.ears = both(EARS)
         self.orbits, self.eyes = both(ORBIT, 0.05, 0.03), both(EYE, 0.05, 0.04)
-        self.face = [s for family in FACE_BONES.values() for s in both(family)]
-        self.face += [s for family in MIDLINE.values() for s in varied(g, family, 0.1, 0.08)]
+        self.face = [s for organ in FACE_BONES.values() for s in both(organ)]
+        self.face += [s for organ in MIDLINE.values() for s in varied(g, organ, 0.1, 0.08)]
         self.face += both(NOSE, 0.03) + teeth_and_jaw()
-        self.spine = [s for family in SPINE.values() for s in both(family, 0.03, 0.03)]
+        self.spine = [s for organ in SPINE.values() for s in both(organ, 0.03, 0.03)]
         self.spine += vertebrae()
-        self.brain = [s for family in BRAIN.values() for s in both(family, 0.1, 0.1)]
+        self.brain = [s for organ in BRAIN.values() for s in both(organ, 0.1, 0.1)]
         size = self.shape.ventricle
         ventricles = both(VENTRICLE, 0.1, 0.12)
         self.ventricles = [s._replace(a=s.a * size, c=s.c * size) for s in ventricles]
-        self.calcified, self.lesion = self._draw_findings(g, both)
-        self.base = CLIVUS + SPHENOID + [s for family in BASE.values() for s in both(family)]
+        self.calcified, self.lesion = self._draw_findings(g)
+        self.base = CLIVUS + SPHENOID + [s for organ in BASE.values() for s in both(organ)]
         self.sinus, self.canal = both(SINUS, 0.1, 0.15), both(EAR_CANAL)
         self.ethmoid = both(ETHMOID)
         self.mastoid = both(MASTOID, 0.1, 0.1)
@@ -140,10 +135,10 @@ class _Head:
             bone = Solid(CORTICAL, side * size, 8.0, -0.5, reach, 1.0, reach)
             self.frontal += [bone, bone._replace(HU=GAS, a=bone.a - 0.25, b=0.75, c=bone.c - 0.25)]
 
-    def _draw_findings(self, g: Generator, both: Both) -> tuple[list[Solid], list[Solid]]:
+    def _draw_findings(self, g: Generator) -> tuple[list[Solid], list[Solid]]:
         present = torch.rand(4, generator=g, dtype=torch.float32).tolist()
         calcified = (PINEAL if present[0] < 0.6 else []) + (
-            both(CHOROID, 0.1, 0.3) if present[1] < 0.5 else []
+            varied_pair(g, CHOROID, 0.1, 0.3) if present[1] < 0.5 else []
         )
         x, y, z, size, kind = uniform(
             g, (2.5, 4.5), (-5.0, 4.0), (0.5, 4.5), (0.5, 1.8), (0.0, 1.0)
@@ -154,9 +149,9 @@ class _Head:
         return calcified, [rim, core] if present[3] < 0.4 else []
 
     def hounsfield(self, positions: Positions) -> Field:
-        """HU of one slab, painted from the skin inwards."""
+        """HU of one slab, painted from the skin inward."""
         shape = self.shape
-        canvas = Canvas(self.frame, positions, [SCALP, FACE, NECK, *self.proud, *self.ears])
+        canvas = Canvas(self.frame, positions, [SCALP, FACE, NECK, *self.nose_tip, *self.ears])
         if canvas.hounsfield.numel() == 0:
             return canvas.slab
         positions = canvas.positions
@@ -165,10 +160,10 @@ class _Head:
         scalp = SCALP._replace(power=shape.power)
         depth = canvas.depth_cm((scalp, FACE, NECK))
 
-        canvas.paint(self.proud)
+        canvas.paint(self.nose_tip)
         canvas.paint(self.ears)
         HU = canvas.hounsfield
-        low = (0.5 - canvas.points[2] / 6).clamp_(0, 1)  # fat grows towards the neck
+        low = (0.5 - canvas.points[2] / 6).clamp_(0, 1)  # thicker fat towards the neck
         fat = 0.2 + shape.fat_cm * (1 + 0.8 * low + 0.25 * slow[0])
         HU.masked_fill_(depth > 0, SKIN).masked_fill_(depth > 0.18, FAT)
         HU.masked_fill_((depth > fat) & (folds.abs() > 0.13 * low), MUSCLE)
@@ -186,7 +181,7 @@ class _Head:
         return canvas.slab
 
     def _paint_base(self, canvas: Canvas, flesh: Mask, skull_points: Points) -> None:
-        """Dense bone below the brain, and the air in it."""
+        """Paint the dense bone below the brain and its air cells."""
         canvas.paint([*self.base, *self.mastoid, *self.ethmoid], flesh)
         mastoid = [s._replace(HU=GAS, a=s.a - 0.2, b=s.b - 0.2, c=s.c - 0.2) for s in self.mastoid]
         canvas.paint(mastoid, flesh, lambda at: self.cells.on(at)[0] > self.shape.cells)
@@ -202,10 +197,10 @@ class _Head:
                 canvas.hounsfield[box].masked_fill_(inside, solid.HU)
 
     def _shape(self, points: Points) -> Points:
-        """Widen the back in place; return the skull's coordinates, hollow at the temples too."""
+        """Widen the back of the head in place; return skull coordinates with hollow temples."""
         x, y, z = points
         hollow = (-(((y - 4.8) / 2.5) ** 2) - ((z + 1.5) / 3) ** 2).exp_().mul_(self.shape.temple)
-        wider = 1 + self.shape.egg * y
+        wider = 1 + self.shape.taper * y
         skull = torch.stack([x * (wider + hollow), y, z])
         x.mul_(wider.add_(hollow, alpha=0.4))
         return skull
@@ -213,7 +208,7 @@ class _Head:
     def _paint_skull_and_brain(
         self, canvas: Canvas, points: Points, slow: Tensor, scalp_cm: Field
     ) -> None:
-        """Two tables with the diploe between them, closed below by the floor; brain inside."""
+        """Paint the skull, two tables with diploe between them, and the brain inside it."""
         shape, HU = self.shape, canvas.hounsfield
         x, y, z = points
         if float(z.max()) < -9:
@@ -237,7 +232,7 @@ class _Head:
         self._paint_brain(canvas, points, inner, cavity)
 
     def _paint_brain(self, canvas: Canvas, points: Points, inner: Field, cavity: Mask) -> None:
-        """White matter, cortex along the sulci, cerebellum below the tentorium, CSF and dura."""
+        """Paint white matter, cortex, cerebellum below the tentorium, CSF and dura."""
         shape, HU = self.shape, canvas.hounsfield
         x, y, z = points
         gyri = self.gyri.on(canvas.positions)[0].abs_()
@@ -264,14 +259,14 @@ class _Head:
 
 
 def _floor(points: Points) -> tuple[Field, Field, Mask]:
-    """Height of the three cranial fossae, thickness of the bone below, and the foramen magnum."""
+    """Height of the cranial fossae, thickness of the bone below them, and the foramen magnum."""
     x, y, z = points
     side = x.abs()
     front = torch.sigmoid((y - 3.3 - 0.22 * side) / 0.2)
     back = torch.sigmoid(-(y - 1.0 + 0.55 * side) / 0.2)
     middle = 1 - front - back
     central = torch.sigmoid((1.4 - side) / 0.2)
-    # the roofs of the orbits, and the cribriform plate between them
+    # orbital roofs, with the cribriform plate between them
     roof = -1.1 + 0.6 * torch.exp(-(((side - 2.8) / 1.7) ** 2) - ((y - 6) / 2) ** 2)
     roof -= 0.3 * torch.exp(-((x / 0.6) ** 2))
     slope = torch.minimum(-5.9 + (1.7 * (y + 1.3)).clamp(min=0), torch.full_like(y, -1.9))

@@ -1,4 +1,4 @@
-"""Solids in three dimensions, painted back to front on the bent coordinates of one patient."""
+"""Solids in three dimensions, painted one over another in the coordinates of a patient."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
@@ -17,19 +17,20 @@ from pcctlearn.phantoms.voxels import water_and_calcium
 from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.units import AIR_HU
 
-SLAB_POINTS = 2**19  # painted at a time: whole slices, few enough to stay in the cache
+SLAB_POINTS = 2**19  # points painted at a time, few enough for the processor's cache
 
-Points = Float[Tensor, "3 z y x"]  # (x, y, z) in cm, in the patient's own coordinates
+Points = Float[Tensor, "3 z y x"]  # (x, y, z) in cm, in coordinates of the patient
 Field = Float[Tensor, "z y x"]
 Mask = Bool[Tensor, "z y x"]
 Box = tuple[slice, slice, slice]
 
 
 class Solid(NamedTuple):
-    """|u/a|^p + |v/b|^p + |w/c|^q < 1 around (x, y, z) in cm; x to the left, y to the front.
+    """Superellipsoid |u/a|^p + |v/b|^p + |w/c|^q < 1 around (x, y, z) in cm.
 
-    The axes are turned about z, tipped about x and rolled about y. An end_power q of 0 is p; a
-    large one makes a column with flat ends.
+    x points to the patient's left, y to the front. (u, v, w) are rotated by turn about z, tip about
+    x and roll about y. p is power and q is end_power, or p if that is 0; a large q gives a column
+    with flat ends.
     """
 
     HU: float
@@ -47,15 +48,15 @@ class Solid(NamedTuple):
 
     @property
     def mirrored(self) -> "Solid":
-        """The same on the patient's other side."""
+        """The same solid on the other side of the patient."""
         return self._replace(x=-self.x, turn_deg=-self.turn_deg, roll_deg=-self.roll_deg)
 
     @property
     def rotation(self) -> Float[Tensor, "3 3"]:
-        """R_z(turn) R_x(tip) R_y(roll); its columns are the directions of a, b and c."""
+        """R_z(turn) R_x(tip) R_y(roll); its columns are the directions of u, v and w."""
         return rotation(float(self.turn_deg), float(self.tip_deg), float(self.roll_deg))
 
-    def shares(self, points: Points) -> Points:
+    def scaled(self, points: Points) -> Points:
         """(|u/a|, |v/b|, |w/c|)."""
         center, axes = points.new_tensor(self[1:4]), points.new_tensor(self[4:7])
         offsets = points - center[:, None, None, None]
@@ -65,21 +66,21 @@ class Solid(NamedTuple):
 
     def contains(self, points: Points) -> Mask:
         """True inside."""
-        shares = self.shares(points)
+        scaled = self.scaled(points)
         if self.end_power:
-            shares[2] = shares[2] ** (self.end_power / self.power)
-        powers = shares.square_() if self.power == 2 else shares.pow_(self.power)
+            scaled[2] = scaled[2] ** (self.end_power / self.power)
+        powers = scaled.square_() if self.power == 2 else scaled.pow_(self.power)
         return powers.sum(0) < 1
 
     def depth_cm(self, points: Points) -> Field:
         """Distance to the surface, positive inside: (1 − s) / |∇s| with s^p = Σ |uᵢ/aᵢ|^p.
 
-        It is exact on the surface and along the axes; end_power is not heeded.
+        Exact on the surface and along the axes, approximate elsewhere; end_power is ignored.
         """
-        shares, p = self.shares(points).clamp_(min=1e-3), self.power
-        # exp and log: pow takes twice as long
-        slopes = shares if p == 2 else (shares.log() * (p - 1)).exp_()
-        total = (slopes * shares).sum(0)
+        scaled, p = self.scaled(points).clamp_(min=1e-3), self.power
+        # exp and log take half the time of pow
+        slopes = scaled if p == 2 else (scaled.log() * (p - 1)).exp_()
+        total = (slopes * scaled).sum(0)
         s = (total.log() / p).exp_()
         axes = points.new_tensor(self[4:7])[:, None, None, None]
         return (1 - s) * (total / s) / (slopes / axes).square_().sum(0).sqrt_()
@@ -87,47 +88,47 @@ class Solid(NamedTuple):
 
 @dataclass
 class Frame:
-    """How one patient lies: world → patient is matrix (p − shift_cm), bent by a texture.
+    """Coordinates of a patient: q = matrix (p − shift_cm) + bend_cm · bend(p).
 
-    No point moves by more than margin_cm against the straight frame.
+    The bend, a random texture, moves no point by more than margin_cm.
     """
 
     matrix: Float[Tensor, "3 3"]
     shift_cm: Float[Tensor, "3"]
     bend: Texture
     bend_cm: float
-    _reaches: dict[Solid, list[tuple[float, float]]] = field(default_factory=dict, repr=False)
+    _bounds: dict[Solid, list[tuple[float, float]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._back = torch.linalg.inv(self.matrix)
+        self._inverse = torch.linalg.inv(self.matrix)
 
     @cached_property
     def margin_cm(self) -> float:
-        """A spline stays within its knots."""
+        """Largest displacement by the bend: a spline does not exceed its knots."""
         return self.bend_cm * float(self.bend.knots.abs().max())
 
     def points(self, positions: Positions) -> Points:
-        """The patient's coordinates of every voxel."""
+        """Patient coordinates of every voxel."""
         z, y, x = positions
         straight = torch.stack(torch.broadcast_tensors(x, y[:, None], z[:, None, None]))
         offsets = straight - self.shift_cm[:, None, None, None]
         local = (self.matrix @ offsets.flatten(1)).view_as(offsets)
         return local.add_(self.bend.on(positions), alpha=self.bend_cm)
 
-    def reach(self, solid: Solid) -> list[tuple[float, float]]:
-        """Lower and upper bound of the solid along z, y and x of the world."""
-        if solid not in self._reaches:
-            center = self._back @ self._back.new_tensor(solid[1:4]) + self.shift_cm
-            half = (self._back @ solid.rotation).abs() @ self._back.new_tensor(solid[4:7])
-            half += self._back.abs().sum(1) * self.margin_cm
+    def bounds(self, solid: Solid) -> list[tuple[float, float]]:
+        """Lower and upper bound of the solid along z, y and x of the grid."""
+        if solid not in self._bounds:
+            center = self._inverse @ self._inverse.new_tensor(solid[1:4]) + self.shift_cm
+            half = (self._inverse @ solid.rotation).abs() @ self._inverse.new_tensor(solid[4:7])
+            half += self._inverse.abs().sum(1) * self.margin_cm
             lower, upper = (center - half).tolist(), (center + half).tolist()
-            self._reaches[solid] = list(zip(lower, upper, strict=True))[::-1]
-        return self._reaches[solid]
+            self._bounds[solid] = list(zip(lower, upper, strict=True))[::-1]
+        return self._bounds[solid]
 
     def box(self, solid: Solid, positions: Positions) -> Box | None:
-        """The voxels that the solid can reach; None where it reaches none."""
+        """Box of the voxels within the bounds of a solid; None if there are none."""
         slices = []
-        for (lower, upper), along in zip(self.reach(solid), positions, strict=True):
+        for (lower, upper), along in zip(self.bounds(solid), positions, strict=True):
             if upper < along.min() or lower > along.max():
                 return None
             within = ((along >= lower) & (along <= upper)).nonzero()
@@ -138,11 +139,11 @@ class Frame:
 
 
 class Canvas:
-    """The part of a slab that the body reaches: points, and HU that start as air."""
+    """The part of a slab around the body: its points, and HU that start as air."""
 
     def __init__(self, frame: Frame, positions: Positions, body: Sequence[Solid]) -> None:
         boxes = [box for solid in body if (box := frame.box(solid, positions)) is not None]
-        self.box = _around(boxes)
+        self.box = _union(boxes)
         self.shape = tuple(len(along) for along in positions)
         self.frame, self.positions = frame, _cut(positions, self.box)
         self.points = frame.points(self.positions)
@@ -155,14 +156,14 @@ class Canvas:
         slab[self.box] = self.hounsfield
         return slab
 
-    def bent(self, frame: Frame) -> "Canvas":
-        """The same picture under other coordinates."""
+    def in_frame(self, frame: Frame) -> "Canvas":
+        """A canvas with other coordinates that paints into the same HU."""
         other = copy(self)
         other.frame, other.points = frame, frame.points(self.positions)
         return other
 
     def depth_cm(self, solids: Iterable[Solid]) -> Field:
-        """Depth below the surface of their union, −1 where no solid is near."""
+        """Depth below the surface of the union of solids, −1 outside their bounds."""
         depth = torch.full_like(self.hounsfield, -1.0)
         for solid in solids:
             box = self.frame.box(solid, self.positions)
@@ -171,9 +172,12 @@ class Canvas:
         return depth
 
     def paint(
-        self, solids: Iterable[Solid], within: Mask | None = None, where: "Cells | None" = None
+        self,
+        solids: Iterable[Solid],
+        within: Mask | None = None,
+        where: Callable[[Positions], Mask] | None = None,
     ) -> None:
-        """Each solid over what was there: only within a mask, and only where there are cells."""
+        """Overwrite HU inside each solid, within a mask and at positions that ``where`` selects."""
         for solid in solids:
             box = self.frame.box(solid, self.positions)
             if box is None:
@@ -186,8 +190,8 @@ class Canvas:
             self.hounsfield[box].masked_fill_(inside, solid.HU)
 
 
-def _around(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds them all."""
+def _union(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains all boxes."""
     if not boxes:
         return slice(0, 0), slice(0, 0), slice(0, 0)
     z, y, x = (
@@ -202,13 +206,10 @@ def _cut(positions: Positions, box: Box) -> Positions:
     return z, y, x
 
 
-Cells = Callable[[Positions], Mask]
-
-
 def sample(
     hounsfield: Callable[[Positions], Field], grid: VolumeGrid, oversampling: int
 ) -> Float[Tensor, "material z y x"]:
-    """Water and calcium averaged over each voxel on oversampling³ points; float32."""
+    """Water and calcium densities averaged over oversampling³ points of each voxel, float32."""
     k = oversampling
     parts = (torch.arange(k, dtype=torch.float64) + 0.5) / k - 0.5  # of a voxel
     (dx, _, left), (_, dy, top), _ = grid.index_to_cm.tolist()
@@ -228,7 +229,7 @@ def sample(
 
 
 def require_field(grid: VolumeGrid, y_cm: float, x_cm: float, what: str) -> None:
-    """Refuse a grid that would cut the patient sideways."""
+    """Raise ValueError for a grid narrower than the patient along y or x."""
     for axis, needed, n, size, center in zip(
         "yx", (y_cm, x_cm), grid.shape[1:], grid.slice_spacing_cm, grid.slice_center_cm, strict=True
     ):
@@ -236,7 +237,7 @@ def require_field(grid: VolumeGrid, y_cm: float, x_cm: float, what: str) -> None
         if reach < needed - 1e-6:
             raise ValueError(
                 f"{what} needs {needed} cm along {axis} around the axis, the grid has {reach:.1f} "
-                f"cm; take more or larger voxels along {axis}"
+                f"cm: use more or larger voxels along {axis}"
             )
 
 
@@ -252,11 +253,11 @@ def rotation(turn_deg: float, tip_deg: float, roll_deg: float) -> Float[Tensor, 
 
 
 def varied(
-    generator: Generator, family: Sequence[Solid], shift_cm: float, growth: float
+    generator: Generator, solids: Sequence[Solid], shift_cm: float, growth: float
 ) -> list[Solid]:
-    """A family that moves as one and grows as one around its first member, at random."""
+    """Solids moved together and scaled together about the first one, both at random."""
     dx, dy, dz, gx, gy, gz = normal(generator, 6).clamp(-2, 2).tolist()
-    first, grown = family[0], [1 + growth * g for g in (gx, gy, gz)]
+    first, grown = solids[0], [1 + growth * g for g in (gx, gy, gz)]
     return [
         solid._replace(
             x=first.x + grown[0] * (solid.x - first.x) + shift_cm * dx,
@@ -264,5 +265,13 @@ def varied(
             z=first.z + grown[2] * (solid.z - first.z) + shift_cm * dz,
             a=solid.a * grown[0], b=solid.b * grown[1], c=solid.c * grown[2],
         )
-        for solid in family
+        for solid in solids
     ]  # fmt: skip
+
+
+def varied_pair(
+    generator: Generator, solids: Sequence[Solid], shift_cm: float = 0.08, growth: float = 0.05
+) -> list[Solid]:
+    """``varied`` for the left side and, with other random numbers, mirrored for the right side."""
+    left = varied(generator, solids, shift_cm, growth)
+    return left + [s.mirrored for s in varied(generator, solids, shift_cm, growth)]

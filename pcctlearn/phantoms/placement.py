@@ -1,4 +1,4 @@
-"""A CT in HU on the grid of a scan: water and calcium maps, and where the patient lies."""
+"""Place a CT in HU on the grid of a scan: water and calcium maps, and the patient's position."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pcctlearn.validation import FloatArray
 
 
 class BodyTooWideError(ValueError):
-    """A body that leaves the field of the grid; ``radius_cm`` is that of the field it needs."""
+    """The body is wider than the grid; it needs a field of view of radius ``radius_cm``."""
 
     def __init__(self, message: str, radius_cm: float) -> None:
         super().__init__(message)
@@ -31,9 +31,9 @@ class PlacedBody:
     Args:
         maps: water and calcium in g/cm³; air around the body is zero.
         scanner_to_index: takes (x, y, z, 1) of the scanner in cm to (slice, row, column, 1) of the
-            CT, whose voxel centres have whole numbers.
-        scale: size on the grid over the true size; below 1 where ``fit`` shrank the body.
-        left_out: share of the patient's mass of each piece of the CT that was left out.
+            CT, which are integers at voxel centers.
+        scale: size on the grid over true size; below 1 if ``fit`` shrank the body.
+        left_out: mass of each piece of the CT that was left out, relative to the patient.
     """
 
     maps: Float[Tensor, "material z y x"]
@@ -50,16 +50,19 @@ def place_body(
     fit: bool = False,
     densities: Float[Tensor, "material z y x"] | None = None,
 ) -> PlacedBody:
-    """Maps of the body alone on the grid, its centroid on the axis x = y = 0.
+    """Maps of the body without the table on the grid, with its centroid on the axis x = y = 0.
 
-    HU become densities voxel by voxel of the CT, and both densities are averaged over the voxels
-    of the grid (``average_weights``), so that the mass of each material is kept. The middle of the
-    body's length lies at the grid's central slice, and what is longer than the grid is cut off.
-    ``densities`` stand in for those of HU where the CT was resampled after they were made.
+    HU are converted to densities in each voxel of the CT, and the densities are averaged over the
+    voxels of the grid (``average_weights``), so that the mass of each material is kept. The middle
+    of the body along z is at the center of the grid, and a body longer than the grid is cut off.
+
+    Args:
+        densities: of the CT, if it was resampled after conversion; otherwise they follow from HU.
+        fit: shrink a body that is wider than the largest circle in the grid around the axis.
 
     Raises:
-        BodyTooWideError: wider than the circle about the axis that the grid holds, unless ``fit``
-        shrinks it. ValueError: no body, or a grid that does not hold the axis.
+        BodyTooWideError: the body is wider than that circle and ``fit`` is not set.
+        ValueError: there is no body, or the axis is outside the grid.
     """
     body = find_body(hounsfield, voxel_cm)
     spacing, size = np.array(voxel_cm), np.array(grid.spacing_cm)
@@ -69,8 +72,9 @@ def place_body(
     if 2 * radius_cm > field_cm:
         if not fit:
             raise BodyTooWideError(
-                f"the body is {width_cm:.1f} cm wide and needs a field of {2 * radius_cm:.1f} cm, "
-                f"the grid's is {field_cm:.1f} cm: shrink the patient with datasets.fit=true",
+                f"the body is {width_cm:.1f} cm wide and needs a field of view of "
+                f"{2 * radius_cm:.1f} cm, the grid has {field_cm:.1f} cm: shrink the patient with "
+                "datasets.fit=true",
                 radius_cm,
             )
         middle, radius_cm, _ = _extent(body.mask, spacing, half_length_cm=inf)
@@ -87,18 +91,18 @@ def place_body(
 
 
 def _field_cm(grid: VolumeGrid) -> float:
-    """Diameter of the largest circle about the axis within a slice of the grid."""
+    """Diameter of the largest circle around the axis within a slice of the grid."""
     halves = np.array(grid.shape[1:]) * grid.slice_spacing_cm / 2
     field_cm = 2 * float((halves - np.abs(grid.slice_center_cm)).min())
     if field_cm <= 0:
         raise ValueError(
-            f"the grid must hold the axis x = y = 0, its center_cm is {grid.center_cm}"
+            f"the grid must contain the axis x = y = 0, its center_cm is {grid.center_cm}"
         )
     return field_cm
 
 
 def _scanner_to_index(middle: FloatArray, spacing_cm: FloatArray, center_z_cm: float) -> FloatArray:
-    """Slices grow with z, rows against y and columns with x."""
+    """Matrix to indices: slices increase with z, rows with −y and columns with x."""
     matrix = np.zeros((4, 4))
     matrix[[0, 1, 2], [2, 1, 0]] = np.array([1, -1, 1]) / spacing_cm
     matrix[:, 3] = *middle, 1
@@ -113,7 +117,7 @@ def _averaged(
     grid: VolumeGrid,
     like: Tensor,
 ) -> Float[Tensor, "material n_z n_y n_x"]:
-    """Densities of the masked voxels, averaged over the voxels of the grid."""
+    """Densities within the mask, averaged over the voxels of the grid."""
     x, y, _ = grid.index_to_cm @ [0, 0, 1]
     first = scanner_to_index @ [x, y, grid.slices_cm[0], 1]
     steps = np.abs(scanner_to_index[[0, 1, 2], [2, 1, 0]]) * grid.spacing_cm
@@ -136,11 +140,11 @@ def _averaged(
 def _extent(
     mask: Bool[Tensor, "z y x"], spacing: FloatArray, half_length_cm: float
 ) -> tuple[FloatArray, float, float]:
-    """Indices of the middle; how far from the axis and how wide the body is near that middle."""
+    """Center of the body in indices; its radius and width within half_length_cm of the center."""
     slices = mask.any(2).any(1).nonzero()[:, 0].numpy()
     middle = (slices[0] + slices[-1]) / 2
     near = np.abs(np.arange(len(mask)) - middle) * spacing[0] <= max(half_length_cm, spacing[0] / 2)
-    lengths = mask[torch.from_numpy(near)].sum(0).numpy()  # how many slices deep the body is
+    lengths = mask[torch.from_numpy(near)].sum(0).numpy()  # number of slices that contain the body
     positions = np.argwhere(lengths)
     center = np.average(positions, axis=0, weights=lengths[lengths > 0])
     distances_cm = np.linalg.norm((positions - center) * spacing[1:], axis=1)

@@ -1,4 +1,4 @@
-"""A seed is an abdomen in three dimensions: reproducible, plausible, and unlike the next."""
+"""Procedural abdomens are reproducible, plausible and different for every seed."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 COARSE = VolumeGrid(20, 32, 42, (1.6, 1.0, 1.0))
 
 
-def test_a_seed_is_an_abdomen():
+def test_abdomen_depends_only_on_its_seed():
     patient = abdomen_volume(1, COARSE, oversampling=1)
     assert patient.dtype == torch.float32
     torch.testing.assert_close(abdomen_volume(1, COARSE, oversampling=1), patient, rtol=0, atol=0)
@@ -20,7 +20,7 @@ def test_a_seed_is_an_abdomen():
     assert (abdomen_volume(2, COARSE, oversampling=1) - patient).abs().mean() > 0.02
 
 
-def test_an_abdomen_is_the_same_on_a_finer_grid():
+def test_abdomen_is_the_same_on_a_finer_grid():
     coarse = abdomen_volume(3, VolumeGrid(16, 36, 48, (1.0, 0.9, 0.9)))
     finer = avg_pool3d(abdomen_volume(3, VolumeGrid(32, 72, 96, (0.5, 0.45, 0.45))), 2)
     assert (finer - coarse).abs().mean() < 0.03 * coarse[0].mean()
@@ -32,7 +32,7 @@ def abdomens():
     return [abdomen_volume(seed, COARSE) for seed in range(8)]
 
 
-def test_densities_are_those_of_a_body_within_its_field(abdomens):
+def test_densities_are_plausible_and_within_the_field(abdomens):
     y = 1.0 * (torch.arange(COARSE.n_y) - (COARSE.n_y - 1) / 2)
     x = 1.0 * (torch.arange(COARSE.n_x) - (COARSE.n_x - 1) / 2)
     outside = (y.abs()[:, None] > FIELD_CM[0] / 2) | (x.abs() > FIELD_CM[1] / 2)
@@ -44,7 +44,7 @@ def test_densities_are_those_of_a_body_within_its_field(abdomens):
         assert (water[:, outside] < 1e-6).all()
 
 
-def test_bodies_vary_in_what_scatters(abdomens):
+def test_abdomens_vary_in_size_and_bone(abdomens):
     measures = []
     for water, calcium in abdomens:
         body = water > 0.3
@@ -61,14 +61,14 @@ def test_bodies_vary_in_what_scatters(abdomens):
         assert values.std() / values.mean() > least
 
 
-def test_a_grid_too_narrow_for_an_abdomen_is_refused():
-    with pytest.raises(ValueError, match=r"an abdomen needs 39\.0 cm along x.*30\.0 cm; take more"):
+def test_grid_too_narrow_raises():
+    with pytest.raises(ValueError, match=r"39\.0 cm along x.*30\.0 cm"):
         abdomen_volume(0, VolumeGrid(4, 100, 100, 0.3))
 
 
-def test_a_slice_is_that_of_the_volume_on_any_grid():
+def test_slice_agrees_with_the_volume_on_any_grid():
     volume = abdomen_volume(1, VolumeGrid(1, 100, 140, 0.3), oversampling=3)
-    for n in (120, 128):  # narrower than the field of an abdomen, and of the other parity
+    for n in (120, 128):  # narrower than the volume, with an odd and an even offset
         image = abdomen_slice(1, ImageGrid(n, n, 0.3))
         torch.testing.assert_close(
             image[:, (n - 100) // 2 : (n + 100) // 2].float(),
@@ -76,9 +76,7 @@ def test_a_slice_is_that_of_the_volume_on_any_grid():
         )
 
 
-def test_a_slice_too_wide_for_its_grid_says_what_it_needs():
-    with pytest.raises(
-        BodyTooWideError, match=r"seed 1 needs a field of \d+\.\d cm.*19\.2"
-    ) as raised:
+def test_slice_too_wide_for_its_grid_raises():
+    with pytest.raises(BodyTooWideError, match=r"seed 1 .*19\.2 cm") as error:
         abdomen_slice(1, ImageGrid(64, 64, 0.3))
-    assert 16 < raised.value.radius_cm < 20
+    assert 16 < error.value.radius_cm < 20

@@ -1,4 +1,4 @@
-"""All of the patient is found, in one piece or in several; tables and bottles are not patient."""
+"""The mask contains all of the patient, in one piece or several, without tables or bottles."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def ellipse(y, x, b, a):
 
 
 def scanned(*regions, n_slices=6):
-    """Air with regions in it: (where in a slice, HU, in which slices)."""
+    """Air with regions, each given as (mask of a slice, HU, optional range of slices)."""
     volume = torch.full((n_slices, *SHAPE), -1000.0)
     for where, value, *slices in regions:
         chosen = slice(*slices) if slices else slice(None)
@@ -27,7 +27,7 @@ def scanned(*regions, n_slices=6):
 
 
 def kept_share(volume, *regions):
-    """Of the voxels of these regions, how many are in the mask; and the body."""
+    """Fraction of the voxels of these regions that are in the mask, and the body."""
     body = find_body(volume, VOXEL_CM)
     wanted = torch.stack(regions).any(0)
     return body.mask[:, wanted].double().mean().item(), body
@@ -39,7 +39,7 @@ TORSO = ellipse(0, 0, 10, 16)
 
 
 @pytest.mark.parametrize("table_HU", [-200, 40, 300, 1500])
-def test_two_thighs_are_both_the_patient(table_HU):
+def test_both_thighs_are_kept(table_HU):
     left, right = ellipse(0, -9, 7, 6.5), ellipse(0.5, 9, 7, 6)
     volume = scanned((left, 40), (right, 40), (TABLE, table_HU))
     share, body = kept_share(volume, left, right)
@@ -61,13 +61,13 @@ def test_arms_beside_the_chest_are_kept(radius_cm):
     assert not body.mask[:, THIN_TABLE].any()
 
 
-def test_lower_legs_and_feet_of_unequal_size():
+def test_lower_legs_of_unequal_size_are_kept():
     left, right = ellipse(0, -8, 4, 4), ellipse(0, 8, 3, 2.5)
     share, _ = kept_share(scanned((left, 40), (right, 40)), left, right)
     assert share > 0.95
 
 
-def test_a_head_under_a_blanket():
+def test_blanket_over_a_head_is_left_out():
     head, blanket = ellipse(0, 0, 9, 7.5), ellipse(0, 0, 11.5, 10) & ~ellipse(0, 0, 10.5, 9)
     volume = scanned((head, 40), (blanket, -700), (TABLE, 100))
     share, body = kept_share(volume, head)
@@ -76,8 +76,8 @@ def test_a_head_under_a_blanket():
 
 
 @pytest.mark.parametrize("n_slices", [1, 3])
-def test_a_bottle_beside_the_neck_is_no_limb(n_slices):
-    """It is wider than the neck in the slices of the neck, and a small part of the whole."""
+def test_bottle_beside_the_neck_is_left_out(n_slices):
+    """The bottle is wider than the neck but has a small share of the total mass."""
     head, neck, bottle = ellipse(0, 0, 10, 10), ellipse(0, 0, 3, 3), ellipse(0, 15, 4, 4)
     volume = scanned((head, 40, 0, 6), (neck, 40), (bottle, 0, 9 - n_slices, None), n_slices=9)
     body = find_body(volume, VOXEL_CM)
@@ -88,30 +88,30 @@ def test_a_bottle_beside_the_neck_is_no_limb(n_slices):
     assert share == pytest.approx(expected, rel=0.15)
 
 
-def test_the_table_alone_may_be_the_largest_piece():
+def test_table_heavier_than_the_patient_is_left_out():
     hand = ellipse(0, 0, 3, 5)
     share, body = kept_share(scanned((hand, 40), (TABLE, 40)), hand)
     assert share > 0.95
     assert not body.mask[:, TABLE].any()
 
 
-def test_a_slice_is_found_as_a_volume_of_equal_slices():
+def test_slice_and_volume_of_equal_slices_agree():
     plane = scanned((TORSO, 40), (THIN_TABLE, 300))[0]
     mask = body_mask(plane, VOXEL_CM[1:])
     assert (find_body(plane.expand(7, -1, -1), VOXEL_CM).mask == mask).all()
     assert not mask[THIN_TABLE].any()
 
 
-def test_lungs_belong_to_the_patient():
+def test_lungs_are_kept():
     lung = ellipse(0, 7, 6, 5)
     assert body_mask(scanned((TORSO, 40), (lung, -800))[0], VOXEL_CM[1:])[lung].all()
 
 
-def test_nothing_is_left_out_of_a_patient_alone():
+def test_patient_alone_leaves_nothing_out():
     assert find_body(scanned((TORSO, 40)), VOXEL_CM).left_out == ()
 
 
 @pytest.mark.parametrize(("n_slices", "where"), [(1, "slice"), (3, "volume")])
-def test_no_body(n_slices, where):
-    with pytest.raises(ValueError, match=rf"no body in this {where}.* -300 HU"):
+def test_empty_volume_raises(n_slices, where):
+    with pytest.raises(ValueError, match=rf"no body.*{where}.* -300 HU"):
         find_body(scanned(n_slices=n_slices), VOXEL_CM)

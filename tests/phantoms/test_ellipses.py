@@ -1,4 +1,4 @@
-"""Line integrals are exact: they keep mass, agree with the rasterised maps, and turn with it."""
+"""Line integrals are exact: they integrate to the mass and agree with the voxel maps."""
 
 import math
 
@@ -24,14 +24,14 @@ TILTED = EllipsePhantom(
 
 
 def parallel_rays(angles_rad, s_cm):
-    """Points and directions of (view, column), the detector coordinate being x cosθ + y sinθ."""
+    """Points and directions (view, column) with detector coordinate s = x cosθ + y sinθ."""
     theta, s = np.meshgrid(angles_rad, s_cm, indexing="ij")
     points = np.stack([s * np.cos(theta), s * np.sin(theta)], -1)
     return points, np.stack([-np.sin(theta), np.cos(theta)], -1)
 
 
 @pytest.mark.parametrize("phantom", [TILTED, water_calcium_phantom()])
-def test_every_view_holds_area_times_density(phantom):
+def test_every_view_integrates_to_area_times_density(phantom):
     s = np.linspace(-15, 15, 6001)
     line_integrals = phantom.line_integrals(*parallel_rays(np.linspace(0, math.pi, 7), s))
     mass = sum(
@@ -42,7 +42,7 @@ def test_every_view_holds_area_times_density(phantom):
     torch.testing.assert_close(found, mass[:, None].expand_as(found), rtol=3e-4, atol=0)
 
 
-def test_agrees_with_sums_along_rays_through_the_maps():
+def test_line_integrals_agree_with_sums_through_the_maps():
     n, voxel_cm, step_cm = 400, 0.025, 0.01
     maps = TILTED.maps(ImageGrid(n, n, voxel_cm), oversampling=4)
     points, directions = parallel_rays([0.0, 0.4, 1.9], np.linspace(-2.5, 2.5, 11))
@@ -56,7 +56,7 @@ def test_agrees_with_sums_along_rays_through_the_maps():
     )
 
 
-def test_long_axis_of_a_tilted_ellipse():
+def test_chords_along_the_axes_of_a_tilted_ellipse():
     tilt = 0.6
     phantom = EllipsePhantom([Ellipse((0.0, 0.0), (3.0, 1.2), (1.0,), tilt)], ["water"])
     along = np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
@@ -64,14 +64,15 @@ def test_long_axis_of_a_tilted_ellipse():
     torch.testing.assert_close(found, torch.tensor([[6.0, 2.4]], dtype=torch.float64))
 
 
-def test_a_point_anywhere_on_the_line_gives_the_same_integral():
+def test_any_point_on_the_line_gives_the_same_integral():
     points, directions = parallel_rays([0.3], [0.2, 1.0, 50.0])
-    here = TILTED.line_integrals(points, directions)
-    torch.testing.assert_close(TILTED.line_integrals(points - 60 * directions, directions), here)
-    assert (here[:, 0, 2] == 0).all()
+    expected = TILTED.line_integrals(points, directions)
+    found = TILTED.line_integrals(points - 60 * directions, directions)
+    torch.testing.assert_close(found, expected)
+    assert (expected[:, 0, 2] == 0).all()
 
 
-def test_maps_lie_with_x_to_the_right_and_y_up():
+def test_x_increases_along_rows_and_y_decreases_along_columns():
     corner = voxel_centers(4, 6, 0.5)[0, 0]
     torch.testing.assert_close(corner, torch.tensor([-1.25, 0.75]))
     maps = EllipsePhantom([Ellipse((1.0, 0.5), (0.2, 0.2), (1.0,))], ["water"]).maps(
@@ -82,7 +83,7 @@ def test_maps_lie_with_x_to_the_right_and_y_up():
     assert covered[:, 1].min() >= 3
 
 
-def test_calibration_phantom_holds_the_article_s_sizes():
+def test_calibration_phantom_of_1_has_the_published_sizes():
     phantom = water_calcium_phantom()
     across = phantom.line_integrals(np.zeros((1, 2)), np.array([[1.0, 0.0]]))
     calcium = 2 * 3.84 * 0.62
@@ -92,8 +93,8 @@ def test_calibration_phantom_holds_the_article_s_sizes():
     torch.testing.assert_close(insert, torch.tensor([0.6, 0.62], dtype=torch.float64))
 
 
-def test_wrong_ellipses_are_refused():
-    with pytest.raises(ValueError, match="semi_axes_cm must be positive"):
+def test_invalid_ellipses_raise():
+    with pytest.raises(ValueError, match="semi_axes_cm"):
         Ellipse((0.0, 0.0), (1.0, 0.0), (1.0,))
-    with pytest.raises(ValueError, match="one density for each"):
+    with pytest.raises(ValueError, match="one density"):
         EllipsePhantom([Ellipse((0.0, 0.0), (1.0, 1.0), (1.0,))])

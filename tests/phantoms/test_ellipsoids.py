@@ -1,4 +1,4 @@
-"""Ellipsoids have the mass and the chords of their formulas."""
+"""Ellipsoids have the mass, center and chords of their formulas."""
 
 from math import cos, pi, sin
 
@@ -12,7 +12,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 ONE = EllipsoidPhantom([Ellipse((0.4, -0.3, 0.2), (2.0, 1.0, 0.7), (0.8, 0.1), 0.5)])
 
 
-def test_chords_along_its_axes():
+def test_chords_along_the_axes():
     center = torch.tensor([0.4, -0.3, 0.2])
     axes = torch.tensor([[cos(0.5), sin(0.5), 0.0], [-sin(0.5), cos(0.5), 0.0], [0.0, 0.0, 1.0]])
     water, calcium = ONE.line_integrals((center + 5 * axes).numpy(), axes.numpy())
@@ -29,7 +29,7 @@ def test_chords_along_its_axes():
         VolumeGrid(18, 31, 47, (0.15, 0.1, 0.12), center_cm=(0.1, -0.4, 0.3)),
     ],
 )
-def test_voxels_hold_its_mass_at_its_place(grid):
+def test_volumes_have_the_mass_and_center_of_the_ellipsoid(grid):
     water, calcium = ONE.volumes(grid, oversampling=4)
     voxel_cm3 = torch.tensor(grid.spacing_cm).prod()
     mass = water.sum() * voxel_cm3
@@ -47,12 +47,12 @@ def test_voxels_hold_its_mass_at_its_place(grid):
     assert (share.sum((1, 2)) * z).sum() == pytest.approx(0.2, abs=2e-3)
 
 
-def test_what_lies_outside_the_grid_is_left_out():
+def test_ellipsoid_outside_the_grid_is_left_out():
     beyond = VolumeGrid(4, 4, 4, 0.1, center_cm=(0.0, 9.0, 0.0))
     assert (ONE.volumes(beyond) == 0).all()
 
 
-def test_a_head_is_made_of_possible_densities():
+def test_head_has_plausible_densities():
     grid = VolumeGrid(60, 52, 44, 0.4)
     water, calcium = head_phantom().volumes(grid)
     assert water.min() >= -1e-12
@@ -64,6 +64,6 @@ def test_a_head_is_made_of_possible_densities():
     assert 1.5 < (water + calcium).sum() * 0.4**3 / 1000 < 4.5  # kg
 
 
-def test_positions_and_axes_must_match():
-    with pytest.raises(ValueError, match="must have as many components"):
+def test_mismatched_components_raise():
+    with pytest.raises(ValueError, match="center_cm and semi_axes_cm"):
         Ellipse((0.0, 0.0), (1.0, 1.0, 1.0), (1.0,))

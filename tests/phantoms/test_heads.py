@@ -1,4 +1,4 @@
-"""A seed is a head: reproducible, the same on any grid, and unlike the next in size and bone."""
+"""Procedural heads are reproducible, plausible and different for every seed."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from torch.nn.functional import avg_pool3d
 from pcctlearn.phantoms.heads import FIELD_CM, head
 from pcctlearn.tomography.grids import VolumeGrid
 
-TALL = VolumeGrid(44, 32, 26, 0.8, center_cm=(2.0, 0.0, 0.0))  # the vertex of every head
+TALL = VolumeGrid(44, 32, 26, 0.8, center_cm=(2.0, 0.0, 0.0))  # contains the vertex of every head
 
 
-def test_a_seed_is_a_head():
+def test_head_depends_only_on_its_seed():
     grid = VolumeGrid(20, 32, 26, (1.0, 0.8, 0.8))
     patient = head(1, grid, oversampling=1)
     assert patient.dtype == torch.float32
@@ -20,17 +20,17 @@ def test_a_seed_is_a_head():
     assert (head(2, grid, oversampling=1) - patient).abs().mean() > 0.02
 
 
-def test_a_head_is_the_same_on_a_finer_grid():
+def test_head_is_the_same_on_a_finer_grid():
     coarse = head(3, VolumeGrid(24, 36, 30, 0.7))
     fine = head(3, VolumeGrid(48, 72, 60, 0.35), oversampling=1)
     averaged = avg_pool3d(fine, 2)
-    torch.testing.assert_close(averaged, coarse, rtol=0, atol=1e-5)  # the very same points
+    torch.testing.assert_close(averaged, coarse, rtol=0, atol=1e-5)  # the same points
     finer = avg_pool3d(head(3, VolumeGrid(48, 72, 60, 0.35)), 2)
     assert (finer - coarse).abs().mean() < 0.03 * coarse[0].mean()
     torch.testing.assert_close(finer.mean((1, 2, 3)), coarse.mean((1, 2, 3)), rtol=0.02, atol=1e-4)
 
 
-def test_slices_of_a_longer_scan_are_those_of_a_shorter_one():
+def test_longer_and_shorter_scans_share_their_slices():
     longer = head(4, VolumeGrid(30, 32, 26, 0.8), oversampling=1)
     shorter = head(4, VolumeGrid(10, 32, 26, 0.8), oversampling=1)
     torch.testing.assert_close(longer[:, 10:20], shorter, rtol=0, atol=1e-4)
@@ -41,7 +41,7 @@ def heads():
     return [head(seed, TALL) for seed in range(8)]
 
 
-def test_densities_are_those_of_a_head_within_its_field(heads):
+def test_densities_are_plausible_and_within_the_field(heads):
     y = TALL.index_to_cm[1, 2] - 0.8 * torch.arange(TALL.n_y)
     x = TALL.index_to_cm[0, 2] + 0.8 * torch.arange(TALL.n_x)
     outside = (y.abs()[:, None] > FIELD_CM[0] / 2) | (x.abs() > FIELD_CM[1] / 2)
@@ -52,10 +52,10 @@ def test_densities_are_those_of_a_head_within_its_field(heads):
         assert 0.1 < calcium.max() < 0.7
         assert (water[:, outside] < 1e-6).all()
         assert (water[-1] < 1e-6).all()  # above the vertex
-        assert (water[0] > 0.5).any()  # the neck goes on
+        assert (water[0] > 0.5).any()  # the neck reaches the lowest slice
 
 
-def test_a_skull_closes_around_the_brain():
+def test_skull_encloses_the_brain():
     water, calcium = head(0, VolumeGrid(60, 100, 80, 0.25), oversampling=1)
     bone = calcium > 0.05
     level = int(torch.where(bone.flatten(1).any(1))[0][-1]) - 16  # 4 cm below the vertex
@@ -65,11 +65,11 @@ def test_a_skull_closes_around_the_brain():
     assert (water[level, 50, left : right + 1] > 0.9).all()  # no air between bone and brain
 
 
-def test_heads_vary_in_what_scatters(heads):
+def test_heads_vary_in_size_bone_and_air(heads):
     voxel_cm3 = 0.8**3
     measures = []
     for water, calcium in heads:
-        # a horizontal cut through the widest vault: 6 cm below the vertex
+        # a horizontal section at the widest part of the vault, 6 cm below the vertex
         top = int(torch.where((water > 0.3).flatten(1).any(1))[0][-1])
         section = water[top - 7] > 0.3
         length, width = (float(section.any(axis).sum()) * 0.8 for axis in (1, 0))
@@ -95,8 +95,8 @@ def _inside(water):
     return (tissue.cummax(2)[0] * tissue.flip(2).cummax(2)[0].flip(2)).bool()
 
 
-def test_a_grid_too_narrow_for_a_head_is_refused():
-    with pytest.raises(ValueError, match=r"a head needs 20\.0 cm along x.*10\.0 cm; take more"):
+def test_grid_too_narrow_raises():
+    with pytest.raises(ValueError, match=r"20\.0 cm along x.*10\.0 cm"):
         head(0, VolumeGrid(4, 130, 50, 0.2))
     with pytest.raises(ValueError, match=r"along y.*23\.0 cm"):
         head(0, VolumeGrid(4, 130, 130, 0.2, center_cm=(0.0, 1.5, 0.0)))

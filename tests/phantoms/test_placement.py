@@ -1,4 +1,4 @@
-"""A patient lands on the grid whole, alone and with its mass, and every point is found again."""
+"""A placed patient keeps its mass and position, and the table is removed."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 
 def patient_on_a_table(spacing_cm=(0.08, 0.1), semi_axes_cm=(10.0, 7.0)):
-    """An ellipse of soft tissue with a lung in it, off centre, above a thin table."""
+    """An off-center ellipse of soft tissue with a lung, above a thin table."""
     x, y = voxel_centers(400, 400, 1.0).unbind(-1)
     x, y = x * spacing_cm[1] - 3, y * spacing_cm[0] - 2
     a, b = semi_axes_cm
@@ -35,7 +35,7 @@ def placed_slices(n_y, n_x, voxel_cm, **options):
 
 
 def sponge(seed, shape):
-    """An ellipsoid full of fine bone and fat: what smoothing before a threshold loses."""
+    """An ellipsoid of fine bone and fat, which smoothing before the threshold would change."""
     random = torch.Generator().manual_seed(seed)
     tissue = torch.tensor([40.0, -100.0, 350.0, 1500.0])[torch.randint(4, shape, generator=random)]
     axes = [(torch.arange(n) - (n - 1) / 2) / (0.42 * n) for n in shape]
@@ -51,10 +51,8 @@ def sponge(seed, shape):
     st.floats(0.5, 1.5),
     st.integers(0, 1000),
 )
-def test_both_masses_are_kept_for_every_ratio_of_voxel_sizes(
-    voxel_cm, ratio, center_cm, room, seed
-):
-    """Water and calcium to 0.5 %: finer, coarser, anisotropic, off the middle, shrunk or not."""
+def test_masses_are_kept_for_every_ratio_of_voxel_sizes(voxel_cm, ratio, center_cm, room, seed):
+    """Water and calcium within 0.5 % for fine, coarse, anisotropic and off-center grids."""
     shape = (18, 20, 22)
     hounsfield = sponge(seed, shape)
     size_cm = tuple(a * b for a, b in zip(voxel_cm, ratio, strict=True))
@@ -71,8 +69,8 @@ def test_both_masses_are_kept_for_every_ratio_of_voxel_sizes(
 
 
 @pytest.mark.parametrize("n_z", [1, 2, 5])
-def test_what_is_longer_than_the_grid_is_cut_there(n_z):
-    """Half the length of the grid more or less of a long body is half its mass per length."""
+def test_body_longer_than_the_grid_is_cut_off(n_z):
+    """The mass on the grid is the mass per length times the length of the grid."""
     volume = patient_on_a_table().expand(40, -1, -1)
     grid = VolumeGrid(n_z, 128, 160, (0.55, 0.2, 0.2))
     body = place_body(volume, VOXEL_CM, grid)
@@ -82,8 +80,8 @@ def test_what_is_longer_than_the_grid_is_cut_there(n_z):
     torch.testing.assert_close(on_grid, per_cm * 0.55 * n_z, rtol=1e-5, atol=1e-9)
 
 
-def test_calcium_is_made_before_it_is_averaged():
-    """A plate of bone of 0.1 cm in voxels of 0.4 cm: the mean HU is below the threshold."""
+def test_densities_are_converted_before_averaging():
+    """The mean HU of a bone plate of 0.1 cm in voxels of 0.4 cm is below the threshold."""
     hounsfield = torch.full((8, 100, 100), -1000.0)
     hounsfield[:, 20:80, 20:80] = 0
     hounsfield[:, 20:80, 49] = 700
@@ -92,7 +90,7 @@ def test_calcium_is_made_before_it_is_averaged():
     assert body.maps[1].double().sum().item() * 0.4**3 == pytest.approx(plate, rel=1e-5)
 
 
-def test_body_is_centred_upright_and_of_its_own_area():
+def test_body_is_centered_and_keeps_its_area():
     body = placed_slices(128, 160, 0.2)
     water = body.maps[0, 2].double()
     y, x = (water > 0.5).nonzero().double().mean(0)
@@ -101,11 +99,11 @@ def test_body_is_centred_upright_and_of_its_own_area():
     assert abs(x - 79.5) < 0.1
     expected = torch.pi * (10.0 * 7.0 * 1.04 - 2**2 * 0.84)
     assert abs(water.sum() * 0.2**2 / expected - 1) < 0.01
-    assert body.maps[1].max() == 0  # the table is gone
+    assert body.maps[1].max() == 0  # the table is removed
 
 
-def test_a_body_wider_than_the_field_is_refused_or_shrunk():
-    with pytest.raises(BodyTooWideError, match=r"19\.\d cm wide.*16\.0 cm.*datasets.fit=true"):
+def test_body_wider_than_the_field_raises_or_is_shrunk():
+    with pytest.raises(BodyTooWideError, match=r"19\.\d cm.*16\.0 cm.*datasets\.fit=true"):
         placed_slices(80, 80, 0.2)
     body = placed_slices(80, 80, 0.2, fit=True)
     water = body.maps[0, 2]
@@ -115,15 +113,15 @@ def test_a_body_wider_than_the_field_is_refused_or_shrunk():
     assert (water[40] > 0.1).sum() * 0.2 == pytest.approx(20 * body.scale, abs=0.4)
 
 
-def test_the_radius_of_the_error_is_the_one_that_fits():
-    with pytest.raises(BodyTooWideError) as refused:
+def test_radius_of_the_error_is_sufficient():
+    with pytest.raises(BodyTooWideError) as error:
         placed_slices(80, 80, 0.2)
-    n = int(np.ceil(2 * refused.value.radius_cm / 0.2))
+    n = int(np.ceil(2 * error.value.radius_cm / 0.2))
     assert placed_slices(n, n, 0.2).scale == 1
 
 
 def test_only_the_part_on_the_grid_must_fit():
-    """Shoulders above the field neither refuse the patient nor move it."""
+    """Shoulders beyond the grid along z neither raise an error nor shift the patient."""
     y, x = torch.meshgrid(torch.arange(80) - 40.0, torch.arange(80) - 40.0, indexing="ij")
     volume = torch.full((9, 80, 80), -1000.0)
     volume[:, y**2 + x**2 < 12**2] = 40
@@ -140,12 +138,12 @@ def test_only_the_part_on_the_grid_must_fit():
     st.booleans(),
     st.integers(0, 1000),
 )
-def test_a_bead_lies_where_the_matrix_says(size_cm, center_cm, narrow, seed):
-    """Its centre on the grid, taken to the CT, is where it was, to half a voxel of the grid."""
-    place = np.random.default_rng(seed).integers([3, 10, 10], [17, 30, 34])
+def test_scanner_to_index_finds_a_bead(size_cm, center_cm, narrow, seed):
+    """The bead's center on the grid maps to its voxel of the CT within half a voxel of the grid."""
+    voxel = np.random.default_rng(seed).integers([3, 10, 10], [17, 30, 34])
     hounsfield = torch.full((20, 40, 44), -1000.0)
     hounsfield[1:19, 5:35, 5:39] = 0
-    k, j, i = place
+    k, j, i = voxel
     hounsfield[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = 1500
     voxel_cm, needed_cm = (0.5, 0.3, 0.35), 8.0 if narrow else 22.0
     n_z, n_y, n_x = (int(np.ceil(needed_cm / size)) for size in size_cm)
@@ -164,10 +162,10 @@ def test_a_bead_lies_where_the_matrix_says(size_cm, center_cm, narrow, seed):
     z = grid.slices_cm[0] + index[0] * size_cm[0]
     found = (body.scanner_to_index @ [x, y, z, 1])[:3]
     half = 0.5 * np.array(size_cm) / (np.array(voxel_cm) * body.scale)
-    assert (np.abs(found - place) <= half).all()
+    assert (np.abs(found - voxel) <= half).all()
 
 
-def test_a_grid_without_the_axis_is_refused():
-    with pytest.raises(ValueError, match=r"must hold the axis.*center_cm"):
+def test_grid_without_the_axis_raises():
+    with pytest.raises(ValueError, match="center_cm"):
         place_body(patient_on_a_table()[None], VOXEL_CM,
                    VolumeGrid(4, 8, 8, 0.5, center_cm=(0.0, 5.0, 0.0)))  # fmt: skip

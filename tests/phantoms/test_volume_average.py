@@ -1,4 +1,4 @@
-"""Averaging keeps the mass for any sizes and shifts; in its limits it interpolates linearly."""
+"""Averaging keeps the mass for all sizes and shifts; its limit is linear interpolation."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ steps = st.floats(0.02, 30.0)
 @given(st.integers(1, 40), steps, st.floats(-0.5, 0.5), st.integers(0, 2**32 - 1))
 def test_mass_is_kept_for_every_ratio_and_shift(n_source, step, shift, seed):
     density = np.random.default_rng(seed).uniform(0, 2, n_source)
-    n_target = int(np.ceil((n_source + 2) / step)) + 2  # all of the source lies on the target
+    n_target = int(np.ceil((n_source + 2) / step)) + 2  # the target contains the source
     first = (n_source - 1) / 2 + (shift - (n_target - 1) / 2) * step
     averaged = average_weights(n_source, n_target, first, step) @ density
     assert step * averaged.sum() == pytest.approx(density.sum(), rel=1e-9)
@@ -24,13 +24,13 @@ def test_mass_is_kept_for_every_ratio_and_shift(n_source, step, shift, seed):
 
 @settings(max_examples=100, deadline=None)
 @given(steps, st.floats(-0.5, 0.5))
-def test_a_uniform_density_stays_uniform(step, shift):
+def test_uniform_density_stays_uniform(step, shift):
     weights = average_weights(200, 5, 100 + shift - 2 * step, step)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-9)
     assert (weights >= -1e-12).all()
 
 
-def test_equal_grids_change_nothing():
+def test_equal_grids_give_the_identity():
     np.testing.assert_allclose(average_weights(7, 7, 0.0, 1.0), np.eye(7), atol=1e-12)
 
 
@@ -40,7 +40,7 @@ def test_equal_sizes_give_linear_interpolation(shift):
     np.testing.assert_allclose(weights, [0, 1 - shift, shift], atol=1e-12)
 
 
-def test_a_much_finer_grid_gives_linear_interpolation():
+def test_much_finer_grid_gives_linear_interpolation():
     fine = average_weights(3, 1001, 0.5, 1e-3) @ np.array([0.0, 1.0, 4.0])
     x = 0.5 + 1e-3 * np.arange(1001)
     np.testing.assert_allclose(fine, np.interp(x, [0, 1, 2], [0, 1, 4]), atol=2e-3)
