@@ -1,4 +1,4 @@
-"""Scan files as a data set to learn from."""
+"""A data set of scan files for training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ class ScanSet(Dataset):
     """Scans with their scatter-free truth, flat-field corrected, float32, kept in memory.
 
     Args:
-        paths: of the scan files.
-        air: (bin) of the model that will decompose them.
-        noise: counts as measured; else primary and scatter without noise (``FlatFielded.scan``).
+        paths: scan files.
+        air: counts of the spectral model with nothing in the beam.
+        noise: use the measured counts; otherwise primary + scatter without noise.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class ScanSet(Dataset):
         noise: bool = True,
     ) -> None:
         if not paths:
-            raise ValueError("a set of scans needs one file at least")
-        self._scans = [known.scan(noise) for known in known_scans(paths, air)]
+            raise ValueError("paths is empty: give at least one scan file")
+        self._scans = [scan.scan(noise) for scan in scans_with_truth(paths, air)]
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -42,7 +42,7 @@ class ScanSet(Dataset):
         return self._scans[index]
 
     def batches_of_one(self) -> list[Scan]:
-        """Every scan with a batch axis; it shares its memory with the set."""
+        """All scans, each with a batch axis; they share their memory with the set."""
         return [
             Scan(
                 **{
@@ -55,24 +55,23 @@ class ScanSet(Dataset):
         ]
 
 
-def known_scans(paths: Iterable[Path], air: Float[Tensor, "bin"]) -> Iterator[FlatFielded]:
-    """Read scan files with known primary and scatter, one after the other, once each.
+def scans_with_truth(paths: Iterable[Path], air: Float[Tensor, "bin"]) -> Iterator[FlatFielded]:
+    """Read scan files with known primary and scatter, one after the other.
 
     Raises:
-        ValueError: a file with dead pixels, or of another detector.
+        ValueError: a file has dead pixels or another number of bins.
     """
     for path in paths:
         recorded = read_scan(path, NEEDED)
         if recorded.at("counts").isnan().any() or not (recorded.air > 0).all():
             raise ValueError(
-                f"{path} has dead pixels (NaN counts, or air NaN or zero), which a network "
-                "cannot learn from: leave this scan out"
+                f"{path} has dead pixels (NaN counts, or air NaN or zero), and training needs "
+                "counts in all pixels: leave this scan out"
             )
         yield flat_fielded(recorded, air)
 
 
 def collate(scans: Sequence[Scan]) -> Scan:
     """A batch of scans."""
-    stages = vars(scans[0])
-    held = [name for name in stages if stages[name] is not None]
-    return Scan(**{name: torch.stack([scan.at(name) for scan in scans]) for name in held})
+    stages = [name for name, values in vars(scans[0]).items() if values is not None]
+    return Scan(**{name: torch.stack([scan.at(name) for scan in scans]) for name in stages})

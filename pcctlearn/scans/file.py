@@ -1,7 +1,7 @@
-"""One scan in one HDF5 file (docs/scan_file.md): write it, read it, or be told what is wrong.
+"""Read, write and check scan files (HDF5, docs/scan_file.md).
 
-``python -m pcctlearn check FILE [FILE …]`` says of each file what it holds, or numbers
-its faults; it exits with 1 where one has any.
+``python -m pcctlearn check FILE [FILE …]`` prints the contents of each file, or a numbered list of
+its faults; it exits with 1 if any file has faults.
 """
 
 import argparse
@@ -35,19 +35,19 @@ from pcctlearn.scans.validation.checks import findings_in
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
-_ALWAYS = {"thresholds_keV", "air"}  # small, and nothing is known without them
-READABLE = tuple(  # what ``only`` may name
+_ALWAYS = {"thresholds_keV", "air"}  # small, and needed for all else
+READABLE = tuple(  # names that ``only`` accepts
     dict.fromkeys(name.partition("/")[0] for name in ARRAYS if not name.startswith("geometry/"))
 )
 _GROUPS: dict[str, Any] = {"spectrum": RecordedSpectrum, "response": RecordedResponse}
-_MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # where the names differ
+_MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # fields with another name
 _ROOT_ATTRIBUTES = {
     "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
 }  # fmt: skip
 
 
 def faults(path: str | Path) -> list[str]:
-    """All that is wrong with a file, one sentence each; nothing where it is a valid scan."""
+    """All faults of a file, one sentence each; empty for a valid scan."""
     path = Path(path)
     if not path.is_file():
         return ["there is no such file: check its name and folder"]
@@ -59,19 +59,19 @@ def faults(path: str | Path) -> list[str]:
 
 
 def read_scan(path: str | Path, only: Collection[str] | None = None) -> RecordedScan:
-    """The scan in a file, or of its arrays ``only`` those named (``READABLE``).
+    """Read a scan file: all of its arrays, or ``only`` those named (``READABLE``).
 
-    Geometry, thresholds and air are always read. What is read is checked as ``faults`` does.
-    Counts and air of dead pixels may be NaN, and air zero (``dead_pixels``).
+    Geometry, thresholds and air are always read. Arrays that are read are checked as by ``faults``.
+    Dead pixels may have NaN in counts and air, or zero air.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: what is wrong with it first, and how to see
-        the rest.
+        FileNotFoundError: there is no such file. ValueError: the first fault of the file, and how
+            to list the others.
     """
     path = Path(path)
     wanted = set(READABLE if only is None else only) | _ALWAYS
     if unknown := wanted - set(READABLE):
-        raise ValueError(f"no array is named {sorted(unknown)}: choose of {', '.join(READABLE)}")
+        raise ValueError(f"unknown arrays {sorted(unknown)}; accepted: {', '.join(READABLE)}")
     if not path.is_file():
         raise FileNotFoundError(f"no scan at {path}: check its name and folder")
     try:
@@ -85,12 +85,14 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
 
 
 def write_scan(path: str | Path, scan: RecordedScan) -> None:
-    """One file, whole or not at all, and only one that ``read_scan`` will take.
+    """Write a scan file, whole or not at all, and only if it is valid.
 
-    It is read once more before it gets its name. Arrays are rounded to the schema's precision.
+    It is checked by ``faults`` before it gets its name. Arrays are rounded to the precision of the
+    schema.
 
     Raises:
-        ValueError: what is wrong with the scan. OSError: no space, or no such folder.
+        ValueError: the first fault of the scan. OSError: the disk is full, or the folder cannot be
+            written to.
     """
     path = Path(path)
     with written_whole(path) as temporary:
@@ -100,7 +102,7 @@ def write_scan(path: str | Path, scan: RecordedScan) -> None:
 
 
 def summary(path: str | Path) -> str:
-    """What a valid file holds, in a few lines."""
+    """Arrays, thresholds, exposure, dead pixels, geometry and warnings of a valid file."""
     scan = read_scan(path, only={*_ALWAYS, "counts", "spectrum", "response"})
     lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
@@ -110,14 +112,13 @@ def summary(path: str | Path) -> str:
             lines.append(f"{name}: {sizes}; {ARRAYS[name].unit}")
         if "scatter" in file and (primary := _total(file["primary"]) if "primary" in file else 0):
             ratio = _total(file["scatter"]) / primary
-            lines.append(f"scatter over primary, of all photons: {ratio:.4g}")
-    edges = scan.thresholds_keV
-    few, each = (edges, "") if edges.ndim == 1 else (edges.mean((0, 1)), ", mean of the pixels")
-    lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in few.tolist())} keV{each}")
+            lines.append(f"scatter-to-primary ratio of all photons: {ratio:.4g}")
+    edges, note = scan.thresholds_keV, ""
+    if edges.ndim > 1:
+        edges, note = edges.mean((0, 1)), ", mean over pixels"
+    lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in edges.tolist())} keV{note}")
     exposure = scan.air.sum(0).mean().item()
-    lines.append(
-        f"exposure: {exposure:.4g} photons a pixel and view, all bins, nothing in the beam"
-    )
+    lines.append(f"exposure: {exposure:.4g} photons per pixel and view without object, all bins")
     if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
         lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")
     doubts = [*scan.doubts, *scan.geometry.truncations(scan.grid)]
@@ -127,7 +128,7 @@ def summary(path: str | Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what each file holds, or its faults; 1 where there are any."""
+    """Print the contents of each file, or its faults; return 1 if there are any."""
     parser = argparse.ArgumentParser(
         prog="pcctlearn check",
         description="Check scan files against docs/scan_file.md.",
@@ -143,11 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _refuse(subject: str, wrong: list[str], rest: str) -> None:
-    """Say the first fault, and how the rest may be seen."""
+def _refuse(subject: str, wrong: list[str], to_list: str) -> None:
+    """Raise ValueError with the first fault, the number of others, and how to list them."""
     if wrong:
-        n_more = len(wrong) - 1
-        raise ValueError(f"{subject}: {wrong[0]}" + (f" ({n_more} more{rest})" if n_more else ""))
+        more = f" ({len(wrong) - 1} more{to_list})" if len(wrong) > 1 else ""
+        raise ValueError(f"{subject}: {wrong[0]}{more}")
 
 
 def _unreadable(error: Exception) -> str:
@@ -155,8 +156,8 @@ def _unreadable(error: Exception) -> str:
     if "truncated" in reason:
         return "the file is truncated: copy or download it again"
     if "signature not found" in reason:
-        return "it is no HDF5 file: write it as docs/scan_file.md shows"
-    return f"it cannot be read ({reason}): is it open to you, or damaged? Copy it again"
+        return "it is not an HDF5 file: write it as docs/scan_file.md shows"
+    return f"it cannot be read ({reason}): check that you may read it, or copy it again"
 
 
 def _total(dataset: h5py.Dataset) -> float:
@@ -210,21 +211,16 @@ def _write(file: h5py.File, scan: RecordedScan) -> None:
 
 
 def _create(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
-    if values.ndim < 4 or values.size == 0:
-        return file.create_dataset(
-            name, data=values, fletcher32=values.size > 0 and values.ndim > 0
-        )
-    n_first, _, *rest = values.shape
-    chunk = (n_first, 1, *rest)  # a view, or a slice, can be read alone
-    return file.create_dataset(
-        name,
-        data=values,
-        chunks=chunk,
-        compression="gzip",
-        compression_opts=1,
-        shuffle=True,
-        fletcher32=True,
-    )
+    options: dict[str, Any] = {"fletcher32": values.size > 0 and values.ndim > 0}
+    if values.ndim >= 4 and values.size:
+        chunks = (len(values), 1, *values.shape[2:])  # a view, or a slice, can be read alone
+        options |= {
+            "chunks": chunks,
+            "compression": "gzip",
+            "compression_opts": 1,
+            "shuffle": True,
+        }
+    return file.create_dataset(name, data=values, **options)
 
 
 def _write_parameters(attributes: h5py.AttributeManager, parts: ConeBeam | VolumeGrid) -> None:

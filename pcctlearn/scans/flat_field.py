@@ -1,4 +1,4 @@
-"""Flat-field correction of a scan: counts as if all pixels were lit alike, dead pixels filled."""
+"""Flat-field correction: scale each pixel's counts to the air of the model, fill dead pixels."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ Pixels = Bool[Tensor, "row column"]
 
 @dataclass(frozen=True)
 class FlatFielded:
-    """A scan whose counts n of a pixel p are multiplied by the gain, air of the model / air of p.
+    """A scan with corrected counts n · gain, where gain = air of the model / air of the pixel.
 
-    Where all bins of a pixel have the same gain, the minimum of the likelihood stays where it was.
-    Dead pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
+    If all bins of a pixel have the same gain, the minimum of the likelihood does not move. Dead
+    pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
     """
 
     recorded: RecordedScan
@@ -28,7 +28,7 @@ class FlatFielded:
 
     @property
     def counts(self) -> Float[Tensor, "bin view row column"]:
-        """The measured counts."""
+        """The measured counts, corrected."""
         return self._prepared(self.recorded.at("counts"))
 
     @property
@@ -43,13 +43,13 @@ class FlatFielded:
         return not torch.allclose(self.counts, expected, rtol=1e-5, atol=0)
 
     def scan(self, noise: bool = True) -> Scan:
-        """Counts of a scan with known primary and scatter, their scatter fraction, and the rest.
+        """Counts, scatter fraction and scatter-free counts, if primary and scatter are known.
 
-        The scatter fraction is that of the expected counts. Of noisy counts, corrected_counts are
-        then the expected number that did not scatter: truth and counts share their noise.
+        fraction = scatter / (primary + scatter), without noise; corrected_counts =
+        counts · (1 − fraction), with the noise of the counts.
 
         Args:
-            noise: counts as measured; otherwise primary and scatter without noise.
+            noise: use the measured counts; otherwise primary + scatter without noise.
         """
         primary, scatter = self.recorded.at("primary"), self.recorded.at("scatter")
         both = primary + scatter
@@ -62,12 +62,12 @@ class FlatFielded:
         )
 
     def noisy_primary(self, seed: int) -> Float[Tensor, "bin view row column"]:
-        """Primary counts with Poisson noise of their own; seed and name of the scan decide it."""
+        """Primary counts with new Poisson noise, drawn from the seed and the name of the scan."""
         generator = generator_of(seed, f"noise of primary counts, {self.recorded.name}")
         return self._prepared(draw_counts(self.recorded.at("primary"), generator))
 
     def in_pixels(self, scan: Scan) -> Scan:
-        """The scan with its counts divided by the gain: photons of the file's pixels."""
+        """Divide counts and corrected_counts by the gain: photons as in the file."""
         stages = {name: getattr(scan, name) for name in ("counts", "corrected_counts")}
         divided = {name: n / self.gain for name, n in stages.items() if n is not None}
         return Scan(**{**vars(scan), **divided})
@@ -79,15 +79,15 @@ class FlatFielded:
 def flat_fielded(
     recorded: RecordedScan, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
 ) -> FlatFielded:
-    """The scan as a detector would count it whose pixels all have the air of the model.
+    """Correct a scan so that every pixel has the air of the model.
 
     Args:
-        recorded: with its counts.
+        recorded: a scan with counts.
         air: counts of the model with nothing in the beam.
-        dead: pixels that are filled from their neighbours; by default none.
+        dead: pixels to fill from their neighbours; by default none.
 
     Raises:
-        ValueError: the model has other bins.
+        ValueError: the model has another number of bins.
     """
     if len(recorded.air) != air.shape[-1]:
         raise ValueError(
@@ -105,7 +105,7 @@ def pixels_to_fill(recorded: RecordedScan, max_dead_share: float) -> dict[str, P
     """Dead pixels of a measured scan, by kind.
 
     Raises:
-        ValueError: views are missing, or a larger share of the pixels than this is dead.
+        ValueError: views are missing, or more than ``max_dead_share`` of the pixels are dead.
     """
     counts = recorded.at("counts")
     if missing := missing_views(counts):

@@ -1,4 +1,4 @@
-"""Scan files in a folder, as a source of scans to learn from."""
+"""Scan files in a folder, as the scans of a study."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from pcctlearn.scans.source import ScanSource
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
-_SCANNER = ("spectrum", "response")  # read of every file beside its thresholds
+_SCANNER = ("spectrum", "response")  # read from every file, besides its thresholds
 
 
 class ScanFiles(ScanSource):
-    """Scan files of one scanner, in the order of their names; none are made.
+    """Existing scan files of one scanner, sorted by name.
 
     Args:
-        folder: that holds them, or a folder ``scans`` with them, or one file.
+        folder: a folder with scan files, or with a folder ``scans`` of them, or one file.
         materials: basis materials of the spectral model.
         limit: use the first files only.
 
@@ -40,8 +40,8 @@ class ScanFiles(ScanSource):
         model = first.spectral_model(materials)
         if model is None:
             raise ValueError(
-                f"{self.paths[0]} holds no spectrum or no response: add them as docs/scan_file.md "
-                "says"
+                f"{self.paths[0]} has no spectrum or no response: add both as docs/scan_file.md "
+                "shows"
             )
         for path, other in zip(self.paths[1:], others, strict=True):
             if not same_scanner(first, other):
@@ -68,7 +68,7 @@ class ScanFiles(ScanSource):
 
 
 def scan_files(path: str | Path) -> list[Path]:
-    """The scan file at a path, or those in a folder or in its folder ``scans``, by name.
+    """The scan file at a path, or those in a folder or in its folder ``scans``, sorted by name.
 
     Raises:
         FileNotFoundError: there are none.

@@ -1,4 +1,4 @@
-"""One scan as a file records it: counts, the scanner, and what is known to be true."""
+"""The contents of a scan file: counts, scanner, and the truth if it is known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class RecordedSpectrum(NamedTuple):
 
 
 class RecordedResponse(NamedTuple):
-    """The numbers of a ``Table``: keV, keV and events per keV and photon."""
+    """The arrays of a ``Table``; ``response_per_keV`` in events per keV and photon."""
 
     energies_keV: Energies
     deposited_keV: Float[Tensor, "deposited"]
@@ -33,16 +33,17 @@ class RecordedResponse(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordedScan:
-    """What one scan file holds; ``None`` where it holds none, or was asked for less.
+    """The contents of a scan file; ``None`` for arrays that are absent or were not read.
 
-    Counts, primary, scatter (after ``grid_transmission``), its standard error, and air, which is
-    expected with nothing in the beam, are in photons; line integrals in g/cm² and maps in g/cm³,
-    both of ``materials``; the maps on ``maps_grid``; the skew filters in cm, of
-    ``filter_materials``. ``grid`` is the grid to reconstruct on. ``scanner_to_patient`` takes
-    (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. These are float32, but for
-    what is in keV or cm, which is float64. ``thresholds_keV`` is what the detector is set to,
-    ``true_thresholds_keV`` what made the counts; ``config`` is the resolved YAML of what made the
-    file. ``doubts`` are warnings about the file that was read, one sentence each.
+    Counts, primary, scatter (after ``grid_transmission``), its standard error and air, the expected
+    counts with nothing in the beam, are in photons. Line integrals are in g/cm² and maps in g/cm³,
+    both of ``materials``; the maps lie on ``maps_grid``. ``skew_cm`` is the thickness of
+    ``filter_materials``. All of these but ``skew_cm`` are float32, the others float64.
+
+    ``thresholds_keV`` are the nominal thresholds, ``true_thresholds_keV`` those that the counts
+    were made with. ``grid`` is the grid of the reconstruction. ``scanner_to_patient`` maps
+    (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. ``config`` is the resolved
+    YAML of the run that made the file. ``doubts`` are warnings about the file, one sentence each.
     """
 
     name: str
@@ -71,7 +72,7 @@ class RecordedScan:
     doubts: tuple[str, ...] = ()
 
     def at(self, name: str) -> Tensor:
-        """The array of this name, which the scan must hold."""
+        """The array of this name; ValueError if it is absent or was not read."""
         values = getattr(self, name)
         if values is None:
             raise ValueError(
@@ -83,16 +84,17 @@ class RecordedScan:
     def spectral_model(
         self, materials: Sequence[str] | None = None, edges_keV: Edges | None = None
     ) -> SpectralModel | None:
-        """Its spectrum, response and thresholds; ``None`` where it holds no such.
+        """The model of its spectrum, response and thresholds; ``None`` if one is absent.
 
-        materials: the basis, by default that of the maps. edges_keV: in place of
-        ``thresholds_keV``, such as the true ones.
+        Args:
+            materials: basis materials; by default those of the maps.
+            edges_keV: thresholds; by default the nominal ones.
         """
         if self.spectrum is None or self.response is None:
             return None
         names = list(materials or self.materials)
         if not names:
-            raise ValueError(f"the scan {self.name!r} names no materials: choose them")
+            raise ValueError(f"the scan {self.name!r} has no materials: give materials")
         thresholds = Thresholds(self.thresholds_keV if edges_keV is None else edges_keV)
         attenuation = attenuation_table(names, self.spectrum.energies_keV)
         return SpectralModel(*self.spectrum, Table(*self.response), thresholds, attenuation, names)

@@ -1,4 +1,4 @@
-"""What a scan file holds (docs/scan_file.md): its arrays, and how its attributes are read."""
+"""The schema of a scan file (docs/scan_file.md): its arrays, and the reading of attributes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -12,17 +12,15 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 SCHEMA, SCHEMA_VERSION = "pcctlearn scan", 1
 _BLOCK_BYTES = 2**26
-
-
 _IN_FLOAT32 = ("infinite", "beyond the range of float32 (3.4e38)")
 
 
 class ScanArray(NamedTuple):
     """One dataset of the schema.
 
-    axes: their names, and after ``|`` those it may have instead. dtype: what it is read as.
-    refused: kinds of values it must not hold, of ``REFUSED`` in scan_values.py. increases: along
-    its last axis.
+    axes: names of the axes, alternatives after ``|``. dtype: type in memory. refused: kinds of
+    values that it must not hold (validation/values.py). increases: its values increase along the
+    last axis.
     """
 
     axes: str
@@ -33,7 +31,7 @@ class ScanArray(NamedTuple):
     increases: bool = False
 
     def axes_of(self, n_axes: int) -> tuple[str, ...]:
-        """The names of so many axes; none where it cannot have so many."""
+        """Names of the axes if there are ``n_axes``; empty if there cannot be as many."""
         choices = (tuple(choice.split()) for choice in self.axes.split("|"))
         return next((axes for axes in choices if len(axes) == n_axes), ())
 
@@ -41,7 +39,7 @@ class ScanArray(NamedTuple):
 _COUNTS = ScanArray("bin view row column", "photons", "float32")
 _MEASURED = (*_IN_FLOAT32, "negative")  # NaN is a dead pixel
 _EDGES = ScanArray("edge | row column edge", "keV", increases=True)
-_SIGNED = (*_IN_FLOAT32, "NaN")  # fat is water and a little less than no calcium
+_SIGNED = (*_IN_FLOAT32, "NaN")  # fat is water with a slightly negative density of calcium
 
 ARRAYS = {
     "counts": _COUNTS._replace(refused=_MEASURED, required=True),
@@ -68,23 +66,23 @@ ARRAYS = {
     "response/deposited_keV": ScanArray("deposited", "keV", refused=_SIGNED),
     "response/response_per_keV": ScanArray("deposited energy", "1/keV"),
 }
-MATERIALS = {  # arrays with an attribute materials, and what it names
+MATERIALS = {  # arrays with an attribute materials: the field of RecordedScan that holds it
     "line_integrals": "materials",
     "maps": "materials",
     "skew_cm": "filter_materials",
 }
-MAPS_GRID = {"voxel_cm", "center_cm"}  # attributes of maps on a grid of their own
+MAPS_GRID = {"voxel_cm", "center_cm"}  # attributes of maps that have their own grid
 GROUPS = ("geometry", "geometry/volume", "spectrum", "response")
 
 
 def texts(attributes: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """The strings of an attribute, however HDF5 stores them; none where it is absent."""
+    """The strings of an attribute in any HDF5 encoding; empty if it is absent."""
     values = np.ravel(np.asarray(attributes.get(name, ())))
     return tuple(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values)
 
 
 def numbers(attributes: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Those attributes that are parameters of a dataclass, as Python's own numbers."""
+    """The attributes that are parameters of a dataclass, as Python numbers."""
     names = [field.name for field in fields(kind) if field.name in attributes]
     return {name: _number(name, np.asarray(attributes[name], np.float64)) for name in names}
 
@@ -97,16 +95,17 @@ def _number(name: str, values: np.ndarray) -> int | float | tuple[float, ...]:
 
 
 def geometry_of(group: h5py.Group) -> ConeBeam:
-    """The scanner; ValueError where its parameters are impossible."""
-    angles = group.get("measured_angles_rad")
-    measured = None if angles is None else angles[()].astype(float).tolist()
-    return ConeBeam(**numbers(group.attrs, ConeBeam), view_angles_rad=measured)
+    """The geometry; ValueError if its parameters are impossible."""
+    dataset = group.get("measured_angles_rad")
+    angles = None if dataset is None else dataset[()].astype(float).tolist()
+    return ConeBeam(**numbers(group.attrs, ConeBeam), view_angles_rad=angles)
 
 
 def grid_of(group: h5py.Group, geometry: ConeBeam) -> VolumeGrid:
-    """The grid in ``geometry/volume``, or else one of the geometry's field of view.
+    """The grid in ``geometry/volume``, or the default grid of the geometry.
 
-    Raises ValueError where the geometry cannot project it.
+    Raises:
+        ValueError: the geometry cannot project it.
     """
     if "volume" not in group:
         return geometry.default_grid()
@@ -116,7 +115,7 @@ def grid_of(group: h5py.Group, geometry: ConeBeam) -> VolumeGrid:
 
 
 def maps_grid_of(maps: h5py.Dataset) -> VolumeGrid | None:
-    """The grid in the attributes of the maps, if it differs from that of the scan."""
+    """The grid in the attributes of the maps; ``None`` if they lie on that of the scan."""
     if not MAPS_GRID & set(maps.attrs):
         return None
     n_z, n_y, n_x = maps.shape[1:]
@@ -124,10 +123,10 @@ def maps_grid_of(maps: h5py.Dataset) -> VolumeGrid | None:
 
 
 def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """Values of some views (or slices) at a time, and the first one's place along axis 1."""
+    """Blocks of views (or slices): index of the first along axis 1, and values."""
     if dataset.ndim < 4:
         yield 0, dataset[()]
         return
-    each = max(1, _BLOCK_BYTES * dataset.shape[1] // (dataset.size * dataset.dtype.itemsize))
-    for start in range(0, dataset.shape[1], each):
-        yield start, dataset[:, start : start + each]
+    length = max(1, _BLOCK_BYTES * dataset.shape[1] // (dataset.size * dataset.dtype.itemsize))
+    for start in range(0, dataset.shape[1], length):
+        yield start, dataset[:, start : start + length]

@@ -1,4 +1,4 @@
-"""Where a study takes its scans from: scan files of one scanner."""
+"""Interface of the scans of a study: files of one scanner."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -28,5 +28,5 @@ class ScanSource(ABC):
     def model(self) -> SpectralModel:
         """The spectral model of all scans, with nominal thresholds."""
 
-    def make(self) -> None:  # noqa: B027  # files that exist need not be made
+    def make(self) -> None:  # noqa: B027  # existing files need no override
         """Write the files that do not exist yet."""

@@ -14,17 +14,17 @@ from h5py import h5z
 from pcctlearn.reading.sizes import usable_bytes
 
 _MOST_LINKS = 8  # soft links to follow
-_MOST_RATIO = 2000  # of a dataset's size over its storage; gzip reaches 1032
+_MOST_RATIO = 2000  # size of a dataset over its storage; gzip reaches 1032
 _HEAP = b"GCOL\x01\x00\x00\x00"
-_LARGE = 2**30  # bytes, below which the ratio does not matter
+_LARGE = 2**30  # bytes; smaller datasets may have any ratio
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """A file whose root group and whose heaps of strings can be read.
+    """Open an HDF5 file whose root group and string heaps can be read.
 
     Raises:
-        OSError: it is not an HDF5 file, or it is damaged, for which h5py may raise KeyError.
+        OSError: it is not an HDF5 file, or it is damaged; h5py raises KeyError for some damage.
     """
     if path.stat().st_size and not _heaps_end(path):
         raise OSError("a heap of strings is damaged")  # HDF5 would read it in an endless loop
@@ -33,17 +33,17 @@ def opened(path: Path) -> Iterator[h5py.File]:
             file.attrs.keys()  # of the root group
             yield file
         except KeyError as error:
-            if "Unable to synchronously" not in str(error):  # it is of this project's own code
+            if "Unable to synchronously" not in str(error):  # an error of this project's own code
                 raise
             raise OSError(str(error.args[0])) from error
 
 
 def _heaps_end(path: Path) -> bool:
-    """Whether a walk through every global heap collection comes to its end.
+    """Whether the objects of every global heap collection end within the collection.
 
-    A collection is a header of 16 bytes and objects, each with an index (2 bytes), a count (2), a
-    gap (4) and a size (8). HDF5 steps from one to the next by the size, and stands still at free
-    space (index 0) of size 0 (HDF5 File Format Specification 3.0, section III.E).
+    A collection has a header of 16 bytes and objects, each with an index (2 bytes), a count (2),
+    padding (4) and a size (8). HDF5 steps from one to the next by the size, and loops forever at
+    free space (index 0) of size 0 (HDF5 File Format Specification 3.0, section III.E).
     """
     with (
         path.open("rb") as stream,
@@ -109,7 +109,7 @@ def _item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
 
 
 def storage_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
-    """Reasons not to read the values of a dataset, one sentence each."""
+    """The reason not to read the values of a dataset, if there is one."""
     n_bytes = item.size * item.dtype.itemsize
     if item.is_virtual or item.external:
         kind = "a virtual dataset" if item.is_virtual else "stored in another file"

@@ -15,12 +15,12 @@ from torch import Tensor
 
 N_COLUMNS, N_ROWS = 2063, 505
 GAP_ROWS = slice(251, 254)  # between the two halves of the detector
-TRUSTED = (5, 4090)  # counts outside these mark a broken pixel, as the authors do
+TRUSTED = (5, 4090)  # counts outside this range mark a broken pixel, as in the authors' code
 
 
 @dataclass(frozen=True, eq=False)
 class WalnutScan:
-    """One turn at one couch position: 1440 views of 0.25°, 80 kV.
+    """One rotation at one couch position: 1440 views of 0.25°, 80 kV.
 
     Args:
         counts: photons, bin 0 of 15–30 keV and bin 1 above 30 keV.
@@ -42,19 +42,19 @@ def read_walnut(
 ) -> WalnutScan:
     """Counts of one couch position; bin 0 is Total − High, bin 1 is High.
 
-    ``couch`` holds Total/*.raw and High/*.raw, one file a view in the order of their names;
-    ``calibration`` holds air_table_low.raw, air_table_high.raw and, if any,
-    badchannelIndexAll.data. A .raw is (row, column) of little-endian uint16; the index table is
-    float32, from 1, columns fastest. All of it is read off the authors' MATLAB code,
+    ``couch`` holds Total/*.raw and High/*.raw, one file per view in the order of their names.
+    ``calibration`` holds air_table_low.raw, air_table_high.raw and optionally
+    badchannelIndexAll.data. A .raw file is (row, column) of little-endian uint16; the index table
+    is float32, from 1, columns fastest. The formats are taken from the authors' MATLAB code,
     github.com/zezisme/WalnutPCCTReconCodes (functions/ProjDataPrepare.m), and NOT verified on the
-    downloaded files. Angles, in Total/AcqPara.mat, are not read.
+    downloaded files. The angles, in Total/AcqPara.mat, are not read.
 
     Args:
         couch: Walnut_<i>/<couch position>.
         calibration: the folder CalibrationTable.
         every: keep every n-th view; all 1440 take 12 GB.
-        n_rows: of the detector.
-        n_columns: of the detector.
+        n_rows: rows of the detector.
+        n_columns: columns of the detector.
     """
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
@@ -72,8 +72,8 @@ def read_walnut(
     )
     air = [_frame(calibration / f"air_table_{name}.raw", shape, True) for name in ("low", "high")]
     low, high = TRUSTED
-    seen = np.concatenate([counts, counts.sum(0, keepdims=True)])
-    usable = np.all((seen > low) & (seen < high), axis=(0, 1), keepdims=True)[0, 0]
+    counted = np.concatenate([counts, counts.sum(0, keepdims=True)])
+    usable = np.all((counted > low) & (counted < high), axis=(0, 1), keepdims=True)[0, 0]
     usable[GAP_ROWS] = False
     usable.flat[_broken(calibration / "badchannelIndexAll.data", usable.size)] = False
     return WalnutScan(
@@ -93,9 +93,11 @@ def _bins(total: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _frame(file: Path, shape: tuple[int, int], longer: bool = False) -> np.ndarray:
-    """One detector image; of a table with more than one, the first."""
+    """One detector image; the first of a table with several, if it may be ``longer``."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; unpack CalibrationTable of Zenodo 15738314")
+        raise FileNotFoundError(
+            f"{file} does not exist: unpack CalibrationTable of Zenodo 15738314"
+        )
     n_pixels = shape[0] * shape[1]
     n_stored = file.stat().st_size / 2
     if n_stored < n_pixels or (n_stored > n_pixels and not longer):
@@ -114,6 +116,6 @@ def _broken(file: Path, n_pixels: int) -> np.ndarray:
     named = (numbers >= 1) & (numbers <= n_pixels) & (numbers % 1 == 0)
     if numbers.size > n_pixels or not named.all():
         raise ValueError(
-            f"{file} names other pixels than the {n_pixels} of the detector; download it again"
+            f"{file} lists pixels that the detector of {n_pixels} pixels lacks: download it again"
         )
     return numbers.astype(np.int64) - 1

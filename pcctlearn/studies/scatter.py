@@ -23,7 +23,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.scans.data_set import ScanSet, collate, known_scans
+from pcctlearn.scans.data_set import ScanSet, collate, scans_with_truth
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
 from pcctlearn.scatter.uniform import UniformScatter
@@ -133,7 +133,7 @@ class ScatterStudy:
             save_correction(path, self.correction, self.geometry, self.model)
         test = track(self.scans["test"], "test scans")
         noise_seed = 0 if self.with_noise else None  # the same noise for every seed of the network
-        judgement = judge(self.chain, known_scans(test, self.air), noise_seed, baselines)
+        judgement = judge(self.chain, scans_with_truth(test, self.air), noise_seed, baselines)
         return _results(judgement, learned, self._fitted_by(learned))
 
     def _train(self, trainer: Trainer, scans: ScanSet) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Dead pixels are found, read where they may be, and filled from their neighbours."""
+"""Dead pixels are found, accepted in files, and filled from their neighbours."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def mask(*pixels):
     return dead
 
 
-def test_dead_are_those_that_never_count():
+def test_pixels_that_never_count_are_dead():
     counts = COUNTS.clone()
     counts[..., 1, 4] = 0
     assert torch.equal(dead(counts, AIR), mask((1, 4)))
 
 
-def test_dead_are_those_without_air_or_with_a_nan():
+def test_pixels_without_air_or_with_nan_are_dead():
     counts, air = COUNTS.clone(), AIR.clone()
     counts[1, 2, 0, 3] = torch.nan
     air[0, 4, 5] = 0
@@ -42,13 +42,13 @@ def test_views_without_counts():
     counts = COUNTS.clone()
     counts[:, 1] = torch.nan
     counts[:, 2] = 0
-    counts[0, 0] = torch.nan  # one bin, without which the others are no use
+    counts[0, 0] = torch.nan  # one bin: all bins are needed
     assert missing_views(counts) == [0, 1, 2]
     assert missing_views(COUNTS) == []
 
 
-def test_others_stay_to_the_bit_and_a_plane_is_continued():
-    """The eight neighbours of a plane average to it."""
+def test_filling_keeps_valid_pixels_and_continues_a_plane():
+    """On a plane, the mean of the eight neighbours is the value of the pixel."""
     dead = mask((2, 2), (3, 4))
     spoilt = COUNTS.masked_fill(dead, torch.nan)
     torch.testing.assert_close(filled(spoilt, dead), COUNTS)
@@ -78,7 +78,7 @@ def test_a_dead_panel_cannot_be_filled():
         filled(COUNTS, torch.ones(5, 6, dtype=torch.bool))
 
 
-def test_they_are_read_where_they_may_be(copy):
+def test_dead_pixels_are_accepted_in_counts_and_air(copy):
     change(copy, edit("counts", (1, 4, 2, 3), np.nan))
     change(copy, edit("air", (0, 3, 4), 0))
     change(copy, edit("air", (1, 0, 0), np.nan))
@@ -90,27 +90,24 @@ def test_they_are_read_where_they_may_be(copy):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("spoil", "words"),
     [
-        (
-            edit("counts", (1, 4, 2, 3), np.inf),
-            "1 of 240 .* column 3, are infinite: was something divided",
-        ),
-        (edit("counts", (1, 4, 2, 3), -2.0), "counts: 1 of 240 .* column 3, are negative"),
-        (edit("air", (0, 3, 4), np.inf), "air: 1 of 40 values, .* column 4, are infinite"),
-        (edit("air", (0, 3, 4), -1.0), "air: 1 of 40 values, .* column 4, are negative"),
-        (edit("primary", (0, 0, 0, 0), np.nan), "primary: 1 of 240 .* are NaN"),
-        (edit("air", slice(None), 100.0), "counts exceed air"),
+        (edit("counts", (1, 4, 2, 3), np.inf), "counts: 1 .*column 3.* infinite"),
+        (edit("counts", (1, 4, 2, 3), -2.0), "counts: 1 .*column 3.* negative"),
+        (edit("air", (0, 3, 4), np.inf), "air: 1 .*column 4.* infinite"),
+        (edit("air", (0, 3, 4), -1.0), "air: 1 .*column 4.* negative"),
+        (edit("primary", (0, 0, 0, 0), np.nan), "primary: 1 .*NaN"),
+        (edit("air", slice(None), 100.0), "exceed air"),
     ],
 )
-def test_other_faults_are_refused_beside_them(copy, spoil, sentence):
+def test_faults_are_found_in_a_file_with_dead_pixels(copy, spoil, words):
     change(copy, edit("counts", (0, 1, 1, 1), np.nan))
     change(copy, spoil)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=words):
         read_scan(copy)
 
 
-def test_a_panel_that_is_all_dead_is_read(copy):
+def test_a_scan_with_dead_pixels_only_is_read(copy):
     change(copy, edit("counts", slice(None), np.nan))
     scan = read_scan(copy)
     assert missing_views(scan.at("counts")) == list(range(6))

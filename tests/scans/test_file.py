@@ -1,4 +1,4 @@
-"""A scan is read as it was written, whole or not at all, by hand or by command."""
+"""Scan files are read as they were written, whole or not at all, and checked by a command."""
 
 import re
 import runpy
@@ -18,7 +18,6 @@ from support.scan_files import (
     drop,
     edit,
     label,
-    put,
     recorded,
     small,
 )
@@ -67,22 +66,22 @@ def test_round_trip_of_equally_spaced_views(tmp_path, pixel_cm):
     assert torch.equal(again.thresholds_keV, edges)
 
 
-def test_only_what_is_asked_for_is_read(whole):
+def test_only_the_named_arrays_are_read(whole):
     scan = read_scan(whole, only={"maps", "spectrum"})
     assert scan.counts is scan.scatter is scan.response is None
     assert torch.equal(scan.at("maps"), recorded().at("maps"))
     assert scan.spectrum is not None
     assert scan.materials == recorded().materials
-    with pytest.raises(ValueError, match=r"'all there is' holds no counts: add it"):
+    with pytest.raises(ValueError, match=f"{scan.name}.* counts"):
         scan.at("counts")
-    with pytest.raises(ValueError, match=r"no array is named \['map'\]: choose of counts, air"):
+    with pytest.raises(ValueError, match=r"'map'.* maps"):
         read_scan(whole, only={"map"})
 
 
-def test_values_are_checked_of_what_is_read(copy):
-    change(copy, lambda file: put(file, "scatter", (1, 4, 2, 3), np.nan))
+def test_values_are_only_checked_in_arrays_that_are_read(copy):
+    change(copy, edit("scatter", (1, 4, 2, 3), np.nan))
     assert read_scan(copy, only={"counts"}).counts is not None
-    with pytest.raises(ValueError, match="scatter: 1 of 240 values"):
+    with pytest.raises(ValueError, match="scatter: 1 "):
         read_scan(copy, only={"counts", "scatter"})
 
 
@@ -100,21 +99,21 @@ def test_the_spectral_model(make):
     assert scan.spectral_model().materials == list(scan.materials)
     true = scan.spectral_model(edges_keV=scan.true_thresholds_keV)
     assert true.air().shape == (4, 5, N_BINS)
-    with pytest.raises(ValueError, match="names no materials: choose them"):
+    with pytest.raises(ValueError, match="materials"):
         replace(scan, materials=()).spectral_model()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("wrong", "words"),
     [
-        ({"counts": None}, "scan.h5 is not written: counts is missing: add it"),
-        ({"materials": ()}, r"materials of line_integrals must name 3, got \[\]: .* \(1 more\)"),
-        ({"air": -recorded().air}, "air: 40 of 40 values, the first at bin 0, row 0, column 0"),
-        ({"name": ""}, "name is missing"),
+        ({"counts": None}, r"scan\.h5.* counts .*missing"),
+        ({"materials": ()}, r"materials of line_integrals .*3.*\[\].*\(1 more\)"),
+        ({"air": -recorded().air}, "air: 40 .*bin 0, row 0, column 0"),
+        ({"name": ""}, "name .*missing"),
     ],
 )
-def test_a_wrong_scan_is_not_written(tmp_path, wrong, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_a_wrong_scan_is_not_written(tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
         write_scan(tmp_path / "scan.h5", replace(recorded(), **wrong))
     assert not list(tmp_path.iterdir())
 
@@ -134,7 +133,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_grid_of_a_file_without_one_is_that_of_its_field_of_view(copy):
+def test_a_file_without_a_grid_has_the_default_grid_of_its_geometry(copy):
     change(copy, drop("geometry/volume"))
     scan = read_scan(copy)
     assert scan.grid == BEAM.default_grid()
@@ -162,9 +161,9 @@ def test_the_command_of_a_valid_file(whole, monkeypatch, capsys):
     assert "thresholds: 20, 55, 120 keV" in said
     scan = recorded()
     assert f"photons: {scan.at('scatter').sum() / scan.at('primary').sum():.4g}\n" in said
-    assert f"exposure: {scan.air.sum(0).mean():.4g} photons a pixel and view" in said
+    assert f"exposure: {scan.air.sum(0).mean():.4g} photons" in said
     assert all(line in said for line in str(BEAM).splitlines())
-    assert "warning: truncated: the detector extends" in said
+    assert "warning: truncated" in said
 
 
 def test_the_command_of_a_wrong_file(whole, copy, monkeypatch, capsys):
@@ -193,10 +192,10 @@ def line_of(name):
     return next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}`"))
 
 
-def test_the_example_of_the_page_writes_and_reads_a_valid_file(tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_page_write_and_read_a_valid_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write, read = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert "pcctlearn." not in write, "users write it without this package"
+    assert "pcctlearn." not in write, "scan files can be written without this package"
     exec(write, {})
     assert main(["my_scan.h5"]) == 0
     names: dict = {}

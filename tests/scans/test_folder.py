@@ -1,4 +1,4 @@
-"""A folder of scan files is a source of scans, if they are of one scanner."""
+"""Scan files of one scanner in a folder are the scans of a study."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_files_in_a_folder_by_name(folder):
 
 def test_hidden_files_and_folders_are_not_scans(folder):
     for name in ("._a.h5", ".c.h5.host.1.1.part", ".c.h5.host.1.part.h5"):
-        (folder / name).write_bytes(b"AppleDouble, or what a kill leaves")
+        (folder / name).write_bytes(b"AppleDouble, or a temporary file of a killed process")
     (folder / "folder.h5").mkdir()
     assert [path.name for path in scan_files(folder)] == ["a.h5", "b.h5"]
 
@@ -36,13 +36,13 @@ def test_hidden_files_and_folders_are_not_scans(folder):
 def test_another_scanner_is_refused(folder):
     other = recorded()
     write_scan(folder / "c.h5", replace(other, thresholds_keV=other.thresholds_keV + 1))
-    with pytest.raises(ValueError, match=r"c\.h5 is of another scanner"):
+    with pytest.raises(ValueError, match=r"c\.h5.* scanner"):
         ScanFiles(folder)
 
 
-def test_what_is_missing_is_named(folder, tmp_path):
+def test_a_missing_folder_or_response_is_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         ScanFiles(tmp_path / "elsewhere")
     write_scan(folder / "a.h5", replace(recorded(), response=None))
-    with pytest.raises(ValueError, match=r"a\.h5 holds no spectrum or no response"):
+    with pytest.raises(ValueError, match=r"a\.h5.* response"):
         ScanFiles(folder)

@@ -1,4 +1,4 @@
-"""Two bins out of two thresholds, pixel by pixel, and the pixels that cannot be trusted."""
+"""The walnut reader: two bins from two thresholds, and the mask of usable pixels."""
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def test_bins_are_differences_of_thresholds(walnut):
 def test_views_can_be_thinned(walnut):
     scan = read_walnut(*walnut, every=2, **SIZE)
     assert scan.counts[1, :, 0, 0].tolist() == [500, 502]
-    with pytest.raises(ValueError, match="every must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"every.* 0"):
         read_walnut(*walnut, every=0, **SIZE)
 
 
-def test_untrusted_pixels_are_marked(walnut):
+def test_broken_pixels_are_not_usable(walnut):
     couch, tables = walnut
     broken = images("Total")[1]
     broken[4, 5] = 4095
@@ -62,26 +62,24 @@ def test_untrusted_pixels_are_marked(walnut):
 
 def test_faults(walnut):
     couch, tables = walnut
-    with pytest.raises(
-        ValueError, match=r"proj_0000\.raw holds 1792 .*not 505 rows of 2063.*again"
-    ):
+    with pytest.raises(ValueError, match=r"proj_0000\.raw .*1792 .*505 .*2063"):
         read_walnut(couch, tables)
     n_pixels = N_ROWS * N_COLUMNS
     for indices in ([n_pixels + 1], [0], [-5], [1.5], [np.nan], [np.inf], [1] * (n_pixels + 1)):
         np.array(indices, "<f4").tofile(tables / "badchannelIndexAll.data")
-        with pytest.raises(ValueError, match=r"badchannelIndexAll\.data names other pixels.*again"):
+        with pytest.raises(ValueError, match=r"badchannelIndexAll\.data.*again"):
             read_walnut(couch, tables, **SIZE)
     (tables / "air_table_low.raw").unlink()
-    with pytest.raises(FileNotFoundError, match=r"air_table_low\.raw is not there; unpack"):
+    with pytest.raises(FileNotFoundError, match=r"air_table_low\.raw.*unpack"):
         read_walnut(couch, tables, **SIZE)
     (couch / "High/proj_0002.raw").unlink()
-    with pytest.raises(ValueError, match=r"3 views in Total and 2 in High; unpack it again"):
+    with pytest.raises(ValueError, match=r"3 .*Total.* 2 .*High.*unpack"):
         read_walnut(couch, tables, **SIZE)
     file = couch / "Total/proj_0002.raw"
     file.rename(couch / "High/proj_0002.raw")
     (couch / "Total/proj_0001.raw").write_bytes(b"12345")
     (couch / "High/proj_0002.raw").unlink()
-    with pytest.raises(ValueError, match=r"proj_0001\.raw holds 2\.5 numbers.*truncated"):
+    with pytest.raises(ValueError, match=r"proj_0001\.raw .*2\.5 .*truncated"):
         read_walnut(couch, tables, **SIZE)
-    with pytest.raises(FileNotFoundError, match=r"no \.raw views in .*Total; unpack a walnut"):
+    with pytest.raises(FileNotFoundError, match=r"Total.*unpack"):
         read_walnut(tables, tables, **SIZE)

@@ -15,7 +15,7 @@ from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.patients.procedural import ProceduralCases
 from pcctlearn.runs.results import redraw, write_results
-from pcctlearn.scans.data_set import known_scans
+from pcctlearn.scans.data_set import scans_with_truth
 from pcctlearn.scans.file import write_scan
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
@@ -108,7 +108,7 @@ def test_the_saved_checkpoint_has_the_reported_errors(scans, stage, tmp_path):
     )
     results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
     made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
-    test = known_scans(made.scans["test"], made.air)
+    test = scans_with_truth(made.scans["test"], made.air)
     again = judge(made.chain, test).errors.summary()
     assert len(again) > 20
     for name, value in again.items():

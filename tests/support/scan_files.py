@@ -1,4 +1,4 @@
-"""A scan whose file holds everything, and what may be done to that file."""
+"""Scans for files with all arrays or only those needed, and changes to such files."""
 
 import h5py
 import numpy as np
@@ -24,7 +24,7 @@ N_BINS = 2
 
 
 def recorded() -> RecordedScan:
-    """Every field has something in it, and no two axes are of one length but by need."""
+    """A scan with all fields, and with axes of different lengths wherever possible."""
     generator = torch.Generator().manual_seed(1)
 
     def some(*shape, dtype=torch.float32):
@@ -73,7 +73,7 @@ def recorded() -> RecordedScan:
 
 
 def small() -> RecordedScan:
-    """What no file may lack, and no more."""
+    """A scan with only the fields that a file needs."""
     scan = recorded()
     return RecordedScan("small", BEAM, VOLUME, scan.thresholds_keV, scan.air, scan.counts)
 
@@ -83,12 +83,8 @@ def change(path, what):
         what(file)
 
 
-def put(file, name, index, value):
-    file[name][index] = value
-
-
 def store(file, name, values):
-    """Other values under the name, with the attributes it had."""
+    """Replace the values of a dataset; its attributes remain."""
     attributes = dict(file[name].attrs)
     del file[name]
     file.create_dataset(name, data=values).attrs.update(attributes)
@@ -111,7 +107,7 @@ def unlabel(name, attribute):
 
 
 def edit(name, index, value):
-    return lambda file: put(file, name, index, value)
+    return lambda file: file[name].__setitem__(index, value)
 
 
 def drop(name):
@@ -123,19 +119,19 @@ def reversed_axes(name):
 
 
 def as_group(name):
-    def mend(file):
+    def replace(file):
         del file[name]
         file.create_group(name)
 
-    return mend
+    return replace
 
 
 def as_dataset(name):
-    def mend(file):
+    def replace(file):
         del file[name]
         file[name] = np.ones(3)
 
-    return mend
+    return replace
 
 
 def everything_one(file):

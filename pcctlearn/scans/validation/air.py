@@ -18,9 +18,9 @@ _CUMULATED = 1.1  # factor between per-bin and cumulative counts that can still 
 _MISSING_OBJECT = 0.8  # least counts / air of rays that pass beside the object
 _EXCEEDING = 1.5  # counts / air that scatter cannot explain
 _USUAL = 0.93, 1.15  # counts / air of rays beside the object, scatter included
-_DRIFT = 0.88  # of the brightest view
+_DRIFT = 0.88  # least counts / air of a view over that of the brightest view
 _WATER_G_CM2 = torch.linspace(0, 120, 481, dtype=torch.float64)
-_BRIGHTEST = 0.01  # of the rays
+_BRIGHTEST = 0.01  # share of the rays
 _DIFFERENCES = "{0}[:-1] -= {0}[1:] (numpy, bin axis first)"
 
 
@@ -32,7 +32,7 @@ class Findings(NamedTuple):
 
 
 class Brightest(NamedTuple):
-    """Counts over air of the brightest rays: all bins together, each bin, and relative errors."""
+    """Counts over air of the brightest rays: of all bins, of each bin, and relative errors."""
 
     ratio: float
     of_bins: PerBin
@@ -74,30 +74,31 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
     findings.doubts.extend(_drift(counts, air))
     if level is not None and abs(np.log(level)) > np.log(_DOUBTFUL_FACTOR):
         findings.doubts.append(
-            f"air is {level:.3g} times what spectrum and response give: the fluence is of another "
-            "exposure, so only its shape is used"
+            f"air is {level:.3g} times that of spectrum and response: the fluence is of another "
+            "exposure, and only its shape is used"
         )
     return findings
 
 
 def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
-    def apart(shape: PerBin) -> float:
-        ratio = np.nanmedian(air / shape[:, None, None], (1, 2))
-        return float(np.log(ratio.max() / ratio.min()))
+    def ratios(shape: PerBin) -> PerBin:
+        return np.nanmedian(air / shape[:, None, None], (1, 2))
+
+    def spread(shape: PerBin) -> float:
+        return float(np.ptp(np.log(ratios(shape))))
 
     above = expected[::-1].cumsum()[::-1]
     distinct = np.ptp(np.log(above / expected)) > np.log(_CUMULATED)
-    found = apart(expected)
-    ratio = np.nanmedian(air / expected[:, None, None], (1, 2))
-    shown = ", ".join(f"{value:.3g}" for value in ratio / ratio[-1])
+    found = spread(expected)
+    shown = ", ".join(f"{value:.3g}" for value in ratios(expected) / ratios(expected)[-1])
     fits = np.log(_DOUBTFUL_FACTOR)
-    if distinct and found > np.log(_CUMULATED) and apart(above) < min(found / 5, fits):
+    if distinct and found > np.log(_CUMULATED) and spread(above) < min(found / 5, fits):
         findings.faults.append(
             f"air holds counts above each threshold, not of each bin: air over its model is "
             f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
             f"{_DIFFERENCES.format('air')}"
         )
-    elif found > fits and apart(expected[::-1]) < min(found / 3, fits):
+    elif found > fits and spread(expected[::-1]) < min(found / 3, fits):
         findings.faults.append(
             f"air has its bins in reverse order: air over its model is {shown} in the bins; store "
             "counts[::-1] and air[::-1] (numpy, bin axis first), from the lowest bin to the highest"
@@ -113,8 +114,8 @@ def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
 def _falling(air: PerPixel) -> Iterator[str]:
     if len(air) > 1 and np.nanmean((np.diff(air, axis=0) <= 0).all(0)) > 0.95:
         yield (
-            "air falls from bin to bin, as counts above thresholds do; without spectrum and "
-            "response this cannot be decided: if they are such counts, store "
+            "air falls from bin to bin, as counts above thresholds do, and the file has no "
+            "spectrum and response to decide: if these are counts above thresholds, store "
             f"{_DIFFERENCES.format('counts')} and {_DIFFERENCES.format('air')}"
         )
 
@@ -142,10 +143,10 @@ def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
         return
     shown = ", ".join(f"{value:.3g}" for value in brightest.of_bins)
     cumulated = np.nanmedian(np.nancumsum(air[::-1], 0)[::-1] / air, (1, 2))
-    apart = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
-    if len(air) > 1 and apart < np.ptp(np.log(cumulated)) / 3:
+    spread = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
+    if len(air) > 1 and spread < np.ptp(np.log(cumulated)) / 3:
         yield (
-            f"counts are counts above each threshold, air is per bin: counts over air is "
+            f"counts are counts above each threshold, air is of each bin: counts over air is "
             f"{shown} in the bins of the brightest rays; store {_DIFFERENCES.format('counts')}"
         )
     else:
@@ -167,7 +168,7 @@ def _off(brightest: Brightest) -> Iterator[str]:
 
 
 def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
-    """An exposure that changes from view to view, seen in the brightest rays of each."""
+    """A sentence if the exposure seems to change from view to view, by the brightest rays."""
     counted = np.flatnonzero(~np.isnan(counts).any(0).all((1, 2)))
     views = [_brightest(counts[:, v : v + 1], air) for v in counted]
     if not views:
@@ -184,7 +185,7 @@ def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
 
 
 def _central(air: PerPixel) -> float:
-    """Median of all bins together over the middle of the panel."""
+    """Median over the middle of the panel of the sum over the bins."""
     rows, columns = (slice(n // 4, n - n // 4) for n in air.shape[1:])
     middle = air[:, rows, columns].sum(0)
     return float(np.nanmedian(middle if np.isfinite(middle).any() else air.sum(0)))
@@ -193,32 +194,32 @@ def _central(air: PerPixel) -> float:
 def _covered(
     brightest: Brightest, level: float | None, model: SpectralModel | None, findings: Findings
 ) -> None:
-    """Decide whether no ray passes beside the object, or air is of another exposure."""
-    dim = f"counts over air is {brightest.ratio:.3g} at most"
+    """Decide whether the object covers the panel, or air is of another exposure."""
+    at_most = f"counts over air is {brightest.ratio:.3g} at most"
     if level and level > 1 / _MISSING_OBJECT and abs(np.log(level * brightest.ratio)) < 0.22:
         findings.faults.append(
-            f"air is of a longer exposure than counts: {dim}, and air is {level:.4g} times what "
-            f"spectrum and response give; store air / {level:.4g}"
+            f"air is of a longer exposure than counts: {at_most}, and air is {level:.4g} times "
+            f"that of spectrum and response; store air / {level:.4g}"
         )
     elif model is not None and _unhardened(brightest, model):
         findings.faults.append(
-            f"air is of another exposure than counts: {dim}, and alike in all bins, as no material "
-            f"attenuates; store air of the exposure of counts, about air * {brightest.ratio:.4g} "
-            "if rays pass beside the object"
+            f"air is of another exposure than counts: {at_most}, and similar in all bins, which no "
+            "attenuation explains; store air of the exposure of counts, about air * "
+            f"{brightest.ratio:.4g} if rays pass beside the object"
         )
     else:
         findings.doubts.append(
-            f"{dim}: either the object covers the whole panel in every view, or air is of another "
-            "exposure than counts, which makes all densities wrong"
+            f"{at_most}: either the object covers the whole panel in every view, or air is of "
+            "another exposure than counts, which makes all densities wrong"
         )
 
 
 def _unhardened(brightest: Brightest, model: SpectralModel) -> bool:
-    """Whether the bins differ by less than 0.3 of their difference behind as much water."""
+    """Whether the bins differ by less than 0.3 times as much as behind water of equal ratio."""
     with torch.no_grad():
         counts = model(_WATER_G_CM2[:, None]).numpy()
-    share = counts.sum(1) / counts[0].sum()
-    behind = counts[np.abs(share - brightest.ratio).argmin()] / counts[0]
-    expected = np.ptp(np.log(behind.clip(1e-12)))
+    transmission = counts.sum(1) / counts[0].sum()
+    of_bins = counts[np.abs(transmission - brightest.ratio).argmin()] / counts[0]
+    expected = np.ptp(np.log(of_bins.clip(1e-12)))
     found = np.ptp(np.log(brightest.of_bins.clip(1e-12)))
     return bool(expected > 10 * brightest.relative_errors.max() and found < 0.3 * expected)

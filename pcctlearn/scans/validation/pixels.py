@@ -1,4 +1,4 @@
-"""Pixels whose counts over air contradict their neighbours in a bin, found from a scan itself."""
+"""Find pixels whose counts over air contradict those of their neighbours in a bin."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,8 +11,8 @@ Found = Bool[np.ndarray, "bin row column"]
 _LEAST_FACTOR = 1.3  # dispersion of thresholds and skew change counts over air by less
 _SPREADS = 6.0  # robust standard deviations of healthy neighbours
 _SIGMAS = 8.0  # standard deviations of Poisson noise
-_LEAST_SHARE, _UNLIKE = 0.05, 1.3  # what a dense object takes from the bins, as −log
-_MOST_SPREAD = 0.15  # of log T / log T̄; 2 keV between thresholds make 0.12
+_LEAST_SHARE, _UNLIKE = 0.05, 1.3  # −log T behind a dense object: least / most, most / least bin
+_MOST_SPREAD = 0.15  # of log T / log T̄; thresholds that differ by 2 keV give 0.12
 _MEDIAN_TO_SD = 2.02  # of the lesser of two second differences of a normal variable
 _DARK = 1e-6  # least T; smaller values are set to it before taking logarithms
 _SHADOW = 0.3  # −log T above which a pixel lies behind the object
@@ -20,40 +20,40 @@ _LEAST_LOG_CHANCE = -18.0  # of a healthy pixel that repeats one count in every 
 _FEWEST_COLUMNS = 8  # of a panel on which neighbouring pixels have similar counts
 _USUAL, _STEEPEST = 2, 10  # −log T of a bin over that of the other bins: soft tissue, any material
 _FEWEST_PHOTONS = 64.0
-_PASSES = 4  # a cluster is found from its middle or rim
+_PASSES = 4  # each finds more pixels of a cluster
 
 
 def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
     """Pixels that are "cold", "hot" or "stuck" in a bin; one that never counts is cold.
 
     T = Σ_views n / (n_views · air) of a pixel is compared with the medians of the three pixels to
-    its left, to its right, below and above, and with what two medians in a row extrapolate to. At
-    an edge of the object T lies between the medians on either side. A pixel is cold where T is
-    below all of them and hot where T is above all of them, by a factor of 1.3 and six robust
+    its left, to its right, below and above, and with values extrapolated from two medians in a row.
+    At an edge of the object T lies between the medians on either side. A pixel is cold if T is
+    below all of them and hot if T is above all of them, by a factor of 1.3 and six robust
     standard deviations of healthy neighbours, and by eight standard deviations of Poisson noise,
     2 (√n − √λ) (F. J. Anscombe, Biometrika 35 (1948) 246).
 
-    A column is cold or hot where more than half of its pixels are, compared with left and right
-    alone. A row is not: a thin disc looks like that in every view. Nor is a pixel cold that lacks
-    counts in all bins by unlike factors, as behind a dense rod on the axis.
+    A column is cold or hot if more than half of its pixels are, compared with left and right alone.
+    Rows are not, because a thin disc has the same effect in every view. A pixel with low counts in
+    all bins by different factors is not cold, because it may lie behind a dense rod on the axis.
 
-    Pixels that never count in a bin, while their other bins do, predict nothing there. If one of
-    them is cold, or if no material absorbs so much there and so little in its other bins, all that
-    touch it are cold: a row, a module, or the bin of the whole panel.
+    A pixel that never counts in a bin, but does in others, is left out of the medians of that bin.
+    If one is cold, or if no material absorbs as much in this bin and as little in the others, all
+    such pixels that are connected to it are cold: a row, a module, or the bin of the whole panel.
 
     On a panel of fewer than eight columns only pixels that never count are cold, and none is hot.
 
-    A stuck pixel repeats one count in every view where most of its neighbours do not.
+    A stuck pixel repeats one count in every view while most of its neighbours do not.
 
     Args:
-        counts: of all views, or of evenly spaced ones; NaN is left alone.
-        air: NaN and zero are left alone.
+        counts: photons of all views, or of evenly spaced ones; NaN is ignored.
+        air: photons; NaN and zero are ignored.
     """
     open_beam = counts.shape[1] * np.where(air > 0, air, np.nan).astype(np.float64)
     total = counts.sum(1, dtype=np.float64)
     found = {"cold": np.zeros(air.shape, bool), "hot": np.zeros(air.shape, bool)}
     stuck = _stuck(counts, air)
-    never = (total == 0) & _lit(total, open_beam, _USUAL)
+    never = (total == 0) & _expects_counts(total, open_beam, _USUAL)
     known = np.where(stuck | never, np.nan, total / open_beam)
     with np.errstate(invalid="ignore", divide="ignore"):
         for _ in range(_PASSES):
@@ -65,27 +65,28 @@ def pixel_faults(counts: Sample, air: PerPixel) -> dict[str, Found]:
             for kind, mask in more.items():
                 found[kind] |= mask
                 known = np.where(mask, np.nan, known)
-    found["cold"] |= _touching(never, found["cold"] | _lit(total, open_beam, _STEEPEST))
+    certain = found["cold"] | _expects_counts(total, open_beam, _STEEPEST)
+    found["cold"] |= _connected(never, certain)
     return {**found, "stuck": stuck}
 
 
 def noise_free(counts: Sample, air: PerPixel) -> bool:
-    """Whether counts are expected ones: not whole, and exactly air where they are close to it."""
+    """Whether counts are expected values: not whole, and equal to air wherever close to it."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        beyond = np.abs(counts / air[:, None] - 1)
-    n_close, n_equal = (beyond < 1e-3).sum(), (beyond < 1e-6).sum()
+        difference = np.abs(counts / air[:, None] - 1)
+    n_close, n_equal = (difference < 1e-3).sum(), (difference < 1e-6).sum()
     return bool(n_equal > 0.5 * n_close and (counts % 1 > 0).any())
 
 
-def _lit(total: PerPixel, open_beam: PerPixel, steepness: int) -> Found:
-    """Pixels that expect photons in a bin, by its other bins, whose log T is that much smaller."""
+def _expects_counts(total: PerPixel, open_beam: PerPixel, steepness: int) -> Found:
+    """Pixels that should count in a bin, if its log T is ``steepness`` times that of the others."""
     with np.errstate(invalid="ignore", divide="ignore"):
         others = (total.sum(0) - total) / (open_beam.sum(0) - open_beam)
         return open_beam * others**steepness > _FEWEST_PHOTONS
 
 
-def _touching(mask: Found, seeds: Found) -> Found:
-    """The connected regions of a mask, bin by bin, that hold a seed."""
+def _connected(mask: Found, seeds: Found) -> Found:
+    """The connected regions of a mask, bin by bin, that contain a seed."""
     found = np.zeros_like(mask)
     for index, (region, seed) in enumerate(zip(mask, seeds, strict=True)):
         labels, _ = ndimage.label(region, np.ones((3, 3)))
@@ -94,14 +95,14 @@ def _touching(mask: Found, seeds: Found) -> Found:
 
 
 def _outside(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> dict[str, Found]:
-    """Pixels beyond what their neighbours in ``known`` predict."""
+    """Pixels outside the range that their neighbours predict; ``known`` is T, or NaN."""
     sideways, upright = _predictions(known, axis=-1), _predictions(known, axis=-2)
     spread = _spread(known, open_beam)
 
     def beyond(expected: PerPixel, sign: int) -> Found:
         factor = np.log(_LEAST_FACTOR) - _SPREADS * spread * np.log(expected.clip(_DARK, 1))
-        apart = sign * _log_ratio(total, expected * open_beam)
-        return (apart > factor) & (sign * _sigmas(total, expected * open_beam) > _SIGMAS)
+        difference = sign * _log_ratio(total, expected * open_beam)
+        return (difference > factor) & (sign * _sigmas(total, expected * open_beam) > _SIGMAS)
 
     found = {}
     for kind, sign, furthest in (("cold", -1, np.fmin), ("hot", 1, np.fmax)):
@@ -116,25 +117,25 @@ def _outside(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> dict[str,
 def _spread(known: PerPixel, open_beam: PerPixel) -> Float[np.ndarray, "bin 1 1"]:
     """Standard deviation of log T / log T̄ between healthy pixels behind the object.
 
-    Thresholds that differ between pixels change how much of the same object each of them sees.
-    log T is compared with the mean of both neighbours, along the axis on which they agree better.
+    Pixels with different thresholds have different T behind the same object. log T is compared
+    with the mean of both neighbours, along the axis on which they agree better.
     """
     log_T, depth = np.log(known.clip(_DARK)), -np.log(known.clip(_DARK, 1))
     behind = depth > _SHADOW
-    apart = np.fmin(
+    difference = np.fmin(
         *(
             np.abs(log_T - (_shifted(log_T, 1, axis) + _shifted(log_T, -1, axis)) / 2)
             for axis in (-1, -2)
         )
     )
     noise = 1 / (known * open_beam + 0.5) / depth**2
-    typical, noise = (_median(np.where(behind, v, np.nan)) for v in (apart / depth, noise))
+    typical, noise = (_median(np.where(behind, v, np.nan)) for v in (difference / depth, noise))
     variance = np.nan_to_num(np.square(_MEDIAN_TO_SD * typical) - noise)
     return np.sqrt(variance.clip(0, _MOST_SPREAD**2))[:, None, None]
 
 
 def _attenuated(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> Found:
-    """Pixels that lack counts in every bin and not alike: a narrow object absorbs like that."""
+    """Pixels with low counts in every bin by different factors, as behind a narrow object."""
     expected = np.fmin(*_predictions(known, axis=-1)[:2]) * open_beam
     lacking = -_log_ratio(total, expected)
     most = lacking.max(0)
@@ -145,9 +146,10 @@ def _attenuated(total: PerPixel, known: PerPixel, open_beam: PerPixel) -> Found:
 
 
 def _predictions(transmission: PerPixel, axis: int) -> list[PerPixel]:
-    """From the pixels before and behind along an axis: two medians, and two extrapolations.
+    """Predict T from the pixels on either side along an axis: two medians, two extrapolations.
 
-    At an edge of the panel the two nearest pixels are extrapolated as well, and the object may end.
+    At an edge of the panel, two more: the two nearest pixels extrapolated, and T = 1, because the
+    object may end there.
     """
     at = {i: _shifted(transmission, i, axis) for i in range(-6, 7)}
     near, beyond = [], []
@@ -191,7 +193,7 @@ def _median(values: PerPixel) -> Float[np.ndarray, "bin"]:
 
 
 def _sigmas(total: PerPixel, expected: PerPixel) -> PerPixel:
-    """Standard deviations of Poisson noise between two numbers of photons."""
+    """Difference of two numbers of photons, in standard deviations of Poisson noise."""
     return 2 * (np.sqrt(total + 0.375) - np.sqrt(expected + 0.375))
 
 

@@ -14,11 +14,11 @@ _NEAR = 0.98  # of a counter's limit, which the greatest count must reach
 
 
 def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
-    """Bins whose greatest count is shared by many rays, or ends where a counter does below air.
+    """Bins in which many rays have the greatest count, or counts end at the limit of a counter.
 
-    Of Poisson counts the greatest is rare: fewer rays have it than have one of the counts within
-    three standard deviations below. Counts that wrap are whole, reach the limit 2ᵏ − 1 of a counter
-    and never exceed it where air does; they turn small beside large ones.
+    The greatest of Poisson counts is rare: fewer rays have it than have a count within three
+    standard deviations below it. Counts that wrap are whole, reach the limit 2ᵏ − 1 of a counter
+    and never exceed it although air does; small counts are then next to large ones.
     """
     is_expected = noise_free(counts, air)
     whole = np.isnan(counts) | (counts % 1 == 0)
@@ -47,7 +47,7 @@ def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
 def _wrapped(
     n: Float[np.ndarray, "view row column"], air: Float[np.ndarray, "row column"], top: float
 ) -> int:
-    """Bits of the counter at whose limit counts end while air exceeds it; 0 for none."""
+    """Bits of the counter whose limit air exceeds and counts do not; 0 if there is none."""
     step = np.abs(np.diff(n, axis=-1))
     for bits in _DEPTHS:
         limit = 2**bits

@@ -1,4 +1,4 @@
-"""Counts and air are compared with each other, with the model, and with limits of counters."""
+"""Counts and air are compared with each other, with the model and with limits of counters."""
 
 import re
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:truncated")
 
 
 def simulated(path, response=None, edges=FOUR_BINS, photons=1e5, columns=32, radius=5, **flaws):
-    """A water cylinder with a calcium rod beside the axis, without what only simulations know."""
+    """A scan of a water cylinder with a calcium rod beside the axis, without the truth."""
     grid = VolumeGrid(4, 24, 24, (1.0, 0.5, 0.5))
     beam = ConeBeam(24, 4, columns, 0.9, 62.5, 109.7)
     y, x = np.meshgrid(*2 * [np.linspace(-6, 6, 24)], indexing="ij")
@@ -38,7 +38,7 @@ def scan(tmp_path):
 
 
 def edited(path, **edits):
-    """Other counts and air: what functions of both make of them."""
+    """Replace counts and air by functions of both."""
     with h5py.File(path) as file:
         arrays = {name: file[name][()].astype(float) for name in ("counts", "air")}
     for name, edit in edits.items():
@@ -59,9 +59,7 @@ def above(values):
     ],
 )
 @pytest.mark.parametrize("photons", [300.0, 1e6])
-def test_counts_above_thresholds_are_recognised_and_the_remedy_mends_them(
-    tmp_path, response, edges, photons
-):
+def test_counts_above_thresholds_are_found_and_the_remedy_works(tmp_path, response, edges, photons):
     path = simulated(tmp_path / "scan.h5", response(), edges, photons, threshold_error_keV=1.0)
     assert faults(path) == []
     assert "above" not in summary(path)
@@ -69,8 +67,9 @@ def test_counts_above_thresholds_are_recognised_and_the_remedy_mends_them(
         before = file["counts"][()]
     edited(path, counts=lambda counts, air: above(counts), air=lambda counts, air: above(air))
     (fault,) = faults(path)
-    assert fault.startswith("air holds counts above each threshold")
-    with h5py.File(path, "r+") as file:  # as the sentence says
+    assert "air" in fault
+    assert "above each threshold" in fault
+    with h5py.File(path, "r+") as file:  # the remedy in the message
         arrays = {name: file[name][()] for name in ("counts", "air")}
         for statement in re.findall(r"\w+\[:-1\] -= \w+\[1:\]", fault):
             exec(statement, arrays)
@@ -83,7 +82,8 @@ def test_counts_above_thresholds_are_recognised_and_the_remedy_mends_them(
 def test_cumulative_counts_with_air_of_each_bin(scan):
     edited(scan, counts=lambda counts, air: above(counts))
     (fault,) = faults(scan)
-    assert "counts are counts above each threshold, air is per bin" in fault
+    assert fault.startswith("counts")
+    assert "above each threshold" in fault
     with h5py.File(scan, "r+") as file:
         counts = file["counts"][()]
         counts[:-1] -= counts[1:]
@@ -91,30 +91,30 @@ def test_cumulative_counts_with_air_of_each_bin(scan):
     assert faults(scan) == []
 
 
-def test_without_a_model_it_is_left_in_doubt(scan):
+def test_without_a_model_counts_above_thresholds_are_a_warning(scan):
     for group in ("spectrum", "response"):
         change(scan, drop(group))
     edited(scan, counts=lambda counts, air: above(counts), air=lambda counts, air: above(air))
     assert faults(scan) == []
-    assert "air falls from bin to bin, as counts above thresholds do" in summary(scan)
+    assert re.search("warning: air .*above thresholds", summary(scan))
 
 
-def test_a_response_in_reverse_is_not_taken_for_counts_above_thresholds(scan):
+def test_a_reversed_response_is_not_reported_as_counts_above_thresholds(scan):
     name = "response/response_per_keV"
     change(scan, lambda file: store(file, name, file[name][()][::-1]))
     (fault,) = faults(scan)
-    assert "do not fit spectrum, response and thresholds_keV" in fault
+    assert "do not fit spectrum" in fault
 
 
 def test_bins_in_reverse_and_bins_of_another_detector(scan):
     edited(scan, counts=lambda counts, air: counts[::-1], air=lambda counts, air: air[::-1])
     (fault,) = faults(scan)
-    assert "air has its bins in reverse order" in fault
+    assert "reverse order" in fault
     edited(scan, counts=lambda counts, air: counts[::-1], air=lambda counts, air: air[::-1])
     assert faults(scan) == []
     scale = np.array([1, 4, 1, 1.0])
     edited(scan, air=lambda counts, air: air * scale[:, None, None])
-    assert "the bins of air do not fit spectrum, response and thresholds_keV" in faults(scan)[0]
+    assert "do not fit spectrum" in faults(scan)[0]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -133,7 +133,7 @@ def test_a_real_detector_is_not_refused(scan, seed):
 def test_air_of_a_longer_exposure(scan, factor):
     edited(scan, air=lambda counts, air: air * factor)
     (fault,) = faults(scan)
-    assert "air is of a longer exposure than counts" in fault
+    assert "longer exposure" in fault
     divisor = float(re.search(r"store air / ([\d.]+)", fault).group(1))
     assert divisor == pytest.approx(factor, rel=0.05)
     edited(scan, air=lambda counts, air: air / divisor)
@@ -142,26 +142,26 @@ def test_air_of_a_longer_exposure(scan, factor):
 
 @pytest.mark.parametrize("factor", [3, 10])
 def test_air_and_fluence_of_a_longer_exposure(scan, factor):
-    """All bins are attenuated alike, as by no material."""
+    """All bins are attenuated equally, which no material does."""
     edited(scan, air=lambda counts, air: air * factor)
     change(
         scan,
         lambda file: store(file, "spectrum/fluence", file["spectrum/fluence"][()] * factor),
     )
     (fault,) = faults(scan)
-    assert "air is of another exposure than counts" in fault
+    assert "another exposure" in fault
 
 
-def test_an_object_on_the_whole_panel_is_left_in_doubt(tmp_path):
+def test_an_object_that_covers_the_panel_is_a_warning(tmp_path):
     path = simulated(tmp_path / "covered.h5", columns=8, radius=6)
     assert faults(path) == []
-    assert "either the object covers the whole panel in every view, or air is of" in summary(path)
+    assert re.search("warning: .*whole panel", summary(path))
 
 
-def test_fluence_of_another_exposure_is_told(scan):
+def test_fluence_of_another_exposure_is_a_warning(scan):
     change(scan, lambda file: store(file, "spectrum/fluence", file["spectrum/fluence"][()] / 5))
     assert faults(scan) == []
-    assert re.search("air is (4.9|5.?).* times what spectrum and response give", summary(scan))
+    assert re.search(r"warning: air .*(4\.9|5).* fluence", summary(scan))
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -173,18 +173,16 @@ def test_counts_that_wrap_are_refused(tmp_path, bits, excess):
     rng = np.random.default_rng(0)
     edited(path, counts=lambda counts, air: rng.poisson(scale * counts) % 2**bits,
            air=lambda counts, air: scale * air)  # fmt: skip
-    found = faults(path)
-    assert any(f"cut or wrapped at {2**bits - 1}, the limit of {bits} bits" in f for f in found)
+    assert any(f"{2**bits - 1}" in f and f"{bits} bits" in f for f in faults(path))
 
 
 @pytest.mark.parametrize("level", [0.3, 0.7, 0.98])
 def test_saturated_counts_are_refused(scan, level):
     edited(scan, counts=lambda counts, air: np.minimum(counts, np.round(level * air.min())))
-    assert any("are saturated" in fault or "cut or wrapped" in fault for fault in faults(scan))
+    assert any("saturated" in fault or "wrapped" in fault for fault in faults(scan))
 
 
-def test_full_counters_alone_are_no_fault(scan):
-    """Counts up to a counter's limit where air does not exceed it."""
+def test_counts_near_the_limit_of_a_counter_are_accepted_if_air_is_below_it(scan):
     with h5py.File(scan) as file:
         scale = 0.97 * 65535 / file["counts"][()].max()
     rng = np.random.default_rng(0)
@@ -193,20 +191,20 @@ def test_full_counters_alone_are_no_fault(scan):
     assert faults(scan) == []
 
 
-def test_an_exposure_that_changes_is_doubted_and_the_remedy_ends_the_doubt(scan):
+def test_a_drifting_exposure_raises_a_warning_that_the_remedy_removes(scan):
     assert "warning: counts over air" not in summary(scan)
     drift = np.linspace(1, 0.6, 24)[:, None, None]
     edited(scan, counts=lambda counts, air: counts * drift)
     assert faults(scan) == []
-    assert "divide the counts of each view by its relative exposure" in summary(scan)
+    assert "relative exposure" in summary(scan)
     edited(scan, counts=lambda counts, air: counts / drift)
     assert "warning: counts over air" not in summary(scan)
 
 
 @pytest.mark.parametrize("factor", [1.2, 0.8])
-def test_air_that_is_a_fifth_off_is_doubted(scan, factor):
+def test_air_that_is_20_percent_off_is_a_warning(scan, factor):
     edited(scan, air=lambda counts, air: air * factor)
     assert faults(scan) == []
-    assert "store air of the exposure of counts" in summary(scan)
+    assert "warning: counts over air" in summary(scan)
     edited(scan, air=lambda counts, air: air / factor)
-    assert "store air of the exposure of counts" not in summary(scan)
+    assert "warning: counts over air" not in summary(scan)

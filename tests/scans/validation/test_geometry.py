@@ -1,4 +1,4 @@
-"""Lengths in another unit than cm are doubted, those of scanners are not."""
+"""Lengths in another unit than cm raise a warning; those of real scanners do not."""
 
 from dataclasses import fields, replace
 
@@ -20,12 +20,12 @@ def scaled(beam, factor):
 
 
 @pytest.mark.parametrize("beam", [CLINICAL, MICRO, BEAM])
-def test_scanners_in_cm_are_not_doubted(beam):
+def test_scanners_in_cm_raise_no_warning(beam):
     assert length_doubts(beam) == []
 
 
-@pytest.mark.parametrize(("factor", "remedy"), [(10, "divide all of them by 10"), (0.01, "by 100")])
-def test_other_units_are_doubted_and_the_remedy_ends_the_doubt(factor, remedy):
+@pytest.mark.parametrize(("factor", "remedy"), [(10, "by 10,"), (0.01, "by 100,")])
+def test_other_units_raise_a_warning_that_the_remedy_removes(factor, remedy):
     wrong = scaled(CLINICAL, factor)
     (doubt,) = length_doubts(wrong)
     assert remedy in doubt

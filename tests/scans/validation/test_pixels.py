@@ -1,4 +1,4 @@
-"""Pixels that contradict their neighbours are found, and no healthy pixel is."""
+"""Faulty pixels are found, and no healthy pixel is reported."""
 
 import numpy as np
 import pytest
@@ -32,9 +32,9 @@ def ellipsoids(grid, rng):
 
 
 def random_scan(seed, panel=None, photons=None, n_views=None, most_keV=2):
-    """Counts and air of a scan: any panel and dose, and a detector with its flaws.
+    """Counts and air of a scan with a random panel, dose and object, and an imperfect detector.
 
-    most_keV: between true and nominal thresholds, one standard deviation.
+    most_keV: greatest standard deviation of the threshold errors.
     """
     rng = np.random.default_rng(seed)
     n_rows, n_columns = panel or (int(rng.choice([1, 4, 8, 16])), int(rng.choice([12, 32, 80])))
@@ -59,7 +59,7 @@ def random_scan(seed, panel=None, photons=None, n_views=None, most_keV=2):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_no_healthy_pixel_is_found(seed):
+def test_no_healthy_pixel_is_reported(seed):
     """At every dose from 1 to 10⁶ photons, with object edges, panel edges and rods on the axis."""
     counts, air, _ = random_scan(seed)
     found = pixel_faults(counts, air)
@@ -67,13 +67,13 @@ def test_no_healthy_pixel_is_found(seed):
 
 
 def near_an_edge(counts, air):
-    """Pixels that differ by a factor of 1.5 from one within three: an edge hides faults."""
+    """Pixels that differ by a factor of 1.5 from one within three pixels."""
     T = counts.sum(1) / air / counts.shape[1]
     near = [np.roll(T, shift, axis) for shift in (-3, -2, -1, 1, 2, 3) for axis in (-1, -2)]
     return (np.abs(np.log(np.stack(near) / T)) > np.log(1.5)).any((0, 1))
 
 
-FAULTS = {  # what a pixel of one bin counts instead: its expected kind, and how
+FAULTS = {  # counts of a faulty pixel in one bin: expected kind, and function of the true counts
     "dead": ("cold", lambda n, air, rng: 0 * n),
     "a tenth": ("cold", lambda n, air, rng: rng.poisson(n / 10)),
     "threefold": ("hot", lambda n, air, rng: rng.poisson(3 * n)),
@@ -85,7 +85,7 @@ FAULTS = {  # what a pixel of one bin counts instead: its expected kind, and how
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("seed", range(4))
-def test_every_planted_fault_is_found_and_nothing_else(fault, seed):
+def test_every_simulated_fault_is_found_and_nothing_else(fault, seed):
     counts, air, rng = random_scan(seed, FULL_PANEL, photons=1e5, n_views=48, most_keV=1)
     kind, change = FAULTS[fault]
     smooth = np.argwhere(~near_an_edge(counts, air))
@@ -100,7 +100,7 @@ def test_every_planted_fault_is_found_and_nothing_else(fault, seed):
 
 
 @pytest.mark.parametrize("factor", [0.0, 1 / 3, 3.0])
-def test_a_column_of_another_gain(factor):
+def test_a_column_with_another_gain_is_found(factor):
     counts, air, rng = random_scan(11, FULL_PANEL, photons=1e5, n_views=48, most_keV=1)
     for column in (8, 24):
         changed = counts.copy()
@@ -110,7 +110,7 @@ def test_a_column_of_another_gain(factor):
         assert not np.delete(found, column, 1).any()
 
 
-def test_clusters_and_neighbours_in_a_row():
+def test_clusters_are_found():
     counts, air, rng = random_scan(0, FULL_PANEL, photons=1e5, n_views=48, most_keV=1)
     cluster = np.zeros(FULL_PANEL, bool)
     cluster[3:5, 10:12] = cluster[6, 40:42] = True
@@ -119,7 +119,7 @@ def test_clusters_and_neighbours_in_a_row():
     assert (found == cluster).all()
 
 
-def test_a_rod_on_the_axis_is_no_fault():
+def test_a_rod_on_the_axis_is_not_a_fault():
     grid = VolumeGrid(8, 60, 60, (1.0, 0.25, 0.25))
     beam = ConeBeam(36, 8, 41, 0.6, 62.5, 109.7)
     maps = torch.zeros(2, *grid.shape)
@@ -128,17 +128,17 @@ def test_a_rod_on_the_axis_is_no_fault():
     found = pixel_faults(scan.at("counts").numpy(), scan.air.numpy())
     assert not np.any([*found.values()])
     profile = scan.at("counts").sum((0, 1, 2)) / scan.air.sum((0, 1))
-    assert profile[20] < 0.8 * profile[18], "narrow, and dense enough to be seen"
+    assert profile[20] < 0.8 * profile[18], "the rod is narrow and dense"
 
 
-def test_low_counts_decide_nothing():
-    """A pixel that expects a photon in all views may well see none."""
+def test_low_counts_are_not_a_fault():
+    """With one expected photon in all views together, a pixel may count none."""
     counts, air, _ = random_scan(3, FULL_PANEL, photons=1.0, n_views=6)
     counts[1, :, 4, 20] = 0
     assert not np.any([*pixel_faults(counts, air).values()])
 
 
-def test_scans_without_noise():
+def test_scans_without_noise_have_no_faults():
     counts, air, _ = random_scan(4, FULL_PANEL, photons=1e5, n_views=24)
     assert not noise_free(counts, air)
     constant = np.broadcast_to(air[:, None], counts.shape) * 0.999999
@@ -153,7 +153,7 @@ def test_scans_without_noise():
     ids=["row", "part of a row", "module", "part of the panel", "panel"],
 )
 @pytest.mark.parametrize("b", [0, -1])
-def test_a_bin_that_never_counts_in_many_pixels(where, b):
+def test_many_pixels_that_never_count_in_a_bin_are_cold(where, b):
     counts, air = random_scan(0, FULL_PANEL, photons=1e5, n_views=48, most_keV=1)[:2]
     expected = np.zeros(air.shape, bool)
     expected[b][where] = True
