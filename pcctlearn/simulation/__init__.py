@@ -1,4 +1,4 @@
-"""Simulated scans: the simulator, and the sets of scans made with it."""
+"""Simulated scans: the simulator, and sets of scans made with it."""
 
 from pcctlearn.lazy import attach
 

@@ -1,4 +1,4 @@
-"""The jobs of simulate.py: a set of scans with its report, or the response of a detector."""
+"""The job of simulate.py: a set of scans with its report, or the response table of a detector."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +19,17 @@ from pcctlearn.scans.file import read_scan
 from pcctlearn.simulation.scans import SimulatedScans, bars, is_report
 from pcctlearn.simulation.simulator import mean_spr
 
-_MOST_LISTED = 12  # other scans
-_MOST_SHOWN = 10  # objects
+_MOST_LISTED = 12  # files of other scans
+_MOST_SHOWN = 10  # objects in a figure
 
 
 class Simulation:
-    """Make this job's shard of the scans, with a report once all scans exist; or a response table.
+    """Simulate this job's shard of the scans, and report once all exist; or a response table.
 
     Args:
-        scans: constructor of the scans, called if there is no detector.
-        detector: whose response table is made in place of scans.
-        response_folder: of the response table.
+        scans: constructor of the set of scans, called if ``detector`` is ``None``.
+        detector: simulation of a detector, whose response table is made instead of scans.
+        response_folder: folder of the response table.
     """
 
     shares_folder = True
@@ -44,7 +44,7 @@ class Simulation:
         self.detector, self.response_folder = detector, Path(response_folder)
 
     def run(self, context: Context) -> StudyResults | None:
-        """Simulate; the results are those of the whole set."""
+        """Simulate missing scans; return the results of the whole set, once it is complete."""
         if self.detector is not None:
             _make_response(self.detector, self.response_folder)
             return None
@@ -53,11 +53,11 @@ class Simulation:
         paths = self.scans.paths
         n_made = sum(path.is_file() for path in paths)
         if n_made < len(paths):
-            say(f"{n_made} of {len(paths)} scans exist; other jobs make the others")
+            say(f"{n_made} of {len(paths)} scans exist; other jobs simulate the remaining ones")
             return None
         if others := set((context.path / "scans").glob("[!.]*.h5")) - set(paths):
             say(
-                f"{len(others)} other scans in {context.path / 'scans'} are not of this set: "
+                f"{len(others)} scan files in {context.path / 'scans'} do not belong to this set: "
                 + ", ".join(sorted(path.name for path in others)[:_MOST_LISTED])
             )
         results = _results(paths)
@@ -68,9 +68,9 @@ class Simulation:
 
 
 def _make_response(simulation: ResponseSimulation, folder: Path) -> None:
-    """Follow photons into a detector, and write down what it registers."""
+    """Simulate photons in a detector and write its response table."""
     with held(folder, "response_folder"):
-        with bars(simulation.name) as (bar, _):
+        with bars(simulation.name) as (bar,):
             simulation.run(bar)
         before = set(folder.iterdir())
         for path in simulation.write(folder):
@@ -79,10 +79,10 @@ def _make_response(simulation: ResponseSimulation, folder: Path) -> None:
 
 
 def _results(paths: list[Path]) -> StudyResults:
-    wanted = ("primary", "scatter", "scatter_standard_error", "line_integrals")
+    arrays = ("primary", "scatter", "scatter_standard_error", "line_integrals")
     spr, by_bin, noise, factors = [], [], [], []
     for path in paths:
-        scan = read_scan(path, wanted)
+        scan = read_scan(path, arrays)
         primary, scatter = scan.at("primary"), scan.at("scatter")
         line_integrals = scan.at("line_integrals")
         spr.append(mean_spr(primary, scatter, line_integrals))
@@ -120,14 +120,14 @@ def _results(paths: list[Path]) -> StudyResults:
             **_middle_slices(paths[:_MOST_SHOWN]),
         },
         figures=["simulated_scans.primary_and_scatter", "simulated_scans.cases"],
-        summary=f"{len(paths)} scans in {paths[0].parent}: scatter over primary "
-        f"{100 * numbers['spr_mean']:.3g} % (simulated scatter times "
-        f"{numbers['grid_transmission_mean']:.3g}).",
+        summary=f"{len(paths)} scans in {paths[0].parent}: mean scatter-to-primary ratio "
+        f"{100 * numbers['spr_mean']:.3g} %, mean grid transmission "
+        f"{numbers['grid_transmission_mean']:.3g}.",
     )
 
 
 def _first_views(path: Path) -> dict[str, np.ndarray]:
-    """Two views of a scan, as the figure shows them."""
+    """Two views of a scan, for the figure."""
     with h5py.File(path) as file:
         air, thresholds = file["air"][()], file["thresholds_keV"][()]
         n_views = file["primary"].shape[1]
@@ -147,7 +147,7 @@ def _middle_slices(paths: list[Path]) -> dict[str, np.ndarray]:
         with h5py.File(path) as file:
             maps = file["maps"]
             z, y = maps.shape[1] // 2, maps.shape[2] // 2
-            cuts = {"axial": maps[:, z], "coronal": maps[:, :, y][:, ::-1].copy()}  # head on top
+            cuts = {"axial": maps[:, z], "coronal": maps[:, :, y][:, ::-1].copy()}  # head at top
             image = MonoenergeticImages([str(name) for name in maps.attrs["materials"]], [60.0])
         for plane, cut in cuts.items():
             values = image.hounsfield(torch.from_numpy(cut)[None])[0, 0]

@@ -1,4 +1,4 @@
-"""Scan files of a data set's cases, simulated by any number of jobs, continued at any time."""
+"""Scan files simulated from the cases of a data set, by one or several jobs, resumable."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 def scan_source(
     simulator: Mapping[str, Any], datasets: Mapping[str, Any], folder: str | Path
 ) -> ScanSource:
-    """Scan files, if ``datasets`` builds those; otherwise ``SimulatedScans`` of its cases."""
+    """The scan files that ``datasets`` builds, or ``SimulatedScans`` of the cases it builds."""
     built = instantiate(datasets, _convert_="all")
     if isinstance(built, ScanSource):
         return built
@@ -42,18 +42,19 @@ def scan_source(
 class SimulatedScans(ScanSource):
     """One scan file for each case of a data set, simulated when ``make`` is first called.
 
-    The files are ``folder/scans/NAME.h5``. Each records the settings that made it, so that finished
-    scans are found again, and scans of other settings are refused.
+    The files are ``folder/scans/NAME.h5``. Each records the settings it was made with, so that
+    finished scans are reused and scans made with other settings are rejected.
 
     Args:
         simulator: configuration of a ``ScanSimulator``.
         datasets: configuration of a data set of volumes (``Cases``).
-        folder: that holds the folder ``scans``.
-        cases: the data set, if it has been built.
-        shard: ``"1/4"``: ``make`` simulates the scans 1, 5, 9 …, and other jobs the rest.
+        folder: parent of the folder ``scans``.
+        cases: the data set, if it has already been built.
+        shard: ``"1/4"``: ``make`` simulates scans 1, 5, 9 …; other jobs simulate the rest.
 
     Raises:
-        ValueError: no volumes, two equal names, a wrong shard, or scans of other settings.
+        ValueError: not a data set of volumes, two equal names, an invalid shard, or scans made with
+            other settings.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class SimulatedScans(ScanSource):
         self.cases = instantiate(datasets, _convert_="all") if cases is None else cases
         if not isinstance(self.cases, Cases) or self.cases.grid_type is not VolumeGrid:
             raise ValueError(
-                f"{type(self.cases).__name__} has no volumes to scan: choose datasets=nifti, heads "
-                "or another of `python simulate.py --help`"
+                f"{type(self.cases).__name__} has no volumes to scan: choose datasets=nifti, "
+                "datasets=heads, or another one that `python simulate.py --help` lists"
             )
         self._mine = _shard(shard, len(self.cases))
         stems = [safe_stem(name.replace("/", "_"), f"case {name}") for name in self.cases.names]
@@ -101,17 +102,19 @@ class SimulatedScans(ScanSource):
         return self.simulator.model
 
     def make(self) -> None:
-        """Simulate this job's scans that do not exist yet.
+        """Simulate the scans of this job's shard that do not exist yet.
 
-        Any number of jobs may work in one folder: a job locks the scan that it is making, and
-        others continue with the next.
+        Any number of jobs may share a folder: each locks the scan that it is simulating, and the
+        others continue with the next one.
         """
         missing = [index for index in self._mine if not self.paths[index].is_file()]
         scans = self.folder / "scans"
         if missing:
             simulator = self.simulator  # wrong settings raise before anything is written
             with held(self.folder, "folder", wait=True):
-                clear(self.folder)  # a report that is there is of another set
+                # a report of a smaller set is removed, results of another command are kept
+                finished = (self.folder / MARKER).exists()
+                set_aside(self.folder, "folder", keep=finished and not is_report(self.folder))
             scans.mkdir(exist_ok=True)
         discard_parts(scans)
         discard_locks(scans)
@@ -119,7 +122,7 @@ class SimulatedScans(ScanSource):
             with bars("scans", "views of this scan") as (scan_bar, view_bar):
 
                 def make(index: int) -> None:
-                    self._require_same()  # other jobs work in this folder
+                    self._require_same()  # other jobs may have written scans since
                     self._make(index, simulator, view_bar)
 
                 _make_once(missing, self.paths, make, lambda done: scan_bar(done, len(missing)))
@@ -132,7 +135,7 @@ class SimulatedScans(ScanSource):
         scan = simulator.scan(
             case.maps,
             name,
-            seed_of(self._settings["seed"], name),  # whatever the other cases are
+            seed_of(self._settings["seed"], name),  # independent of the other cases
             progress,
             self._recorded,
             case.scanner_to_patient,
@@ -145,11 +148,6 @@ class SimulatedScans(ScanSource):
             _require_recorded(path, self._recorded)
 
 
-def clear(folder: Path) -> None:
-    """Remove the report of a set of scans from a held folder; move other results aside."""
-    set_aside(folder, "folder", keep=(folder / MARKER).exists() and not is_report(folder))
-
-
 def is_report(folder: Path) -> bool:
     """Whether the results in a folder are the report of a set of scans."""
     try:
@@ -160,8 +158,8 @@ def is_report(folder: Path) -> bool:
 
 
 @contextmanager
-def bars(*titles: str) -> Iterator[tuple[Any, Any]]:
-    """A function (done, total) that updates a progress bar, for each title."""
+def bars(*titles: str) -> Iterator[list[Callable[[int, int], None]]]:
+    """Progress bars: for each title, a function (done, total) that updates it."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True)) as progress:
         tasks = [progress.add_task(title, total=None) for title in titles]
@@ -169,8 +167,7 @@ def bars(*titles: str) -> Iterator[tuple[Any, Any]]:
         def update(task: Any) -> Any:
             return lambda done, total: progress.update(task, completed=done, total=total)
 
-        updates = [update(task) for task in tasks]
-        yield updates[0], updates[-1]
+        yield [update(task) for task in tasks]
 
 
 def _make_once(
@@ -179,14 +176,14 @@ def _make_once(
     make: Callable[[int], None],
     progress: Callable[[int], None],
 ) -> None:
-    """Call ``make`` for every missing scan that no other job is making, with its lock held.
+    """Call ``make`` with a scan locked, for every missing scan that no other job has locked.
 
-    Scans of other jobs are waited for, and made here if those jobs end without finishing them.
+    Then wait for the scans of other jobs, and make those that they leave unfinished.
     """
     for wait in (False, True):
         left = [index for index in missing if not paths[index].is_file()]
         if wait and left:
-            say(f"waiting for {len(left)} scans that other jobs are making")
+            say(f"waiting for {len(left)} scans that other jobs are simulating")
         for index in left:
             path = paths[index]
             progress(sum(paths[other].is_file() for other in missing))
@@ -201,26 +198,28 @@ def _make_once(
 
 
 def _shard(shard: str, n_cases: int) -> range:
-    """``1/4`` of five cases is 1, which is followed by 5."""
+    """Indices of the cases in a shard: ``"1/4"`` of six cases gives 1 and 5."""
     try:
         first, n_jobs = map(int, shard.split("/"))
     except ValueError:
         first, n_jobs = -1, 0
     if not 0 <= first < n_jobs:
-        raise ValueError(f"shard must be JOB/JOBS, from 0/4 to 3/4 for four jobs; got {shard!r}")
+        raise ValueError(
+            f"shard must be JOB/N_JOBS, such as 0/4 to 3/4 for four jobs, got {shard!r}"
+        )
     return range(first, n_cases, n_jobs)
 
 
 def _require_recorded(path: Path, wanted: str) -> None:
-    remedy = "delete it, and it is made again"
+    remedy = "delete it to have it simulated again"
     with readable(path, "a scan file", remedy), h5py.File(path) as file:
         found = str(file.attrs.get("config", ""))
     if found != wanted:
-        called = ("the configuration of a scan", remedy)
-        old = _flat(parse_yaml(found, f"the attribute config of {path}", *called))
-        new = _flat(parse_yaml(wanted, "this configuration", *called))
+        kind = ("the configuration of a scan", remedy)
+        old = _flat(parse_yaml(found, f"the attribute config of {path}", *kind))
+        new = _flat(parse_yaml(wanted, "this configuration", *kind))
         keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        differ = ", ".join(f"{key} ({old.get(key)} there)" for key in keys[:3])
+        differ = ", ".join(f"{key} (recorded: {old.get(key)})" for key in keys[:3])
         raise ValueError(
             f"{path} was made with other settings: {differ}; choose another folder=FOLDER, or "
             "delete the scans in this one"
@@ -228,6 +227,7 @@ def _require_recorded(path: Path, wanted: str) -> None:
 
 
 def _flat(node: Any, name: str = "") -> dict[str, Any]:
+    """{dotted key: value} of nested mappings."""
     if not isinstance(node, dict):
         return {name: node}
     parts = (_flat(value, f"{name}.{key}" if name else str(key)) for key, value in node.items())

@@ -1,4 +1,4 @@
-"""The settings that decide what a simulated scan holds, and a digest of them for its folder."""
+"""Settings that determine a simulated scan, and a digest of them for the name of its folder."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,24 +6,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-_NOT_OF_A_SCAN = (
-    "n_cases",
-    "limit",
-    "cache",
-)  # of the cases: how many there are, not what is in one
+_NUMBER_OF_CASES = ("n_cases", "limit", "cache")  # settings without effect on a single scan
 
 
 def recorded(simulator: Mapping[str, Any], cases: Mapping[str, Any]) -> str:
-    """YAML of a simulator's and a data set's settings, as scan files record it."""
-    kept = {key: value for key, value in cases.items() if key not in _NOT_OF_A_SCAN}
-    # the basis of a decomposition: the objects have materials of their own
+    """YAML of the settings of a simulator and a data set, as recorded in scan files."""
+    kept = {key: value for key, value in cases.items() if key not in _NUMBER_OF_CASES}
+    # materials: the basis of a decomposition, without effect on a scan
     model = {key: value for key, value in simulator["model"].items() if key != "materials"}
     scan = {**simulator, "model": model}
     return OmegaConf.to_yaml(OmegaConf.create({"scan": scan, "datasets": kept}))
 
 
 def register_digest() -> None:
-    """Define ``${scans_digest:}``: eight characters that differ between sets of other settings."""
+    """Define ``${scans_digest:}``: eight characters that identify the settings of the scans."""
     OmegaConf.register_new_resolver("scans_digest", _digest, replace=True)
 
 

@@ -1,4 +1,4 @@
-"""Scans made of an object: primary photons, scatter, a detector with its flaws, noise."""
+"""Simulation of a scan: primary photons, scatter, detector imperfections and noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.projector import projector
 from pcctlearn.validation import FloatArray
 
-_MOST_SKEW = 10.0  # fold
+_MOST_SKEW = 10.0  # largest accepted change of the fluence by a skew filter
 
 Progress = Callable[[int, int], None]  # views done, of all
 
 
 @dataclass(frozen=True)
 class _Detector:
-    """What each pixel does to photons: (row, column, …), or alike where an axis has length one."""
+    """Response of each pixel; an axis of length one means that all rows or columns are equal."""
 
     thresholds_keV: Float[Tensor, "#row #column edge"]
     skew_cm: Float[Tensor, "filter #row #column"]
@@ -36,7 +36,7 @@ class _Detector:
     model: SpectralModel
 
     def registered(self, energies_keV: Energies) -> Float[Tensor, "row column bin energy"]:
-        """Counts in each bin for a photon of each energy that comes to a pixel."""
+        """Counts in each bin for one photon of each energy that reaches a pixel."""
         above = self.model.response.above(self.thresholds_keV, energies_keV).detach()
         passed = torch.ones_like(energies_keV)
         for name, thickness_cm in zip(self.filters, self.skew_cm, strict=True):
@@ -46,26 +46,26 @@ class _Detector:
 
 
 class ScanSimulator:
-    """Scans of objects in one scanner.
+    """Simulate scans of objects with one scanner.
 
-    Line integrals are Joseph's on the object's voxels; primary counts are expected_counts behind
-    them; scatter is followed photon by photon, once for every view. Both fall towards the edges of
-    the panel as a point source lights it, cos³ of the angle of incidence, and ``air`` with them.
+    Line integrals are computed by Joseph's method on the object's voxels, primary counts from them
+    by ``expected_counts``, and scatter by Monte Carlo simulation of every view. Primary, scatter
+    and ``air`` fall off toward the edges of the panel as cos³ of the angle of incidence.
 
     Args:
         geometry: the scanner.
-        grid: the voxels of the objects; scan files record it as the grid to reconstruct on.
-        model: spectrum, response, thresholds. Its basis materials have no effect on a scan of
-            maps that name theirs.
-        scatter: how scatter is simulated; ``None`` for none.
-        spr: scale the scatter of every scan so that scatter over primary, all bins together,
-            averages to this over the rays through the object; it stands for an anti-scatter grid.
-        grid_transmission: scale it by this instead; one of the two.
-        threshold_error_keV: standard deviation of every pixel's true thresholds from nominal ones.
-        skew_cm: {filter material: standard deviation of its thickness before every pixel}; the
-            filter of E4 in threshold-bias models, negative thicknesses included.
-        noise: draw Poisson counts; else they are the expected ones.
-        seed: of the detector's flaws, the same in every scan.
+        grid: grid of the objects; scan files record it as the grid of the reconstruction.
+        model: spectrum, response and thresholds. The basis materials have no effect on scans of
+            maps whose materials are given.
+        scatter: simulation of scatter; ``None``: no scatter.
+        spr: scale the scatter of every scan so that scatter over primary, summed over the bins,
+            has this mean over the rays through the object, as an anti-scatter grid would.
+        grid_transmission: scale the scatter by this factor instead; give one of the two.
+        threshold_error_keV: standard deviation of the pixels' true thresholds about the nominal.
+        skew_cm: {filter material: standard deviation of its thickness in front of each pixel}; the
+            mean is zero, so that some thicknesses are negative.
+        noise: draw Poisson counts instead of using the expected ones.
+        seed: seed of the detector's imperfections, which are the same in every scan.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class ScanSimulator:
                 raise ValueError(f"{name} must be 0 or more, got {value}")
         if spr is not None and scatter is None:
             raise ValueError(
-                f"scatter=null simulates none, so that spr={spr:g} cannot be met: set spr to null"
+                f"spr={spr:g} cannot be reached without scatter (scatter=null): set spr to null"
             )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
         edges = model.thresholds.edges_keV.detach()
         if edges.ndim > 1:
             raise ValueError(
-                "the model's thresholds are nominal, one for each edge: differences between "
-                "pixels come from threshold_error_keV"
+                "the model's thresholds must be shared by all pixels: use threshold_error_keV for "
+                "differences between pixels"
             )
         self.geometry, self.grid = geometry, grid
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
         self._projector = projector(geometry, grid)
-        self._detector = self._flawed(edges, threshold_error_keV, dict(skew_cm or {}), seed)
+        self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
 
     def scan(
         self,
@@ -114,10 +114,10 @@ class ScanSimulator:
         scanner_to_patient: FloatArray | None = None,
         materials: Sequence[str] | None = None,
     ) -> RecordedScan:
-        """One scan; the same seed gives the same scan.
+        """Simulate one scan; the same seed gives the same scan.
 
-        ``scanner_to_patient`` is recorded: where the maps lie in their CT. ``materials`` are those
-        of the maps, by default the basis of the model.
+        ``scanner_to_patient`` is recorded as the position of the maps in their CT volume.
+        ``materials`` are those of the maps, by default the basis of the model.
         """
         model, detector = self.model, self._detector
         line_integrals = self._projector @ maps
@@ -143,7 +143,7 @@ class ScanSimulator:
         response = model.response
         if not isinstance(response, Table):
             response = Table.sampled(response, model.energies_keV)
-        flawed = detector.thresholds_keV.shape[:2] != (1, 1)
+        differ = detector.thresholds_keV.shape[:2] != (1, 1)
         skewed = len(detector.filters) > 0
         return RecordedScan(
             name=name,
@@ -159,7 +159,7 @@ class ScanSimulator:
             maps=maps.float(),
             maps_grid=self.grid,
             materials=tuple(materials),
-            true_thresholds_keV=detector.thresholds_keV if flawed else None,
+            true_thresholds_keV=detector.thresholds_keV if differ else None,
             skew_cm=detector.skew_cm if skewed else None,
             scanner_to_patient=(
                 None if scanner_to_patient is None else torch.from_numpy(scanner_to_patient)
@@ -205,12 +205,12 @@ class ScanSimulator:
             return self.grid_transmission
         if self.spr is None or self.scatter is None:
             return 1.0
-        there = mean_spr(primary, scatter, line_integrals)
-        if there == 0:
-            raise ValueError(f"there is no scatter to scale to spr={self.spr:g}: set spr to null")
-        return self.spr / there
+        simulated = mean_spr(primary, scatter, line_integrals)
+        if simulated == 0:
+            raise ValueError(f"no scatter to be scaled to spr={self.spr:g}: set spr to null")
+        return self.spr / simulated
 
-    def _flawed(
+    def _imperfect(
         self,
         edges_keV: Float[Tensor, "edge"],
         error_keV: float,
@@ -225,21 +225,23 @@ class ScanSimulator:
             thresholds = thresholds + error_keV * errors
             if not (thresholds.diff(dim=-1) > 0).all():
                 raise ValueError(
-                    f"threshold_error_keV={error_keV:g} makes thresholds of a pixel cross: "
-                    "lower it or move the thresholds apart"
+                    f"threshold_error_keV={error_keV:g} reverses the order of a pixel's "
+                    "thresholds: lower it or move the thresholds apart"
                 )
-        for name, spread in skew_cm.items():
-            if not 0 <= spread < float("inf"):
-                raise ValueError(f"skew_cm.{name} is a spread, 0 cm or more, got {spread}")
-            # three spreads to either side, at the energy that suffers most
-            if transmission(name, 3 * spread, self.model.energies_keV).min() < 1 / _MOST_SKEW:
+        for name, sd_cm in skew_cm.items():
+            if not 0 <= sd_cm < float("inf"):
                 raise ValueError(
-                    f"skew_cm.{name}={spread:g} changes the fluence more than {_MOST_SKEW:g}-fold "
-                    "in some pixels: no detector is calibrated from there, lower it"
+                    f"skew_cm.{name} is a standard deviation and must be 0 or more, got {sd_cm}"
+                )
+            # ± 3 standard deviations, at the energy with the largest attenuation
+            if transmission(name, 3 * sd_cm, self.model.energies_keV).min() < 1 / _MOST_SKEW:
+                raise ValueError(
+                    f"skew_cm.{name}={sd_cm:g} changes the fluence more than {_MOST_SKEW:g}-fold "
+                    "in some pixels, too much for any calibration: lower it"
                 )
         filters = [
-            spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
-            for spread in skew_cm.values()
+            sd_cm * torch.randn(*shape, generator=generator, dtype=torch.float64)
+            for sd_cm in skew_cm.values()
         ]
         empty = torch.zeros(0, *shape, dtype=torch.float64)
         skew = torch.stack(filters) if filters else empty
@@ -254,5 +256,8 @@ def mean_spr(
     """Scatter over primary, all bins together, averaged over the rays through the object."""
     shadow = line_integrals.sum(0) > SHADOW_G_CM2
     if not shadow.any():
-        raise ValueError("no ray passes the object: it has no scatter-to-primary ratio")
+        raise ValueError(
+            "no ray passes through the object, so that its scatter-to-primary ratio is undefined: "
+            "check that the object lies within the field of view"
+        )
     return (scatter.sum(0) / primary.sum(0))[shadow].mean().item()

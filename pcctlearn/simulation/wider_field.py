@@ -1,4 +1,4 @@
-"""Settings of a scan whose field of view contains a body that is too wide for it."""
+"""Settings that widen the field of view for a body that does not fit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +30,10 @@ def advice_of_settings(geometry: Geometry, grid: SliceGrid) -> Iterator[None]:
 
 
 def wider_field(geometry: Geometry, grid: SliceGrid, radius_cm: float) -> dict[str, int]:
-    """Numbers of voxels and pixels, by setting, for a circle of this radius about the axis.
+    """{setting: number of voxels or pixels} for a circle of this radius about the axis.
 
-    Voxels and pixels keep their sizes. The wider grid is truncated nowhere that the grid is not.
+    Voxels and pixels keep their sizes. The wider grid has no truncated edge that the given grid
+    does not have.
 
     Raises:
         ValueError: the wider grid reaches the source.
@@ -51,7 +52,7 @@ def wider_field(geometry: Geometry, grid: SliceGrid, radius_cm: float) -> dict[s
     settings = {f"tomography.grid.{side}": n for side, n in sides.items()}
     settings["tomography.geometry.n_columns"] = wide.n_columns
     if isinstance(geometry, ConeBeam) and geometry.whole_slices(cast(VolumeGrid, grid)).all():
-        while not wide.whole_slices(wide_grid).all():  # rays far from the axis need more rows, too
+        while not wide.whole_slices(wide_grid).all():  # wider slices need more detector rows
             wide = replace(wide, n_rows=wide.n_rows + 1)
         settings["tomography.geometry.n_rows"] = wide.n_rows
     return settings

@@ -1,4 +1,4 @@
-"""simulate.py: the same data set in one go, in parts, and after an interruption."""
+"""simulate.py makes the same data set in one run, in shards, and after an interruption."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_scans_report_and_figures_are_there(whole):
+def test_scans_report_and_figures_are_written(whole):
     scans = sorted((whole / "scans").iterdir())
     assert [path.name for path in scans] == [f"head_0000{k}.h5" for k in range(3)]
     assert [faults(path) for path in scans] == [[], [], []]
@@ -60,7 +60,7 @@ def test_scans_report_and_figures_are_there(whole):
         assert (whole / name).stat().st_size > 0
 
 
-def test_every_case_has_noise_of_its_own(whole):
+def test_the_noise_of_cases_is_independent(whole):
     scans = [
         read_scan(path, ["counts", "primary", "scatter"]) for path in sorted(whole.glob("scans/*"))
     ]
@@ -83,7 +83,7 @@ def test_shards_make_the_same_set(whole, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
+def test_an_interrupted_set_is_completed(whole, tmp_path, monkeypatch):
     calls, write = [], simulated_scans.write_scan
 
     def write_then_stop(path, scan):
@@ -99,7 +99,7 @@ def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
     assert len(bytes_of(tmp_path)) == 1
     left = [".head_00001.h5.elsewhere.1.1.part", ".head_00002.h5.lock"]
     for name in left:
-        (tmp_path / "scans" / name).write_bytes(b"what a kill -9 leaves")
+        (tmp_path / "scans" / name).write_bytes(b"left by SIGKILL")
     made = (tmp_path / "scans" / "head_00000.h5").stat().st_mtime_ns
     make(tmp_path)
     assert (tmp_path / "scans" / "head_00000.h5").stat().st_mtime_ns == made
@@ -107,7 +107,7 @@ def test_an_interrupted_set_goes_on(whole, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "scans").iterdir()) == sorted(bytes_of(whole))
 
 
-def test_a_larger_set_keeps_what_is_there(whole, tmp_path):
+def test_a_larger_set_keeps_existing_scans(whole, tmp_path):
     shutil.copytree(whole / "scans", tmp_path / "scans")
     make(tmp_path, "datasets.n_cases=4")
     before = bytes_of(whole)
@@ -115,16 +115,16 @@ def test_a_larger_set_keeps_what_is_there(whole, tmp_path):
     assert len(bytes_of(tmp_path)) == 4
 
 
-def test_scans_serve_every_basis(whole):
+def test_scans_do_not_depend_on_the_basis_materials(whole):
     before = bytes_of(whole)
     make(whole, "physics.materials=[water,iodine]")
     assert bytes_of(whole) == before
     assert read_scan(whole / "scans/head_00000.h5").materials == ("water", "calcium")
 
 
-def test_scans_of_other_settings_are_not_mixed(whole):
+def test_scans_of_other_settings_are_rejected(whole):
     before = bytes_of(whole)
-    with pytest.raises(EXPECTED, match=r"other settings: scan\.spr \(0\.1 there\)"):
+    with pytest.raises(EXPECTED, match=r"scan\.spr \(.*0\.1\)"):
         make(whole, "scan.spr=0.2")
     assert bytes_of(whole) == before
 
@@ -132,15 +132,15 @@ def test_scans_of_other_settings_are_not_mixed(whole):
 def test_a_damaged_scan_is_named(whole, tmp_path):
     shutil.copytree(whole / "scans", tmp_path / "scans")
     (tmp_path / "scans" / "head_00002.h5").write_bytes(b"no HDF5")
-    with pytest.raises(EXPECTED, match=r"head_00002\.h5 .*: delete it, and it is made"):
+    with pytest.raises(EXPECTED, match=r"head_00002\.h5 .*: delete it"):
         make(tmp_path)
-    (tmp_path / "scans" / "head_00002.h5").unlink()  # as it says
+    (tmp_path / "scans" / "head_00002.h5").unlink()  # the remedy in the message
     make(tmp_path)
     assert bytes_of(tmp_path) == bytes_of(whole)
 
 
 def test_train_finds_the_scans_of_simulate(whole, tmp_path, monkeypatch):
-    """By default in the same folder, and by datasets=scans wherever they are."""
+    """By default in the same folder, and in any other one with datasets=scans."""
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
     words = [*SMALL, "experiment=scatter_direct", "logger=none", "study.split=[1,1,1]"]
@@ -157,20 +157,20 @@ def test_train_finds_the_scans_of_simulate(whole, tmp_path, monkeypatch):
     assert again["spr_percent"] == pytest.approx(found["spr_percent"], rel=1e-5)
 
 
-def test_a_slice_is_no_volume(tmp_path):
+def test_a_data_set_of_slices_is_rejected(tmp_path):
     config = composed(tmp_path, "datasets=axial_slice", f"folder={tmp_path}", name="simulate")
-    with pytest.raises(EXPECTED, match="AxialSlice has no volumes"):
+    with pytest.raises(EXPECTED, match="AxialSlice.*datasets=nifti"):
         run.run(config)
 
 
 @pytest.mark.parametrize("shard", ["2/2", "-1/2", "half", "1"])
-def test_a_wrong_shard_is_refused(tmp_path, shard):
-    with pytest.raises(EXPECTED, match="shard must be JOB/JOBS"):
+def test_an_invalid_shard_is_rejected(tmp_path, shard):
+    with pytest.raises(EXPECTED, match="shard"):
         make(tmp_path, f"shard='{shard}'")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_response_is_made(tmp_path):
+def test_a_response_table_is_made(tmp_path):
     make(
         tmp_path,
         "detector=silicon",
@@ -183,14 +183,14 @@ def test_a_response_is_made(tmp_path):
     assert names == ["silicon_60mm.csv", "silicon_60mm_pairs.npz"]
 
 
-def test_a_folder_that_cannot_be_is_told_before_anything_is_simulated(tmp_path, monkeypatch):
+def test_an_impossible_folder_is_rejected_before_the_simulation(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(simulated_scans, "write_scan", None)
     with pytest.raises(OSError, match="file"):
         make(tmp_path / "file")
 
 
-def test_the_number_of_threads_changes_nothing(whole, tmp_path):
+def test_scans_do_not_depend_on_the_number_of_threads(whole, tmp_path):
     before = torch.get_num_threads(), numba.get_num_threads()
     try:
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
@@ -202,13 +202,13 @@ def test_the_number_of_threads_changes_nothing(whole, tmp_path):
     assert bytes_of(tmp_path) == bytes_of(whole)
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+def test_an_error_of_the_command_is_one_line(tmp_path):
     command = [sys.executable, str(REPOSITORY / "simulate.py"), "datasets=nifti"]
     done = subprocess.run(
         [*command, f"folder={tmp_path}"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("pcctlearn: datasets.path needs a value")
+    assert done.stderr.splitlines()[-1].startswith("pcctlearn: datasets.path")
 
 
 # -- several jobs in one folder
@@ -242,7 +242,7 @@ def test_jobs_started_together_make_every_scan_once(whole, tmp_path):
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_scans_of_a_job_that_ends_are_made_by_the_one_that_waits(whole, tmp_path):
+def test_a_waiting_job_makes_the_scans_of_a_job_that_was_killed(whole, tmp_path):
     (tmp_path / "scans").mkdir()
     hold = (
         "import sys, time; from pathlib import Path; from pcctlearn.files.locks import locked\n"
@@ -261,7 +261,7 @@ def test_scans_of_a_job_that_ends_are_made_by_the_one_that_waits(whole, tmp_path
     assert bytes_of(tmp_path) == bytes_of(whole)
 
 
-def test_the_report_of_a_smaller_set_goes_before_a_larger_one_is_made(
+def test_the_report_of_a_smaller_set_is_removed_before_a_larger_one_is_made(
     whole, tmp_path, monkeypatch, capsys
 ):
     shutil.copytree(whole, tmp_path / "set")
@@ -275,19 +275,19 @@ def test_the_report_of_a_smaller_set_goes_before_a_larger_one_is_made(
         make(tmp_path / "set", "datasets.n_cases=4")
     assert not (tmp_path / "set/results.json").exists()
     make(tmp_path / "set", "datasets.n_cases=2")
-    assert "1 other scans in" in capsys.readouterr().out
+    assert "head_00002.h5" in capsys.readouterr().out  # belongs to the larger set
     assert json.loads((tmp_path / "set/results.json").read_text())["n_scans"] == 2
 
 
 def test_names_of_cases_are_checked_at_the_start(tmp_path, monkeypatch):
     names = property(lambda self: ["head_1", "..", "head_3"])
     monkeypatch.setattr("pcctlearn.patients.procedural.ProceduralCases.names", names)
-    with pytest.raises(EXPECTED, match=r"case \.\.: outputs are named after it"):
+    with pytest.raises(EXPECTED, match=r"case \.\."):
         make(tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
-def test_a_response_that_is_replaced_is_told(tmp_path, capsys):
+def test_a_replaced_response_table_is_reported(tmp_path, capsys):
     words = ["detector.n_histories=1000", "detector.first_keV=40.5", "detector.last_keV=42.5"]
     for verb in ("wrote", "replaced"):
         make(tmp_path, "detector=silicon", *words, f"response_folder={tmp_path}")
