@@ -1,7 +1,7 @@
-"""Figures of finished runs: public functions of a run's folder, whose docstring is their caption.
+"""Figures of finished runs: functions of a run's folder, with their captions as docstrings.
 
-A figure is named "module.function", or "module.function:subject" where a run has the same one for
-several subjects, such as its scans; the function then takes (folder, subject).
+A figure is named "module.function", or "module.function:subject" if a run has the same figure for
+several subjects, such as scans; the function then takes (folder, subject).
 """
 
 import inspect
@@ -18,25 +18,25 @@ _NAME = re.compile(r"([a-z]\w*)\.([a-z]\w*)(?::(.+))?", re.DOTALL)
 
 
 def draw(name: str, folder: Path) -> "Figure":
-    """The figure with this name, of the run in a folder."""
+    """The named figure of the run in a folder."""
     function, *subject = _found(name)
     return function(folder, *subject)
 
 
 def caption(name: str) -> str:
-    """What the figure shows."""
+    """The caption: the docstring of the figure's function, after its subject if it has one."""
     function, *subject = _found(name)
     return ": ".join([*subject, " ".join((function.__doc__ or "").split())])
 
 
 def file_stem(name: str) -> str:
-    """The name of the figure's file, without its ending."""
+    """The file name of the figure, without extension."""
     function, *subject = _found(name)
     return "_".join([*subject, function.__name__])
 
 
 def _found(name: str) -> "tuple[Callable[..., Figure], *tuple[str, ...]]":
-    """The function of a name, and its subject if there is one."""
+    """The function of a figure's name, and its subject if there is one."""
     if match := _NAME.fullmatch(name):
         module, function, subject = match.groups()
         try:
@@ -45,4 +45,7 @@ def _found(name: str) -> "tuple[Callable[..., Figure], *tuple[str, ...]]":
             found = None
         if inspect.isfunction(found) and "folder" in inspect.signature(found).parameters:
             return (found,) if subject is None else (found, subject)
-    raise ValueError(f"{name!r} is not a figure of this version: draw it with the run's version")
+    raise ValueError(
+        f"{name!r} is not a figure of this version of pcctlearn: draw it with the version of the "
+        "run"
+    )

@@ -1,4 +1,4 @@
-"""The arrays and numbers of a finished run."""
+"""Readers for the arrays and numbers of a finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.text import read_json
 
-_AGAIN = "run it again, in a folder of its own"
+_AGAIN = "run it again in another folder"
 
 
 def read_arrays(folder: Path, *names: str) -> list[np.ndarray]:
@@ -21,17 +21,17 @@ def read_arrays(folder: Path, *names: str) -> list[np.ndarray]:
 
 
 def as_array(words: Sequence[str]) -> np.ndarray:
-    """Words as an array, which ``read_words`` reads again."""
+    """Words as an array for ``arrays.h5``, to be read with ``read_words``."""
     return np.array([word.encode() for word in words])
 
 
 def read_words(folder: Path, name: str) -> list[str]:
-    """Words of ``arrays.h5``, in their order."""
+    """An array of words in ``arrays.h5``."""
     return [word.decode() for word in read_arrays(folder, name)[0]]
 
 
 def read_errors(folder: Path, group: str = "errors") -> ErrorTable:
-    """The errors in ``arrays.h5``; an empty table where there are none."""
+    """The error table in ``arrays.h5``, empty if there is none."""
     path = folder / "arrays.h5"
     with readable(path, "the arrays of a finished run", _AGAIN), h5py.File(path) as file:
         found = {f"{group}/{name}": values[()] for name, values in file.get(group, {}).items()}

@@ -1,4 +1,4 @@
-"""Figures of evaluated scans: scatter in a view, slices of maps and monoenergetic images."""
+"""Figures of evaluated scans: scattered fraction, slices of maps and monoenergetic images."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import h5py
 from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays
-from pcctlearn.figures.style import WINDOWS, new_figure, show_image
+from pcctlearn.figures.style import DISPLAY_WINDOWS, new_figure, show_image
 from pcctlearn.units import MG_ML
 
 
 def scatter_fraction(folder: Path, name: str) -> Figure:
-    """First view: share of scatter in the counts of every bin."""
+    """Scattered fraction of the counts of each bin, first view."""
     fraction, edges = read_arrays(folder, f"{name}/scatter_fraction", f"{name}/edges_keV")
     figure = new_figure(3.0 * len(fraction), 2.5)
     axes = figure.subplots(1, len(fraction), squeeze=False)[0]
@@ -26,9 +26,9 @@ def scatter_fraction(folder: Path, name: str) -> Figure:
 
 
 def slices(folder: Path, name: str) -> Figure:
-    """Slices through the middle, axial (front on top) and coronal (head on top).
+    """Central slices, axial (anterior at the top) and coronal (head at the top).
 
-    The patient's right is on the left; unknown voxels are white.
+    The patient's right is on the left side; unknown voxels are white.
     """
     with h5py.File(folder / "arrays.h5") as file:
         group = file[name]
@@ -53,7 +53,7 @@ def slices(folder: Path, name: str) -> Figure:
 
 def _title_and_window(label: str) -> tuple[str, tuple[float, float]]:
     if label.endswith("_HU"):
-        return label.removesuffix("_HU").replace("_", " ") + " (HU)", WINDOWS["HU"]
+        return label.removesuffix("_HU").replace("_", " ") + " (HU)", DISPLAY_WINDOWS["HU"]
     material = label.removesuffix("_mg_mL")
-    low, high = WINDOWS.get(material, (0.0, 0.3))
+    low, high = DISPLAY_WINDOWS.get(material, (0.0, 0.3))
     return f"{material} (mg/mL)", (MG_ML * low, MG_ML * high)

@@ -1,4 +1,4 @@
-"""Figures of scatter corrections side by side: images, projections, and errors of every scan."""
+"""Figures that compare scatter corrections: images, projections, and errors of all scans."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays, read_errors, read_words
 from pcctlearn.figures.scatter_correction import compared
-from pcctlearn.figures.style import COLOURS, new_figure
+from pcctlearn.figures.style import COLORS, new_figure
 from pcctlearn.metrics.errors import UNCORRECTED
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.units import MG_ML
 
 
 def images(folder: Path) -> Figure:
-    """The first test scan: monoenergetic images without correction, with each, and scatter-free.
+    """Monoenergetic images of the first test scan: uncorrected, corrected, and scatter-free.
 
-    Of each method, its first run. Below, the difference from the scatter-free image. The numbers
-    are root mean square differences over the whole body, means over the runs.
+    Each correction is that of the first run of its method. Below each image: difference from the
+    scatter-free one. Numbers: RMS difference over the whole body, averaged over the runs.
     """
     reference = read_arrays(folder, "reference/vmi_HU")[0]
     volumes = {}
@@ -29,7 +29,7 @@ def images(folder: Path) -> Figure:
 
 
 def maps(folder: Path) -> Figure:
-    """Middle slice of the first test scan: density maps minus those of the scatter-free scan."""
+    """Differences of density maps from the scatter-free ones: first test scan, central slice."""
     reference = read_arrays(folder, "reference/axial_maps")[0]
     shown = {
         m: MG_ML * (read_arrays(folder, f"{m}/axial_maps")[0] - reference) for m in _methods(folder)
@@ -38,7 +38,7 @@ def maps(folder: Path) -> Figure:
 
 
 def projections(folder: Path) -> Figure:
-    """First view of the first test scan: errors of the line integrals as lengths of material."""
+    """Errors of the line integrals as material thickness: first test scan, first view."""
     reference = read_arrays(folder, "reference/line_integrals")[0]
     materials = read_words(folder, "materials")
     densities = np.array([density_g_cm3(name) for name in materials])[:, None, None]
@@ -50,7 +50,7 @@ def projections(folder: Path) -> Figure:
 
 
 def boxes(folder: Path) -> Figure:
-    """Errors of all test scans, means over the runs of each method: median, quartiles and range."""
+    """Errors of all test scans, averaged over the runs of each method: median, quartiles, range."""
     table, methods = read_errors(folder), _methods(folder)
     metrics = [metric for metric in table.of(UNCORRECTED) if not metric.noisy]
     figure = new_figure(2.2 * len(metrics), 3.4)
@@ -58,7 +58,7 @@ def boxes(folder: Path) -> Figure:
         ax.boxplot(
             [table.values[metric, method] for method in methods],
             whis=(0, 100),
-            medianprops={"color": COLOURS["before"]},
+            medianprops={"color": COLORS["before"]},
         )
         ax.set_xticks(range(1, len(methods) + 1), methods, rotation=40, ha="right", fontsize=7)
         ax.set_ylim(bottom=0)
@@ -67,7 +67,7 @@ def boxes(folder: Path) -> Figure:
 
 
 def _rows(shown: dict[str, np.ndarray], unit: str, materials: Sequence[str]) -> Figure:
-    """A row for each material, a column for each method; the first one's errors fill the scale."""
+    """A row for each material, a column for each method, with the color scale of the first one."""
     first = next(iter(shown.values()))
     height = 2.6 * first.shape[1] / first.shape[2] + 0.3
     figure = new_figure(2.6 * len(shown) + 0.8, len(materials) * height + 0.4)
@@ -84,7 +84,7 @@ def _rows(shown: dict[str, np.ndarray], unit: str, materials: Sequence[str]) -> 
 
 
 def _methods(folder: Path) -> list[str]:
-    """Uncorrected first, then in the order in which they were compared."""
+    """All methods, the uncorrected case first."""
     return ["uncorrected", *read_words(folder, "methods")]
 
 

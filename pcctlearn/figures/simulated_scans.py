@@ -1,4 +1,4 @@
-"""Figures of a simulated data set."""
+"""Figures of a set of simulated scans."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays, read_words
-from pcctlearn.figures.style import WINDOWS, new_figure
+from pcctlearn.figures.style import DISPLAY_WINDOWS, new_figure
 
 
 def primary_and_scatter(folder: Path) -> Figure:
-    """Primary and scattered counts over air, and their ratio (SPR), in every bin.
+    """Primary and scattered counts relative to air, and their ratio (SPR), in each bin.
 
-    Two views of the first scan.
+    One or two views of the first scan.
     """
     names = ("primary", "scatter", "air", "edges_keV", "views")
     primary, scatter, air, edges, views = read_arrays(folder, *(f"first/{n}" for n in names))
@@ -40,11 +40,11 @@ def primary_and_scatter(folder: Path) -> Figure:
 
 
 def cases(folder: Path) -> Figure:
-    """The objects: slices through the middle at 60 keV, in HU."""
+    """Central slices of the objects at 60 keV, in HU: axial (top) and coronal (bottom)."""
     names = read_words(folder, "shown")
     figure = new_figure(1.0 + 1.7 * len(names), 4.4)
     axes = figure.subplots(2, len(names), squeeze=False)
-    low, high = WINDOWS["HU"]
+    low, high = DISPLAY_WINDOWS["HU"]
     for name, column in zip(names, axes.T, strict=True):
         images = read_arrays(folder, f"axial_HU/{name}", f"coronal_HU/{name}")
         for ax, image in zip(column, images, strict=True):

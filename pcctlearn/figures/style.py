@@ -1,4 +1,4 @@
-"""One look for all figures: colours mean the same material or state everywhere."""
+"""Style of all figures: a color has the same meaning in every figure."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
 
-COLOURS = {
+COLORS = {
     "reference": "#1f4e79",
     "before": "#c0392b",
     "after": "#1d1d1f",
     "plane": "#2e86c1",
     "unobservable": "#d5d8dc",
 }
-# g/cm³ and HU, lower and upper grey level
-WINDOWS = {
+# limits in g/cm³ and HU
+DISPLAY_WINDOWS = {
     "water": (0.8, 1.2),
     "calcium": (0.0, 0.3),
     "HU": (-160.0, 240.0),
@@ -29,13 +29,13 @@ WORDS = {"water": "water (g/cm³)", "calcium": "calcium (g/cm³)"}
 
 
 class PlainFigure(Figure):
-    """A figure whose text is drawn as it is: ``$`` in the name of a scan begins no formula."""
+    """A figure that draws text literally: a ``$`` in the name of a scan does not start a formula."""
 
     def draw(self, renderer: RendererBase) -> None:
-        """Switch formulas off, except in the labels of logarithmic axes."""
+        """Disable formulas except in the tick labels of logarithmic axes."""
         powers = set()
         for axis in self.findobj(Axis):
-            axis.get_ticklabels(which="both")  # makes them
+            axis.get_ticklabels(which="both")  # creates the labels
             if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
                 powers |= set(axis.findobj(Text)) - {axis.label}
         for text in self.findobj(Text):
@@ -44,7 +44,7 @@ class PlainFigure(Figure):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure without a screen, with room between the axes."""
+    """An empty figure of this size in inches, drawn without a display."""
     mpl.rcParams.update(
         {
             "font.size": 9,
@@ -58,10 +58,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def show_image(
-    ax: Axes, image: np.ndarray, window: Sequence[float], title: str, cmap: str = "gray"
+    ax: Axes, image: np.ndarray, display_window: Sequence[float], title: str, cmap: str = "gray"
 ) -> None:
-    """An image with its colour bar, row 0 on top."""
-    low, high = window
+    """Show an image with its color bar, row 0 at the top."""
+    low, high = display_window
     shown = ax.imshow(image, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
     ax.set_title(title)
     ax.set_axis_off()

@@ -1,4 +1,4 @@
-"""The cone-beam figures stand on the folder alone, and the setup is drawn where it is."""
+"""Figures of the cone-beam study, and the positions in the drawing of its scan geometry."""
 
 from dataclasses import replace
 
@@ -25,16 +25,16 @@ BEAM = replace(
         ("convergence", ["iteration or pass", "relative residual", "RMSE in the head (HU)"]),
     ],
 )
-def test_each_is_drawn_from_the_folder_alone(tmp_path, figure, wanted):
+def test_a_figure_is_drawn_from_the_folder_alone(tmp_path, figure, wanted):
     write_results(finished_cone(), tmp_path)
     drawn = draw(f"cone_reconstruction.{figure}", tmp_path)
     drawn.savefig(tmp_path / "figure.png", dpi=50)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    said = words(drawn)
-    assert all(word in said for word in wanted), said
+    labels = words(drawn)
+    assert all(word in labels for word in wanted), labels
 
 
-def test_slices_are_drawn_in_one_window(tmp_path):
+def test_all_slices_have_the_same_display_window(tmp_path):
     write_results(finished_cone(), tmp_path)
     drawn = draw("cone_reconstruction.central_slices", tmp_path)
     images = [image for ax in drawn.axes for image in ax.get_images()]
@@ -42,14 +42,14 @@ def test_slices_are_drawn_in_one_window(tmp_path):
     assert {image.get_clim() for image in images} == {(-160.0, 240.0)}
 
 
-def test_a_run_of_one_method_has_figures_too(tmp_path):
+def test_figures_of_a_run_with_one_method(tmp_path):
     results = cone_study(methods=["cgls"], photons=None).run(in_context())
     write_results(results, tmp_path)
     for name in results.figures:
         draw(name, tmp_path)
 
 
-def test_the_drawing_finds_distances_and_offsets_in_the_positions():
+def test_distances_and_offsets_of_the_drawing_are_those_of_the_scanner():
     s = Setup.of(BEAM, TINY_VOLUME, 7)
     np.testing.assert_allclose(s.source, BEAM.sources_cm()[7])
     assert s.source @ s.toward == pytest.approx(-BEAM.source_to_axis_cm)
@@ -60,18 +60,18 @@ def test_the_drawing_finds_distances_and_offsets_in_the_positions():
     np.testing.assert_allclose(middle[2], BEAM.row_offset_cm)
 
 
-def labels(figure):
+def texts(figure):
     return {text.get_text() for ax in figure.axes for text in ax.texts}
 
 
-def test_offsets_are_named_where_there_are_some():
+def test_only_offsets_other_than_zero_are_labeled():
     offsets = {"offset_cm", "row_offset_cm", "axis_offset_cm"}
-    assert offsets <= labels(draw_setup(Setup.of(BEAM, TINY_VOLUME, 5)))
-    assert not offsets & labels(draw_setup(Setup.of(tiny_cone(), TINY_VOLUME, 5)))
+    assert offsets <= texts(draw_setup(Setup.of(BEAM, TINY_VOLUME, 5)))
+    assert not offsets & texts(draw_setup(Setup.of(tiny_cone(), TINY_VOLUME, 5)))
 
 
 @pytest.mark.parametrize("view", [1, 29])
-def test_corners_and_ends_are_named(view):
-    said = labels(draw_setup(Setup.of(BEAM, TINY_VOLUME, view)))
-    assert {"column 0", "column 29", "row 0", "row 23", "slice 0", "slice 23"} <= said
-    assert {"[k, 0, 0]", "[k, 19, 15]", "source_to_axis_cm = 62.5"} <= said
+def test_corners_and_ends_are_labeled(view):
+    labels = texts(draw_setup(Setup.of(BEAM, TINY_VOLUME, view)))
+    assert {"column 0", "column 29", "row 0", "row 23", "slice 0", "slice 23"} <= labels
+    assert {"[k, 0, 0]", "[k, 19, 15]", "source_to_axis_cm = 62.5"} <= labels

@@ -1,4 +1,4 @@
-"""Figures are drawn from the folder of a run alone, with words and units on their axes."""
+"""Figures are drawn from the folder of a run alone, with quantities and units on their axes."""
 
 import pytest
 from support.figures import words
@@ -36,12 +36,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_list_below_is_whole(name):
+def test_all_figures_of_a_study_are_tested_below(name):
     assert set(finished(name).figures) == {figure for study, figure in CASES if study == name}
 
 
 @pytest.mark.parametrize(("folder", "figure"), CASES, indirect=["folder"])
-def test_each_is_drawn_from_the_folder_alone(folder, figure):
+def test_a_figure_is_drawn_from_the_folder_alone(folder, figure):
     drawn = draw(figure, folder)
     drawn.savefig(folder / "figure.png", dpi=50)
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -71,13 +71,13 @@ def test_each_is_drawn_from_the_folder_alone(folder, figure):
     ],
     indirect=["folder"],
 )
-def test_axes_carry_word_and_unit(folder, figure, wanted):
-    said = words(draw(figure, folder))
-    assert all(word in said for word in wanted), said
+def test_axes_have_a_quantity_and_a_unit(folder, figure, wanted):
+    labels = words(draw(figure, folder))
+    assert all(word in labels for word in wanted), labels
 
 
 @pytest.mark.parametrize("folder", ["thresholds_slabs"], indirect=True)
-def test_a_run_is_drawn_again_from_its_folder(folder):
+def test_a_run_is_redrawn_from_its_folder(folder):
     assert redraw(folder) == list(finished("thresholds_slabs").figures)
     first = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert set(first) == {"calibration_curves.png", "slab_decomposition.png"}
@@ -85,14 +85,14 @@ def test_a_run_is_drawn_again_from_its_folder(folder):
     assert first == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
 
 
-def test_a_folder_without_a_run_is_not_drawn(tmp_path):
+def test_a_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"results\.json"):
         redraw(tmp_path)
 
 
 def test_a_figure_of_a_subject_is_named_after_it():
     name = "evaluation.slices:scan: 1.b"
-    assert caption(name).startswith("scan: 1.b: Slices")
+    assert caption(name).startswith("scan: 1.b: Central slices")
     assert file_stem(name) == "scan: 1.b_slices"
 
 
@@ -100,6 +100,6 @@ def test_a_figure_of_a_subject_is_named_after_it():
     "name",
     ["calibration", "nothing.here", "style.new_figure", "os.remove", "..os.remove:x", "a.b.c"],
 )
-def test_nothing_but_a_figure_is_drawn(name, tmp_path):
-    with pytest.raises(ValueError, match="is not a figure"):
+def test_only_figures_can_be_drawn(name, tmp_path):
+    with pytest.raises(ValueError, match="not a figure"):
         draw(name, tmp_path)

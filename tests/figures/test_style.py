@@ -1,4 +1,4 @@
-"""Names of scans, cases and materials are drawn as they are, whatever characters they hold."""
+"""Names of scans, cases and materials are drawn literally, whatever characters they contain."""
 
 import io
 
@@ -18,7 +18,7 @@ def drawn(figure):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_is_drawn_wherever_it_stands(name):
+def test_a_name_is_drawn_literally_in_titles_labels_and_legends(name):
     figure = new_figure(3.0, 3.0)
     left, right = figure.subplots(1, 2)
     show_image(left, np.eye(3), (0.0, 1.0), name)

@@ -1,7 +1,7 @@
-"""What a figure says."""
+"""The words in a figure."""
 
 
 def words(figure):
-    """Everything that the axes of a figure say about what they show."""
+    """Labels and titles of all axes of a figure."""
     parts = [(ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) for ax in figure.axes]
     return " | ".join(word for part in parts for word in part if word)
