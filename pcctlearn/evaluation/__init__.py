@@ -1,1 +1,1 @@
-"""A correction applied to scans, and its errors where the truth is known."""
+"""Scatter corrections applied to scans, and their errors where the truth is known."""

@@ -1,4 +1,4 @@
-"""One scan file through the chain of its own scanner, and its errors where the truth is known."""
+"""Evaluation of one scan file with the scanner that it records."""
 
 import logging
 from collections.abc import Iterator
@@ -29,12 +29,13 @@ _READ = (*SCANNER, "counts", "primary", "scatter", "scanner_to_patient")
 
 @dataclass(frozen=True)
 class EvaluatedScan:
-    """A scan at the end of the chain, its batch axis of one.
+    """A scan with all stages of the chain, with a batch axis of one.
 
-    Counts are those of the file's pixels, with its ``air``. ``recorded`` has the grid of the maps.
-    ``dead`` (pixel, 2) are the rows and columns that were filled; ``unknown`` (z, y, x) the voxels
-    whose rays miss the rows of the panel in some view; ``numbers`` need no truth, ``errors`` do;
-    ``differences`` say in what the scanner of the checkpoint differs.
+    Counts are on the scale of the file's pixels and its ``air``. ``recorded`` has the grid of the
+    maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
+    (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
+    ``numbers`` need no truth, ``errors`` do. ``differences`` lists the differences between the
+    scan's geometry and the checkpoint's.
     """
 
     path: Path
@@ -51,11 +52,11 @@ class EvaluatedScan:
 
     @property
     def edges_keV(self) -> Tensor:
-        """(edge): thresholds, the mean over the pixels."""
+        """Thresholds (edge), averaged over the pixels."""
         return self.recorded.thresholds_keV.reshape(-1, len(self.recorded.air) + 1).mean(0)
 
     def volumes(self) -> Iterator[tuple[str, Tensor, str]]:
-        """Name, values and unit of each material in mg/mL, then of each energy in HU.
+        """Name, values and unit of each map (mg/mL), then of each monoenergetic image (HU).
 
         Unknown voxels are NaN.
         """
@@ -72,10 +73,10 @@ class ScanEvaluator:
     """Correct, decompose and reconstruct scan files, each with the scanner that it records.
 
     Args:
-        chains: of their scanners; errors are those of the first energy of their images.
-        max_dead_share: of the pixels, above which a scan is refused.
-        voxel_cm: of the reconstruction; by default that of each file.
-        seed: of the noise that is drawn for comparison.
+        chains: chains of the recorded scanners; image errors are those of their first energy.
+        max_dead_share: share of dead pixels above which a scan is rejected.
+        voxel_cm: voxel size of the reconstruction; by default that of each file.
+        seed: seed of the noise added to primary counts for comparison.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ScanEvaluator:
         seed: int = 0,
     ) -> None:
         if not 0 <= max_dead_share < 1:
-            raise ValueError(f"max_dead_share must be 0 or more and below 1, got {max_dead_share}")
+            raise ValueError(f"max_dead_share must be at least 0 and below 1, got {max_dead_share}")
         if voxel_cm is not None:
             require_positive(voxel_cm=voxel_cm)
         self.chains, self.max_dead_share = chains, max_dead_share
@@ -94,10 +95,11 @@ class ScanEvaluator:
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
-        """Read one scan, prepare it, take it through the chain, and compute its errors.
+        """Read and prepare one scan, pass it through the chain, and compute its errors.
 
         Raises:
-            ValueError: views or too many pixels are missing; a checkpoint of another detector.
+            ValueError: views or too many pixels are missing, or the checkpoint was trained for a
+                different detector.
         """
         recorded = self._read(path)
         try:
@@ -115,8 +117,8 @@ class ScanEvaluator:
         unknown = torch.from_numpy(~recorded.geometry.seen_in_z(recorded.grid))
         if unknown.any():
             log.warning(
-                "%s: %.3g %% of the voxels lie beyond the rows of the panel in some view and are "
-                "NaN; choose a volume of fewer slices (n_z)",
+                "%s: the rays of %.3g %% of the voxels miss the panel above or below in at least "
+                "one view; these voxels are NaN, fewer slices (n_z) avoid them",
                 path,
                 100 * unknown.double().mean().item(),
             )
@@ -143,12 +145,12 @@ class ScanEvaluator:
         return replace(recorded, grid=recorded.grid.with_voxels_of(self.voxel_cm))
 
     def _errors(self, path: Path, scan: FlatFielded, chain: Chain) -> ErrorTable:
-        """Errors against the scatter-free counts of the file, if it holds them, in any basis."""
+        """Errors relative to the scatter-free counts of the file, if it holds them."""
         if not scan.has_truth:
             return ErrorTable()
         if undefined := set(chain.decompose.model.materials) - DENSITY_G_CM3.keys():
             log.warning(
-                "%s: no errors are computed, since no density is known for %s",
+                "%s: errors are not computed, since the density is unknown for %s",
                 path,
                 ", ".join(sorted(undefined)),
             )

@@ -1,4 +1,4 @@
-"""The folder of an evaluated scan: projections, volumes, and what was found."""
+"""Folder of an evaluated scan: projections, volumes, and a record of numbers."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ _UNITS = {
 
 
 def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> None:
-    """Projections, a volume for each material and energy, and ``scan.json``; all at once.
+    """Write projections, a volume for each material and energy, and ``scan.json``, atomically.
 
-    ``config`` is the resolved YAML that made them; its SHA-256 is kept in ``scan.json``.
+    ``config`` is the resolved YAML of the evaluation; ``scan.json`` holds its SHA-256.
     """
     with folder_written_whole(folder) as part:
         _write_projections(scan, part / "projections.h5")
@@ -47,7 +47,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
 
 
 def finished_scans(folder: Path) -> dict[str, str | None]:
-    """{name: digest of the configuration} of the scans that an evaluation left in a folder."""
+    """{name: digest of the configuration} of the evaluated scans in a folder."""
     return {path.parent.name: _made_by(path) for path in folder.glob(f"*/{_RECORD}")}
 
 

@@ -1,4 +1,4 @@
-"""Evaluate scan files: correct, decompose and reconstruct them, with a report of all."""
+"""The job of evaluate.py: correct, decompose and reconstruct scan files, and report."""
 
 from collections.abc import Callable
 
@@ -19,27 +19,27 @@ from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.folder import scan_files
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 
-_RESERVED = (*OUTPUTS, ".lock")  # names in the folder that no scan may have
-_MOST_DRAWN = 10  # scans
-_MOST_LISTED = 12  # dead pixels
+_RESERVED = (*OUTPUTS, ".lock")  # names that a scan may not have
+_MOST_DRAWN = 10  # scans with figures
+_MOST_LISTED = 12  # dead pixels in the report
 
 
 class Evaluation:
     """Correct, decompose and reconstruct scan files, one after the other.
 
-    A scan that cannot be used is left out, and named at the end. Every file is read once, and so
-    is the checkpoint.
+    Unusable scans are skipped and listed at the end. Each scan file and the checkpoint are read
+    once.
 
     Args:
         scans: a scan file, or a folder of them.
-        scatter: builds the scatter correction of each scanner.
-        decomposition: constructor of the decomposition layer, awaiting its model.
-        vmi_keV: of the monoenergetic images; errors are those of the first.
-        materials: the basis; by default that of each file's truth, else water and calcium.
-        filter, truncation: of the reconstruction, as in ``fbp``.
-        voxel_cm: of the reconstruction; by default that of each file.
-        max_dead_share: of the pixels, above which a scan is refused.
-        seed: of the noise that is drawn for comparison.
+        scatter: builds the scatter correction for a scanner.
+        decomposition: constructor of the decomposition layer for a model.
+        vmi_keV: energies of the monoenergetic images; errors are computed at the first.
+        materials: basis materials; by default those of each file's truth, else water and calcium.
+        filter, truncation: settings of the reconstruction, as in ``fbp``.
+        voxel_cm: voxel size of the reconstruction; by default that of each file.
+        max_dead_share: share of dead pixels above which a scan is rejected.
+        seed: seed of the noise added to primary counts for comparison.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Evaluation:
         if scans is None:
             raise ValueError(
                 "scans needs a value: scans=FILE.h5 (docs/scan_file.md), or a folder of such "
-                "files, as simulate.py writes them"
+                "files, for instance from simulate.py"
             )
         self.paths = scan_files(scans)
         for path in self.paths:
@@ -67,37 +67,37 @@ class Evaluation:
         self.evaluator = ScanEvaluator(chains, max_dead_share, voxel_cm, seed)
 
     def run(self, context: Context) -> StudyResults:
-        """Evaluate the scans; outputs of an earlier evaluation stay until there is a new one.
+        """Evaluate the scans. Earlier outputs are moved aside when the first scan is finished.
 
         Raises:
             ValueError: none of the scans can be used.
         """
-        report, refused = _Report(), []
+        report, rejected = _Report(), []
         for path in track(self.paths, "scans", console=console(stderr=True)):
             try:
                 scan = self.evaluator.evaluate(path)
-            except ValueError as error:  # concerns this scan alone; the others are evaluated
-                refused.append(str(error))
+            except ValueError as error:  # the other scans are evaluated nonetheless
+                rejected.append(str(error))
                 continue
             if not report.names:
                 self._begin(context)
             write_scan_folder(scan, context.folder / path.stem, context.config)
             report.add(scan)
-        if len(refused) == len(self.paths):
-            raise ValueError(refused[0])
+        if len(rejected) == len(self.paths):
+            raise ValueError(rejected[0])
         results = report.results()
-        if refused:
+        if rejected:
             results.failure = (
-                f"{len(refused)} of {len(self.paths)} scans cannot be used, and {context.folder} "
-                "holds the others: " + "; ".join(refused)
+                f"{len(rejected)} of {len(self.paths)} scans cannot be used; {context.folder} "
+                "holds the others: " + "; ".join(rejected)
             )
         return results
 
     def _begin(self, context: Context) -> None:
         """Move the outputs of an earlier evaluation aside.
 
-        Outputs of an interrupted evaluation with this configuration are removed, since all of them
-        are made again.
+        Outputs of an interrupted evaluation with the same configuration are removed: they will be
+        made again.
         """
         made = finished_scans(context.path)
         for path in self.paths:
@@ -112,7 +112,7 @@ class Evaluation:
 
 
 class _Report:
-    """Numbers of all scans, and what is drawn of the first ones."""
+    """Collects the numbers of all scans, and arrays for the figures of the first ones."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -136,12 +136,13 @@ class _Report:
         if n_slices := int(scan.numbers["slices_with_unknown_voxels"]):
             self.remarks.append(
                 f"{scan.numbers['voxels_unknown_percent']:.3g} % of the voxels of {name}, in "
-                f"{n_slices} of its slices, lie beyond the rows of the panel and are unknown (NaN)."
+                f"{n_slices} of its slices, are unknown (NaN): their rays miss the panel above or "
+                "below in at least one view."
             )
         for difference in scan.differences:
-            sentence = f"The scanner of the checkpoint is another: {difference}."
-            if sentence not in self.remarks:
-                self.remarks.append(sentence)
+            remark = f"The checkpoint was trained with a different geometry: {difference}."
+            if remark not in self.remarks:
+                self.remarks.append(remark)
         if len(self.names) <= _MOST_DRAWN:
             self._draw(name, scan)
 
@@ -168,8 +169,8 @@ class _Report:
         for metric in self.errors.image_metrics:
             if (after := self.errors.values.get((metric, CORRECTED))) is not None:
                 remarks.append(
-                    f"{metric.label}: {self.errors.share(metric):.2f} of the error without "
-                    f"correction is left, {np.mean(after):.1f} HU."
+                    f"{metric.label}: {self.errors.share(metric):.2f} of the uncorrected error "
+                    f"remains, {np.mean(after):.1f} HU."
                 )
         return StudyResults(
             numbers=numbers | summary,

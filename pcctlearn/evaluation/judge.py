@@ -1,4 +1,4 @@
-"""Judge a scatter correction by scans whose primary counts are known."""
+"""Errors of a scatter correction on scans whose primary counts are known."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +21,9 @@ _SHOWN = (UNCORRECTED, CORRECTED, "reference")
 
 @dataclass
 class Judgement:
-    """Errors of all scans, and what figures show of the first one.
+    """Errors of all scans, and arrays of the first one for the figures.
 
-    ``materials`` are those of its maps and line integrals.
+    ``materials`` are those of the maps and line integrals.
     """
 
     materials: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Judgement:
     shown: dict[str, Tensor] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, Tensor | np.ndarray]:
-        """The errors, and what is shown, for arrays.h5."""
+        """The errors, and the arrays for the figures, to be stored in arrays.h5."""
         return {**self.errors.to_arrays(), **self.shown, "materials": as_array(self.materials)}
 
     def show(self, method: str, scan: Scan, image: MonoenergeticImages) -> None:
@@ -49,23 +49,23 @@ def judge(
     noise_seed: int | None = 0,
     baselines: Mapping[str, ScatterCorrection] | None = None,
 ) -> Judgement:
-    """Errors of scans with and without correction, against their primary counts without noise.
+    """Errors of scans with and without correction, relative to their noise-free primary counts.
 
-    All counts go through the same chain. Without noise, the expected counts of every scan are
-    taken; with noise the measured ones, where they have any, and primary counts with noise of
-    their own ("noise_alone"), which a perfect correction would leave.
+    All counts pass through the same chain. Errors without noise are those of the expected counts.
+    Errors with noise are those of the measured counts, if they have noise, and of primary counts
+    with noise drawn here ("noise_alone"), the limit for a perfect correction.
 
     Args:
-        chain: with an image of one energy, the first of which counts.
-        scans: with known primary and scatter.
-        noise_seed: of that noise, which depends on the seed and the name of the scan alone;
-            ``None`` judges without noise.
-        baselines: other corrections by name, judged without noise.
+        chain: chain with monoenergetic images; image errors are those of the first energy.
+        scans: scans with known primary and scatter.
+        noise_seed: seed of the drawn noise, which depends on this seed and the name of the scan
+            only; ``None``: errors without noise only.
+        baselines: {name: other correction}, without noise.
     """
     chain.eval()
     image = chain.image
     if image is None:
-        raise ValueError("a chain needs monoenergetic images to be judged")
+        raise ValueError("the chain must have monoenergetic images (image=MonoenergeticImages(…))")
     plain = Chain(chain.decompose, chain.reconstruct, image)
     others = {
         name: Chain(chain.decompose, chain.reconstruct, image, correct).eval()
@@ -85,8 +85,8 @@ def judge(
             cases += [(method, True, steps, measured) for method, steps in chains.items()]
             cases.append((NOISE_ALONE, True, plain, alone))
         outcomes = {}
-        for method, noisy, steps, given in cases:
-            outcome = steps(given, until="maps")
+        for method, noisy, steps, inputs in cases:
+            outcome = steps(inputs, until="maps")
             errors = correction_errors(outcome, reference, image, result.materials, visible)
             result.errors.add(method, errors, noisy)
             if not noisy and method in _SHOWN:

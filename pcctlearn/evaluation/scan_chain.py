@@ -1,4 +1,4 @@
-"""The chain of the scanner that a scan file records, built once for all scans of one scanner."""
+"""The chain for the scanner that a scan file records, built once for all scans of a scanner."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ from pcctlearn.tomography.filters import RampFilter
 log = logging.getLogger(__name__)
 
 _ENERGIES_keV = [20.0, 30.0, 40.0, 60.0, 80.0, 120.0]
-_SAME_SHAPE = 1e-2  # distance of two attenuation curves of norm one; water and PMMA are 0.11 apart
-_BASIS = ("water", "calcium")  # where a file names no materials
-SCANNER = ("spectrum", "response")  # what must be read of a file beside its thresholds
+_SAME_SHAPE = 1e-2  # least distance of two normalized attenuation curves; water and PMMA: 0.11
+_BASIS = ("water", "calcium")  # for files that name no materials
+SCANNER = ("spectrum", "response")  # parts of a file that describe its scanner, with thresholds
 
 
 @dataclass(frozen=True)
 class ScanChain:
-    """A chain, its images, and in what the scanner of its correction differs from this one."""
+    """A chain, its images, and the differences from the geometry of the correction."""
 
     recorded: RecordedScan
     chain: Chain
@@ -36,20 +36,19 @@ class ScanChain:
     differences: list[str]
 
     def fits(self, other: RecordedScan) -> bool:
-        """Whether another scan is of the same scanner."""
-        mine = self.recorded
-        return mine.materials == other.materials and same_scanner(mine, other)
+        """Whether another scan was made with the same scanner and names the same materials."""
+        return self.recorded.materials == other.materials and same_scanner(self.recorded, other)
 
 
 class ScanChains:
-    """Chains of recorded scanners, the last of which is kept.
+    """Builds chains for recorded scanners, and keeps the latest one.
 
     Args:
-        decomposition: constructor of the decomposition layer, awaiting its model.
-        scatter: builds the scatter correction of a scanner.
-        vmi_keV: of the monoenergetic images.
-        materials: the basis; by default that of each file's truth, else water and calcium.
-        filter, truncation: of the reconstruction, as in ``fbp``.
+        decomposition: constructor of the decomposition layer for a model.
+        scatter: builds the scatter correction for a scanner.
+        vmi_keV: energies of the monoenergetic images.
+        materials: basis materials; by default those of each file's truth, else water and calcium.
+        filter, truncation: settings of the reconstruction, as in ``fbp``.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class ScanChains:
         truncation: str = "water",
     ) -> None:
         require_truncation(truncation)
-        RampFilter((1, 1), 1.0, filter)  # refuses an unknown filter before a scan is read
+        RampFilter((1, 1), 1.0, filter)  # rejects an unknown filter before a scan is read
         if scatter is None:
             raise ValueError(
                 "scatter needs a choice: scatter=network scatter.checkpoint=CHECKPOINT.ckpt (the "
@@ -70,7 +69,7 @@ class ScanChains:
                 "pencil beams), or scatter=none"
             )
         if not vmi_keV:
-            raise ValueError("vmi_keV needs one energy at least, such as vmi_keV=[60]")
+            raise ValueError("vmi_keV needs at least one energy, such as vmi_keV=[60]")
         self.decomposition, self.scatter = decomposition, scatter
         self.vmi_keV = list(vmi_keV)
         self.materials = _checked_basis(materials)
@@ -78,13 +77,13 @@ class ScanChains:
         self._last: ScanChain | None = None
 
     def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
-        """The chain for this scan's scanner; differences from the checkpoint's are logged."""
+        """The chain for this scan's scanner; differences from the checkpoint are logged."""
         if self._last is None or not self._last.fits(recorded):
             model, geometry = self._model(path, recorded), recorded.geometry
             correct = self.scatter.ready(geometry, model)
             differences = self.scatter.differences(geometry)
             for difference in differences:
-                log.warning("the scanner of the checkpoint is another: %s", difference)
+                log.warning("the checkpoint was trained with a different geometry: %s", difference)
             decompose = self.decomposition(model)
             image = MonoenergeticImages(model.materials, self.vmi_keV)
             reconstruct = self.reconstruct(geometry, recorded.grid)
@@ -97,28 +96,28 @@ class ScanChains:
         return self._last
 
     def _model(self, path: Path, recorded: RecordedScan) -> SpectralModel:
-        """Of the file's own spectrum, response and thresholds."""
+        """The spectral model with the file's spectrum, response and thresholds."""
         basis = self.materials or recorded.materials
         if not basis:
             log.warning("%s names no materials: it is decomposed into water and calcium", path)
             basis = _BASIS
         if len(basis) > len(recorded.air):
             raise ValueError(
-                f"{path} has {len(recorded.air)} bins, too few for {', '.join(basis)}: choose as "
-                "many with materials=[…] as there are bins, or fewer"
+                f"{path} has {len(recorded.air)} bins, too few for {', '.join(basis)}: choose at "
+                "most as many materials=[…] as there are bins"
             )
         model = recorded.spectral_model(basis)
         if model is None:
             absent = " and ".join(name for name in SCANNER if getattr(recorded, name) is None)
             raise ValueError(
-                f"{path} holds no {absent}, without which its counts cannot be decomposed: add "
-                "what is missing as docs/scan_file.md says"
+                f"{path} holds no {absent}, so that its counts cannot be decomposed: add it as "
+                "described in docs/scan_file.md"
             )
         return model
 
 
 def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of known materials, each once; empty where none are chosen."""
+    """The materials if they are known and distinguishable; empty if none are chosen."""
     basis = tuple(materials or ())
     if materials is not None and len(set(basis)) < max(len(basis), 1):
         raise ValueError(
@@ -130,7 +129,7 @@ def _checked_basis(materials: Sequence[str] | None) -> tuple[str, ...]:
     for one, other in combinations(range(len(basis)), 2):
         if (shapes[one] - shapes[other]).norm() < _SAME_SHAPE:
             raise ValueError(
-                f"{basis[one]} and {basis[other]} attenuate alike at all energies, so that counts "
-                "cannot separate them: choose other materials, such as materials=[water,iodine]"
+                f"{basis[one]} and {basis[other]} have the same energy dependence of attenuation "
+                "and cannot be separated: choose others, such as materials=[water,iodine]"
             )
     return basis

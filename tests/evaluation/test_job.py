@@ -1,4 +1,4 @@
-"""evaluate.py: scan files to counts, maps and images in files, whatever is amiss in the scans."""
+"""evaluate.py turns scan files into files of counts, maps and images, and handles faulty scans."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def checkpoint_of(path, geometry=GEOMETRY, model=None):
 
 
 def using(path):
-    """The words that correct with a network from this file."""
+    """Overrides that select the network in a checkpoint."""
     return "scatter=network", f"scatter.checkpoint={path}"
 
 
@@ -102,20 +102,22 @@ def run(scans, folder, *overrides):
     try:
         run_job(composed(folder, *words, name="evaluate"))
     except InstantiationException as error:
-        raise error.__cause__ from None  # as the command says it
-    told = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/scan.json")}
-    return json.loads((folder / "results.json").read_text()), told
+        raise error.__cause__ from None  # as in the command
+    by_scan = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/scan.json")
+    }
+    return json.loads((folder / "results.json").read_text()), by_scan
 
 
-def test_all_is_written_of_every_scan(scans, checkpoint, tmp_path):
-    numbers, told = run(scans.parent, tmp_path, *using(checkpoint), "vmi_keV=[60.0,45.5]")
+def test_all_files_are_written_for_every_scan(scans, checkpoint, tmp_path):
+    numbers, by_scan = run(scans.parent, tmp_path, *using(checkpoint), "vmi_keV=[60.0,45.5]")
     assert numbers["n_scans"] == 2
     assert numbers["dead_pixels"] == 0
     assert 0 < numbers["scatter_fraction_in_shadow_percent"] < 100
-    assert set(told) == {"head_00000", "head_00001"}
+    assert set(by_scan) == {"head_00000", "head_00001"}
     for name in ("arrays.h5", "report.html", "figures/head_00001_slices.png"):
         assert (tmp_path / name).stat().st_size > 0
-    for folder in (tmp_path / name for name in told):
+    for folder in (tmp_path / name for name in by_scan):
         assert sorted(path.name for path in folder.iterdir()) == [
             "calcium.nii.gz",
             "projections.h5",
@@ -136,7 +138,7 @@ def test_all_is_written_of_every_scan(scans, checkpoint, tmp_path):
         }
 
 
-def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
+def test_the_files_hold_the_output_of_the_chain(scans, checkpoint, tmp_path):
     run(scans, tmp_path, *using(checkpoint))
     path = scans / "head_00000.h5"
     recorded = read_scan(path)
@@ -153,7 +155,7 @@ def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
         for stage in ("corrected_counts", "scatter_fraction", "line_integrals"):
             wanted = expected.at(stage)[0]
             if stage == "corrected_counts":
-                wanted = wanted / gain  # of the file's pixels, beside its air
+                wanted = wanted / gain  # on the scale of the file's air
             np.testing.assert_allclose(file[stage][()], wanted, rtol=1e-4, atol=1e-4, err_msg=stage)
     path = tmp_path / "head_00000/vmi_60keV.nii.gz"
     stored = np.asarray(nib.load(path).dataobj)[::-1, ::-1].transpose(2, 1, 0)
@@ -161,26 +163,26 @@ def test_the_files_hold_what_the_chain_gives(scans, checkpoint, tmp_path):
     wanted = image.hounsfield(expected.at("maps"))[0, 0].numpy()
     np.testing.assert_allclose(stored[known], wanted[known], rtol=1e-4, atol=0.05)
     assert np.isnan(stored[~known]).all()
-    assert 0 < known.mean() < 1, "the volume is longer than the panel sees"
+    assert 0 < known.mean() < 1, "the volume must be longer than the panel covers"
 
 
-def test_the_errors_are_those_of_a_study(scans, checkpoint, tmp_path):
-    numbers, told = run(scans, tmp_path, *using(checkpoint))
+def test_errors_equal_those_of_a_study(scans, checkpoint, tmp_path):
+    numbers, by_scan = run(scans, tmp_path, *using(checkpoint))
     model = read_scan(scans / "head_00000.h5").spectral_model()
     correct = SavedCorrection(checkpoint)(GEOMETRY, model)
     image = MonoenergeticImages(model.materials, [60.0])
     chain = Chain(MaximumLikelihood(model), fbp(GEOMETRY, VOLUME), image, correct)
     wanted = judge(chain, scans_with_truth(sorted(scans.iterdir()), model.air())).errors.summary()
-    assert len(wanted) > 40  # without noise, and with it
+    assert len(wanted) > 40  # with and without noise
     for name, value in wanted.items():
         assert numbers[name] == pytest.approx(value, rel=1e-3), name
-    assert told["head_00001"]["errors"]["corrected"]["vmi60_rmse_HU"] > 0
+    assert by_scan["head_00001"]["errors"]["corrected"]["vmi60_rmse_HU"] > 0
 
 
 def test_without_correction_and_truth(copy, tmp_path):
     for name in (*TRUTH, "seed"):
         change(copy, drop(name) if name in TRUTH else lambda file: file.attrs.pop("seed"))
-    numbers, told = run(copy, tmp_path / "out", "scatter=none")
+    numbers, by_scan = run(copy, tmp_path / "out", "scatter=none")
     assert set(numbers) == {
         "n_scans",
         "rays_not_converged_percent",
@@ -188,13 +190,13 @@ def test_without_correction_and_truth(copy, tmp_path):
         "voxels_unknown_percent",
         "slices_with_unknown_voxels",
     }
-    assert told["mine"]["errors"] == {}
+    assert by_scan["mine"]["errors"] == {}
     with h5py.File(tmp_path / "out/mine/projections.h5") as file:
         assert set(file) == {"counts", "line_integrals", "dead_pixels"}
     assert (tmp_path / "out/mine/calcium.nii.gz").is_file()
 
 
-def test_kernels_are_fitted_once_to_a_scanner(scans, tmp_path, monkeypatch):
+def test_kernels_are_fitted_once_per_scanner(scans, tmp_path, monkeypatch):
     calls, fit = [], pencil_beams.fit_kernels
 
     def few(*arguments, n_histories, **settings):
@@ -212,38 +214,37 @@ def test_dead_pixels_are_filled_and_listed(scans, copy, checkpoint, tmp_path, ca
     change(copy, edit("counts", (1, 4, 2, 3), np.nan))
     change(copy, edit("air", (slice(None), 7, 11), 0))
     change(copy, edit("air", (2, 0, 0), np.nan))
-    numbers, told = run(copy, tmp_path / "out", *using(checkpoint))
+    numbers, by_scan = run(copy, tmp_path / "out", *using(checkpoint))
     assert numbers["dead_pixels"] == 3
-    assert told["mine"]["dead_pixels"] == [[0, 0], [2, 3], [7, 11]]
+    assert by_scan["mine"]["dead_pixels"] == [[0, 0], [2, 3], [7, 11]]
     assert "(0, 0), (2, 3), (7, 11) (row, column)" in " ".join(capsys.readouterr().out.split())
     run(scans / "head_00000.h5", tmp_path / "whole", *using(checkpoint))
-    here, there = (tmp_path / name / "projections.h5" for name in ("out/mine", "whole/head_00000"))
-    with h5py.File(here) as file, h5py.File(there) as whole:
-        counts, wanted = (f["corrected_counts"][()] for f in (file, whole))
+    paths = (tmp_path / name / "projections.h5" for name in ("out/mine", "whole/head_00000"))
+    counts, whole = (h5py.File(path)["corrected_counts"][()] for path in paths)
     assert np.isfinite(counts).all()
-    assert not np.array_equal(counts[:, :, 2, 3], wanted[:, :, 2, 3])
+    assert not np.array_equal(counts[:, :, 2, 3], whole[:, :, 2, 3])
 
 
-def test_another_geometry_is_told(scans, tmp_path, caplog):
+def test_a_checkpoint_of_a_different_geometry_is_reported(scans, tmp_path, caplog):
     other = replace(GEOMETRY, source_to_axis_cm=70.0)
     path = checkpoint_of(tmp_path / "other.ckpt", other)
-    _, told = run(scans, tmp_path / "out", *using(path))
-    assert told["head_00000"]["differences"] == ["source_to_axis_cm 70 there, 62.5 here"]
-    assert "source_to_axis_cm 70 there, 62.5 here" in caplog.text
-    report = (tmp_path / "out/report.html").read_text()
-    assert report.count("source_to_axis_cm 70 there, 62.5 here") == 1
+    _, by_scan = run(scans, tmp_path / "out", *using(path))
+    (difference,) = by_scan["head_00000"]["differences"]
+    assert "source_to_axis_cm 70" in difference
+    assert difference in caplog.text
+    assert (tmp_path / "out/report.html").read_text().count(difference) == 1
 
 
-def test_other_materials_than_water_and_calcium(copy, tmp_path, caplog):
+def test_materials_without_a_known_density(copy, tmp_path, caplog):
     for name in ("line_integrals", "maps"):
         change(copy, lambda file, name=name: file[name].attrs.update(materials=["water", "I"]))
-    _, told = run(copy, tmp_path / "out", "scatter=none")
-    assert told["mine"]["errors"] == {}
-    assert "no density is known for I" in caplog.text
+    _, by_scan = run(copy, tmp_path / "out", "scatter=none")
+    assert by_scan["mine"]["errors"] == {}
+    assert "density is unknown for I" in caplog.text
     assert (tmp_path / "out/mine/I.nii.gz").is_file()
 
 
-def test_pixels_of_their_own_thresholds(scans, copy, checkpoint, tmp_path):
+def test_thresholds_of_every_pixel(scans, copy, checkpoint, tmp_path):
     change(
         copy,
         lambda file: store(
@@ -254,7 +255,7 @@ def test_pixels_of_their_own_thresholds(scans, copy, checkpoint, tmp_path):
     shared, _ = run(scans / "head_00000.h5", tmp_path / "one", *using(checkpoint))
     vmi = "noisy_vmi60_rmse_HU"
     assert numbers[vmi] == pytest.approx(shared[vmi], rel=1e-2)
-    with pytest.raises(ValueError, match="thresholds for every pixel"):
+    with pytest.raises(ValueError, match="thresholds .* pixel"):
         run(copy, tmp_path / "kernel", "scatter=kernel")
 
 
@@ -263,18 +264,18 @@ def without_truth(path):
         change(path, drop(name))
 
 
-def test_slices_beyond_the_panel_are_unknown(copy, tmp_path, caplog):
-    _, told = run(copy, tmp_path / "out", "scatter=none")
-    numbers = told["mine"]["numbers"]
+def test_voxels_whose_rays_miss_the_panel_are_unknown(copy, tmp_path, caplog):
+    _, by_scan = run(copy, tmp_path / "out", "scatter=none")
+    numbers = by_scan["mine"]["numbers"]
     known = GEOMETRY.seen_in_z(VOLUME)
     assert numbers["voxels_unknown_percent"] == pytest.approx(100 * (~known).mean())
     assert numbers["slices_with_unknown_voxels"] == (~known).any((1, 2)).sum()
-    assert "lie beyond the rows of the panel in some view and are NaN" in caplog.text
-    assert "are unknown (NaN)" in (tmp_path / "out/report.html").read_text()
+    assert "n_z" in caplog.text
+    assert "(NaN)" in (tmp_path / "out/report.html").read_text()
 
 
 def disc_scan(path, material="iodine", n_views=60):
-    """A full turn around a water cylinder with a rod of another material; without its truth."""
+    """A full-turn scan of a water cylinder with a rod of another material, without the truth."""
     model = scanner(["water", material])
     grid = VolumeGrid(6, 24, 24, (0.8, 0.6, 0.6))
     beam = ConeBeam(n_views, 8, 36, 0.9, 62.5, 109.7)
@@ -288,12 +289,12 @@ def disc_scan(path, material="iodine", n_views=60):
 
 
 def stored_volume(path):
-    """(z, y, x) as in the program."""
+    """(z, y, x), the order of axes in pcctlearn."""
     return np.asarray(nib.load(path).dataobj)[::-1, ::-1].transpose(2, 1, 0)
 
 
-def test_the_basis_is_chosen_and_recovers_what_was_scanned(tmp_path, caplog):
-    """A measured scan of water with iodine names no materials."""
+def test_the_chosen_basis_recovers_the_scanned_material(tmp_path, caplog):
+    """A measured scan, here of water and iodine, names no materials."""
     path = tmp_path / "iodine.h5"
     maps = disc_scan(path)
     run(path, tmp_path / "chosen", "scatter=none", "materials=[water,iodine]")
@@ -302,25 +303,25 @@ def test_the_basis_is_chosen_and_recovers_what_was_scanned(tmp_path, caplog):
     assert iodine[2:4][inside].mean() == pytest.approx(20, rel=0.1)
     assert not (tmp_path / "chosen/iodine/calcium.nii.gz").exists()
     run(path, tmp_path / "default", "scatter=none")
-    assert "names no materials: it is decomposed into water and calcium" in caplog.text
+    assert "water and calcium" in caplog.text
     assert (tmp_path / "default/iodine/calcium.nii.gz").is_file()
 
 
-def test_errors_are_those_of_the_basis(copy, tmp_path):
+def test_errors_in_another_basis(copy, tmp_path):
     numbers, _ = run(copy, tmp_path / "out", "scatter=none", "materials=[water,iodine]")
     same = run(copy, tmp_path / "same", "scatter=none")[0]
-    for name in ("spr_percent_uncorrected", "vmi60_rmse_HU_uncorrected"):  # of any basis
+    for name in ("spr_percent_uncorrected", "vmi60_rmse_HU_uncorrected"):  # in any basis
         assert numbers[name] == pytest.approx(same[name], rel=0.2), name
     assert 0 < numbers["projection_iodine_rmse_cm_uncorrected"] < 0.1
 
 
-def test_frames_that_were_lost(tmp_path):
-    """As the sentence says: without these views, and with the angles of the others."""
+def test_missing_views_can_be_left_out(tmp_path):
+    """The remedy in the message: remove the views and list the angles of the others."""
     path = tmp_path / "disc.h5"
     disc_scan(path, "calcium", n_views=90)
     run(path, tmp_path / "whole", "scatter=none")
     change(path, edit("counts", (slice(None), slice(30, 32)), np.nan))
-    with pytest.raises(ValueError, match="n_views, and write"):
+    with pytest.raises(ValueError, match="measured_angles_rad"):
         run(path, tmp_path / "out", "scatter=none")
     kept = [view for view in range(90) if view not in (30, 31)]
     angles = np.asarray(read_scan(path).geometry.angles_rad)[kept]
@@ -340,7 +341,7 @@ def test_frames_that_were_lost(tmp_path):
     assert np.sqrt(np.square(water - wanted)[known].mean()) < 10  # mg/mL, of 1000
 
 
-def test_the_example_of_the_documentation_is_evaluated(tmp_path, monkeypatch):
+def test_the_example_in_the_documentation_is_evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs/scan_file.md").read_text(encoding="utf-8")
     exec(page.split("```python\n")[1].split("```")[0], {})
@@ -350,42 +351,41 @@ def test_the_example_of_the_documentation_is_evaluated(tmp_path, monkeypatch):
     assert np.isfinite(water).any()
 
 
-SPOILT = {
-    "no air": (drop("air"), "air is missing: add it, axes bin row column, in photons"),
-    "no spectrum": (drop("spectrum"), "holds no spectrum, without which its counts cannot be"),
+FAULTS = {
+    "no air": (drop("air"), "air .* bin row column"),
+    "no spectrum": (drop("spectrum"), "no spectrum"),
     "missing views": (
         edit("counts", (slice(None), slice(3, 5)), np.nan),
-        r"2 of 12 views hold no counts, or none in a bin \(3, 4\): leave them out .* "
-        "geometry/measured_angles_rad",
+        r"2 of 12 views .*\(3, 4\).* geometry/measured_angles_rad",
     ),
     "many dead": (
         edit("counts", (0, 0, 0), np.nan),
-        r"12 of 96 pixels are dead \(12.5 %; 12 NaN: .*\), more than max_dead_share=0.05: correct",
+        r"12 of 96 pixels .*12.5 %; 12 NaN.*max_dead_share=0.05",
     ),
-    "infinite": (edit("counts", (0, 0, 0, 0), np.inf), "counts: 1 of .* are infinite"),
-    "negative": (edit("counts", (0, 0, 0, 0), -9), "counts: 1 of .* are negative"),
+    "infinite": (edit("counts", (0, 0, 0, 0), np.inf), "counts: 1 .* infinite"),
+    "negative": (edit("counts", (0, 0, 0, 0), -9), "counts: 1 .* negative"),
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
-def test_a_scan_that_cannot_be_used(copy, tmp_path, case):
-    spoil, sentence = SPOILT[case]
-    change(copy, spoil)
-    with pytest.raises(ValueError, match=f"mine.h5.*{sentence}"):
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_faulty_scan_is_rejected(copy, tmp_path, case):
+    damage, words = FAULTS[case]
+    change(copy, damage)
+    with pytest.raises(ValueError, match=f"mine.h5.*{words}"):
         run(copy, tmp_path / "out", "scatter=none")
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_the_other_scans_are_evaluated(scans, tmp_path):
+def test_a_faulty_scan_does_not_stop_the_others(scans, tmp_path):
     folder = tmp_path / "scans"
     shutil.copytree(scans, folder)
     run(folder, tmp_path / "out", "scatter=none")
-    change(folder / "head_00000.h5", SPOILT["missing views"][0])
-    with pytest.raises(ValueError, match=r"1 of 2 scans cannot be used, and .* holds the others: "):
+    change(folder / "head_00000.h5", FAULTS["missing views"][0])
+    with pytest.raises(ValueError, match=r"1 of 2 scans .*head_00000"):
         run(folder, tmp_path / "out", "scatter=none")
     assert json.loads((tmp_path / "out/results.json").read_text())["n_scans"] == 1
     assert (tmp_path / "out/head_00001/scan.json").is_file()
-    assert not (tmp_path / "out/head_00000/scan.json").exists()  # of the run before
+    assert not (tmp_path / "out/head_00000/scan.json").exists()  # written by the first run
 
 
 def test_a_scan_without_noise_has_no_noisy_errors(copy, tmp_path):
@@ -393,64 +393,64 @@ def test_a_scan_without_noise_has_no_noisy_errors(copy, tmp_path):
         file["counts"][...] = file["primary"][()] + file["scatter"][()]
 
     change(copy, expected)
-    numbers, told = run(copy, tmp_path / "out", "scatter=none")
+    numbers, by_scan = run(copy, tmp_path / "out", "scatter=none")
     assert numbers["vmi60_rmse_HU_uncorrected"] > 0
     assert not any("noisy" in name for name in numbers)
-    assert set(told["mine"]["errors"]) == {"uncorrected"}
+    assert set(by_scan["mine"]["errors"]) == {"uncorrected"}
 
 
-def test_more_dead_pixels_are_taken_where_they_may_be(copy, tmp_path):
-    change(copy, SPOILT["many dead"][0])
+def test_max_dead_share_admits_more_dead_pixels(copy, tmp_path):
+    change(copy, FAULTS["many dead"][0])
     numbers, _ = run(copy, tmp_path / "out", "scatter=none", "max_dead_share=0.2")
     assert numbers["dead_pixels"] == 12
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "words"),
     [
-        (["scans=null", "scatter=none"], "scans needs a value: scans=FILE.h5"),
-        (["scans=nowhere.h5", "scatter=none"], "no scan at nowhere.h5: check its name"),
-        ([], "scatter needs a choice: scatter=network"),
-        (using("nowhere.ckpt"), "no checkpoint at nowhere.ckpt: a scatter study leaves one"),
+        (["scans=null", "scatter=none"], "scans=FILE.h5"),
+        (["scans=nowhere.h5", "scatter=none"], r"nowhere\.h5"),
+        ([], "scatter=network"),
+        (using("nowhere.ckpt"), r"nowhere\.ckpt"),
         (["scatter=network"], r"scatter\.checkpoint=RUN/checkpoints/best\.ckpt"),
         (["scatter=uniform"], r"scatter\.checkpoint=RUN/checkpoints/best\.ckpt"),
-        (["scatter=none", "vmi_keV=[]"], "vmi_keV needs one energy at least"),
-        (["scatter=none", "materials=[water,H2O]"], "water and H2O attenuate alike"),
-        (["scatter=none", "materials=[]"], "materials must name each basis material once"),
-        (["scatter=none", "materials=[water,watr]"], "unknown material 'watr': did you mean"),
+        (["scatter=none", "vmi_keV=[]"], r"vmi_keV=\[60\]"),
+        (["scatter=none", "materials=[water,H2O]"], "water and H2O"),
+        (["scatter=none", "materials=[]"], r"materials .*\[\]"),
+        (["scatter=none", "materials=[water,watr]"], "'watr'"),
         (
             ["scatter=none", "materials=[water,calcium,iodine,gadolinium,tin]"],
-            "has 4 bins, too few for water, calcium, iodine",
+            "4 bins.* water, calcium, iodine",
         ),
-        (["scatter=none", "vmi_keV=60"], r"vmi_keV must be list\[float\]"),
-        (["scatter=none", "filter=none"], "filter must be one of ramp"),
-        (["scatter=none", "voxel_cm=0.0"], "voxel_cm must be positive"),
-        (["scatter=none", "max_dead_share=1.5"], "max_dead_share must be 0 or more and below"),
-        (["scatter=none", "folder=/proc/none"], "/proc/none cannot be written to .*: choose an"),
+        (["scatter=none", "vmi_keV=60"], r"vmi_keV .*list\[float\]"),
+        (["scatter=none", "filter=none"], "filter .*ramp"),
+        (["scatter=none", "voxel_cm=0.0"], "voxel_cm .* 0"),
+        (["scatter=none", "max_dead_share=1.5"], "max_dead_share .* 1.5"),
+        (["scatter=none", "folder=/proc/none"], "/proc/none .*folder=FOLDER"),
     ],
 )
-def test_words_that_cannot_be_followed(scans, tmp_path, words, sentence):
-    with pytest.raises((ValueError, TypeError, OSError, InstantiationException), match=sentence):
-        run(scans, tmp_path / "out", *words)
+def test_invalid_settings_are_rejected(scans, tmp_path, overrides, words):
+    with pytest.raises((ValueError, TypeError, OSError, InstantiationException), match=words):
+        run(scans, tmp_path / "out", *overrides)
 
 
-def test_a_folder_without_scans(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no \.h5 files in "):
+def test_a_folder_without_scans_is_rejected(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"\.h5 files"):
         run(tmp_path, tmp_path / "out", "scatter=none")
 
 
-def test_checkpoints_of_another_detector(scans, tmp_path):
-    for edges, sentence in (
-        ([15.0, 40.0, 120.0], "was made for 2 energy bins, the scan has 4"),
-        ([15.0, 30.0, 60.0, 80.0, 120.0], "made for another detector, tube voltage or thresholds"),
+def test_checkpoints_of_another_detector_are_rejected(scans, tmp_path):
+    for edges, words in (
+        ([15.0, 40.0, 120.0], "2 energy bins.* 4"),
+        ([15.0, 30.0, 60.0, 80.0, 120.0], "detector"),
     ):
         path = checkpoint_of(tmp_path / "other.ckpt", model=scanner(edges_keV=edges))
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=words):
             run(scans, tmp_path / "out", *using(path))
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_what_fails_leaves_no_results_and_the_run_before_aside(
+def test_a_failed_run_leaves_no_results_and_moves_the_earlier_ones_aside(
     scans, checkpoint, tmp_path, monkeypatch, caplog
 ):
     run(scans, tmp_path, *using(checkpoint))
@@ -460,7 +460,7 @@ def test_what_fails_leaves_no_results_and_the_run_before_aside(
         run(scans, tmp_path, "scatter=none")
     assert [path.name for path in tmp_path.iterdir()] == ["earlier_1"]
     assert files_of(tmp_path / "earlier_1") == before
-    assert f"to {tmp_path / 'earlier_1'}" in caplog.text
+    assert str(tmp_path / "earlier_1") in caplog.text
 
 
 def files_of(folder):
@@ -475,7 +475,7 @@ def _fails(write, path, *arguments):
     write(path, *arguments)
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+def test_an_error_of_the_command_is_one_line(tmp_path):
     bad = tmp_path / "bad.ckpt"
     bad.write_bytes(b"garbage")
     (tmp_path / "no.h5").write_bytes(b"neither")
@@ -490,10 +490,10 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     assert "docs/scan_file.md" in last
 
 
-# -- one folder: nothing stale, nothing mixed, nothing overwritten
+# -- outputs of several runs in one folder are neither mixed nor overwritten
 
 
-def test_other_settings_leave_nothing_of_the_run_before(scans, tmp_path):
+def test_a_run_with_other_settings_moves_all_earlier_outputs_aside(scans, tmp_path):
     run(scans, tmp_path, "scatter=none", "vmi_keV=[50.0,70.0]")
     before = files_of(tmp_path)
     run(scans / "head_00001.h5", tmp_path, "scatter=none", "vmi_keV=[60.0]")
@@ -503,8 +503,8 @@ def test_other_settings_leave_nothing_of_the_run_before(scans, tmp_path):
     assert files_of(tmp_path / "earlier_1") == before
 
 
-def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
-    """Its outputs are those of one in one go, bit by bit, and nothing else is there."""
+def test_an_interrupted_evaluation_is_repeated(scans, tmp_path, monkeypatch):
+    """Its outputs equal those of an uninterrupted evaluation bit by bit."""
     run(scans, tmp_path / "whole", "scatter=none")
     write, out = evaluation.write_scan_folder, tmp_path / "out"
 
@@ -527,7 +527,7 @@ def test_an_interrupted_evaluation_is_done_again(scans, tmp_path, monkeypatch):
             assert again[name] == whole[name], name
 
 
-def test_what_another_evaluation_of_an_interrupted_folder_finds_is_kept(scans, tmp_path):
+def test_outputs_of_an_interrupted_run_with_other_settings_are_kept(scans, tmp_path):
     run(scans, tmp_path, "scatter=none")
     (tmp_path / "results.json").unlink()
     run(scans / "head_00001.h5", tmp_path, "scatter=none")
@@ -535,31 +535,29 @@ def test_what_another_evaluation_of_an_interrupted_folder_finds_is_kept(scans, t
     assert not (tmp_path / "head_00000").exists()
 
 
-def test_a_folder_of_the_user_with_the_name_of_a_scan(scans, tmp_path):
+def test_a_users_folder_with_the_name_of_a_scan_is_not_overwritten(scans, tmp_path):
     (tmp_path / "head_00000").mkdir()
     (tmp_path / "head_00000/notes.txt").write_text("mine")
-    with pytest.raises(
-        OSError, match=r"head_00000 exists and was not made by an eval.*folder=FOLDER"
-    ):
+    with pytest.raises(OSError, match=r"head_00000 exists .*folder=FOLDER"):
         run(scans, tmp_path, "scatter=none")
     assert list(files_of(tmp_path)) == ["head_00000/notes.txt"]
-    run(scans, tmp_path / "another", "scatter=none")  # as it says
+    run(scans, tmp_path / "another", "scatter=none")  # the remedy in the message
 
 
 @pytest.mark.parametrize("name", ["...h5", ".scan.h5", "figures.h5", "results.json.h5", "x" * 201])
-def test_a_name_that_is_no_name_for_outputs_is_refused_at_the_start(copy, tmp_path, name):
+def test_a_scan_whose_name_is_unfit_for_outputs_is_rejected_at_the_start(copy, tmp_path, name):
     bad = copy.rename(copy.with_name(name))
     out = tmp_path / "outer" / "out"
     with pytest.raises(ValueError, match="rename it"):
         run(bad, out, "scatter=none")
     assert not out.parent.exists()
-    good = bad.rename(bad.with_name("scan_1.h5"))  # as it says
+    good = bad.rename(bad.with_name("scan_1.h5"))  # the remedy in the message
     run(good, out, "scatter=none")
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
-    """Each job has a folder of its own: neither overwrites the other."""
+def test_scans_of_equal_names_in_a_sweep(scans, tmp_path):
+    """Each job has its own folder, so that neither overwrites the other."""
     for name, source in (("a", "head_00000"), ("b", "head_00001")):
         (tmp_path / name).mkdir()
         shutil.copy(scans / f"{source}.h5", tmp_path / name / "scan.h5")
@@ -567,13 +565,13 @@ def test_scans_of_one_name_in_a_sweep(scans, tmp_path):
     command = [sys.executable, str(REPOSITORY / "evaluate.py"), "-m", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    told = [json.loads((tmp_path / f"out/{n}/scan/scan.json").read_text()) for n in (0, 1)]
-    assert [Path(one["scan"]).parent.name for one in told] == ["a", "b"]
+    records = [json.loads((tmp_path / f"out/{n}/scan/scan.json").read_text()) for n in (0, 1)]
+    assert [Path(record["scan"]).parent.name for record in records] == ["a", "b"]
     assert not list(tmp_path.rglob("earlier_*"))
 
 
-def test_an_unknown_extension_is_refused_before_anything_is_written(scans, tmp_path):
-    with pytest.raises(ValueError, match="truncation must be one of water, cosine, got 'air'"):
+def test_an_unknown_truncation_is_rejected_before_anything_is_written(scans, tmp_path):
+    with pytest.raises(ValueError, match="truncation .* water, cosine.* 'air'"):
         run(scans, tmp_path / "out", "scatter=none", "truncation=air")
     assert not (tmp_path / "out").exists()
 
@@ -602,7 +600,7 @@ def test_each_file_is_read_and_validated_once(scans, checkpoint, tmp_path, monke
     assert [file for what, file in read if what == "read_content"] == ["best.ckpt"]
 
 
-def test_another_filter_and_voxel_size(scans, tmp_path):
+def test_filter_and_voxel_size_can_be_chosen(scans, tmp_path):
     words = ["scatter=none", "filter=hann", "voxel_cm=2.0"]
     run(scans / "head_00000.h5", tmp_path, *words)
     smooth = stored_volume(tmp_path / "head_00000/water.nii.gz")
@@ -612,14 +610,14 @@ def test_another_filter_and_voxel_size(scans, tmp_path):
     assert np.nanstd(np.diff(smooth, axis=2)) < 0.9 * np.nanstd(np.diff(sharp, axis=2))
 
 
-def test_people_see_a_row_for_each_error(scans, checkpoint, tmp_path, capsys):
+def test_the_tables_have_a_row_for_each_error(scans, checkpoint, tmp_path, capsys):
     numbers, _ = run(scans, tmp_path, *using(checkpoint))
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     for label in ("SPR (%)", "projection water (cm)", "VMI 60 keV (HU)", "errors with noise"):
         assert label in page
     assert "share left" in page
     assert "vmi60_rmse_HU_over_uncorrected" in numbers
     for name in ("vmi60_rmse_HU_over_uncorrected", "noisy_"):
-        assert name not in said
+        assert name not in printed
         assert name not in page

@@ -1,4 +1,4 @@
-"""A judgement compares corrections with the primary counts of the same scan."""
+"""``judge`` compares corrections with the primary counts of the same scan."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SPR = Metric("spr_percent")
 
 
 class Fixed(ScatterCorrection):
-    """The same fraction everywhere."""
+    """A correction with the same scattered fraction in every pixel."""
 
     def __init__(self, fraction):
         super().__init__()
@@ -31,7 +31,7 @@ class Fixed(ScatterCorrection):
 
 
 def scans(*names):
-    """Of a fifth of scatter in every pixel."""
+    """Scans with a scattered fraction of 0.2 in every pixel."""
     scan = replace(recorded(), materials=("water", "calcium"))
     air = scan.spectral_model().air().detach()
     return [flat_fielded(replace(scan, name=name), air) for name in names]
@@ -46,7 +46,7 @@ def chain(fraction=None):
     return Chain(MaximumLikelihood(model), reconstruct, image, correct)
 
 
-def test_the_true_fraction_leaves_no_error_and_none_leaves_the_scatter():
+def test_the_true_fraction_leaves_no_error():
     found = judge(chain(0.2), scans("a"), None, {"half": Fixed(0.1)}).errors
     assert found.values[SPR, "uncorrected"] == pytest.approx(25)
     assert found.values[SPR, "half"] == pytest.approx(12.5)
@@ -55,7 +55,7 @@ def test_the_true_fraction_leaves_no_error_and_none_leaves_the_scatter():
     assert not any(metric.noisy for metric in found.metrics)
 
 
-def test_a_scan_scores_the_same_alone_and_among_others():
+def test_the_errors_of_a_scan_do_not_depend_on_other_scans():
     among = judge(chain(0.1), scans("a", "b", "c")).errors
     alone = judge(chain(0.1), scans("b")).errors
     assert alone.values.keys() == among.values.keys()
@@ -65,7 +65,7 @@ def test_a_scan_scores_the_same_alone_and_among_others():
     assert len(np.unique(noise)) == 3
 
 
-def test_a_scan_without_noise_and_a_chain_without_a_correction():
+def test_without_noise_and_correction_only_uncorrected_errors_remain():
     (scan,) = scans("a")
     counts = scan.recorded.at("primary") + scan.recorded.at("scatter")
     quiet = flat_fielded(replace(scan.recorded, counts=counts), chain().decompose.model.air())
@@ -78,6 +78,6 @@ def test_a_scan_without_noise_and_a_chain_without_a_correction():
     }
 
 
-def test_a_chain_without_images_cannot_be_judged():
+def test_a_chain_without_images_is_rejected():
     with pytest.raises(ValueError, match="images"):
         judge(Chain(MaximumLikelihood(recorded().spectral_model(["water"]))), [])

@@ -1,4 +1,4 @@
-"""From a CT through simulate.py and evaluate.py: the image lies over the CT that was scanned."""
+"""An image from simulate.py and evaluate.py overlays the CT volume that was scanned."""
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +11,7 @@ from support.configs import composed
 from pcctlearn.app import run
 from pcctlearn.scans.file import read_scan
 
-PLACE_MM = np.array([37.0, -52.0, 21.0])  # of the bead: R, A, S
+BEAD_MM = np.array([37.0, -52.0, 21.0])  # position in R, A, S
 SCANNER = [
     "tomography.geometry.n_views=24",
     "tomography.geometry.n_rows=24",
@@ -46,7 +46,7 @@ def ct_with_a_bead(path, codes, turn_deg=0.0):
     middle_mm = apply_affine(affine, (np.array(shape) - 1) / 2)
     inside = (((place_mm - middle_mm) / [110, 90, 55]) ** 2).sum(-1) < 1
     values = np.where(inside, 0, -1000)
-    values[np.linalg.norm(place_mm - PLACE_MM, axis=-1) < 12] = 1200
+    values[np.linalg.norm(place_mm - BEAD_MM, axis=-1) < 12] = 1200
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
     nib.save(nib.Nifti1Image(values.astype(np.int16), affine).as_reoriented(turn), path)
     return path
@@ -56,7 +56,7 @@ def ct_with_a_bead(path, codes, turn_deg=0.0):
     ("codes", "turn_deg", "n", "fit"),
     [("LPS", 0.0, 36, "false"), ("IPL", 1.5, 26, "true")],
 )
-def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
+def test_a_landmark_keeps_its_position(tmp_path, codes, turn_deg, n, fit):
     ct = ct_with_a_bead(tmp_path / "ct.nii.gz", codes, turn_deg)
     size = [f"tomography.grid.n_y={n}", f"tomography.grid.n_x={n}"]
     data = ["datasets=nifti", f"datasets.path={ct}", f"datasets.fit={fit}"]
@@ -76,4 +76,4 @@ def test_a_landmark_keeps_its_place(tmp_path, codes, turn_deg, n, fit):
     found_mm = np.average(
         apply_affine(image.affine, bone), axis=0, weights=calcium[calcium > calcium.max() / 2]
     )
-    assert (np.abs(found_mm - PLACE_MM) < 3.5).all()  # half a voxel of the grid
+    assert (np.abs(found_mm - BEAD_MM) < 3.5).all()  # half a voxel of the grid
