@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_numbers
 from pcctlearn.figures.style import COLORS, DISPLAY_WINDOWS, WORDS, new_figure, show_image
 
-
 _MARGIN = 12  # voxels above and below the phantom
 
 

@@ -29,7 +29,7 @@ WORDS = {"water": "water (g/cm³)", "calcium": "calcium (g/cm³)"}
 
 
 class PlainFigure(Figure):
-    """A figure that draws text literally: a ``$`` in the name of a scan does not start a formula."""
+    """A figure that draws text literally: a ``$`` in the name of a scan starts no formula."""
 
     def draw(self, renderer: RendererBase) -> None:
         """Disable formulas except in the tick labels of logarithmic axes."""

@@ -255,7 +255,7 @@ def test_thresholds_of_every_pixel(scans, copy, checkpoint, tmp_path):
     shared, _ = run(scans / "head_00000.h5", tmp_path / "one", *using(checkpoint))
     vmi = "noisy_vmi60_rmse_HU"
     assert numbers[vmi] == pytest.approx(shared[vmi], rel=1e-2)
-    with pytest.raises(ValueError, match="thresholds .* pixel"):
+    with pytest.raises(ValueError, match=r"thresholds .* pixel"):
         run(copy, tmp_path / "kernel", "scatter=kernel")
 
 
@@ -571,7 +571,7 @@ def test_scans_of_equal_names_in_a_sweep(scans, tmp_path):
 
 
 def test_an_unknown_truncation_is_rejected_before_anything_is_written(scans, tmp_path):
-    with pytest.raises(ValueError, match="truncation .* water, cosine.* 'air'"):
+    with pytest.raises(ValueError, match=r"truncation .* water, cosine.* 'air'"):
         run(scans, tmp_path / "out", "scatter=none", "truncation=air")
     assert not (tmp_path / "out").exists()
 

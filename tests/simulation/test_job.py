@@ -159,7 +159,7 @@ def test_train_finds_the_scans_of_simulate(whole, tmp_path, monkeypatch):
 
 def test_a_data_set_of_slices_is_rejected(tmp_path):
     config = composed(tmp_path, "datasets=axial_slice", f"folder={tmp_path}", name="simulate")
-    with pytest.raises(EXPECTED, match="AxialSlice.*datasets=nifti"):
+    with pytest.raises(EXPECTED, match=r"AxialSlice.*datasets=nifti"):
         run.run(config)
 
 
