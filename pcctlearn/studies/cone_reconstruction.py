@@ -113,6 +113,20 @@ class ConeReconstruction:
         known = {"fdk": fdk, "sirt": sirt, "os_sart": os_sart, "cgls": cgls, "fista_tv": fista_tv}
         self.solvers = {name: self._solver(name, known[name]) for name in methods}
 
+    @property
+    def result_names(self) -> list[str]:
+        """Names of the numbers that ``run`` returns."""
+        iterative = ("iterations", "relative_residual")
+        return [
+            "sinogram_noise_relative",
+            "rays_without_a_photon",
+            *(
+                f"{name}_{result}"
+                for name in self.solvers
+                for result in (*ERRORS, *(() if name == "fdk" else iterative), "time_s")
+            ),
+        ]
+
     def run(self, context: Context) -> StudyResults:
         """Simulate the scan, reconstruct it by each method, and compare with the truth."""
         device = context.trainer.strategy.root_device

@@ -42,6 +42,14 @@ class Perturbation:
         seed: seed of the photon noise.
     """
 
+    result_names = (
+        "tangent_error_order",
+        "tangent_error_order_counts",
+        "tangent_error_order_thresholds",
+        "gradient_relative_error_counts",
+        "gradient_relative_error_thresholds",
+    )
+
     def __init__(
         self,
         model: SpectralModel,

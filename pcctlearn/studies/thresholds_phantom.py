@@ -108,6 +108,25 @@ class PhantomCalibration:
         self.biased_columns, self.least_views = biased_columns, least_views
         self.vmi_keV, self.seed, self.max_steps = vmi_keV, seed, max_steps
 
+    @property
+    def result_names(self) -> list[str]:
+        """Names of the numbers that ``run`` returns."""
+        vmi = f"scan_vmi{self.vmi_keV:g}_rmse"
+        return [
+            "threshold_error_before_max_keV",
+            "threshold_error_before_rms_keV",
+            "threshold_error_after_max_keV",
+            "threshold_error_after_rms_keV",
+            f"{vmi}_before_HU",
+            f"{vmi}_after_HU",
+            f"{vmi}_after_over_before",
+            "judged_columns",
+            "unobservable_columns",
+            "judged_but_unobservable_columns",
+            "steps",
+            "fit_converged",
+        ]
+
     def run(self, context: Context) -> StudyResults:
         """Scan phantom and patient, calibrate on the phantom, and compute the errors."""
         reconstruct = self._reconstruction()

@@ -71,6 +71,24 @@ class SlabCalibration:
         slabs = zip(thickness.T, model.materials, strict=True)
         self.slabs = torch.stack([area_density_g_cm2(d, name) for d, name in slabs], -1)
 
+    @property
+    def result_names(self) -> list[str]:
+        """Names of the numbers that ``run`` returns."""
+        over_bound = (
+            "threshold_crlb_max_keV",
+            "threshold_error_over_crlb_max",
+            "threshold_error_over_crlb_rms_over_detectors",
+            "share_of_detectors_within_3_crlb",
+        )
+        return [
+            "threshold_error_before_max_keV",
+            "threshold_error_after_max_keV",
+            *(f"{m}_rmse_{w}_cm" for w in ("before", "after") for m in self.model.materials),
+            "steps",
+            "fit_converged",
+            *(over_bound if self.noisy else ()),
+        ]
+
     def run(self, context: Context) -> StudyResults:
         """Simulate the counts, calibrate the thresholds, and compute the errors."""
         scan = self.scan()

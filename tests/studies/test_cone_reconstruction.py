@@ -44,6 +44,10 @@ def test_the_study_returns_its_main_numbers():
     assert results.summary.endswith(".")
 
 
+def test_result_names_are_known_before_the_run():
+    assert cone_study().result_names == list(finished_cone().numbers)
+
+
 def test_only_the_chosen_methods_run():
     results = run(methods=["fdk"])
     assert not any(name.startswith(("cgls", "sirt")) for name in results.numbers)

@@ -39,6 +39,11 @@ def test_a_study_returns_its_main_numbers(name):
     assert results.summary.endswith(".")
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_result_names_are_known_before_the_run(name):
+    assert list(STUDIES[name]().result_names) == list(finished(name).numbers)
+
+
 def test_perturbation():
     numbers = finished("perturbation").numbers
     assert 1.9 <= numbers["tangent_error_order"] <= 2.1
