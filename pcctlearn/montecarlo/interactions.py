@@ -1,10 +1,10 @@
 """Tables of photon interactions: rates, scattering angles and characteristic lines.
 
-Rates and angular shapes are xraylib's (T. Schoonjans et al., Spectrochim. Acta B 66 (2011) 776):
-photoelectric, incoherent (Klein–Nishina times the scattering function S(x)) and coherent (Thomson
-times the squared form factor F(x)²). For heavy
-elements the integral of the coherent differential cross section is up to 4 % below the coherent
-rate, so rates and shapes are taken from their own tables.
+Rates and angular distributions are from xraylib (T. Schoonjans et al., Spectrochim. Acta B 66
+(2011) 776): photoelectric, incoherent (Klein–Nishina times the scattering function S(x)) and
+coherent (Thomson times the squared form factor F(x)²). For heavy elements the integral of the
+coherent differential cross section is up to 4 % below the coherent rate, so rates and
+distributions are taken from separate tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,8 +52,8 @@ class Fluorescence(NamedTuple):
     """K fluorescence of the elements of a material, at the energies of ``Interactions.rates``.
 
     Args:
-        shares: (element, energy), share of an element in photoelectric events.
-        k_shares: (element, energy), share of the K shell in those of the element.
+        shares: (element, energy), fraction of photoelectric events in this element.
+        k_shares: (element, energy), fraction of these events in the K shell.
         yields: (element), fluorescence yield of the K shell.
         lines_keV: (element, line).
         line_shares: (element, line), relative intensity.
@@ -161,7 +161,7 @@ def _tables(key: str | tuple[tuple[str, float], ...]) -> tuple[NDArray[np.floati
 
 def _angular(Z: NDArray[np.int64], weights: Array, section) -> tuple[Array, NDArray[np.float32]]:
     """cos θ at equal steps of cumulative probability, and probability per steradian."""
-    # sampled more densely near 0, where coherent scattering peaks
+    # more samples near 0, where coherent scattering peaks
     fine = np.unique(np.concatenate([np.linspace(0, 0.05, 401), np.linspace(0.05, 1, 1601)]))
     theta = np.maximum(2 * np.arcsin(fine), 1e-6)
     density = np.tensordot(weights, section(Z, angle_energies_keV(), theta), axes=1)

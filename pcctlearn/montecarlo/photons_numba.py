@@ -1,7 +1,7 @@
 """Random numbers, scattering angles and voxel traversal of one photon (numba).
 
-Each history has a random stream of its own, given by seed and history number, so that results do
-not depend on the number of workers. numba does not notice a change in this file when it loads a
+Each history has its own random stream, given by seed and history number, so that results do not
+depend on the number of threads. numba does not notice a change in this file when it loads a
 cached kernel of another file: touch those files as well.
 """
 
@@ -21,7 +21,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _ULP = 2.0**-53
 _FAR_cm = 1e30
-_NUDGE_cm = 1e-7  # past a face, into the next voxel
+_NUDGE_cm = 1e-7  # step beyond a face into the next voxel
 
 
 class Voxels(NamedTuple):
@@ -38,7 +38,7 @@ class Voxels(NamedTuple):
 
 
 def plus(path, length_cm, densities, m=0):
-    """path + length · densities, from material m on: a tuple with one number for each material."""
+    """path + length · density for each material from m on, as a tuple."""
     return tuple(p + length_cm * d for p, d in zip(path, densities[m:], strict=True))
 
 
@@ -58,7 +58,7 @@ def _plus(path, length_cm, densities, m=0):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def mixed(z):
+def mix(z):
     """The finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014)."""
     z = (z ^ (z >> _S30)) * _MIX_1
     z = (z ^ (z >> _S27)) * _MIX_2
@@ -69,7 +69,7 @@ def mixed(z):
 @no_type_check
 def stream(seed, history):
     """Initial state of the random stream of one history."""
-    return mixed(mixed(np.uint64(seed) * _GAMMA + _MIX_1) + np.uint64(history) * _GAMMA)
+    return mix(mix(np.uint64(seed) * _GAMMA + _MIX_1) + np.uint64(history) * _GAMMA)
 
 
 @njit(cache=True, error_model="numpy")
@@ -77,7 +77,7 @@ def stream(seed, history):
 def draw(state):
     """Draw a uniform number in [0, 1); returns it and the next state."""
     state = state + _GAMMA
-    return np.float64(np.int64(mixed(state) >> _S11)) * _ULP, state
+    return np.float64(np.int64(mix(state) >> _S11)) * _ULP, state
 
 
 @njit(cache=True, error_model="numpy")
@@ -102,7 +102,7 @@ def cosine_at(cosines, energy_keV, quantile, state):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def drawn_cosine(cosines, energy_keV, state):
+def sample_cosine(cosines, energy_keV, state):
     """Sample cos θ from a table of quantiles."""
     r, state = draw(state)
     return cosine_at(cosines, energy_keV, r, state)
@@ -127,7 +127,7 @@ def compton_energy(energy_keV, cosine):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def turned(u, v, w, cosine, azimuth):
+def rotated(u, v, w, cosine, azimuth):
     """Rotate a unit vector by the polar angle θ and an azimuth."""
     sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
     c, s = sine * math.cos(azimuth), sine * math.sin(azimuth)
@@ -154,7 +154,7 @@ def _slab(low, high, position, direction):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def crossing(voxels, x, y, z, u, v, w):
+def volume_intersection(voxels, x, y, z, u, v, w):
     """Distances at which a ray enters and leaves the volume; entry exceeds exit if it misses."""
     n_z, n_y, n_x, _ = voxels.density.shape
     lower, size = voxels.lower_cm, voxels.size_cm
@@ -188,7 +188,7 @@ def walk(voxels, x, y, z, u, v, w, length_cm, path, rates=None, target=0.0):
 
     J. Amanatides and A. Woo, "A fast voxel traversal algorithm for ray tracing", Eurographics 1987.
     """
-    start, end = crossing(voxels, x, y, z, u, v, w)
+    start, end = volume_intersection(voxels, x, y, z, u, v, w)
     end = min(end, length_cm)
     if end <= start:
         return path, end, 0, 0, 0

@@ -9,9 +9,9 @@ Array = NDArray[np.floating]
 def smoothing_matrix(at_cm: Array, from_cm: Array, sigma_cm: float) -> Array:
     """Matrix (at, from) of a local quadratic regression with Gaussian weights.
 
-    Rows sum to one and parabolas are reproduced exactly, including at the ends, where a Gaussian
-    filter would distort even a straight line (J. Fan and I. Gijbels, "Local polynomial modelling
-    and its applications", 1996). A sigma below a third of the spacing interpolates.
+    Rows sum to one, and parabolas are reproduced exactly up to the ends, where a Gaussian filter
+    would distort even a straight line (J. Fan and I. Gijbels, "Local polynomial modelling and its
+    applications", 1996). A sigma below a third of the spacing gives linear interpolation.
     """
     if len(from_cm) == 1:
         return np.ones((len(at_cm), 1))
@@ -22,7 +22,7 @@ def smoothing_matrix(at_cm: Array, from_cm: Array, sigma_cm: float) -> Array:
     weights = np.exp(-0.5 * offset**2)
     powers = np.stack([np.ones_like(offset), offset, offset**2], -1)
     moments = np.einsum("af,afp,afq->apq", weights, powers, powers)
-    constant = np.linalg.inv(moments)[:, 0]  # the value at the place itself
+    constant = np.linalg.inv(moments)[:, 0]  # of the parabola: its value at the point
     return weights * np.einsum("ap,afp->af", constant, powers)
 
 
@@ -58,7 +58,7 @@ class Accumulator:
 
 
 def relative_noise(mean: Array, standard_error: Array) -> Array:
-    """Mean of standard error over scatter, per bin, where scatter exceeds 0.3 of its maximum."""
+    """Mean ratio of standard error to scatter in each bin, where scatter > 0.3 of its maximum."""
     bright = mean > 0.3 * mean.max(axis=(-2, -1), keepdims=True)
     ratio = np.divide(standard_error, mean, out=np.zeros_like(mean), where=bright)
     return ratio.sum((-2, -1)) / np.maximum(bright.sum((-2, -1)), 1)

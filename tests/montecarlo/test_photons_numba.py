@@ -1,4 +1,4 @@
-"""Random streams are uniform and of their own, and the way through voxels is exact."""
+"""Random streams are uniform and independent, and voxel traversal is exact."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from numba import njit
 from pcctlearn.montecarlo.photons_numba import (
     Voxels,
     compton_energy,
-    crossing,
     draw,
+    rotated,
     stream,
-    turned,
+    volume_intersection,
     walk,
 )
 
@@ -37,7 +37,7 @@ def one_history(seed, history, n):
 
 @njit
 def many_histories(seed, n, skip):
-    """The same number, ``skip`` into it, of n histories."""
+    """Number ``skip`` of the stream of each of n histories."""
     numbers = np.empty(n)
     for history in range(n):
         state = stream(seed, history)
@@ -63,7 +63,7 @@ SEQUENCES = {
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_numbers_are_uniform_and_uncorrelated(name):
+def test_random_numbers_are_uniform_and_uncorrelated(name):
     numbers = SEQUENCES[name]()
     assert 0 <= numbers.min() <= numbers.max() < 1
     # four standard errors of the mean, the variance and the correlation
@@ -78,7 +78,7 @@ def test_numbers_are_uniform_and_uncorrelated(name):
     assert chi_squared == pytest.approx(255, abs=4 * np.sqrt(2 * 255))
 
 
-def test_a_stream_is_named_by_seed_and_history():
+def test_streams_depend_on_seed_and_history():
     first = one_history(1, 2, 100)
     assert np.array_equal(first, one_history(1, 2, 100))
     others = [one_history(1, 3, 100), one_history(2, 2, 100), one_history(2, 1, 100)]
@@ -87,20 +87,20 @@ def test_a_stream_is_named_by_seed_and_history():
         assert abs(np.corrcoef(first, other)[0, 1]) < 0.4
 
 
-def test_directions_stay_unit_vectors_at_the_angle_asked_for():
+def test_rotated_directions_are_unit_vectors_at_the_given_angle():
     rng = np.random.default_rng(0)
     axes = [*rng.normal(size=(20, 3)), (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)]
     for axis in axes:
         u, v, w = np.array(axis) / np.linalg.norm(axis)
         for cosine in (-1.0, -0.3, 0.0, 0.999999, 1.0):
-            after = turned(u, v, w, cosine, rng.uniform(0, 2 * np.pi))
+            after = rotated(u, v, w, cosine, rng.uniform(0, 2 * np.pi))
             assert np.linalg.norm(after) == pytest.approx(1, abs=1e-7)
             assert np.dot(after, (u, v, w)) == pytest.approx(cosine, abs=1e-6)
 
 
-def test_compton_energy_keeps_energy_and_momentum():
+def test_compton_energy_forward_and_backward():
     assert compton_energy(60.0, 1.0) == 60.0
-    # backwards: E / (1 + 2 E / m c²)
+    # backward: E / (1 + 2 E / m c²)
     assert compton_energy(60.0, -1.0) == pytest.approx(60 / (1 + 120 / 510.99895))
 
 
@@ -116,7 +116,7 @@ def voxels():
 
 
 def slab_paths(voxels, point, direction, length_cm):
-    """The length in every voxel by its own three slabs, times its densities."""
+    """Path length in every voxel, as an intersection of three slabs, times its densities."""
     low, high = np.full(voxels.density.shape[:3], 0.0), np.full(voxels.density.shape[:3], length_cm)
     for axis in range(3):
         n = voxels.density.shape[2 - axis]
@@ -136,7 +136,7 @@ def slab_paths(voxels, point, direction, length_cm):
 
 
 def rays():
-    """From outside, from within, along the axes, and past the volume."""
+    """Rays from outside and inside, along the axes, and past the volume."""
     rng = np.random.default_rng(2)
     inside = np.array([-0.63, 2.11, 0.37])
     for direction in DIRECTIONS:
@@ -149,29 +149,29 @@ def rays():
         yield rng.uniform([-6, -3, -7], [5, 8, 7]), unit
 
 
-def test_the_way_through_voxels_is_exact(voxels):
+def test_area_densities_are_exact(voxels):
     for point, unit in rays():
         for length_cm in (1e9, 1.37):
-            path, way, *_ = walk(voxels, *point, *unit, length_cm, (0.0, 0.0))
+            path, distance, *_ = walk(voxels, *point, *unit, length_cm, (0.0, 0.0))
             expected = slab_paths(voxels, point, unit, length_cm)
-            # the first voxel is looked up 1e-7 cm on
+            # the first voxel is looked up 1e-7 cm beyond the face
             np.testing.assert_allclose(path, expected, rtol=1e-9, atol=1e-6 * 1000)
-            assert way <= length_cm
+            assert distance <= length_cm
             added, *_ = walk(voxels, *point, *unit, length_cm, (3.0, 5.0))
             np.testing.assert_allclose(np.array(added) - (3.0, 5.0), path, atol=1e-9)
 
 
-def test_through_the_edges_of_voxels():
+def test_ray_through_voxel_edges():
     voxels = Voxels(np.ones((4, 4, 4, 1), np.uint16), np.ones(1), np.full(3, -2.0), np.ones(3))
     diagonal = np.ones(3) / np.sqrt(3)
     (path,), *_ = walk(voxels, -5.0, -5.0, -5.0, *diagonal, 1e9, (0.0,))
     assert path == pytest.approx(4 * np.sqrt(3), abs=1e-6)
-    assert crossing(voxels, 0.5, 0.5, 9.0, 1.0, 0.0, 0.0)[0] > 1e9
+    assert volume_intersection(voxels, 0.5, 0.5, 9.0, 1.0, 0.0, 0.0)[0] > 1e9
     (path,), *_ = walk(voxels, 0.5, 0.5, 9.0, 1.0, 0.0, 0.0, 1e9, (0.0,))
     assert path == 0
 
 
-def test_the_way_ends_where_the_target_is_reached(voxels):
+def test_traversal_ends_at_the_target(voxels):
     rates, rng = (0.3, 0.8), np.random.default_rng(3)
     met = 0
     for point, unit in rays():
@@ -181,12 +181,14 @@ def test_the_way_ends_where_the_target_is_reached(voxels):
             continue
         met += 1
         for share in (rng.uniform(), 0.0, 1 - 1e-12):
-            path, way, i, j, k = walk(voxels, *point, *unit, 1e9, (0.0, 0.0), rates, share * total)
-            assert np.dot(rates, path) == pytest.approx(share * total, rel=1e-9, abs=1e-6)
-            assert way <= end + 1e-9
-            np.testing.assert_allclose(
-                path, slab_paths(voxels, point, unit, max(way, 0)), atol=1e-6 * 1000
+            path, distance, i, j, k = walk(
+                voxels, *point, *unit, 1e9, (0.0, 0.0), rates, share * total
             )
-            place = (point + way * unit - voxels.lower_cm) / voxels.size_cm
-            assert (np.abs(place - (np.array([i, j, k]) + 0.5)) < 0.5 + 1e-6).all()
+            assert np.dot(rates, path) == pytest.approx(share * total, rel=1e-9, abs=1e-6)
+            assert distance <= end + 1e-9
+            np.testing.assert_allclose(
+                path, slab_paths(voxels, point, unit, max(distance, 0)), atol=1e-6 * 1000
+            )
+            position = (point + distance * unit - voxels.lower_cm) / voxels.size_cm
+            assert (np.abs(position - (np.array([i, j, k]) + 0.5)) < 0.5 + 1e-6).all()
     assert met > 50

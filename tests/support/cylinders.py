@@ -1,4 +1,4 @@
-"""Cylinders of water in small scanners, for photons to be followed through."""
+"""Cylinders of water in small scanners, for tests of photon transport."""
 
 from functools import cache
 from itertools import pairwise
@@ -15,20 +15,20 @@ from pcctlearn.tomography.grids import VolumeGrid
 
 GRID = VolumeGrid(64, 64, 64, 0.32)
 PANEL = ConeBeam(8, 16, 24, 1.6, 62.5, 109.7)  # 38.4 × 25.6 cm
-CENTRE = (slice(6, 10), slice(10, 14))  # 4×4 pixels
+CENTER = (slice(6, 10), slice(10, 14))  # 4×4 pixels
 BROAD = (slice(2, 14), slice(4, 20))  # 12×16 pixels
-# one photon energy, and the groups that Compton scattering takes it to
+# one photon energy, and groups for all energies after Compton scattering
 SIXTY_keV = TubeSpectrum(
     torch.arange(5.0, 61.0), torch.zeros(56).index_fill(0, torch.tensor(55), 1.0)
 )
 ALL = torch.ones(1, 56, dtype=torch.float64)
 FEW, FEW_GRID = ConeBeam(8, 8, 12, 3.2, 62.5, 109.7), VolumeGrid(32, 32, 32, 0.64)
-# as far from the accuracy as may be: what is asked for is the number of photons
+# an accuracy that is never reached, so that max_histories determines the number of photons
 SIXTEEN_CHUNKS = ObjectScatter(1e-9, pixel_cm=1.6, chunk_histories=500, max_histories=8000)
 
 
 def upright(radius_cm, length_cm, grid, center_cm=(0.0, 0.0), oversampling=8):
-    """Water in a cylinder along z, as the share of each voxel that it fills."""
+    """A cylinder of water along z: the fraction of each voxel that it fills."""
     parts = (np.arange(oversampling) + 0.5) / oversampling - 0.5
 
     def positions(n, size_cm):

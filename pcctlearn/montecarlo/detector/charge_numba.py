@@ -61,8 +61,8 @@ def _add(hits, n_hits, x, y, segment, energy):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def _beyond(offset, pitch, sigma):
-    """Shares of a Gaussian cloud below and above its pixel."""
+def _shares_beyond(offset, pitch, sigma):
+    """Fractions of a Gaussian charge cloud below and above its pixel."""
     low, high = 0.0, 0.0
     below, above = 0.5 * pitch + offset, 0.5 * pitch - offset
     if below < _FAR * sigma:
@@ -82,10 +82,10 @@ def collect(sensor, hits, n_hits, i, j, x, y, z, energy):
     segment = 0
     while segment < sensor.segment_ends.size and z > sensor.segment_ends[segment]:
         segment += 1
-    left, right = _beyond(x, sensor.pitch_x, sigma)
+    left, right = _shares_beyond(x, sensor.pitch_x, sigma)
     down, up = 0.0, 0.0
     if not sensor.edge_on:
-        down, up = _beyond(y, sensor.pitch_y, sigma)
+        down, up = _shares_beyond(y, sensor.pitch_y, sigma)
     for b in range(-1, 2):
         row = down if b < 0 else up if b > 0 else 1.0 - down - up
         if row == 0.0:

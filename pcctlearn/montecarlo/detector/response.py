@@ -1,4 +1,4 @@
-"""Response densities and statistics from Monte Carlo tallies, and the files they are written to."""
+"""Response densities and statistics from Monte Carlo tallies, and their files."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from pcctlearn.montecarlo.detector.transport_numba import (
     HIT_keV,
     PAIR_keV,
 )
-from pcctlearn.physics.response.pairs import Pairs, bin_covariance, write_pairs
+from pcctlearn.physics.response.pairs import Pairs, write_pairs
 from pcctlearn.physics.response.table import Table
 
 PAIR_CELL_keV = 2.0  # cell width of the pairs that are stored
@@ -44,8 +44,8 @@ class Tallies(NamedTuple):
 class Statistics(NamedTuple):
     """Interaction probabilities and mean energy balance of a photon, each (energy).
 
-    first_compton and first_rayleigh are shares among interacting photons of the first interaction;
-    entire is the probability that the whole energy is deposited where charge is collected.
+    first_compton and first_rayleigh are the fractions of interacting photons with that first
+    interaction; entire is the probability that all energy is deposited in sensitive material.
     """
 
     interacting: Array
@@ -145,30 +145,6 @@ class SimulatedResponse:
         mean, square = self.moments(low_keV, high_keV)
         return np.sqrt((square - mean**2) / self.n_histories)
 
-    def multiplicity(self, threshold_keV: float, fluence: Array) -> float:
-        """Σ_E' S E[n²] / Σ_E' S E[n]: variance over mean of the counts above a threshold."""
-        mean, square = self.moments(threshold_keV)
-        return float(fluence @ square / (fluence @ mean))
-
-    def dqe(self, threshold_keV: float, fluence: Array) -> float:
-        """DQE(0) of counting above a threshold, (Σ S E[n])² / (Σ S · Σ S E[n²]).
-
-        Squared signal-to-noise ratio of the counts, all pixels together, over that of the Poisson
-        photons of fluence S. An ideal counter has one. R. K. Swank, J. Appl. Phys. 44 (1973) 4199.
-        """
-        mean, square = self.moments(threshold_keV)
-        return float((fluence @ mean) ** 2 / (fluence.sum() * (fluence @ square)))
-
-    def bin_covariance(self, edges_keV: Sequence[float], fluence: Array) -> Array:
-        """Covariance of the counts of bins, Σ_E' S(E') E[n_b n_b'] (bin, bin).
-
-        Pairs are uniform within cells of 2 keV: exact for edges on the borders of cells (odd keV
-        by default), otherwise accurate to 1e-3 of a photon.
-        """
-        edges = torch.tensor(edges_keV, dtype=torch.float64)
-        spectrum = map(torch.from_numpy, (self.energies_keV, np.asarray(fluence, np.float64)))
-        return bin_covariance(self.table, self.pairs, edges, *spectrum).numpy()
-
     def write(self, folder: Path, name: str, passport: Sequence[str] = ()) -> list[Path]:
         """Write <name>.csv, whose header records its origin, and <name>_pairs.npz, reproducibly.
 
@@ -187,7 +163,7 @@ class SimulatedResponse:
         return [table, pairs]
 
     def _summary(self) -> list[str]:
-        """Header lines with the fate of photons at five energies."""
+        """Header lines with statistics of photons at five energies."""
         at = np.unique(np.linspace(0, len(self.energies_keV) - 1, 5).astype(int))
         threshold = max(5.0, self.borders_keV[0])
         mean, square = self.moments(threshold)
@@ -211,5 +187,5 @@ def _registered(borders_keV: Array, n_charges: int, charge_keV: float, noise_keV
     sigma = max(noise_keV, charge_keV / math.sqrt(12))  # at least the width of a charge cell
     charges = charge_keV * np.arange(n_charges)
     below = ndtr((borders_keV[:, None] - charges) / sigma)
-    below[-1] = 1.0  # the last cell takes everything above
+    below[-1] = 1.0  # the last cell includes everything above
     return np.diff(below, axis=0)

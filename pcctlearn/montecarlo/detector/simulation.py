@@ -33,8 +33,8 @@ from pcctlearn.physics.attenuation import DENSITY_G_CM3, Material
 from pcctlearn.validation import require_positive
 
 BOLTZMANN_V_PER_K = 8.617333e-5
-_SEGMENT_keV = 70.0  # energy at which segments count equally: about the mean behind a body
-_LOWEST_LINE_keV = 5.0  # softer lines are absorbed on the spot
+_SEGMENT_keV = 70.0  # segments absorb equally many photons of this energy
+_LOWEST_LINE_keV = 5.0  # lower lines are absorbed locally
 _N_CHUNKS = 16
 _HISTORIES_PER_eV = 2**32  # random streams reserved for every eV of photon energy
 
@@ -56,18 +56,18 @@ class Detector:
         thickness_cm: active thickness along the beam.
         pitch_cm: (x, y) of a pixel; edge-on, y is the pitch of the wafers.
         bias_V: across the wafer (edge-on) or across the thickness (face-on).
-        density_g_cm3: None takes that of a named material.
+        density_g_cm3: by default that of a named material.
         edge_on: charge drifts along y to the electrode at the far face of its wafer, instead of
             along the beam to the exit side.
-        segments: channels along the depth, which count photons of 70 keV about equally.
+        segments: number of depth segments, which absorb equally many photons of 70 keV.
         foil: opaque foils fill the gaps between wafers, whatever their width.
         gap_cm: part of the pitch (edge-on: of y; face-on: of x and y) that collects no charge;
             without a foil it is sensor material.
         dead_layer_cm: sensor material in front of the active thickness that collects no charge.
         noise_keV: standard deviation of the electronic noise of every pixel.
-        anti_coincidence: the largest hit of a photon receives the charge of its neighbours, with
-            their noise, as one event.
-        fluorescence: follow K lines above 5 keV; otherwise they are absorbed on the spot.
+        anti_coincidence: the largest hit of a photon is summed with its neighbors, including their
+            noise, to one event.
+        fluorescence: transport K lines above 5 keV; otherwise they are absorbed locally.
 
     Raises:
         ValueError: a parameter outside its physical range, or a material unknown to xraylib.
@@ -191,7 +191,7 @@ def simulate_response(
     the number of energies done and their total.
 
     Raises:
-        ValueError: energies outside the tables or not increasing, or sizes that are not positive.
+        ValueError: energies are outside the tables or do not increase, or a size is not positive.
     """
     energies = np.asarray(energies_keV, np.float64)
     if not (energies.size and (np.diff(energies) > 0).all()):

@@ -22,17 +22,17 @@ from pcctlearn.montecarlo.interactions import COMPTON, PHOTOELECTRIC, RAYLEIGH
 from pcctlearn.montecarlo.photons_numba import (
     compton_energy,
     draw,
-    drawn_cosine,
     rate_at,
+    rotated,
+    sample_cosine,
     stream,
-    turned,
 )
 
 EMITTED, DEPOSITED, ESCAPED, ABSORBED = range(4)  # columns of a ledger, keV
 INTERACTING, FIRST_COMPTON, FIRST_RAYLEIGH, ENTIRE, UNBALANCED = range(4, 9)  # photons
 N_LEDGER = 9
 HIT_keV, PAIR_keV = 0.125, 0.5  # cell widths of the tallies, centered on multiples
-LOWEST_TRACKED_keV = 2.0  # mean free path 2 µm in silicon: absorbed on the spot
+LOWEST_TRACKED_keV = 2.0  # absorbed locally: the mean free path in silicon is 2 µm
 _QUANTUM_keV = 2.0**-12
 
 Array = NDArray[np.float64]
@@ -61,7 +61,7 @@ def rounded(energy_keV):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def _line(rates, energy, state):
+def _sample_line(rates, energy, state):
     """Sample the K line of a photoelectric event, keV, 0 for none; returns it and the state."""
     r, state = draw(state)
     for element in range(rates.edges_keV.size):
@@ -78,24 +78,24 @@ def _line(rates, energy, state):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def _interaction(rates, energy, total, state):
+def _sample_interaction(rates, energy, total, state):
     """Sample process, energy of the outgoing photon (0: none) and cos θ; returns the state too."""
     r, state = draw(state)
     left = r * total - rate_at(rates.photo, energy)
     if left < 0.0:
-        line, state = _line(rates, energy, state)
+        line, state = _sample_line(rates, energy, state)
         return PHOTOELECTRIC, line, 1.0, state
     if left < rate_at(rates.compton, energy):
-        cosine, state = drawn_cosine(rates.compton_cosines, energy, state)
+        cosine, state = sample_cosine(rates.compton_cosines, energy, state)
         return COMPTON, rounded(compton_energy(energy, cosine)), cosine, state
-    cosine, state = drawn_cosine(rates.rayleigh_cosines, energy, state)
+    cosine, state = sample_cosine(rates.rayleigh_cosines, energy, state)
     return RAYLEIGH, energy, cosine, state
 
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def _collects(sensor, x, y, z):
-    """Whether charge created at this position relative to the pixel center is collected."""
+    """True if charge created at this position relative to the pixel center is collected."""
     across = abs(y) <= sensor.sensitive_y and (sensor.edge_on or abs(x) <= sensor.sensitive_x)
     return across and z > sensor.dead
 
@@ -113,7 +113,7 @@ def _lost(sensor, y, z, v, w, step):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def _settle(ledger, emitted, deposited, escaped, absorbed):
+def _record(ledger, emitted, deposited, escaped, absorbed):
     """Add one photon to the ledger."""
     ledger[EMITTED] += emitted
     ledger[DEPOSITED] += deposited
@@ -128,7 +128,7 @@ def _settle(ledger, emitted, deposited, escaped, absorbed):
 def history(sensor, rates, energy, state, hits, ledger):
     """Follow one photon and its fluorescence; returns the number of hits and the state.
 
-    There is one photon at a time: a photoelectric event emits at most one, the K line.
+    A photoelectric event emits at most one photon, the K line, so no stack is needed.
     """
     emitted, deposited, escaped, absorbed = energy, 0.0, 0.0, 0.0
     r, state = draw(state)
@@ -155,7 +155,7 @@ def history(sensor, rates, energy, state, hits, ledger):
         across_y = math.floor(y / sensor.pitch_y + 0.5)
         x, y = x - across_x * sensor.pitch_x, y - across_y * sensor.pitch_y
         i, j = i + int(across_x), j + int(across_y)
-        process, after, cosine, state = _interaction(rates, energy, total, state)
+        process, after, cosine, state = _sample_interaction(rates, energy, total, state)
         if first:
             first = False
             ledger[INTERACTING] += 1.0
@@ -176,8 +176,8 @@ def history(sensor, rates, energy, state, hits, ledger):
             if process == PHOTOELECTRIC:
                 cosine, state = draw(state)
                 cosine, u, v, w = 2.0 * cosine - 1.0, 0.0, 0.0, 1.0
-            u, v, w = turned(u, v, w, cosine, 2.0 * math.pi * r)
-    _settle(ledger, emitted, deposited, escaped, absorbed)
+            u, v, w = rotated(u, v, w, cosine, 2.0 * math.pi * r)
+    _record(ledger, emitted, deposited, escaped, absorbed)
     return n_hits, state
 
 
@@ -186,7 +186,8 @@ def history(sensor, rates, energy, state, hits, ledger):
 def simulate(sensor, rates, energy_keV, seed, first, n_histories, singles, pairs, ledger):
     """Run n_histories, divided over the chunks; the first history has number ``first``.
 
-    singles (chunk, energy) counts hits, pairs (chunk, energy, energy) pairs of hits of one photon.
+    singles (chunk, energy) counts hits; pairs (chunk, energy, energy) counts pairs of hits of one
+    photon.
     """
     n_chunks = singles.shape[0]
     for chunk in prange(n_chunks):
@@ -196,10 +197,12 @@ def simulate(sensor, rates, energy_keV, seed, first, n_histories, singles, pairs
             np.zeros(MAX_HITS, np.int64),
             np.zeros(MAX_HITS),
         )
-        single, pair, book = singles[chunk], pairs[chunk], ledger[chunk]
+        single, pair, chunk_ledger = singles[chunk], pairs[chunk], ledger[chunk]
         energy = rounded(energy_keV)
         for n in range(chunk * n_histories // n_chunks, (chunk + 1) * n_histories // n_chunks):
-            n_hits, state = history(sensor, rates, energy, stream(seed, first + n), hits, book)
+            n_hits, state = history(
+                sensor, rates, energy, stream(seed, first + n), hits, chunk_ledger
+            )
             if sensor.noise_keV > 0.0:
                 state = add_noise(sensor, hits, n_hits, state)
             if sensor.anti_coincidence:

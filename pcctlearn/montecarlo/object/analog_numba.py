@@ -12,25 +12,25 @@ from pcctlearn.montecarlo.object.tracking_numba import (
     N_PHOTO,
     PRIMARY,
     LOWEST_TRACKED_keV,
-    chosen,
-    emitted,
-    meeting,
+    emit_photon,
     next_interaction,
-    scattered,
+    panel_intersection,
+    sample_interaction,
+    sample_scattering,
     score,
 )
-from pcctlearn.montecarlo.photons_numba import crossing, rate_at, stream
+from pcctlearn.montecarlo.photons_numba import rate_at, stream, volume_intersection
 
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def analog_history(panel, voxels, tables, energies, state, tally, ledger):
     """Follow one photon without variance reduction; the tally has all four kinds."""
-    u, v, w, energy, weight, state = emitted(panel, energies, state)
+    u, v, w, energy, weight, state = emit_photon(panel, energies, state)
     x, y, z = panel.source
     ledger[EMITTED] += weight * energy
     kind = PRIMARY
-    near, far = crossing(voxels, x, y, z, u, v, w)
+    near, far = volume_intersection(voxels, x, y, z, u, v, w)
     if near < far:
         x, y, z = x + u * near, y + v * near, z + w * near
         while True:
@@ -40,20 +40,22 @@ def analog_history(panel, voxels, tables, energies, state, tally, ledger):
             )
             if k < 0:
                 break
-            m, process, state = chosen(tables, voxels.density[k, j, i], energy, 0, total, state)
+            m, process, state = sample_interaction(
+                tables, voxels.density[k, j, i], energy, 0, total, state
+            )
             ledger[N_PHOTO + process] += 1.0
             if process == 0:
                 ledger[ABSORBED] += weight * energy
                 return
             before = energy
-            u, v, w, energy, state = scattered(tables, m, process, u, v, w, energy, state)
+            u, v, w, energy, state = sample_scattering(tables, m, process, u, v, w, energy, state)
             ledger[ABSORBED] += weight * (before - energy)
             kind = process if kind == PRIMARY else MULTIPLE
             if energy < LOWEST_TRACKED_keV:
                 ledger[ABSORBED] += weight * energy
                 return
     ledger[ESCAPED] += weight * energy
-    row, column, _ = meeting(panel, x, y, z, u, v, w)
+    row, column, _ = panel_intersection(panel, x, y, z, u, v, w)
     if 0 <= column < tally.shape[2] and 0 <= row < tally.shape[1]:
         score(tally, kind, row, column, energies, energy, weight)
 

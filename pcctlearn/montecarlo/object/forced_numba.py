@@ -1,8 +1,8 @@
 """Forced-detection transport with implicit capture and Russian roulette (numba).
 
-A history is forced to scatter. Every interaction is scored on the panel by a next-event estimator,
-absorption reduces the weight of the photon (implicit capture), and photons of low weight are ended
-by Russian roulette.
+Every history is forced to scatter. Each interaction is scored on the panel by a next-event
+estimator, absorption reduces the weight of the photon (implicit capture), and histories of low
+weight are terminated by Russian roulette.
 
 ``zeros`` is a tuple with a zero for each material. Its length tells the compiler the number of
 materials, so that path integrals stay in registers.
@@ -20,11 +20,11 @@ from pcctlearn.montecarlo.object.tracking_numba import (
     N_SCATTERED,
     RAYLEIGH_ONCE,
     LOWEST_TRACKED_keV,
-    chosen,
-    emitted,
-    meeting,
+    emit_photon,
     next_interaction,
-    scattered,
+    panel_intersection,
+    sample_interaction,
+    sample_scattering,
     score,
 )
 from pcctlearn.montecarlo.photons_numba import (
@@ -33,8 +33,8 @@ from pcctlearn.montecarlo.photons_numba import (
     density_per_sr,
     draw,
     rate_at,
+    rotated,
     stream,
-    turned,
     walk,
 )
 
@@ -102,7 +102,7 @@ def per_cm(rates, densities):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def drawn_rayleigh(tables, chances, total, energy, quantile, state):
+def sample_rayleigh_cosine(tables, chances, total, energy, quantile, state):
     """cos θ of Rayleigh scattering at a quantile, in a material drawn by its probability."""
     r, state = draw(state)
     left, material = r * total, len(chances) - 1
@@ -154,12 +154,12 @@ def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, zer
 def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, zeros, kind, tally):
     """Next-event estimate of a Rayleigh scattering in one direction, weight · exp(−τ).
 
-    Directions are sampled from p(θ), not points of the panel: p(θ) is so peaked that a uniform
-    sample of points would leave the estimate to a few of them.
+    Directions are sampled from p(θ) because p(θ) is so peaked that only a few of uniformly sampled
+    points of the panel would contribute.
     """
     x, y, z, u, v, w, energy, weight = photon
-    u, v, w = turned(u, v, w, cosine, azimuth)
-    row, column, length = meeting(panel, x, y, z, u, v, w)
+    u, v, w = rotated(u, v, w, cosine, azimuth)
+    row, column, length = panel_intersection(panel, x, y, z, u, v, w)
     if 0 <= column < tally.shape[2] and 0 <= row < tally.shape[1]:
         path = walk(voxels, x, y, z, u, v, w, length, zeros)[0]
         tau = 0.0
@@ -171,13 +171,13 @@ def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, zero
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def first_scattering(panel, voxels, tables, energies, state, zeros):
-    """A photon at its first scattering, and the voxel indices; weight 0 without an object.
+    """Sample the first scattering: photon, voxel indices and state; weight 0 if the ray misses.
 
     The site is sampled along the whole ray in proportion to the scattering coefficient, without
     the attenuation before it, which enters the weight. Forward-scattered photons from any depth
     cross about the same amount of material in total, so that their weights are nearly equal.
     """
-    u, v, w, energy, weight, state = emitted(panel, energies, state)
+    u, v, w, energy, weight, state = emit_photon(panel, energies, state)
     x, y, z = panel.source
     rates = scatter_rates(zeros, tables, energy)
     through = walk(voxels, x, y, z, u, v, w, _FAR_cm, zeros)[0]
@@ -215,7 +215,7 @@ def score_interaction(
     a, state = draw(state)
     b, state = draw(state)
     for _ in range(n_points):
-        cosine, state = drawn_rayleigh(tables, chances, rayleigh, energy, a, state)
+        cosine, state = sample_rayleigh_cosine(tables, chances, rayleigh, energy, a, state)
         azimuth = 2 * math.pi * b
         send_rayleigh(
             panel, voxels, tables, energies, share, cosine, azimuth, zeros, kinds[1], tally
@@ -250,8 +250,8 @@ def forced_history(panel, voxels, tables, energies, n_points, state, zeros, tall
         state = score_interaction(
             panel, voxels, tables, energies, photon, chances, n_points, kinds, zeros, tally, state
         )
-        m, process, state = chosen(tables, densities, energy, 1, scatter, state)
-        u, v, w, energy, state = scattered(tables, m, process, u, v, w, energy, state)
+        m, process, state = sample_interaction(tables, densities, energy, 1, scatter, state)
+        u, v, w, energy, state = sample_scattering(tables, m, process, u, v, w, energy, state)
         kinds = (last, last)
         if energy < LOWEST_TRACKED_keV:
             return

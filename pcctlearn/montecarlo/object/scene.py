@@ -1,4 +1,4 @@
-"""Object, tube spectrum and panel as the arrays that the transport kernels read."""
+"""Object, tube spectrum and panel as arrays for the transport kernels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,10 +69,10 @@ class TubeSpectrum:
 
 @dataclass(frozen=True)
 class Scene:
-    """Voxels, cross sections, energies and the panel of every view; made by ``scene_of``."""
+    """Voxels, cross sections, energies and panels for the kernels; made by ``scene_of``."""
 
     geometry: ConeBeam
-    tallied: ConeBeam  # with the panel on which scatter is tallied
+    tallied: ConeBeam  # with the pixels in which scatter is tallied
     spectrum: TubeSpectrum
     voxels: Voxels
     tables: Interactions
@@ -117,7 +117,6 @@ def scene_of(
     geometry: ConeBeam,
     spectrum: TubeSpectrum,
     pixel_cm: float | None = None,
-    margin_cm: float = 0.0,
     voxel_cm: float = 0.0,
 ) -> Scene:
     """Prepare an object for photon transport.
@@ -125,11 +124,10 @@ def scene_of(
     Args:
         maps: densities on the grid, g/cm³.
         pixel_cm: approximate pixel size of the tallied panel; by default that of the geometry.
-        margin_cm: extent of the tallied panel beyond the true one, on either side.
         voxel_cm: voxels are rebinned up to this size, since scatter varies slowly.
 
     Raises:
-        ValueError: maps that are not densities or lie on another grid; sizes that are not valid.
+        ValueError: maps are not densities on the grid, or a size is invalid.
     """
     if tuple(maps.shape) != (len(materials), *grid.shape):
         raise ValueError(
@@ -145,9 +143,8 @@ def scene_of(
         )
     if pixel_cm is not None and not pixel_cm > 0:
         raise ValueError(f"pixel_cm of the tallied panel must be positive, got {pixel_cm:g}")
-    for name, size in {"margin_cm": margin_cm, "voxel_cm": voxel_cm}.items():
-        if not size >= 0:
-            raise ValueError(f"{name} of the scene must be 0 or more, got {size:g}")
+    if not voxel_cm >= 0:
+        raise ValueError(f"voxel_cm of the scene must be 0 or more, got {voxel_cm:g}")
     voxels = _voxels(maps, grid, voxel_cm)
     per_gram = interactions(materials)
     unit = voxels.unit_g_cm3[:, None]
@@ -163,17 +160,12 @@ def scene_of(
     )
     true_shape = (geometry.n_rows, geometry.n_columns)
     sizes = (geometry.n_rows * geometry.row_cm, geometry.n_columns * geometry.column_cm)
-    inner = [
+    n_rows, n_columns = (
         n if pixel_cm is None else max(1, round(size / pixel_cm))
         for n, size in zip(true_shape, sizes, strict=True)
-    ]
-    margin = [round(margin_cm * n / size) for n, size in zip(inner, sizes, strict=True)]
-    tallied = replace(
-        geometry,
-        n_rows=inner[0] + 2 * margin[0],
-        n_columns=inner[1] + 2 * margin[1],
-        pixel_cm=[size / n for n, size in zip(inner, sizes, strict=True)],
     )
+    pixels_cm = [sizes[0] / n_rows, sizes[1] / n_columns]
+    tallied = replace(geometry, n_rows=n_rows, n_columns=n_columns, pixel_cm=pixels_cm)
     return Scene(geometry, tallied, spectrum, voxels, tables, energies)
 
 
@@ -182,7 +174,7 @@ def _voxels(maps: Tensor, grid: VolumeGrid, voxel_cm: float) -> Voxels:
     spacing = np.array(grid.spacing_cm)
     factors = [max(1, int(voxel_cm / size + 1e-6)) for size in spacing]
     ascending = maps.flip(-2).float()
-    # padded to whole blocks with empty voxels, half of them on either side
+    # padded on both sides with empty voxels to whole blocks
     pads = [-n % k for n, k in zip(grid.shape, factors, strict=True)]
     before = [pad // 2 for pad in pads]
     around = [n for a, b in zip(before[::-1], pads[::-1], strict=True) for n in (a, b - a)]

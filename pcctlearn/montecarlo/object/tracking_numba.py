@@ -1,8 +1,7 @@
 """Emission, delta tracking, scattering and scoring of photons between source and panel (numba).
 
-A tally is (kind, row, column, group); a ledger is a row of energies and numbers of photons. Each
-chunk of histories has a tally and a ledger of its own, so that results are bit-identical on any
-number of threads.
+A tally is (kind, row, column, group); a ledger holds energies and numbers of photons. Each chunk of
+histories has its own tally and ledger, so that results are bit-identical on any number of threads.
 """
 
 import math
@@ -16,9 +15,9 @@ from pcctlearn.montecarlo.interactions import Interactions
 from pcctlearn.montecarlo.photons_numba import (
     compton_energy,
     draw,
-    drawn_cosine,
     rate_at,
-    turned,
+    rotated,
+    sample_cosine,
 )
 
 PRIMARY, COMPTON_ONCE, RAYLEIGH_ONCE, MULTIPLE = range(4)  # kinds
@@ -56,10 +55,11 @@ class EmissionTable(NamedTuple):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def emitted(panel, energies, state):
-    """Emit a photon to a random point of the opening: direction, energy, relative fluence, state.
+def emit_photon(panel, energies, state):
+    """Emit a photon towards a random point of the opening.
 
-    The fluence of a point source on a flat panel is cos³ of the angle of incidence.
+    Returns direction, energy, relative fluence and state. The fluence of a point source on a flat
+    panel is proportional to cos³ of the angle of incidence.
     """
     r_u, state = draw(state)
     r_v, state = draw(state)
@@ -109,8 +109,8 @@ def next_interaction(voxels, tables, majorant, x, y, z, u, v, w, energy, state):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def chosen(tables, densities, energy, first_process, total, state):
-    """Sample material and process of an interaction, among processes from ``first_process`` on."""
+def sample_interaction(tables, densities, energy, first_process, total, state):
+    """Sample material and process of an interaction; processes begin at ``first_process``."""
     r, state = draw(state)
     left = r * total
     material, process = densities.size - 1, 2
@@ -126,11 +126,11 @@ def chosen(tables, densities, energy, first_process, total, state):
 
 @njit(cache=True, error_model="numpy")
 @no_type_check
-def scattered(tables, material, process, u, v, w, energy, state):
+def sample_scattering(tables, material, process, u, v, w, energy, state):
     """Sample direction and energy after Compton or Rayleigh scattering."""
-    cosine, state = drawn_cosine(tables.cosines[material, process - 1], energy, state)
+    cosine, state = sample_cosine(tables.cosines[material, process - 1], energy, state)
     r, state = draw(state)
-    u, v, w = turned(u, v, w, cosine, 2 * math.pi * r)
+    u, v, w = rotated(u, v, w, cosine, 2 * math.pi * r)
     if process == 1:
         energy = compton_energy(energy, cosine)
     return u, v, w, energy, state
@@ -153,8 +153,8 @@ def score(tally, kind, row, column, energies, energy, value):
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
-def meeting(panel, x, y, z, u, v, w):
-    """Row and column where a ray meets the panel's plane, −1 if it does not, and the distance."""
+def panel_intersection(panel, x, y, z, u, v, w):
+    """Row and column of the intersection with the panel, −1 if there is none, and its distance."""
     forward = u * panel.toward[0] + v * panel.toward[1] + w * panel.toward[2]
     if forward <= 1e-6:
         return -1, -1, 0.0
@@ -168,7 +168,7 @@ def meeting(panel, x, y, z, u, v, w):
 
 def majorant(density: NDArray[np.uint16], tables: Interactions) -> NDArray[np.float64]:
     """Largest attenuation of any voxel at each energy of the rates, 1/cm."""
-    # rounded up to one byte, a volume has few different mixtures
+    # densities are rounded up to one byte, which leaves few different mixtures
     rounded = (density.reshape(-1, density.shape[-1]).astype(np.uint32) + 255) // 256
     mixtures = np.unique(rounded, axis=0) * 256
     return (mixtures @ tables.total).max(0)

@@ -23,7 +23,7 @@ from pcctlearn.validation import require_positive
 
 log = logging.getLogger(__name__)
 
-N_KINDS = 4  # of a tally: primary, single Compton, single Rayleigh, multiple
+N_KINDS = 4  # primary, single Compton, single Rayleigh and multiple scatter
 _CHUNKS_AT_ONCE = 8
 
 
@@ -31,8 +31,8 @@ _CHUNKS_AT_ONCE = 8
 class Tally:
     """Photons of one view, (chunk, kind, row, column, group), each chunk an independent estimate.
 
-    A tally that does not distinguish kinds has one. ``ledger`` (chunk, column): energies in keV
-    and numbers of interactions, summed over histories; the columns are named in tracking_numba.
+    A tally without kinds has one. ``ledger`` (chunk, column) holds energies in keV and numbers of
+    interactions, summed over histories; the columns are named in tracking_numba.
     """
 
     values: NDArray[np.float64]

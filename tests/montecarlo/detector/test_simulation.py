@@ -1,4 +1,4 @@
-"""Simulated detectors register what their physics demands, and the shipped tables are theirs."""
+"""Simulated responses agree with published and independent results and with shipped tables."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ from pcctlearn.montecarlo.detector.transport_numba import (
     PAIR_keV,
     simulate,
 )
-from pcctlearn.physics.response.pairs import Pairs
+from pcctlearn.physics.response.pairs import Pairs, bin_covariance
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectrum import Spectrum, transmission
 
@@ -47,7 +47,7 @@ def conf(name, **changes):
 
 
 def tallied(detector, energy_keV, n_histories, seed=1, **changes):
-    """The kernel's own tallies, summed over their chunks."""
+    """Tallies of the kernel, summed over chunks."""
     sensor = detector.for_kernel()._replace(**changes)
     singles = np.zeros((16, round(80 / HIT_keV)), np.int64)
     pairs = np.zeros((16, round(80 / PAIR_keV), round(80 / PAIR_keV)), np.int32)
@@ -57,7 +57,7 @@ def tallied(detector, energy_keV, n_histories, seed=1, **changes):
 
 
 def tube(water_cm, every=3):
-    """Each third energy of 120 kV behind water."""
+    """Energies and fluence of 120 kV behind water, every third energy."""
     spectrum = Spectrum(SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.25}, lowest_keV=10.0)
     behind = spectrum.fluence * transmission("water", water_cm, spectrum.energies_keV)
     return spectrum.energies_keV[::every].numpy(), behind[::every].numpy()
@@ -92,16 +92,16 @@ def test_silicon(silicon, column, interacting, compton, peak, below_compton_edge
     assert silicon.moments(energy - 5)[0][column] == pytest.approx(peak, abs=tolerance)
     below = silicon.moments(5.0, np.floor(compton_edge))[0][column]
     assert below == pytest.approx(below_compton_edge, abs=tolerance)
-    # the recoil electrons' spectrum falls most steeply at its end
-    centres = (silicon.borders_keV[1:] + silicon.borders_keV[:-1]) / 2
+    # the spectrum of recoil electrons is steepest at its end
+    centers = (silicon.borders_keV[1:] + silicon.borders_keV[:-1]) / 2
     fall = np.diff(silicon.response_per_keV[:, column])
-    near = abs(centres[1:] - compton_edge) < 8
+    near = abs(centers[1:] - compton_edge) < 8
     steepest = silicon.borders_keV[1:-1][near][fall[near].argmin()]
     assert steepest == pytest.approx(compton_edge, abs=1.0)
 
 
 @pytest.mark.physics
-def test_the_lowest_silicon_bin_is_a_compton_bin(silicon):
+def test_compton_counts_in_the_lowest_bin_of_silicon(silicon):
     # the same Monte Carlo: 0.35 and 0.136 of the photons of 100 keV
     assert silicon.moments(15.0, 33.0)[0][2] == pytest.approx(0.35, abs=0.006)
     assert silicon.moments(59.0)[0][2] == pytest.approx(0.136, abs=0.003)
@@ -119,7 +119,7 @@ def test_cadmium_telluride(
     simulated, tolerance = cadmium_telluride, 0.006
     energy = simulated.energies_keV[column]
     assert simulated.statistics.interacting[column] == pytest.approx(interacting, abs=0.003)
-    assert simulated.moments(5.0)[0][column] == pytest.approx(counts, rel=0.01)  # asked: 5 %
+    assert simulated.moments(5.0)[0][column] == pytest.approx(counts, rel=0.01)
     assert simulated.moments(energy - 5)[0][column] == pytest.approx(peak, abs=tolerance)
     assert simulated.moments(20.0, 30.0)[0][column] == pytest.approx(fluorescence, abs=tolerance)
     escaped = simulated.moments(energy - 30, energy - 20)[0][column]
@@ -131,8 +131,8 @@ def test_cadmium_zinc_telluride():
     simulated = conf("czt", n_histories=300_000, first_keV=59.5, last_keV=59.5).run()
     # the CZT response of gecatsim 1.6.9, whose bias and noise are not stated
     assert simulated.moments(15.0)[0][0] == pytest.approx(1.34, abs=0.05)
-    centres = (simulated.borders_keV[1:] + simulated.borders_keV[:-1]) / 2
-    total_keV = 0.5 * centres @ simulated.response_per_keV[:, 0]
+    centers = (simulated.borders_keV[1:] + simulated.borders_keV[:-1]) / 2
+    total_keV = 0.5 * centers @ simulated.response_per_keV[:, 0]
     assert total_keV == pytest.approx(58.0, abs=0.5)
 
 
@@ -143,18 +143,28 @@ def test_cadmium_zinc_telluride():
     [(CADMIUM_TELLURIDE, 1.68), (SILICON, 1.05)],
     ids=["CdTe", "silicon"],
 )
-def test_photons_counted_twice_widen_the_counts(detector, multiplicity):
+def test_multiplicity_and_bin_covariance(detector, multiplicity):
     energies, fluence = tube(water_cm=20.0)
     simulated = simulate_response(detector, energies, 30_000)
-    assert simulated.multiplicity(15.0, fluence) == pytest.approx(multiplicity, abs=0.02)
+    mean, square = simulated.moments(15.0)
+    assert fluence @ square / (fluence @ mean) == pytest.approx(multiplicity, abs=0.02)
     edges = [15.0, 33.0, 45.0, 59.0, 129.0]
-    covariance = simulated.bin_covariance(edges, fluence)
+    spectrum = map(torch.from_numpy, (energies, fluence))
+    covariance = bin_covariance(
+        simulated.table, simulated.pairs, torch.tensor(edges), *spectrum
+    ).numpy()
     np.testing.assert_allclose(covariance, covariance.T)
-    mean = fluence @ simulated.moments(15.0, 129.0)[0]
-    assert covariance.sum() / mean == pytest.approx(multiplicity, abs=0.02)
+    total = fluence @ simulated.moments(15.0, 129.0)[0]
+    assert covariance.sum() / total == pytest.approx(multiplicity, abs=0.02)
     assert (
         covariance.diagonal() >= [fluence @ simulated.moments(*e)[0] for e in pairwise(edges)]
     ).all()
+
+
+def dqe(response, threshold_keV, fluence):
+    """DQE(0) = (Σ S E[n])² / (Σ S · Σ S E[n²]): R. K. Swank, J. Appl. Phys. 44 (1973) 4199."""
+    mean, square = response.moments(threshold_keV)
+    return (fluence @ mean) ** 2 / (fluence.sum() * (fluence @ square))
 
 
 @pytest.mark.physics
@@ -163,18 +173,18 @@ def test_dqe_of_silicon():
     bare = simulate_response(SILICON, energies, 30_000)
     # an independent Monte Carlo without gaps and dead layers
     for threshold_keV, expected in ((1.0, 0.775), (5.0, 0.667), (10.0, 0.533)):
-        assert bare.dqe(threshold_keV, fluence) == pytest.approx(expected, abs=0.01)
+        assert dqe(bare, threshold_keV, fluence) == pytest.approx(expected, abs=0.01)
     gaps = simulate_response(replace(SILICON, gap_cm=0.002), energies, 30_000)
     # F. Grönberg et al., arXiv:2206.04164: 0.51 at 10 keV, 0.68–0.69 at the lowest thresholds.
-    # Theirs rises by 1.7 % a keV and this one by 2.6 %: 0.75 at 1 keV is not theirs.
-    assert gaps.dqe(10.0, fluence) == pytest.approx(0.51, abs=0.04)
-    assert gaps.dqe(3.0, fluence) == pytest.approx(0.69, abs=0.04)
-    falling = [gaps.dqe(threshold, fluence) for threshold in (1.0, 3.0, 5.0, 7.0, 10.0, 15.0)]
+    # It changes by 1.7 % per keV there and by 2.6 % here, so the values at 1 keV differ.
+    assert dqe(gaps, 10.0, fluence) == pytest.approx(0.51, abs=0.04)
+    assert dqe(gaps, 3.0, fluence) == pytest.approx(0.69, abs=0.04)
+    falling = [dqe(gaps, threshold, fluence) for threshold in (1.0, 3.0, 5.0, 7.0, 10.0, 15.0)]
     assert (np.diff(falling) < 0).all()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_energy_is_conserved_by_every_photon(name):
+def test_every_photon_conserves_energy(name):
     for energy_keV in (59.54, 27.0):
         *_, ledger = tallied(DETECTORS[name], energy_keV, 20_000)
         assert ledger[UNBALANCED] == 0
@@ -184,7 +194,7 @@ def test_energy_is_conserved_by_every_photon(name):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_the_same_seed_gives_the_same_counts_on_any_number_of_threads(name):
+def test_same_seed_gives_the_same_counts_on_any_number_of_threads(name):
     before = numba.get_num_threads()
     try:
         runs = []
@@ -199,23 +209,24 @@ def test_the_same_seed_gives_the_same_counts_on_any_number_of_threads(name):
     assert not np.array_equal(singles, runs[0][0])
 
 
-def test_each_energy_has_photons_of_its_own():
+def test_energies_are_independent():
     together = simulate_response(SILICON, [40.0, 60.0, 80.0], 10_000)
     alone = simulate_response(SILICON, [60.0], 10_000)
-    own = alone.response_per_keV[:-1, 0]  # its last cell takes all that lies above
-    np.testing.assert_allclose(together.response_per_keV[: len(own), 1], own, rtol=1e-12)
+    expected = alone.response_per_keV[:-1, 0]  # the last cell includes everything above
+    found = together.response_per_keV[: len(expected), 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert together.statistics.interacting[1] == alone.statistics.interacting[0]
 
 
 @pytest.mark.physics
 @pytest.mark.parametrize("name", ["silicon", "CdTe"])
-def test_folding_in_the_noise_is_drawing_it(name):
+def test_convolved_and_sampled_noise_agree(name):
     n_histories = 200_000
     folded = simulate_response(DETECTORS[name], [60.0], n_histories, seed=3)
     singles, pairs, _ = tallied(DETECTORS[name], 60.0, n_histories, seed=4, noise_keV=1.6)
     pairs = pairs + pairs.T
     for low in (4.0, 10.0, 33.0, 58.0):
-        # cells lie about their multiples: the border is half a cell below
+        # cells are centered on multiples, so the border is half a cell below
         mean = singles[round(low / HIT_keV) :].sum() / n_histories
         square = mean + pairs[round(low / PAIR_keV) :, round(low / PAIR_keV) :].sum() / n_histories
         expected, expected_square = (moment[0] for moment in folded.moments(low))
@@ -224,12 +235,12 @@ def test_folding_in_the_noise_is_drawing_it(name):
 
 
 @pytest.mark.physics
-def test_anti_coincidence_counts_a_photon_once():
+def test_anti_coincidence_counts_photons_once():
     adding = replace(CADMIUM_TELLURIDE, anti_coincidence=True)
     kept_lines = simulate_response(replace(adding, fluorescence=False), [60.0], 50_000)
     interacting = kept_lines.statistics.interacting[0]
     assert kept_lines.moments(10.0)[0][0] == pytest.approx(interacting, abs=0.01)
-    # K photons of cadmium go 0.12 mm on average: one in nine is counted beyond the 3×3 pixels
+    # K photons of cadmium travel 0.12 mm on average: one in nine is counted outside the 3×3 pixels
     added = simulate_response(adding, [60.0], 50_000)
     assert added.moments(5.0)[0][0] == pytest.approx(1.06, abs=0.02)
     added = simulate_response(replace(SILICON, anti_coincidence=True), [60.0, 100.0], 50_000)
@@ -237,7 +248,7 @@ def test_anti_coincidence_counts_a_photon_once():
 
 
 @pytest.mark.physics
-def test_dead_sensor_registers_nothing():
+def test_dead_layer_and_gaps_reduce_the_peak():
     energy = torch.tensor([20.0])
     bare = simulate_response(CADMIUM_TELLURIDE, [20.0], 100_000)
     covered = simulate_response(replace(CADMIUM_TELLURIDE, dead_layer_cm=0.002), [20.0], 100_000)
@@ -248,7 +259,7 @@ def test_dead_sensor_registers_nothing():
     assert kept[0] == pytest.approx(0.9**2, abs=0.01)
 
 
-def test_segments_meet_alike_shares_of_the_photons():
+def test_segments_absorb_equally_many_photons():
     ends = replace(SILICON, dead_layer_cm=0.1).segment_ends_cm() - 0.1
     assert len(ends) == 8
     energy = torch.tensor([70.0])
@@ -258,7 +269,7 @@ def test_segments_meet_alike_shares_of_the_photons():
 
 @pytest.mark.physics
 @pytest.mark.parametrize(("name", "file"), [("silicon", "silicon_60mm"), ("cdte", "cdte_750um")])
-def test_a_shipped_table_is_what_its_configuration_makes(name, file, tmp_path):
+def test_shipped_table_is_reproduced_by_its_configuration(name, file, tmp_path):
     first, last = "60.5", "61.5"
     simulation = conf(name, first_keV=float(first), last_keV=float(last))
     fresh = simulation.write(tmp_path)
@@ -268,7 +279,7 @@ def test_a_shipped_table_is_what_its_configuration_makes(name, file, tmp_path):
         for path in (SHIPPED / f"{file}.csv", fresh[0])
     )
     column = shipped_rows[0].index(first)
-    n_rows = len(fresh_rows) - 1  # its last cell takes all that lies above
+    n_rows = len(fresh_rows) - 1  # the last cell includes everything above
     for shipped_row, row in zip(shipped_rows[:n_rows], fresh_rows, strict=False):
         assert [row[0], row[1]] == [shipped_row[0], shipped_row[column]]
     shipped, made = Pairs.from_file(SHIPPED / f"{file}_pairs.npz"), Pairs.from_file(fresh[1])
@@ -281,7 +292,7 @@ def test_a_shipped_table_is_what_its_configuration_makes(name, file, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["silicon_60mm", "cdte_750um"])
-def test_a_shipped_table_has_a_column_for_each_energy_of_the_tube_spectra(file):
+def test_shipped_table_covers_the_energies_of_the_tube_spectra(file):
     table = Table.from_file(SHIPPED / f"{file}.csv")
     tube_140 = Spectrum(SPECTRA / "tungsten_140kV_12deg.csv", {"aluminium": 0.25})
     above = table.above(torch.tensor([15.0, 33.0]), tube_140.energies_keV)
@@ -293,12 +304,12 @@ def test_a_shipped_table_has_a_column_for_each_energy_of_the_tube_spectra(file):
 
 
 @pytest.mark.parametrize("name", ["silicon", "cdte", "czt"])
-def test_a_configuration_writes_the_same_bytes_each_time(name, tmp_path):
+def test_written_bytes_are_reproducible(name, tmp_path):
     small = {"n_histories": 1000, "first_keV": 20.0, "last_keV": 60.0, "energy_step_keV": 20.0}
-    told = []
+    calls = []
     simulation = conf(name, **small)
-    simulation.run(lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    simulation.run(lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     first, again = simulation.write(tmp_path / "first"), conf(name, **small).write(tmp_path / "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     table = Table.from_file(first[0])
@@ -314,23 +325,23 @@ def test_a_configuration_writes_the_same_bytes_each_time(name, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sensor": "unobtainium"}, "unknown material 'unobtainium'"),
+        ({"sensor": "unobtainium"}, "unobtainium"),
         ({"sensor": "Ge"}, "density_g_cm3 .* sensor Ge"),
-        ({"thickness_cm": -1.0}, "thickness_cm of the detector must be positive, got -1"),
-        ({"pitch_cm": (0.05, -0.05)}, "pitch_cm of the detector must be positive, got -0.05"),
-        ({"pitch_cm": (0.05,)}, "pitch_cm needs two numbers, x and y"),
-        ({"bias_V": 0.0}, "bias_V of the detector must be positive, got 0"),
-        ({"density_g_cm3": 0.0}, "density_g_cm3 of the detector must be positive"),
-        ({"temperature_K": 0.0}, "temperature_K of the detector must be positive"),
-        ({"segments": 0}, "segments of the detector must be positive"),
-        ({"noise_keV": -0.1}, "noise_keV must not be negative, got -0.1"),
-        ({"gap_cm": -0.1}, "gap_cm must not be negative"),
+        ({"thickness_cm": -1.0}, "thickness_cm .* -1$"),
+        ({"pitch_cm": (0.05, -0.05)}, "pitch_cm .* -0.05$"),
+        ({"pitch_cm": (0.05,)}, "pitch_cm"),
+        ({"bias_V": 0.0}, "bias_V .* 0$"),
+        ({"density_g_cm3": 0.0}, "density_g_cm3 .* 0$"),
+        ({"temperature_K": 0.0}, "temperature_K .* 0$"),
+        ({"segments": 0}, "segments .* 0$"),
+        ({"noise_keV": -0.1}, "noise_keV .* -0.1$"),
+        ({"gap_cm": -0.1}, "gap_cm .* -0.1$"),
         ({"gap_cm": 0.05}, "gap_cm=0.05 .* 0.05 cm"),
-        ({"dead_layer_cm": float("nan")}, "dead_layer_cm must not be negative, got nan"),
+        ({"dead_layer_cm": float("nan")}, "dead_layer_cm .* nan$"),
         ({"edge_on": False}, "edge_on=true"),
     ],
 )
-def test_invalid_detector_parameters_are_refused(change, message):
+def test_invalid_detector_parameters_raise(change, message):
     with pytest.raises(ValueError, match=message):
         replace(SILICON, **change)
 
@@ -338,21 +349,21 @@ def test_invalid_detector_parameters_are_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"energies_keV": []}, "energies_keV must increase"),
-        ({"energies_keV": [60.0, 50.0]}, "energies_keV must increase"),
-        ({"energies_keV": [60.0, 160.0]}, "energies_keV must lie between 2 and 160, got 60 … 160"),
-        ({"n_histories": 0}, "n_histories must be positive and finite, got 0"),
-        ({"step_keV": 0.0}, "step_keV must be positive"),
-        ({"lowest_keV": 60.0}, "lowest_keV=60 must lie between 0 and 60"),
+        ({"energies_keV": []}, "energies_keV"),
+        ({"energies_keV": [60.0, 50.0]}, "energies_keV .*increase"),
+        ({"energies_keV": [60.0, 160.0]}, "energies_keV .* 2 and 160"),
+        ({"n_histories": 0}, "n_histories .* 0$"),
+        ({"step_keV": 0.0}, "step_keV"),
+        ({"lowest_keV": 60.0}, "lowest_keV=60"),
     ],
 )
-def test_invalid_simulation_parameters_are_refused(change, message):
+def test_invalid_simulation_parameters_raise(change, message):
     with pytest.raises(ValueError, match=message):
         simulate_response(
             **{"detector": SILICON, "energies_keV": [60.0], "n_histories": 1, **change}
         )
 
 
-def test_decreasing_energy_range_is_refused():
+def test_decreasing_energy_range_raises():
     with pytest.raises(ValueError, match=r"first_keV .*60, 50"):
         ResponseSimulation("silicon", SILICON, 1, first_keV=60.0, last_keV=50.0)

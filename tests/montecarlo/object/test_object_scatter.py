@@ -1,4 +1,4 @@
-"""Scatter is as accurate as asked for, and knows its own error."""
+"""The scatter estimate reaches the requested accuracy, and its standard error is correct."""
 
 from dataclasses import replace
 from math import pi
@@ -26,7 +26,7 @@ from pcctlearn.montecarlo.object.transport import ObjectScatter, follow
 
 
 @pytest.mark.physics
-def test_standard_errors_are_true():
+def test_standard_errors_are_correct():
     scene = small(pixel_cm=1.6)
     estimates = [SIXTEEN_CHUNKS.estimate(scene, 0, ALL, seed) for seed in range(24)]
     counts = torch.stack([estimate.counts(ALL)[0] for estimate in estimates])
@@ -40,7 +40,7 @@ def test_standard_errors_are_true():
 
 
 @pytest.mark.physics
-def test_what_is_asked_for_is_reached_and_no_more():
+def test_requested_accuracy_is_reached_and_not_exceeded():
     scene, histories = small(pixel_cm=1.6), {}
     for accuracy in (0.04, 0.02, 0.01):
         scatter = ObjectScatter(accuracy, pixel_cm=1.6, chunk_histories=50)
@@ -53,7 +53,7 @@ def test_what_is_asked_for_is_reached_and_no_more():
 
 
 @pytest.mark.physics
-def test_the_noisiest_bin_decides():
+def test_noisiest_bin_determines_the_histories():
     scene = scene_of(upright(5.0, 12.0, FEW_GRID), FEW_GRID, ["water"], FEW, tube(), pixel_cm=1.6)
     registered = ideal(scene.spectrum.energies_keV)
     scatter = ObjectScatter(0.04, pixel_cm=1.6, chunk_histories=50)
@@ -63,14 +63,14 @@ def test_the_noisiest_bin_decides():
     assert one.n_histories < estimate.n_histories
 
 
-def test_photons_run_out_before_the_accuracy():
+def test_max_histories_limits_the_histories():
     estimate = SIXTEEN_CHUNKS.estimate(small(pixel_cm=1.6), 0, ALL, 1)
     assert estimate.n_histories == 16 * 500
     assert estimate.relative_noise.max() > 1e-9
 
 
-def centre(estimate, registered):
-    """Counts of the middle half of the panel and their error, as if pixels were wholly alike."""
+def central_mean(estimate, registered):
+    """Mean counts of the middle half of the panel, and their error for fully correlated pixels."""
     n_rows, n_columns = estimate.photons.shape[1:]
     half = (
         slice(n_rows // 4, n_rows - n_rows // 4),
@@ -83,23 +83,23 @@ def centre(estimate, registered):
 @pytest.mark.physics
 @pytest.mark.parametrize(
     "changes",
-    [{"margin_cm": 6.4}, {"pixel_cm": 0.8}, {"pixel_cm": 3.2}],
+    [{"pixel_cm": 0.8}, {"pixel_cm": 3.2}],
     ids=str,
 )
-def test_how_scatter_is_tallied_changes_no_more_than_its_error(changes):
+def test_tallied_pixel_size_does_not_change_scatter(changes):
     scatter = ObjectScatter(0.01)
-    reference, error = centre(scatter.estimate(small(pixel_cm=1.6), 0, ALL, 1), ALL)
+    reference, error = central_mean(scatter.estimate(small(pixel_cm=1.6), 0, ALL, 1), ALL)
     other = small(**{"pixel_cm": 1.6, **changes})
-    changed, its_error = centre(scatter.estimate(other, 0, ALL, 2), ALL)
+    changed, its_error = central_mean(scatter.estimate(other, 0, ALL, 2), ALL)
     assert abs(changed - reference) < 3 * torch.hypot(error, its_error)
     assert error < 0.02 * reference
 
 
 @pytest.mark.physics
-def test_scatter_does_not_see_small_voxels():
+def test_voxel_size_does_not_change_scatter():
     maps, scatter = upright(5.0, 12.0, GRID), ObjectScatter(0.01)
     (fine, error), (coarse, its_error) = (
-        centre(
+        central_mean(
             scatter.estimate(scene_of(maps, GRID, ["water"], FEW, SIXTY_keV, **sizes), 0, ALL, 1),
             ALL,
         )
@@ -109,7 +109,7 @@ def test_scatter_does_not_see_small_voxels():
 
 
 @pytest.mark.physics
-def test_counts_are_those_of_a_pixel_of_the_true_panel():
+def test_counts_refer_to_the_true_pixels():
     fine = replace(FEW, n_rows=16, n_columns=24, pixel_cm=1.6)
     scatter, maps = ObjectScatter(0.01), upright(5.0, 12.0, FEW_GRID)
     beam = replace(SIXTY_keV, fluence=1e5 * SIXTY_keV.fluence)
@@ -117,15 +117,15 @@ def test_counts_are_those_of_a_pixel_of_the_true_panel():
         scene_of(maps, FEW_GRID, ["water"], g, beam, pixel_cm=1.6) for g in (FEW, fine)
     )
     (a, a_error), (b, b_error) = (
-        centre(scatter.estimate(scene, 0, ALL, seed), ALL)
+        central_mean(scatter.estimate(scene, 0, ALL, seed), ALL)
         for seed, scene in enumerate((large, small_))
     )
-    # as fluence is per pixel, large pixels and small ones count alike
+    # fluence is per pixel, so large and small pixels have equal counts
     assert abs(a - b) < 3 * torch.hypot(a_error, b_error)
 
 
 @pytest.mark.physics
-def test_groups_may_be_few():
+def test_energy_groups_do_not_change_scatter():
     maps, energies = upright(5.0, 12.0, FEW_GRID), tube().energies_keV
     above = silicon().above(torch.tensor(FOUR_BINS), energies)
     registered = above[:-1] - above[1:]
@@ -142,11 +142,11 @@ def test_groups_may_be_few():
 
 
 @pytest.mark.physics
-def test_a_round_object_looks_alike_in_every_view():
+def test_round_object_scatters_equally_in_every_view():
     scatter = ObjectScatter(0.01)
     counts, errors = zip(
         *(
-            centre(scatter.estimate(small(pixel_cm=1.6), view, ALL, view), ALL)
+            central_mean(scatter.estimate(small(pixel_cm=1.6), view, ALL, view), ALL)
             for view in (0, 1, 4)
         ),
         strict=True,
@@ -156,8 +156,8 @@ def test_a_round_object_looks_alike_in_every_view():
 
 
 @pytest.mark.physics
-def test_an_object_off_the_axis_is_mirrored_from_the_other_side():
-    """Moved along the columns: from behind, the panel's columns run the other way."""
+def test_opposite_view_is_mirrored():
+    """An object shifted along the columns has the opposite shift after half a turn."""
     maps = upright(3.0, 12.0, FEW_GRID, center_cm=(4.0, 0.0))
     scene = scene_of(maps, FEW_GRID, ["water"], FEW, SIXTY_keV)
     half_turn = 4
@@ -169,14 +169,14 @@ def test_an_object_off_the_axis_is_mirrored_from_the_other_side():
     assert np.sqrt((away**2).mean()) == pytest.approx(1, abs=0.25)
     same = (front - back) / np.hypot(front_error, back_error)
     assert np.sqrt((same**2).mean()) > 5
-    # column positions rise with x in view 0
+    # columns increase with x in view 0
     assert front[:, 6:].sum() > 1.5 * front[:, :6].sum()
-    # above and below are alike
+    # upper and lower rows are equal
     up_down = (front - front[::-1]) / np.hypot(front_error, front_error[::-1])
     assert np.sqrt((up_down**2).mean()) == pytest.approx(1, abs=0.25)
 
 
-def test_pixels_of_their_own_count_as_shared_ones_when_all_are_alike():
+def test_response_of_each_pixel():
     scene = scene_of(upright(5.0, 12.0, FEW_GRID), FEW_GRID, ["water"], FEW, tube())
     registered = ideal(scene.spectrum.energies_keV)
     estimate = SIXTEEN_CHUNKS.estimate(scene, 0, registered, 1)
@@ -184,16 +184,16 @@ def test_pixels_of_their_own_count_as_shared_ones_when_all_are_alike():
     assert shared.shape == (4, 8, 12)
     torch.testing.assert_close(estimate.counts(registered.expand(8, 12, -1, -1)), shared)
     torch.testing.assert_close(estimate.counts(registered.expand(12, -1, -1)), shared)
-    # what is learned, or in single precision, counts as well
+    # a learned response and single precision are accepted
     learned = registered.float().requires_grad_()
     again = SIXTEEN_CHUNKS.estimate(scene, 0, learned, 1)
     torch.testing.assert_close(again.counts(learned).detach(), shared)
     gains = torch.linspace(0.5, 1.5, 12)
-    own = estimate.counts(gains[:, None, None] * registered)
-    torch.testing.assert_close(own, gains * shared)
+    individual = estimate.counts(gains[:, None, None] * registered)
+    torch.testing.assert_close(individual, gains * shared)
 
 
-def test_views_and_seeds_have_photons_of_their_own():
+def test_views_and_seeds_are_independent():
     scene = small(pixel_cm=1.6)
     first = SIXTEEN_CHUNKS.estimate(scene, 0, ALL, 1)
     assert torch.equal(first.photons, SIXTEEN_CHUNKS.estimate(scene, 0, ALL, 1).photons)
@@ -213,20 +213,20 @@ POSITIVE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "words"),
     [
-        *((name, zero, "must be positive.*got 0") for name, zero in POSITIVE.items()),
-        *((name, zero - 1, "must be positive.*got -1") for name, zero in POSITIVE.items()),
-        ("accuracy", float("nan"), "must be positive.*got nan"),
-        ("smoothing_cm", -0.1, "of the scatter simulation must be 0 or more, got -0.1"),
-        ("voxel_cm", -0.1, "of the scatter simulation must be 0 or more, got -0.1"),
+        *((name, zero, rf".* {zero}$") for name, zero in POSITIVE.items()),
+        *((name, zero - 1, rf".* {zero - 1}$") for name, zero in POSITIVE.items()),
+        ("accuracy", float("nan"), ".* nan$"),
+        ("smoothing_cm", -0.1, ".* -0.1$"),
+        ("voxel_cm", -0.1, ".* -0.1$"),
     ],
 )
-def test_invalid_parameters_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=f"{name} {message}"):
+def test_invalid_parameters_raise(name, value, words):
+    with pytest.raises(ValueError, match=f"{name}{words}"):
         ObjectScatter(**{name: value})
 
 
-def test_a_response_for_other_groups_is_refused():
-    with pytest.raises(ValueError, match="column for each of 56 groups, got 40"):
+def test_response_for_other_groups_raises():
+    with pytest.raises(ValueError, match="56 groups, got 40"):
         SIXTEEN_CHUNKS.estimate(small(), 0, torch.ones(1, 40), 1)

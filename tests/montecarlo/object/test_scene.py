@@ -1,4 +1,4 @@
-"""An object and its scanner reach the photons as they are: places, masses, energies."""
+"""Arrays for the kernels keep the positions, masses and energies of object and scanner."""
 
 from dataclasses import replace
 from math import inf, nan
@@ -56,7 +56,7 @@ def maps():
     return PHANTOM.volumes(GRID, 3).clamp(min=0).double()
 
 
-def test_walks_agree_with_the_projector_and_the_exact_line_integrals(maps):
+def test_traversal_agrees_with_projector_and_exact_line_integrals(maps):
     scene = scene_of(maps, GRID, MATERIALS, SCANNER, BEAM)
     sources, directions = SCANNER.rays()
     paths = sinogram_of(scene.voxels, sources.reshape(-1, 3), directions.reshape(-1, 3))
@@ -65,13 +65,13 @@ def test_walks_agree_with_the_projector_and_the_exact_line_integrals(maps):
     projected = ConeProjector(SCANNER, GRID) @ maps
     for material in range(2):
         walks, joseph = ((p - exact)[material].norm() for p in (walked, projected))
-        assert walks < 1.5 * joseph  # which is the coarse grid's
+        assert walks < 1.5 * joseph  # the error of the coarse grid
         assert (walked - projected)[material].norm() < 1.5 * joseph
         for axis in (-1, -2):
             assert (walked.flip(axis) - exact)[material].norm() > 5 * joseph
 
 
-def test_joined_voxels_keep_mass_and_place(maps):
+def test_rebinned_voxels_keep_mass_and_center(maps):
     z, y, x = (np.arange(n, dtype=float) for n in GRID.shape)
     z = GRID.slices_cm
     y = GRID.center_cm[1] + ((GRID.n_y - 1) / 2 - y) * GRID.spacing_cm[1]
@@ -85,7 +85,9 @@ def test_joined_voxels_keep_mass_and_place(maps):
         assert (voxels.size_cm <= max(voxel_cm, 0.3) + 1e-9).all()
         density = voxels.density * voxels.unit_g_cm3
         total = density.sum((0, 1, 2)) * voxels.size_cm.prod()
-        np.testing.assert_allclose(total, mass, rtol=1e-4)  # rounded to 1/65535 of the largest
+        np.testing.assert_allclose(
+            total, mass, rtol=1e-4
+        )  # densities are rounded to 1/65535 of the maximum
         share = density[..., 0] / density[..., 0].sum()
         for axis in range(3):
             at = np.arange(shape[2 - axis]) + 0.5
@@ -94,7 +96,7 @@ def test_joined_voxels_keep_mass_and_place(maps):
             assert (share.sum(others) * at).sum() == pytest.approx(center[axis], abs=2e-3)
 
 
-def test_the_panel_lies_where_the_geometry_has_it(maps):
+def test_panel_agrees_with_the_geometry(maps):
     scene = scene_of(maps, GRID, MATERIALS, SCANNER, BEAM)
     pixels = SCANNER.pixels_cm()
     for view in range(SCANNER.n_views):
@@ -102,33 +104,31 @@ def test_the_panel_lies_where_the_geometry_has_it(maps):
         np.testing.assert_allclose(panel.source, SCANNER.sources_cm()[view])
         for row, column in ((0, 0), (3, 17), (11, 19)):
             a, b = panel.low + (np.array([column, row]) + 0.5) * panel.pixel
-            place = panel.center + a * panel.along + b * panel.up
-            np.testing.assert_allclose(place, pixels[view, row, column], atol=1e-9)
+            position = panel.center + a * panel.along + b * panel.up
+            np.testing.assert_allclose(position, pixels[view, row, column], atol=1e-9)
         size = panel.opening[1::2] - panel.opening[::2]
         np.testing.assert_allclose(size, [20 * 1.1, 12 * 0.9])
         np.testing.assert_allclose(panel.opening[::2], panel.low)
 
 
-def test_margins_and_coarse_pixels_keep_the_middle(maps):
-    scene = scene_of(maps, GRID, MATERIALS, SCANNER, BEAM, pixel_cm=2.0, margin_cm=4.1)
-    assert scene.tallied.shape[1:] == (5 + 2 * 2, 11 + 2 * 2)
+def test_coarse_pixels_cover_the_same_panel(maps):
+    scene = scene_of(maps, GRID, MATERIALS, SCANNER, BEAM, pixel_cm=2.0)
+    assert scene.tallied.shape[1:] == (5, 11)
     assert scene.tallied.pixel_cm == pytest.approx((12 * 0.9 / 5, 20 * 1.1 / 11))
     rows, columns = scene.tallied.rows_cm, scene.tallied.columns_cm
     assert rows.mean() == pytest.approx(SCANNER.rows_cm.mean())
     assert columns.mean() == pytest.approx(SCANNER.columns_cm.mean())
-    # the beam goes on ending with the true panel
     panel = scene.panel(0)
-    assert panel.opening[0] - panel.low[0] == pytest.approx(2 * scene.tallied.column_cm)
-    assert panel.opening[2] - panel.low[1] == pytest.approx(2 * scene.tallied.row_cm)
+    np.testing.assert_allclose(panel.opening[::2], panel.low)
 
 
-def test_photons_are_those_of_the_beam(maps):
+def test_number_of_photons_follows_fluence_and_opening(maps):
     fluence = torch.linspace(0.0, 3.0, 41)
     scene = scene_of(maps, GRID, MATERIALS, SCANNER, replace(BEAM, fluence=fluence), pixel_cm=2.0)
-    in_all = fluence.sum().item() * SCANNER.n_rows * SCANNER.n_columns
-    assert scene.photons(scene.panel(0)) == pytest.approx(in_all)
-    window = scene.panel(0, opening_cm=(-1.1, 0.0, 0.0, 0.9))
-    assert scene.photons(window) == pytest.approx(fluence.sum().item())
+    total = fluence.sum().item() * SCANNER.n_rows * SCANNER.n_columns
+    assert scene.photons(scene.panel(0)) == pytest.approx(total)
+    one_pixel = scene.panel(0, opening_cm=(-1.1, 0.0, 0.0, 0.9))
+    assert scene.photons(one_pixel) == pytest.approx(fluence.sum().item())
     np.testing.assert_allclose(
         scene.energies.cumulative, fluence.cumsum(0) / fluence.sum(), rtol=1e-12
     )
@@ -140,7 +140,7 @@ def test_groups_are_counted_from_the_highest_energy():
     assert TubeSpectrum(torch.tensor([60.0]), torch.ones(1)).groups_keV.tolist() == [60.0]
 
 
-def test_the_majorant_is_never_exceeded(maps):
+def test_majorant_is_never_exceeded(maps):
     scene = scene_of(maps, GRID, MATERIALS, SCANNER, BEAM)
     density = scene.voxels.density.reshape(-1, 2)
     for energy in (0, 38, 118, 300):
@@ -151,22 +151,22 @@ def test_the_majorant_is_never_exceeded(maps):
 @pytest.mark.parametrize(
     ("energies", "fluence", "stride", "message"),
     [
-        ([20.0, 21.0, 23.0], [1.0, 1.0, 1.0], 1, "equal steps.*steps of 1 to 2 keV"),
-        ([22.0, 21.0, 20.0], [1.0, 1.0, 1.0], 1, "equal steps"),
+        ([20.0, 21.0, 23.0], [1.0, 1.0, 1.0], 1, "energies_keV .*1 to 2 keV"),
+        ([22.0, 21.0, 20.0], [1.0, 1.0, 1.0], 1, "energies_keV"),
         ([20.0, 21.0], [1.0, 1.0], 0, "stride 0"),
         ([20.0], [1.0], 0, "stride 0"),
-        ([20.0, nan], [1.0, 1.0], 1, "equal steps"),
-        ([4.0, 5.0], [1.0, 1.0], 1, "photons of 5 to 160 keV, got 4 to 5 keV"),
-        ([159.0, 160.0], [1.0, 1.0], 1, "photons of 5 to 160 keV, got 159 to 160 keV"),
+        ([20.0, nan], [1.0, 1.0], 1, "energies_keV"),
+        ([4.0, 5.0], [1.0, 1.0], 1, "5 to 160 keV, got 4 to 5 keV"),
+        ([159.0, 160.0], [1.0, 1.0], 1, "5 to 160 keV, got 159 to 160 keV"),
         ([20.0, 21.0], [1.0, -1.0], 1, "fluence"),
         ([20.0, 21.0], [0.0, 0.0], 1, "fluence"),
         ([20.0, 21.0], [1.0, nan], 1, "fluence"),
         ([20.0, 21.0], [1.0, inf], 1, "fluence"),
-        ([20.0, 21.0], [1.0, 1.0, 1.0], 1, "fluence must have one number for each of 2 energies"),
+        ([20.0, 21.0], [1.0, 1.0, 1.0], 1, "fluence .* 2 energies"),
     ],
 )
 @pytest.mark.usefixtures("annotations_off")
-def test_an_invalid_tube_spectrum_is_refused(energies, fluence, stride, message):
+def test_invalid_tube_spectrum_raises(energies, fluence, stride, message):
     with pytest.raises(ValueError, match=message):
         TubeSpectrum(torch.tensor(energies), torch.tensor(fluence), stride)
 
@@ -184,7 +184,7 @@ def test_an_invalid_tube_spectrum_is_refused(energies, fluence, stride, message)
     ],
 )
 @pytest.mark.usefixtures("annotations_off")
-def test_invalid_densities_are_refused(maps, change, message):
+def test_invalid_densities_raise(maps, change, message):
     with pytest.raises(ValueError, match=message):
         scene_of(change(maps), GRID, MATERIALS, SCANNER, BEAM)
 
@@ -192,17 +192,16 @@ def test_invalid_densities_are_refused(maps, change, message):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ({"pixel_cm": 0.0}, "pixel_cm .* must be positive, got 0"),
-        ({"pixel_cm": -1.0}, "pixel_cm .* must be positive, got -1"),
-        ({"margin_cm": -1.0}, "margin_cm .* must be 0 or more, got -1"),
-        ({"voxel_cm": nan}, "voxel_cm .* must be 0 or more, got nan"),
+        ({"pixel_cm": 0.0}, "pixel_cm .* 0$"),
+        ({"pixel_cm": -1.0}, "pixel_cm .* -1$"),
+        ({"voxel_cm": nan}, "voxel_cm .* nan$"),
     ],
 )
-def test_invalid_sizes_are_refused(maps, size, message):
+def test_invalid_sizes_raise(maps, size, message):
     with pytest.raises(ValueError, match=message):
         scene_of(maps, GRID, MATERIALS, SCANNER, BEAM, **size)
 
 
-def test_an_unknown_material_is_refused(maps):
-    with pytest.raises(ValueError, match="unknown material 'unobtainium'"):
+def test_unknown_material_raises(maps):
+    with pytest.raises(ValueError, match="unobtainium"):
         scene_of(maps, GRID, ["water", "unobtainium"], SCANNER, BEAM)

@@ -1,4 +1,4 @@
-"""Followed photons keep the laws that scatter and primary have."""
+"""Simulated primary and scatter agree with Beer–Lambert and deterministic integrals."""
 
 from dataclasses import replace
 from functools import cache
@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.cylinders import (
     BROAD,
-    CENTRE,
+    CENTER,
     FEW,
     FEW_GRID,
     GRID,
@@ -41,27 +41,27 @@ from pcctlearn.physics.attenuation import attenuation_table, mass_attenuation
 
 
 def of_kind(tally, region):
-    """Mean over a region and its standard error, for each kind: over all groups."""
+    """Mean over a region and its standard error for each kind, summed over groups."""
     values = tally.values.sum(-1)[:, :, *region].mean((2, 3))
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
 class SPR(NamedTuple):
-    """Scatter-to-primary ratio of all counts, and of those in each bin."""
+    """Scatter-to-primary ratio of all counts and of each bin."""
 
     total: float
     bins: np.ndarray
 
 
 def scatter_to_primary(scene, line_integrals):
-    """Scatter of the central 4×4 pixels over what the central ray brings, and its error."""
+    """Scatter of the central 4×4 pixels over the primary of the central ray, and its error."""
     registered = ideal(scene.spectrum.energies_keV)
     mu = attenuation_table(
         ["water", "cortical_bone"][: len(line_integrals)], scene.spectrum.energies_keV
     )
     primary = (registered @ (scene.spectrum.fluence * torch.exp(-line_integrals @ mu))).numpy()
     tally = follow(scene, scene.panel(0), 3, 20, 20_000)
-    bins = tally.values[:, 0, *CENTRE].mean((1, 2)) @ registered.numpy().T
+    bins = tally.values[:, 0, *CENTER].mean((1, 2)) @ registered.numpy().T
     total = bins.sum(1) / primary.sum()
     bins = bins / primary
     mean = SPR(total.mean(), bins.mean(0))
@@ -79,10 +79,10 @@ def forced_tally():
 
 
 @pytest.mark.physics
-def test_primary_photons_obey_beer_lambert():
+def test_primary_agrees_with_beer_lambert():
     opening_cm = (-3.2, 3.2, -3.2, 3.2)  # the central 4×4 pixels
     tally = follow(water(), water().panel(0, opening_cm), 5, 20, 500_000, n_points=None)
-    (primary, *_), (error, *_) = of_kind(tally, CENTRE)
+    (primary, *_), (error, *_) = of_kind(tally, CENTER)
     a = (np.arange(64) - 31.5) * 0.1
     rays = np.stack([*np.meshgrid(a, a), np.full((64, 64), 109.7)], -1)
     length = np.linalg.norm(rays, axis=-1)
@@ -98,7 +98,7 @@ def test_primary_photons_obey_beer_lambert():
 
 
 @pytest.mark.physics
-def test_nothing_in_the_beam_gives_the_flat_field():
+def test_empty_beam_gives_the_flat_field():
     maps = torch.zeros(1, *FEW_GRID.shape)
     maps[0, 0, 0, 0] = 1e-9
     beam = replace(SIXTY_keV, fluence=5e3 * SIXTY_keV.fluence)
@@ -108,29 +108,29 @@ def test_nothing_in_the_beam_gives_the_flat_field():
     primary = tally.values[:, PRIMARY].sum(-1).mean(0)
     rows, columns = scene.tallied.rows_cm, scene.tallied.columns_cm
     cosine = 109.7 / np.sqrt(109.7**2 + rows[:, None] ** 2 + columns**2)
-    # four true pixels in each; Poisson noise of 17 000 histories in each
+    # each tallied pixel covers four true pixels and has the Poisson noise of 17 000 histories
     np.testing.assert_allclose(primary, 4 * 5e3 * cosine**3, rtol=0.035)
     assert tally.values[:, PRIMARY:].sum() == pytest.approx(tally.values[..., -1].sum())
 
 
 @pytest.mark.physics
-def test_single_scatter_is_the_integral_over_the_object():
+def test_single_scatter_agrees_with_integration_over_the_object():
     places = [((i - 1.5) * 1.6, (j - 1.5) * 1.6) for i in range(4) for j in range(4)]
     expected = single_scatter(Cylinder(8.0, 20.0), 60.0, PANEL, places, (24, 32, 32)).mean(0)
     # an independent Monte Carlo: integral, forced and analog
     np.testing.assert_allclose(expected, (0.00457, 0.00529), rtol=0.005)
     np.testing.assert_allclose(expected, (0.00459, 0.00539), rtol=0.02)
     single = slice(COMPTON_ONCE, RAYLEIGH_ONCE + 1)
-    forced, error = of_kind(forced_tally(), CENTRE)
+    forced, error = of_kind(forced_tally(), CENTER)
     assert (error[single] < 0.008 * expected).all()
     np.testing.assert_allclose(forced[single], expected, rtol=0.02)
-    # 4×4 pixels of the analog tally hold 2000 of each kind, one standard error is 2 %
-    analog, error = of_kind(analog_tally(), CENTRE)
+    # 4×4 pixels of the analog tally have 2000 photons of each kind, a standard error of 2 %
+    analog, error = of_kind(analog_tally(), CENTER)
     np.testing.assert_allclose(analog[single], expected, rtol=0.06)
 
 
 @pytest.mark.physics
-def test_analog_forced_and_deterministic_agree_over_the_panel():
+def test_analog_forced_and_deterministic_scatter_agree():
     rows, columns = PANEL.rows_cm[BROAD[0]], PANEL.columns_cm[BROAD[1]]
     places = [(column, row) for row in rows[:6] for column in columns[:8]]  # a quarter
     nodes = (16, 24, 24)
@@ -147,7 +147,7 @@ def test_analog_forced_and_deterministic_agree_over_the_panel():
 
 
 @pytest.mark.physics
-def test_scatter_falls_in_the_same_groups_either_way():
+def test_analog_and_forced_spectra_agree():
     groups = [t.values[:, 1:, *BROAD].sum(1).mean((1, 2)) for t in (analog_tally(), forced_tally())]
     wide = [g.reshape(20, 8, 7).sum(-1) for g in groups]  # 7 keV each
     (a, b), errors = (w.mean(0) for w in wide), [w.std(0, ddof=1) / np.sqrt(20) for w in wide]
@@ -155,7 +155,7 @@ def test_scatter_falls_in_the_same_groups_either_way():
 
 
 @pytest.mark.physics
-def test_analog_photons_keep_their_energy():
+def test_analog_transport_conserves_energy():
     for ledger in analog_tally().ledger:
         left = ledger[EMITTED] - ledger[ABSORBED] - ledger[ESCAPED]
         assert abs(left) < 1e-11 * ledger[EMITTED]
@@ -166,24 +166,24 @@ def test_analog_photons_keep_their_energy():
 @pytest.mark.physics
 @pytest.mark.parametrize(
     ("radius_cm", "total", "bins"),
-    # an independent Monte Carlo, as printed
+    # an independent Monte Carlo with rounded results
     [(8.0, 0.47, (2.1, 1.07, 0.61, 0.30)), (10.0, 0.81, None)],
     ids=["16 cm", "20 cm"],
 )
-def test_scatter_to_primary_of_cylinders(radius_cm, total, bins):
+def test_spr_of_cylinders(radius_cm, total, bins):
     scene = scene_of(upright(radius_cm, 20.0, GRID), GRID, ["water"], PANEL, tube())
     spr, error = scatter_to_primary(scene, torch.tensor([2 * radius_cm]))
-    # 20 cm: 0.841 ± 0.002, as analog photons have it within 1 %; over the primary of the same 4×4
-    # pixels 0.823
+    # 20 cm: 0.841 ± 0.002, within 1 % of analog transport; 0.823 relative to the primary of the
+    # same 4×4 pixels
     assert spr.total == pytest.approx(total, rel=0.02 if bins else 0.06)
     assert error.total < 0.005 * total
     if bins:
-        # the last printed digit is 1-2 % of it, and the width of their centre is not told
+        # the reference has two or three digits, and the width of its central region is not given
         np.testing.assert_allclose(spr.bins, bins, rtol=0.05)
 
 
 @pytest.mark.physics
-def test_scatter_to_primary_of_a_head():
+def test_spr_of_a_head():
     head = EllipsoidPhantom(
         [
             Ellipse((0.0, 0.0, 0.0), (7.5, 9.5, 10.0), (1.0, 0.0)),
@@ -200,8 +200,8 @@ def test_scatter_to_primary_of_a_head():
 
 
 @pytest.mark.parametrize("n_points", [None, 4], ids=["analog", "forced"])
-def test_the_same_seed_gives_the_same_counts(n_points):
-    """On one thread and on two, and however chunks are shared out among calls."""
+def test_same_seed_gives_the_same_counts(n_points):
+    """On one and two threads, and for any partition of chunks into calls."""
     before = numba.get_num_threads()
     scene = small()
 
@@ -226,7 +226,7 @@ def test_the_same_seed_gives_the_same_counts(n_points):
     assert not np.array_equal(one.values[0], one.values[1])
 
 
-def test_kinds_add_up():
+def test_kinds_sum_to_all_scatter():
     scene = small()
     panel = scene.panel(0)
     apart, together = (
@@ -237,10 +237,10 @@ def test_kinds_add_up():
     assert not apart.values[:, PRIMARY].any()
 
 
-def test_photons_below_the_lowest_energy_are_left_out():
+def test_photons_below_the_lowest_energy_are_discarded():
     maps = upright(5.0, 12.0, FEW_GRID)
-    lone = TubeSpectrum(torch.tensor([60.0]), torch.ones(1))
-    scenes = (scene_of(maps, FEW_GRID, ["water"], FEW, beam) for beam in (lone, SIXTY_keV))
+    one_energy = TubeSpectrum(torch.tensor([60.0]), torch.ones(1))
+    scenes = (scene_of(maps, FEW_GRID, ["water"], FEW, beam) for beam in (one_energy, SIXTY_keV))
     narrow, wide = (
         follow(scene, scene.panel(0), 1, 4, 500, by_kind=True).values.sum((0, 2, 3, 4))
         for scene in scenes
