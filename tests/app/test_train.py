@@ -23,6 +23,7 @@ from pcctlearn.runs import results
 from pcctlearn.runs.folder import held
 from pcctlearn.studies.thresholds_slabs import SlabCalibration
 
+
 def command(*arguments, cwd=REPOSITORY, python=()):
     environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR",)}
     return subprocess.run(
