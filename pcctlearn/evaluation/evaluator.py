@@ -1,7 +1,7 @@
 """Evaluation of one scan file with the scanner that it records."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from pcctlearn.scans.dead_pixels import any_of, listed
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.flat_field import FlatFielded, flat_fielded, pixels_to_fill
 from pcctlearn.scans.record import RecordedScan
+from pcctlearn.tomography.grids import VolumeGrid, changed_grid
 from pcctlearn.units import MG_ML
-from pcctlearn.validation import require_positive
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class ScanEvaluator:
     Args:
         chains: chains of the recorded scanners; image errors are those of their first energy.
         max_dead_share: share of dead pixels above which a scan is rejected.
-        voxel_cm: voxel size of the reconstruction; by default that of each file.
+        grid: the grid of the reconstruction from that of a file; by default the same.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -83,15 +83,14 @@ class ScanEvaluator:
         self,
         chains: ScanChains,
         max_dead_share: float = 0.05,
-        voxel_cm: float | None = None,
+        grid: Callable[[VolumeGrid], VolumeGrid] = changed_grid,
         seed: int = 0,
     ) -> None:
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be at least 0 and below 1, got {max_dead_share}")
-        if voxel_cm is not None:
-            require_positive(voxel_cm=voxel_cm)
+        grid(VolumeGrid(1, 1, 1, 1.0))  # rejects wrong settings before a scan is read
         self.chains, self.max_dead_share = chains, max_dead_share
-        self.voxel_cm, self.seed = voxel_cm, seed
+        self.grid, self.seed = grid, seed
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -118,7 +117,7 @@ class ScanEvaluator:
         if unknown.any():
             log.warning(
                 "%s: the rays of %.3g %% of the voxels miss the panel above or below in at least "
-                "one view; these voxels are NaN, fewer slices (n_z) avoid them",
+                "one view; these voxels are NaN, and fewer slices avoid them (grid.n_z=…)",
                 path,
                 100 * unknown.double().mean().item(),
             )
@@ -140,9 +139,7 @@ class ScanEvaluator:
         recorded = read_scan(path, _READ)
         for doubt in recorded.doubts:
             log.warning("%s: %s", path, doubt)
-        if self.voxel_cm is None:
-            return recorded
-        return replace(recorded, grid=recorded.grid.with_voxels_of(self.voxel_cm))
+        return replace(recorded, grid=self.grid(recorded.grid))
 
     def _errors(self, path: Path, scan: FlatFielded, chain: Chain) -> ErrorTable:
         """Errors relative to the scatter-free counts of the file, if it holds them."""

@@ -18,6 +18,7 @@ from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.folder import scan_files
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
+from pcctlearn.tomography.grids import VolumeGrid, changed_grid
 
 _RESERVED = (*OUTPUTS, ".lock")  # names that a scan may not have
 _MOST_DRAWN = 10  # scans with figures
@@ -37,7 +38,7 @@ class Evaluation:
         vmi_keV: energies of the monoenergetic images; errors are computed at the first.
         materials: basis materials; by default those of each file's truth, else water and calcium.
         filter, truncation: settings of the reconstruction, as in ``fbp``.
-        voxel_cm: voxel size of the reconstruction; by default that of each file.
+        grid: the grid of the reconstruction from that of a file; by default the same.
         max_dead_share: share of dead pixels above which a scan is rejected.
         seed: seed of the noise added to primary counts for comparison.
     """
@@ -51,7 +52,7 @@ class Evaluation:
         materials: list[str] | None = None,
         filter: str = "ramp",
         truncation: str = "water",
-        voxel_cm: float | None = None,
+        grid: Callable[[VolumeGrid], VolumeGrid] = changed_grid,
         max_dead_share: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -64,7 +65,7 @@ class Evaluation:
         for path in self.paths:
             safe_stem(path.stem, path, reserved=_RESERVED)
         chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation)
-        self.evaluator = ScanEvaluator(chains, max_dead_share, voxel_cm, seed)
+        self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed)
 
     def run(self, context: Context) -> StudyResults:
         """Evaluate the scans. Earlier outputs are moved aside when the first scan is finished.

@@ -5,7 +5,7 @@ slice 0 the smallest z.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot
 
 import numpy as np
@@ -121,14 +121,6 @@ class VolumeGrid(SliceGrid):
     def slice_center_cm(self) -> tuple[float, float]:  # noqa: D102
         return self.center_cm[1], self.center_cm[2]
 
-    def with_voxels_of(self, voxel_cm: float) -> "VolumeGrid":
-        """The same volume, rounded to whole cubic voxels of this size."""
-        n_z, n_y, n_x = (
-            max(1, round(n * size / voxel_cm))
-            for n, size in zip(self.shape, self.spacing_cm, strict=True)
-        )
-        return VolumeGrid(n_z, n_y, n_x, voxel_cm, self.center_cm)
-
     @property
     def slices_cm(self) -> FloatArray:
         """z of every slice."""
@@ -144,6 +136,30 @@ class VolumeGrid(SliceGrid):
     def __str__(self) -> str:
         """Numbers of voxels and lengths."""
         return _summary("VolumeGrid", "z, y, x", self.shape, self.spacing_cm, self.center_cm)
+
+
+def changed_grid(
+    grid: VolumeGrid,
+    n_z: int | None = None,
+    n_y: int | None = None,
+    n_x: int | None = None,
+    voxel_cm: float | Sequence[float] | None = None,
+    center_cm: Sequence[float] | None = None,
+) -> VolumeGrid:
+    """A grid with other numbers of voxels, voxel size or center; ``None`` keeps that of ``grid``.
+
+    With another voxel size, axes without a given number of voxels keep their extent, rounded to
+    whole voxels.
+    """
+    other = replace(
+        grid,
+        voxel_cm=grid.voxel_cm if voxel_cm is None else voxel_cm,
+        center_cm=grid.center_cm if center_cm is None else center_cm,
+    )
+    scales = np.divide(grid.spacing_cm, other.spacing_cm)
+    kept = (max(1, round(n * scale)) for n, scale in zip(grid.shape, scales, strict=True))
+    sizes = (n if n is not None else k for n, k in zip((n_z, n_y, n_x), kept, strict=True))
+    return VolumeGrid(*sizes, other.voxel_cm, other.center_cm)
 
 
 def _summary(

@@ -424,7 +424,10 @@ def test_max_dead_share_admits_more_dead_pixels(copy, tmp_path):
         ),
         (["scatter=none", "vmi_keV=60"], r"vmi_keV .*list\[float\]"),
         (["scatter=none", "filter=none"], "filter .*ramp"),
-        (["scatter=none", "voxel_cm=0.0"], "voxel_cm .* 0"),
+        (["scatter=none", "grid.voxel_cm=0.0"], "voxel_cm .* 0"),
+        (["scatter=none", "grid.n_z=0"], "n_z .* 0"),
+        (["scatter=none", "grid.n_z=1.5"], r"grid\.n_z .*int"),
+        (["scatter=none", "grid.n_v=1"], r"grid\.n_v"),
         (["scatter=none", "max_dead_share=1.5"], "max_dead_share .* 1.5"),
         (["scatter=none", "folder=/proc/none"], "/proc/none .*folder=FOLDER"),
     ],
@@ -600,14 +603,18 @@ def test_each_file_is_read_and_validated_once(scans, checkpoint, tmp_path, monke
     assert [file for what, file in read if what == "read_content"] == ["best.ckpt"]
 
 
-def test_filter_and_voxel_size_can_be_chosen(scans, tmp_path):
-    words = ["scatter=none", "filter=hann", "voxel_cm=2.0"]
+def test_filter_and_grid_can_be_chosen(scans, tmp_path):
+    words = ["scatter=none", "filter=hann", "grid.voxel_cm=2.0"]
     run(scans / "head_00000.h5", tmp_path, *words)
     smooth = stored_volume(tmp_path / "head_00000/water.nii.gz")
     assert smooth.shape == (12, 13, 13)  # 24 × 25.2 × 26.4 cm
-    run(scans / "head_00000.h5", tmp_path / "ramp", "scatter=none", "voxel_cm=2.0")
+    run(scans / "head_00000.h5", tmp_path / "ramp", "scatter=none", "grid.voxel_cm=2.0")
     sharp = stored_volume(tmp_path / "ramp/head_00000/water.nii.gz")
     assert np.nanstd(np.diff(smooth, axis=2)) < 0.9 * np.nanstd(np.diff(sharp, axis=2))
+    words = ["scatter=none", "grid.voxel_cm=2.0", "grid.n_z=2", "grid.center_cm=[2.5,0.0,0.2]"]
+    run(scans / "head_00000.h5", tmp_path / "part", *words)
+    part = stored_volume(tmp_path / "part/head_00000/water.nii.gz")
+    np.testing.assert_allclose(part, sharp[6:8], rtol=1e-4, atol=0.05)  # z from 0.5 to 4.5 cm
 
 
 def test_the_tables_have_a_row_for_each_error(scans, checkpoint, tmp_path, capsys):

@@ -1,9 +1,11 @@
 """Positions of voxels, and errors for impossible grids."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid, changed_grid
 
 
 def test_a_volume_of_anisotropic_voxels_off_the_axis():
@@ -42,3 +44,15 @@ def test_an_impossible_volume_raises_an_error(arguments, message, annotations_of
 
 def test_voxel_sizes_may_be_an_array():
     assert VolumeGrid(3, 4, 5, np.array([0.1, 0.2, 0.3])).spacing_cm == (0.1, 0.2, 0.3)
+
+
+def test_a_changed_grid_keeps_what_is_not_given():
+    grid = VolumeGrid(10, 20, 30, (1.0, 0.5, 0.5), (1.0, 0.0, 0.0))
+    assert changed_grid(grid) == grid
+    assert changed_grid(grid, n_x=8) == replace(grid, n_x=8)
+    assert changed_grid(grid, center_cm=[0.0, 1.0, 2.0]) == replace(grid, center_cm=(0.0, 1.0, 2.0))
+    finer = VolumeGrid(40, 40, 60, 0.25, grid.center_cm)
+    assert changed_grid(grid, voxel_cm=0.25) == finer
+    assert changed_grid(grid, n_z=4, voxel_cm=0.25) == replace(finer, n_z=4)
+    with pytest.raises(ValueError, match="voxel_cm"):
+        changed_grid(grid, voxel_cm=[1.0, 1.0])
