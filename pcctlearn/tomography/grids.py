@@ -158,8 +158,8 @@ def changed_grid(
     )
     scales = np.divide(grid.spacing_cm, other.spacing_cm)
     kept = (max(1, round(n * scale)) for n, scale in zip(grid.shape, scales, strict=True))
-    sizes = (n if n is not None else k for n, k in zip((n_z, n_y, n_x), kept, strict=True))
-    return VolumeGrid(*sizes, other.voxel_cm, other.center_cm)
+    n_z, n_y, n_x = (n if n is not None else k for n, k in zip((n_z, n_y, n_x), kept, strict=True))
+    return replace(other, n_z=n_z, n_y=n_y, n_x=n_x)
 
 
 def _summary(
