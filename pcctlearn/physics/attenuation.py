@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, Energies
 
-# name in this project -> formula, or name in xraylib's list of NIST compounds
+# name in this project -> formula or NIST compound of xraylib
 NAMED_MATERIALS = {
     "water": "H2O",
     "air": "Air, Dry (near sea level)",
@@ -28,7 +28,7 @@ NAMED_MATERIALS = {
     "cortical_bone": "Bone, Cortical (ICRP)",
 }
 
-# g/cm³, to convert between thickness and area density (xraylib's elements, NIST's compounds).
+# g/cm³, to convert between thickness and area density (elements of xraylib, compounds of NIST)
 DENSITY_G_CM3 = {
     "water": 1.0,
     "air": 1.205e-3,
@@ -82,7 +82,7 @@ def attenuation_table(
 
 
 def density_g_cm3(material: str) -> float:
-    """Density of a material of ``DENSITY_G_CM3``; ValueError for another."""
+    """Density of a material of ``DENSITY_G_CM3``; ValueError for other materials."""
     if material not in DENSITY_G_CM3:
         known = ", ".join(DENSITY_G_CM3)
         raise ValueError(f"no density is known for {material!r}: use one of {known}")
@@ -90,12 +90,12 @@ def density_g_cm3(material: str) -> float:
 
 
 def thickness_cm(area_density_g_cm2: Tensor, material: str) -> Tensor:
-    """Thickness of the pure material with this area density."""
+    """Thickness of a pure material of this area density."""
     return area_density_g_cm2 / density_g_cm3(material)
 
 
 def area_density_g_cm2(thickness_cm: Tensor, material: str) -> Tensor:
-    """Area density of a thickness of the pure material."""
+    """Area density of a pure material of this thickness."""
     return thickness_cm * density_g_cm3(material)
 
 

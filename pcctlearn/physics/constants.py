@@ -13,4 +13,4 @@ K_LINES = [
     xraylib.KN2_LINE,
 ]
 K_EDGES_keV = (26.711, 31.814)  # of cadmium and tellurium
-LOWEST_K_EDGE_keV = 10.0  # below, fluorescence is reabsorbed on the spot
+LOWEST_K_EDGE_keV = 10.0  # fluorescence of lower energy is reabsorbed locally

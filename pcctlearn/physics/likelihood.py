@@ -19,23 +19,24 @@ def poisson_likelihood(
 ) -> Quadratic:
     """Half the deviance, L(A) = Σ_b [ȳ_b − n_b + n_b log(n_b/ȳ_b)], with exact derivatives.
 
-    It is −log p(n | A) up to a constant, with which it would lose its digits to cancellation:
+    It equals −log p(n | A) up to a constant, which would cause cancellation. Its derivatives are
 
         ∂_k L    = Σ_b (1 − n_b/ȳ_b) ∂_k ȳ_b
         ∂_k∂_l L = Σ_b [(n_b/ȳ_b²) ∂_k ȳ_b ∂_l ȳ_b + (1 − n_b/ȳ_b) ∂_k∂_l ȳ_b]
 
-    ``exact=False`` puts the Fisher matrix Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b, the Hessian's expectation,
-    in its place. Spectra are (bin, energy), or (pixel, bin, energy) for A (pixel, ray, material).
+    ``exact=False`` replaces the Hessian by its expectation, the Fisher matrix
+    Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b. Spectra are (bin, energy), or (pixel, bin, energy) for A of shape
+    (pixel, ray, material).
     """
-    # matrix products in half precision, as autocast asks for, would leave three digits
+    # autocast would compute matrix products in half precision, with three digits
     with torch.autocast(A.device.type, enabled=False):
         return _poisson_likelihood(A, counts, spectra, attenuation, exact)
 
 
 def negligible(dtype: torch.dtype) -> float:
-    """Largest value taken as zero, in spectra and transmissions: √tiny.
+    """Largest value set to zero in spectra and transmissions: √tiny.
 
-    A product of two factors above it is no denormal number, on which CPUs are ten times slower.
+    A product of two larger values is not denormal. CPUs are ten times slower on denormal numbers.
     """
     return torch.finfo(dtype).tiny ** 0.5
 
@@ -70,7 +71,7 @@ def _poisson_likelihood(
                 entry = entry + excess * curvature[k, m]
             hessian[k][m] = hessian[m][k] = entry.sum(-2)
     return Quadratic(
-        # without a count, n log(n/ȳ) is 0 and so is its derivative, for autograd too
+        # the clamp makes n log(n/ȳ) and its derivative zero for n = 0, also in autograd
         value=(mean - n + n * torch.log(ratio.clamp(min=smallest))).sum(-2),
         gradient=torch.stack(gradient).movedim(0, -1),
         hessian=torch.stack([torch.stack(row) for row in hessian]).movedim((0, 1), (-2, -1)),

@@ -41,9 +41,9 @@ class SpectralModel(nn.Module):
     """Line integrals → expected counts: fluence, detector response, thresholds and attenuation.
 
     Args:
-        energies_keV, fluence: photons that reach a pixel, per energy sample; the fluence may
-            differ between pixels.
-        response: of the detector.
+        energies_keV, fluence: photons per energy sample that reach a pixel; the fluence may differ
+            between pixels.
+        response: detector response.
         thresholds: edges of the energy bins.
         attenuation: mass attenuation of the basis materials at these energies, cm²/g.
         materials: names of the basis materials.
@@ -112,7 +112,7 @@ class SpectralModel(nn.Module):
         )
 
     def with_edges(self, edges_keV: Edges) -> "SpectralModel":
-        """The same scanner with other thresholds, of one pixel or of many."""
+        """The same scanner with other thresholds, shared or per pixel."""
         other = copy.deepcopy(self)
         learn = [bool(one) for one in self.thresholds.learn]
         other.thresholds = Thresholds(edges_keV.detach(), learn=learn)

@@ -26,7 +26,7 @@ _AIR_ENERGY_ABSORPTION = [
 
 
 class SpekpyTube(NamedTuple):
-    """A tungsten tube whose spectrum spekpy computes, instead of a table."""
+    """A tungsten tube whose spectrum is computed by spekpy."""
 
     tube_voltage_kV: float
     anode_degrees: float
@@ -35,19 +35,19 @@ class SpekpyTube(NamedTuple):
 class Spectrum:
     """Photons per energy sample that reach a pixel without an object.
 
-    S(E) = scale · T(E) · exp(−Σ_f μ_f(E) t_f) · ΔE, with the tube's table T of photons per keV, the
-    width ΔE of the cell of each energy, and the inherent and the added filtration f of thickness
-    t_f. ``scale`` follows from the exposure, the pixel area and the inverse square of the distance;
-    ``photons_per_pixel``, where given, fixes the sum over the kept energies instead.
+    S(E) = scale · T(E) · exp(−Σ_f μ_f(E) t_f) · ΔE, with the tube output T in photons per keV, the
+    width ΔE of each energy sample, and the inherent and added filters f of thickness t_f. ``scale``
+    follows from the exposure, the pixel area and the inverse square of the distance, or from
+    ``photons_per_pixel``, which fixes the sum over the kept energies.
 
     Args:
         table: text file of the tube's output, one row per energy (``read_spectrum``), a
             ``SpekpyTube`` or a ``SpectrumTable``.
         inherent_filtration_cm, added_filtration_cm: {material: thickness in cm}.
-        exposure_mAs: tube current times time of one view.
-        pixel_area_cm2, source_to_detector_cm: area and distance of the pixel.
+        exposure_mAs: tube current times the duration of one view.
+        pixel_area_cm2, source_to_detector_cm: area of a pixel and its distance from the source.
         photons_per_pixel: photons per pixel and view, instead of the exposure.
-        lowest_keV: lower energies are dropped: they give no counts above the lowest threshold, and
+        lowest_keV: lower energies are dropped. They give no counts above the lowest threshold, and
             exp(−μ A) overflows there for slightly negative A.
         energy_unit: unit of the energies in the text file.
 
@@ -109,10 +109,10 @@ class Spectrum:
     ) -> "Spectrum":
         """Build a spectrum from increasing energies and the photons per keV at each of them.
 
-        The fluence is in photons/(cm² mAs keV) at 100 cm and scales with the exposure; with
-        ``photons_per_pixel`` any multiple of it may be given. Divide photons per sample by the
-        width of their step if the steps differ. ``settings`` are the other parameters of
-        ``Spectrum``; there is no filtration by default.
+        The fluence is in photons/(cm² mAs keV) at 100 cm and scales with the exposure; together
+        with ``photons_per_pixel`` it may have any scale. If the steps differ, divide photons per
+        sample by the width of the step. ``settings`` are the other parameters of ``Spectrum``;
+        there is no filtration by default.
 
         Raises:
             ValueError: values that cannot be a spectrum (``check_spectrum``).
@@ -133,7 +133,7 @@ class Spectrum:
         anode_degrees: float = 12.0,
         lowest_keV: float = 12.0,
     ) -> "Spectrum":
-        """Build the spectrum of a tungsten tube from one of the tables that come with the package.
+        """Build the spectrum of a tungsten tube from a table of the package.
 
         Raises:
             ValueError: there is no table of this tube voltage and anode angle.
@@ -196,8 +196,8 @@ def tube_output(
         import spekpy
     except ImportError:
         raise ImportError(
-            "spekpy computes this tube: `pip install -r requirements-spectra.txt`, or take one of "
-            "the tables in data/physics/spectra"
+            "the spectrum of this tube needs spekpy: `pip install -r requirements-spectra.txt`, or "
+            "use a table of data/physics/spectra"
         ) from None
     voltage_kV, anode_degrees = source
     # 1 keV steps at 1 m for 1 mAs, as in the tables
@@ -207,7 +207,7 @@ def tube_output(
 
 
 def cell_widths_keV(energies_keV: Energies) -> Energies:
-    """Width ΔE of the cell around each energy; its borders lie halfway to the neighbours."""
+    """Width ΔE of each energy sample, whose borders lie halfway to the neighbours."""
     steps = energies_keV.diff()
     if torch.allclose(steps, steps[0]):
         return steps[0].expand(len(energies_keV))

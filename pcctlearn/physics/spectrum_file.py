@@ -1,4 +1,4 @@
-"""Read X-ray spectra: the tables of data/physics, and two columns as other programs write them."""
+"""Read X-ray spectra: the tables of data/physics, and two-column files of other programs."""
 
 import re
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ class SpectrumTable(NamedTuple):
 def read_spectrum(path: str | Path, energy_unit: EnergyUnit = "keV") -> SpectrumTable:
     """Read a spectrum from a text file.
 
-    Tables of data/physics/spectra begin with ``energy_keV,fluence_per_cm2_mAs_keV_at_100cm``. From
-    other files the rows that begin with two numbers are read, as SpekPy, SpekCalc, TASMIP and
-    gecatsim write them: separated by commas, semicolons, tabs or blanks, with decimal points or
-    commas. A staircase of two rows per cell (``get_spectrum(edges=True)`` of SpekPy) is converted
-    to one sample at the center of each cell.
+    Tables of data/physics/spectra begin with ``energy_keV,fluence_per_cm2_mAs_keV_at_100cm``. In
+    other files, such as those of SpekPy, SpekCalc, TASMIP and gecatsim, the rows that begin with
+    two numbers are read. Numbers are separated by commas, semicolons, tabs or blanks and have
+    decimal points or commas. A staircase of two rows per cell (``get_spectrum(edges=True)`` of
+    SpekPy) is converted to one sample at the center of each cell.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -46,8 +46,8 @@ def read_spectrum(path: str | Path, energy_unit: EnergyUnit = "keV") -> Spectrum
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no spectrum table at {path}: name an existing one, or make it with "
-            "`python data/physics/make_spectra.py` (needs spekpy)"
+            f"no spectrum table at {path}: give an existing file, or create the tables of the "
+            "package with `python data/physics/make_spectra.py` (needs spekpy)"
         )
     if energy_unit not in _KEV:
         raise ValueError(f"energy_unit must be one of {', '.join(_KEV)}, got {energy_unit!r}")
@@ -74,7 +74,7 @@ def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
         before, after = energies_keV[int(falling.nonzero()[0]) :][:2].tolist()
         raise ValueError(
             f"the energies of {source} must increase, and {after:g} keV follows {before:g} keV: "
-            "sort the rows by energy, each energy once, and remove rows with other numbers"
+            "sort the rows by energy, and keep one row per energy"
         )
     highest = energies_keV[-1].item()
     if highest > _HIGHEST_keV:
@@ -98,7 +98,7 @@ def check_spectrum(energies_keV: Tensor, fluence: Tensor, source: str) -> None:
             )
     if not fluence.any():
         raise ValueError(
-            f"the fluence of {source} is zero at every energy: give the column with the photons"
+            f"the fluence of {source} is zero at every energy: give the column of the fluence"
         )
     if not fluence.sum().isfinite():
         raise ValueError(
@@ -133,7 +133,7 @@ def _numbers(line: str) -> list[float]:
 
 
 def _cells(rows: Tensor) -> tuple[Energies, Fluence]:
-    """Convert rows to samples; two rows per cell of a staircase to one sample at its center."""
+    """Convert rows to samples, and a staircase of two rows per cell to one sample per cell."""
     energies, fluence = rows.T.contiguous()
     if len(rows) >= 4 and len(rows) % 2 == 0:
         starts, ends = energies.reshape(-1, 2).T

@@ -9,14 +9,14 @@ from pcctlearn.shapes import Edges
 
 
 class Thresholds(nn.Module):
-    """Edges D_0 < … < D_B in keV; bin b counts what is registered between D_b and D_{b+1}.
+    """Edges D_0 < … < D_B in keV; bin b counts events registered between D_b and D_{b+1}.
 
     Args:
         edges_keV: (edge,) for all pixels, or (*pixel, edge).
         n_pixels: number of pixels that each get a copy of shared edges.
         learn: edges that receive a gradient. By default all but the last: an upper edge at the
-            tube voltage separates almost no photons, so counts do not determine it.
-            ``calibration.information`` measures this for every edge.
+            tube voltage separates almost no photons, so counts do not determine it
+            (``decomposition.sensitivity.count_information``).
     """
 
     learn: Tensor
@@ -50,7 +50,7 @@ class Thresholds(nn.Module):
         return self.edges_keV.shape[-1] - 1
 
     def forward(self) -> Edges:
-        """The edges; only learnable ones pass a gradient."""
+        """The edges; only edges with ``learn`` pass a gradient."""
         return torch.where(self.learn, self.edges_keV, self.edges_keV.detach())
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Minimisation of many small independent problems, and its derivative; knows no CT."""
+"""Minimisation of many small independent problems, and the derivative of the minimum."""
 
 from pcctlearn.lazy import attach
 

@@ -1,4 +1,4 @@
-"""The derivative of a minimum, from the minimum alone: dx/dθ = −H⁻¹ ∂g/∂θ."""
+"""Implicit derivative of a minimum: dx/dθ = −H⁻¹ ∂g/∂θ."""
 
 from typing import Literal
 
@@ -22,9 +22,9 @@ def implicit_minimum(
 ) -> Solution:
     """argmin over x of objective(x, *theta), differentiable in θ.
 
-    ``adjoint="implicit"`` differentiates the minimum (``implicit_derivative``), whichever solver
-    found it. ``"unrolled"`` leaves the solver's own steps to autograd; ``UnrolledNewton`` is made
-    for it. The start gets no gradient.
+    ``adjoint="implicit"`` differentiates the minimum (``implicit_derivative``), for any solver.
+    ``"unrolled"`` differentiates the solver's steps by autograd, for ``UnrolledNewton``. The start
+    receives no gradient.
     """
     start = start.detach()
     if adjoint == "unrolled":
@@ -40,9 +40,9 @@ def implicit_derivative(
     theta: tuple[Tensor, ...],
     bounds: Bounds | None = None,
 ) -> Solution:
-    """A known minimum with its derivative dx/dθ = −H⁻¹ ∂g/∂θ, H the exact Hessian.
+    """Attach dx/dθ = −H⁻¹ ∂g/∂θ to a known minimum, with the exact Hessian H.
 
-    On an active bound the minimum is the constrained one and only the free unknowns move with θ.
+    On an active bound the minimum is the constrained one, and only the free unknowns depend on θ.
     A ray that did not converge, or whose H is not positive definite, passes no gradient.
     """
     x = _Minimum.apply(objective, bounds, solution.x, solution.converged, *theta)
@@ -53,7 +53,7 @@ def implicit_tangent(
     objective: Objective, x: Tensor, theta: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> Tensor:
     """Directional derivative of the minimum, dx = −H⁻¹ (∂g/∂θ) dθ, at a free minimum x."""
-    # exact Hessian, computed once; the directional derivative of the gradient needs none
+    # the Hessian is computed once; the directional derivative of the gradient needs none
     hessian = objective(x, *theta).hessian
     moved = torch.func.jvp(lambda *t: objective(x, *t, exact=False).gradient, theta, tangents)[1]
     return -solve_positive_definite(hessian, moved)[0]
@@ -62,7 +62,7 @@ def implicit_tangent(
 class _Minimum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, objective, bounds, x, converged, *theta):  # type: ignore[no-untyped-def]
-        x = x.detach()  # a new tensor, as an output must be
+        x = x.detach()  # autograd requires an output that is not an input
         ctx.objective, ctx.bounds = objective, bounds
         ctx.save_for_backward(x, converged, *theta)
         return x

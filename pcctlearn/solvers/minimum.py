@@ -21,7 +21,7 @@ def last_step(
 
     ``model`` is the objective at x. A ray has converged if three conditions hold for its free
     unknowns: the exact Hessian is positive definite, no component of the step −H⁻¹g exceeds
-    ``distance``, and rounding moves the minimum by no more than that (``resolved``). Other rays
+    ``distance``, and rounding moves the minimum by at most ``distance`` (``resolved``). Other rays
     keep their x.
     """
     trial, positive = newton_trial(x, model, torch.zeros_like(model.value), bounds)
@@ -37,8 +37,8 @@ def resolved(
     distance: float,
     dtype: torch.dtype | None = None,
 ) -> Bool[Tensor, "*ray"]:
-    """True where rounding moves the minimum by no more than ``distance`` in any free unknown, and
-    the Hessian is positive definite.
+    """True where the Hessian is positive definite and rounding moves the minimum by at most
+    ``distance`` in every free unknown.
 
     A relative error δ of each expected count n_b changes the gradient of a Poisson likelihood by
     δ n_b d_b, with d_b = ∂ log ȳ_b. Its covariance is at most δ² max_b n_b · H, so the square of
@@ -72,7 +72,7 @@ def newton_trial(
 ) -> tuple[Float[Tensor, "*ray unknown"], Bool[Tensor, "*ray"]]:
     """Minimum of the damped quadratic model within the box, and whether the model is convex.
 
-    An unknown is fixed at a limit while the descent leads out of the box, and Newton's system is
+    Unknowns are fixed at limits where the descent leads out of the box, and Newton's system is
     solved for the others (D. P. Bertsekas, SIAM J. Control Optim. 20 (1982) 221).
     """
     step, positive = solve_positive_definite(model.hessian, model.gradient, lift=damping)
@@ -87,7 +87,7 @@ def newton_trial(
         damping[..., None] * model.hessian.diagonal(dim1=-2, dim2=-1).abs()
     )
     trial, everywhere = x, torch.ones_like(damping, dtype=torch.bool)
-    for _ in range(x.shape[-1]):  # fix the unknowns that would leave the box, until none does
+    for _ in range(x.shape[-1]):  # fix unknowns until none leaves the box
         held = torch.where(free, 0, trial - x)
         pull = model.gradient + (matrix @ held[..., None])[..., 0]
         step, positive = solve_positive_definite(matrix, pull, free)

@@ -8,12 +8,13 @@ from pcctlearn.solvers.quadratic import Bounds, Objective, Solution
 
 
 class NelderMead:
-    """J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308, with one simplex for each ray.
+    """Downhill simplex method with one simplex per ray.
 
     The search ends when the values at the corners agree within ``tolerance`` or rounding, and the
-    corners within ``spread``. The best corner then takes a Newton step with the exact Hessian, and
-    the ray has converged if that shows a minimum nearby (``last_step``). Trial points are
-    projected into the box.
+    corners within ``spread``. The best corner then takes a Newton step with the exact Hessian,
+    which decides about convergence (``last_step``). Trial points are projected into the box.
+
+    J. A. Nelder and R. Mead, Comput. J. 7 (1965) 308.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class NelderMead:
         theta: tuple[Tensor, ...] = (),
         bounds: Bounds | None = None,
     ) -> Solution:
-        """Minimise from ``start`` with a first simplex a tenth of it, at least 0.1, wide."""
+        """Minimise from a simplex at ``start`` with edges of |start| / 10, at least 0.1."""
 
         def boxed(x: Tensor) -> Tensor:
             return x if bounds is None else x.clamp(*bounds)

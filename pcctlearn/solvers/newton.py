@@ -13,23 +13,23 @@ _STUCK = 1e12  # damping at which no step makes progress
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ for each ray.
 
-    A step that lowers the value is accepted; δ falls towards 0 while the quadratic model predicts
-    the decrease, and rises where it does not, or where the Hessian is not positive definite. A ray
-    has converged where the exact Hessian is positive definite, the Newton decrement gᵀH⁻¹g (twice
-    the remaining decrease) is below ``tolerance`` or what rounding resolves, no component of the
-    step exceeds ``distance``, and rounding moves the minimum by no more than that
-    (``last_step``). The last step is still made. The result of a ray does not depend on the others.
+    A step that lowers the value is accepted. δ falls towards 0 while the quadratic model predicts
+    the decrease; it rises where the prediction fails or the Hessian is not positive definite. A
+    ray has converged if the exact Hessian is positive definite, the Newton decrement gᵀH⁻¹g (twice
+    the remaining decrease) is below ``tolerance`` or below what rounding resolves, no component of
+    the step exceeds ``distance``, and rounding moves the minimum by at most ``distance``
+    (``last_step``). A converged ray still takes its last step. Rays are independent.
 
     Args:
         tolerance: largest Newton decrement of a converged ray.
         max_steps: largest number of steps.
-        exact: False uses the expected Hessian throughout (Fisher scoring); the exact one still
+        exact: False uses the expected Hessian in all steps (Fisher scoring); the exact one still
             decides about convergence.
         scoring_steps: number of first steps that use the expected Hessian, which is positive
             definite at any distance from the minimum.
         distance: largest last step of a converged ray, in the unit of the unknowns.
-        resolved_by: precision that must resolve the minimum of a converged ray, by default that of
-            the unknowns.
+        resolved_by: dtype that must resolve the minimum of a converged ray, by default that of the
+            unknowns.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class DampedNewton:
             trial, positive = newton_trial(x, model, damping, bounds)
             move = x - trial
             decrement = (move * model.gradient).sum(-1)
-            # a damped step may be short far from the minimum; scoring, which may need damping to
-            # the end, is tested with an exact step afterwards
+            # far from the minimum a damped step may be short too; scoring, which may stay damped,
+            # is tested with an exact step after the loop
             near = positive & (damping <= (0 if self.exact else 0.1)) & (decrement <= resolvable)
             near = near & (move.abs().amax(-1) <= self.distance)
             near = near & (exact | (not self.exact)) & ~converged & ~stuck
@@ -77,10 +77,12 @@ class DampedNewton:
             at_trial = objective(trial, *theta, exact=self._exact_at(step))
             lower = at_trial.value <= model.value + model.rounding
             taken = positive & ~converged & ~stuck & lower
-            promised = _predicted(model, move)
+            predicted = _predicted(model, move)
             # a decrease below rounding does not test the model
             gain = torch.where(
-                promised > resolvable + model.rounding, (model.value - at_trial.value) / promised, 1
+                predicted > resolvable + model.rounding,
+                (model.value - at_trial.value) / predicted,
+                1,
             )
             x = torch.where(taken[..., None], trial, x)
             model = _choose(taken, at_trial, model)
@@ -98,7 +100,7 @@ class DampedNewton:
 
 
 def resolvable_decrease(tolerance: float, model: Quadratic) -> Tensor:
-    """Newton decrement of a converged ray: the tolerance, or what rounding resolves."""
+    """Largest Newton decrement of a converged ray: the tolerance plus the rounding error."""
     return tolerance + 16 * torch.finfo(model.value.dtype).eps * model.rounding
 
 

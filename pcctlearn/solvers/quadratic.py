@@ -1,4 +1,4 @@
-"""The protocol of objectives and solvers: what a solver is given and what it returns."""
+"""The protocol of objectives and solvers: their arguments and results."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 class Quadratic(NamedTuple):
     """Value, gradient and Hessian of an objective at x, one independent problem per ray.
 
-    ``rounding`` is the rounding error of ``value``: smaller differences mean nothing.
+    ``rounding`` is the rounding error of ``value``: smaller differences are not significant.
     """
 
     value: Float[Tensor, "*ray"]
@@ -37,8 +37,8 @@ class Solution(NamedTuple):
 # With exact=False the Hessian may be its expectation, which is cheaper and never indefinite.
 Objective = Callable[..., Quadratic]
 
-# solver(objective, start, theta, bounds): the minimum over x. All that the objective depends on is
-# in theta, so that a compiled solver can read it.
+# solver(objective, start, theta, bounds): the minimum over x. theta contains everything that the
+# objective depends on, so that a compiled solver can read it.
 Solver = Callable[[Objective, Tensor, tuple[Tensor, ...], Bounds | None], Solution]
 
 

@@ -1,7 +1,7 @@
 """Batched solution of small symmetric systems by elementwise arithmetic.
 
-A ray has two or three unknowns. LAPACK is called once per matrix; the same factorisation written
-over the batch runs as vector instructions on the CPU and as a few fused kernels on a GPU.
+A ray has two or three unknowns. LAPACK would be called once per matrix; the same factorisation,
+written over the batch, runs as vector instructions on the CPU and as a few kernels on a GPU.
 """
 
 import torch

@@ -15,9 +15,9 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 class UnrolledNewton:
     """A fixed number of undamped Newton steps, differentiated through by autograd.
 
-    On an active bound the step is that of the free unknowns. A ray whose Hessian is not positive
-    definite, or whose step led to a value that is not finite, keeps its x; a ray that did not
-    converge (``last_step``) passes no gradient.
+    On an active bound only the free unknowns step. A ray whose Hessian is not positive definite, or
+    whose step leads to a value that is not finite, keeps its x. A ray that did not converge
+    (``last_step``) passes no gradient.
     """
 
     def __init__(self, steps: int = 8, tolerance: float = 1e-10) -> None:
@@ -32,13 +32,13 @@ class UnrolledNewton:
         theta: tuple[Tensor, ...] = (),
         bounds: Bounds | None = None,
     ) -> Solution:
-        """Step from ``start``; the box is kept by projection, whose gradient is zero outside."""
+        """Step from ``start`` and project into the box; the gradient is zero outside the box."""
         x = last = start if bounds is None else start.clamp(*bounds)
         converged = torch.zeros_like(start[..., 0], dtype=torch.bool)
         for _ in range(self.steps):
             model = objective(x, *theta)
             finite = _finite(model)
-            if not bool(finite.all()):  # evaluate again: 0 · NaN would reach θ in the backward pass
+            if not bool(finite.all()):  # evaluate again: 0 · NaN would reach θ in the backward
                 x = torch.where(finite[..., None], x, last)
                 model = objective(x, *theta)
             free = bounds and free_unknowns(x.detach(), model.gradient.detach(), bounds)

@@ -1,4 +1,4 @@
-"""Attenuation is NIST's, adds by mass fraction and resolves the K-edges."""
+"""Attenuation agrees with NIST, adds by mass fraction and resolves the K-edges."""
 
 import pytest
 import torch
@@ -59,9 +59,9 @@ def test_every_named_material_is_known():
 @pytest.mark.parametrize(
     ("material", "remedy"),
     [
-        ("watr", "did you mean 'water'.*formula such as 'H2O'"),
-        ("Bone, Cortical (ICRU)", "did you mean 'Bone, Cortical \\(ICRP\\)'"),
-        ("", "use a formula"),
+        ("watr", "'water'.*'H2O'"),
+        ("Bone, Cortical (ICRU)", "'Bone, Cortical \\(ICRP\\)'"),
+        ("", "formula"),
     ],
 )
 def test_an_unknown_material_names_the_remedy(material, remedy):
@@ -71,18 +71,18 @@ def test_an_unknown_material_names_the_remedy(material, remedy):
 
 @pytest.mark.parametrize("energy_keV", [-1.0, 0.0, 5000.0])
 def test_energies_outside_the_tables(energy_keV):
-    with pytest.raises(ValueError, match="'water': use 1 to 800 keV"):
+    with pytest.raises(ValueError, match=r"'water'.* 1 to 800 keV"):
         mass_attenuation("water", [60.0, energy_keV])
 
 
-def test_an_energy_that_is_none():
-    with pytest.raises(ValueError, match=r"energies_keV must be finite, got \[60.0, nan\]"):
+def test_an_energy_of_nan_raises_an_error():
+    with pytest.raises(ValueError, match=r"energies_keV .*\[60\.0, nan\]"):
         mass_attenuation("water", [60.0, float("nan")])
 
 
 @pytest.mark.parametrize("mixture", [{}, {"water": -1.0, "iodine": 2.0}, {"water": 0.0}])
 def test_mass_fractions_must_be_positive(mixture):
-    with pytest.raises(ValueError, match="mass fractions must be positive"):
+    with pytest.raises(ValueError, match="mass fractions"):
         mass_attenuation(mixture, [60.0])
 
 
@@ -99,7 +99,7 @@ def test_every_named_material_has_a_density():
 
 
 @pytest.mark.parametrize(("material", "area_density"), [("water", 2.0), ("calcium", 3.1)])
-def test_two_cm_of_a_material(material, area_density):
+def test_area_density_of_2_cm(material, area_density):
     found = area_density_g_cm2(torch.tensor([2.0]), material)
     torch.testing.assert_close(found, torch.tensor([area_density]))
     torch.testing.assert_close(thickness_cm(found, material), torch.tensor([2.0]))

@@ -1,4 +1,4 @@
-"""The likelihood's derivatives are autograd's, and its numbers stay numbers."""
+"""Derivatives of the likelihood agree with autograd and are finite."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_derivatives_are_those_of_the_value(n_materials, pixels):
     gradient = torch.func.grad(total)
     result = poisson_likelihood(A, counts, spectra, attenuation)
     torch.testing.assert_close(result.gradient, gradient(A))
-    for k, column in enumerate(result.hessian.unbind(-1)):  # rays do not mix
+    for k, column in enumerate(result.hessian.unbind(-1)):  # rays are independent
         torch.testing.assert_close(
             column, torch.func.grad(lambda A, k=k: gradient(A)[..., k].sum())(A)
         )
@@ -86,7 +86,7 @@ def test_value_is_the_poisson_log_likelihood_up_to_a_constant():
 
 
 @EVERY_SIZE
-def test_value_is_zero_where_the_mean_equals_the_counts_and_nowhere_less(n_materials):
+def test_value_is_zero_where_the_mean_equals_the_counts_and_positive_elsewhere(n_materials):
     A, _, mean, spectra, attenuation = problem(n_materials, None)
     least = poisson_likelihood(A / 0.9, mean, spectra, attenuation)
     assert (least.value.abs() <= least.rounding).all()
@@ -95,7 +95,7 @@ def test_value_is_zero_where_the_mean_equals_the_counts_and_nowhere_less(n_mater
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bins_without_a_count_stay_finite(dtype):
+def test_bins_with_zero_counts_are_finite(dtype):
     A, counts, _, spectra, attenuation = (t.to(dtype) for t in problem(2, None))
     counts[0] = 0
     counts[1, :3] = 0
@@ -103,7 +103,7 @@ def test_bins_without_a_count_stay_finite(dtype):
     for field in result:
         assert field.dtype == dtype
         assert field.isfinite().all()
-    # without a count, L(A) = Σ_b ȳ_b
+    # with zero counts, L(A) = Σ_b ȳ_b
     mean = torch.exp(-A[0] @ attenuation) @ spectra.mT
     torch.testing.assert_close(result.value[0], mean.sum())
 

@@ -1,4 +1,4 @@
-"""Counts are Poisson, and the generator's."""
+"""Counts are Poisson distributed and reproducible."""
 
 import torch
 
@@ -17,7 +17,7 @@ def test_mean_and_variance_are_the_expected_counts():
     assert (counts == counts.round()).all()
 
 
-def test_the_seed_decides():
+def test_the_same_seed_gives_the_same_counts():
     expected = torch.full((50, 3), 100.0)
     one, same, other = (
         draw_counts(expected, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
@@ -26,5 +26,5 @@ def test_the_seed_decides():
     assert not torch.equal(one, other)
 
 
-def test_no_expectation_gives_no_counts():
+def test_an_expectation_of_zero_gives_zero_counts():
     assert (draw_counts(torch.zeros(4)) == 0).all()

@@ -1,4 +1,4 @@
-"""The responses that come with the package are those of the configurations."""
+"""Responses of the package equal those of the configuration."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ EDGES = torch.tensor([15.0, 33.0, 45.0, 59.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ["silicon", "cdte", "silicon_monte_carlo", "cdte_monte_carlo"])
-def test_a_preset_is_its_configuration(name):
+def test_a_preset_equals_its_configuration(name):
     config = OmegaConf.load(resource("conf", "physics", "response", f"{name}.yaml"))
     written, preset = instantiate(config), getattr(pcctlearn.physics.response, name)()
     torch.testing.assert_close(preset.above(EDGES, ENERGIES), written.above(EDGES, ENERGIES))

@@ -1,4 +1,4 @@
-"""A response read from a file is the one that was written; a wrong file is refused by name."""
+"""Response tables: files, interpolation and errors that name the file."""
 
 import numpy as np
 import pytest
@@ -37,17 +37,17 @@ def test_round_trip(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its first line is ''"),
-        (CSV.replace("1/keV", "1/eV"), "its first line is '# unit: 1/eV'"),
-        (CSV.removeprefix(UNIT), "its first line is 'deposited_keV,30,60'"),
+        ("", "first line is ''"),
+        (CSV.replace("1/keV", "1/eV"), "'# unit: 1/eV'"),
+        (CSV.removeprefix(UNIT), "'deposited_keV,30,60'"),
         (UNIT, "no table"),
-        (CSV.replace("deposited_keV", "energy_keV"), "its first column is 'energy_keV'"),
-        (CSV.replace("0.03", "many"), "could not convert string to float: 'many'"),
-        (CSV.replace("20,0,0.03", "20,0"), "damaged or not a detector response"),
+        (CSV.replace("deposited_keV", "energy_keV"), "'energy_keV'"),
+        (CSV.replace("0.03", "many"), "'many'"),
+        (CSV.replace("20,0,0.03", "20,0"), r"response\.csv"),
         (UNIT + "deposited_keV,30,60\n", "no table"),
-        (CSV.replace("0.03", "-0.03"), "finite and not negative"),
-        (CSV.replace("0.03", "nan"), "finite and not negative"),
-        (CSV.replace("40,0.01", "45,0.01"), "equal steps"),
+        (CSV.replace("0.03", "-0.03"), "response_per_keV"),
+        (CSV.replace("0.03", "nan"), "response_per_keV"),
+        (CSV.replace("40,0.01", "45,0.01"), "deposited_keV"),
     ],
 )
 def test_a_bad_csv(tmp_path, text, message):
@@ -70,7 +70,7 @@ def test_a_missing_array(tmp_path, suffix, name):
     path = tmp_path / f"response{suffix}"
     others = {key: values for key, values in ARRAYS.items() if key != name}
     np.savez(path, **others) if suffix == ".npz" else savemat(path, others)
-    with pytest.raises(ValueError, match=f"{name}.*give a .csv whose first line"):
+    with pytest.raises(ValueError, match=rf"{name}.*\.csv"):
         Table.from_file(path)
 
 
@@ -85,20 +85,20 @@ def test_a_pickle_is_never_opened(tmp_path):
     trap = np.empty((4, 2), dtype=object)
     trap[:] = [[Trap(), Trap()]] * 4
     np.savez(path, **{**ARRAYS, "response_per_keV": trap})
-    with pytest.raises(ValueError, match=r"response\.npz is damaged .*not numbers"):
+    with pytest.raises(ValueError, match=r"response\.npz .*not numbers"):
         Table.from_file(path)
     assert not opened
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".mat"])
-def test_a_file_that_only_claims_to_be_one(tmp_path, suffix):
+def test_a_text_file_with_a_binary_suffix(tmp_path, suffix):
     path = tmp_path / f"response{suffix}"
     path.write_bytes(b"deposited_keV,30,60\n" * 20)
-    with pytest.raises(ValueError, match="damaged or not a detector response"):
+    with pytest.raises(ValueError, match=rf"response\{suffix}"):
         Table.from_file(path)
 
 
-def test_another_ending(tmp_path):
+def test_an_unknown_suffix(tmp_path):
     path = tmp_path / "response.txt"
     path.write_text(CSV)
     with pytest.raises(ValueError, match=r"'\.txt'"):
@@ -106,7 +106,7 @@ def test_another_ending(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no response at .*none.npz: give a .csv"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz.*\.csv"):
         Table.from_file(tmp_path / "none.npz")
 
 
@@ -115,11 +115,11 @@ def test_a_spectrum_beyond_the_response():
     edges = torch.tensor([15.0, 35.0])
     assert table.above(edges, torch.tensor([60.0])).shape == (2, 1)
     for beyond in (29.0, 61.0):
-        with pytest.raises(ValueError, match=rf"for {beyond:g} keV \(it runs from 30 to 60 keV"):
+        with pytest.raises(ValueError, match=rf"{beyond:g} keV .*30 to 60 keV"):
             table.above(edges, torch.tensor([beyond, 60.0]))
 
 
-def test_lowest_keV_mends_a_spectrum_that_begins_below_the_response():
+def test_lowest_keV_is_the_remedy_for_a_spectrum_below_the_response():
     response = Table.from_file(SPECTRA.parent / "response/cdte_750um.csv")
     low = {"table": SPECTRA / "tungsten_120kV_12deg.csv", "photons_per_pixel": 1e5}
     edges = torch.tensor(FOUR_BINS)
@@ -132,7 +132,7 @@ def test_linear_in_the_photon_energy_between_columns():
     columns = torch.from_numpy(ENERGIES + 10)  # no K-edge in between
     arrays = (columns, torch.from_numpy(DEPOSITED), torch.from_numpy(DENSITY))
     energies = torch.tensor([50.0, 55.0, 70.0])
-    with pytest.raises(ValueError, match=r"no column for 50 keV .* with widest_gap_keV=30"):
+    with pytest.raises(ValueError, match=r"50 keV .*widest_gap_keV=30"):
         Table(*arrays).above(torch.tensor([25.0]), energies)
     table = Table(*arrays, widest_gap_keV=30.0)
     between = table.resampled(energies)
@@ -142,7 +142,7 @@ def test_linear_in_the_photon_energy_between_columns():
     torch.testing.assert_close(table.above(edges, energies), between.above(edges, energies))
 
 
-def test_columns_in_any_order_and_one_alone():
+def test_columns_in_any_order_and_a_single_column():
     table = Table(*(torch.from_numpy(values) for values in ARRAYS.values()))
     turned = Table(table.energies_keV.flip(0), table.deposited_keV, table.response_per_keV.flip(1))
     energies = torch.tensor([30.0, 60.0])
@@ -154,8 +154,8 @@ def test_columns_in_any_order_and_one_alone():
 
 @pytest.mark.parametrize("response", [silicon, cadmium_telluride])
 @pytest.mark.parametrize("edges_keV", [FOUR_BINS, SIX_BINS])
-def test_resampling_agrees_with_the_response_itself(response, edges_keV):
-    """Counts in air of a spectrum every 0.5 keV, from columns every 1 keV as the shipped ones."""
+def test_resampling_agrees_with_the_response(response, edges_keV):
+    """Air counts of a spectrum every 0.5 keV, with columns every 1 keV as in the shipped tables."""
     table = Table.sampled(response(), torch.arange(10.5, 141.0))
     energies, edges = torch.arange(12.25, 119.5, 0.5), torch.tensor(edges_keV)
     tube = Spectrum(SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2})
@@ -165,8 +165,8 @@ def test_resampling_agrees_with_the_response_itself(response, edges_keV):
 
 
 @pytest.mark.parametrize("table", ["cdte_750um", "silicon_60mm"])
-def test_the_shipped_responses_take_a_spectrum_every_half_keV(table):
-    """Counts in air of the four bins: 0.5 keV against the 1 keV of the shipped spectrum."""
+def test_the_shipped_responses_with_a_spectrum_every_half_keV(table):
+    """Air counts of four bins: spectrum in steps of 0.5 keV against steps of 1 keV."""
     response = Table.from_file(SPECTRA.parent / f"response/{table}.csv")
     tube = Spectrum(SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=1e6)
     energies = torch.arange(12.25, 120.0, 0.5)
@@ -190,51 +190,51 @@ def test_a_k_edge_between_columns_is_a_jump():
 
 
 @pytest.mark.parametrize(
-    ("change", "message", "mend"),
+    ("change", "message", "factor"),
     [
-        ({"energies_keV": ENERGIES * 1000}, "energies_keV runs to 60000 keV.*divide", 1e-3),
-        ({"deposited_keV": DEPOSITED * 1000}, "deposited_keV runs to 40000 keV.*divide", 1e-3),
+        ({"energies_keV": ENERGIES * 1000}, "energies_keV .*60000 keV", 1e-3),
+        ({"deposited_keV": DEPOSITED * 1000}, "deposited_keV .*40000 keV", 1e-3),
         (
             {"response_per_keV": DENSITY * 1000},
-            "the .* at most 1e.03 events",
+            r"1e\+03 events",
             1e-3,
         ),
         (
             {"response_per_keV": DENSITY / 1000},
-            "the .* at most 0.001 events",
+            r"0\.001 events",
             1e3,
         ),
     ],
 )
-def test_other_units_are_named_and_mended(tmp_path, change, message, mend):
+def test_a_wrong_unit_is_named_with_its_remedy(tmp_path, change, message, factor):
     path = tmp_path / "response.npz"
     np.savez(path, **{**ARRAYS, **change})
-    with pytest.raises(ValueError, match=rf"response\.npz is not a response: {message}"):
+    with pytest.raises(ValueError, match=rf"response\.npz .*{message}"):
         Table.from_file(path)
     ((name, values),) = change.items()
-    np.savez(path, **{**ARRAYS, name: values * mend})
+    np.savez(path, **{**ARRAYS, name: values * factor})
     np.testing.assert_allclose(getattr(Table.from_file(path), name), ARRAYS[name])
 
 
 @pytest.mark.parametrize("energies", [[30.0, 30.0], [0.0, 30.0], [-30.0, 30.0], [30.0, np.nan]])
-def test_photon_energies_that_cannot_be(tmp_path, energies):
+def test_impossible_photon_energies_raise_an_error(tmp_path, energies):
     path = tmp_path / "response.npz"
     np.savez(path, **{**ARRAYS, "energies_keV": np.array(energies)})
-    with pytest.raises(ValueError, match=r"response\.npz is not a response: energies_keV must be"):
+    with pytest.raises(ValueError, match=r"response\.npz .*energies_keV"):
         Table.from_file(path)
 
 
 def test_an_edge_below_the_registered_energies():
     table = Table(*(torch.from_numpy(values) for values in ARRAYS.values()))
     assert table.above(torch.tensor([5.0, 45.0, 90.0]), table.energies_keV)[1:].abs().max() == 0
-    with pytest.raises(ValueError, match=r"threshold of 4 keV lies below .* begin at 5 keV"):
+    with pytest.raises(ValueError, match=r"4 keV .* 5 keV"):
         table.above(torch.tensor([4.0, 20.0]), table.energies_keV)
 
 
 @pytest.mark.parametrize("deposited", [[10.0, 20.0], [10.0, 20.0, 35.0], [30.0, 20.0, 10.0]])
 def test_cells_increase_in_equal_steps(deposited):
     density = torch.ones(len(deposited), 1)
-    with pytest.raises(ValueError, match="increase in equal steps"):
+    with pytest.raises(ValueError, match="deposited_keV"):
         Table(torch.tensor([60.0]), torch.tensor(deposited), density)
 
 
@@ -247,11 +247,11 @@ def test_a_sampled_table_has_the_bins_of_its_response(response, edges_keV):
     torch.testing.assert_close(sampled, bins, rtol=0, atol=1e-3)
 
 
-def test_a_sampled_table_ends_above_all_events():
+def test_a_sampled_table_must_end_above_all_events():
     wide, energies = Gaussian(2.0, relative_resolution=0.1), torch.tensor([30.0, 120.0])
-    with pytest.raises(ValueError, match=r"events per photon above 140 keV.*: raise highest_keV"):
+    with pytest.raises(ValueError, match=r"140 keV.*highest_keV"):
         Table.sampled(wide, energies)
     everything = Table.sampled(wide, energies, highest_keV=200.0).above(torch.zeros(1), energies)
     torch.testing.assert_close(everything, torch.ones(1, 2), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="step_keV must be positive, got 0"):
+    with pytest.raises(ValueError, match="step_keV"):
         Table.sampled(wide, energies, step_keV=0.0)

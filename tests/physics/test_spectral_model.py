@@ -90,7 +90,7 @@ def test_slope_in_an_edge_is_the_registered_spectrum_there(line_integrals):
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6 * s.max().item())
 
 
-def test_pixels_with_edges_and_fluence_of_their_own_equal_models_of_one_pixel():
+def test_edges_and_fluence_per_pixel_equal_models_of_single_pixels():
     generator = torch.Generator().manual_seed(1)
     edges = torch.tensor(FOUR_BINS) + torch.rand(3, 5, generator=generator) - 0.5
     fluence = 1e4 * torch.rand(3, len(ENERGIES), generator=generator)
@@ -117,7 +117,7 @@ def test_from_parts_names_the_materials():
     )
 
 
-def test_state_travels():
+def test_the_state_dict_restores_the_model():
     moved = scanner()
     moved.thresholds.assign(torch.tensor(FOUR_BINS) + 1)
     fresh = scanner()
@@ -129,9 +129,9 @@ def test_state_travels():
 @pytest.mark.parametrize(
     ("edges_keV", "message"),
     [
-        ([5.0, 50.0, 120.0], "energies from 10 to 120 keV do not cover the thresholds 5 … 50 keV"),
-        ([15.0, 130.0, 140.0], "do not cover the thresholds 15 … 130 keV: lower the first"),
-        (torch.tensor([[15.0, 50.0], [8.0, 50.0]]), "do not cover the thresholds 8 … "),
+        ([5.0, 50.0, 120.0], "10 to 120 keV .* 5 … 50 keV"),
+        ([15.0, 130.0, 140.0], "15 … 130 keV"),
+        (torch.tensor([[15.0, 50.0], [8.0, 50.0]]), "8 … "),
     ],
 )
 def test_energies_cover_the_thresholds(edges_keV, message):
@@ -143,7 +143,7 @@ def test_energies_cover_the_thresholds(edges_keV, message):
 def test_one_energy_grid(name, annotations_off):
     tensors = {"fluence": torch.ones(56), "attenuation": torch.ones(2, 56)}
     tensors[name] = tensors[name][..., :-1]
-    with pytest.raises(ValueError, match=f"{name} has 55 energies, energies_keV 56"):
+    with pytest.raises(ValueError, match=rf"{name} .*55 .*56"):
         SpectralModel(ENERGIES, response=Ideal(), thresholds=Thresholds(FOUR_BINS), **tensors)
 
 
@@ -152,5 +152,5 @@ def test_one_energy_grid(name, annotations_off):
 def test_tensors_are_finite_and_not_negative(name, bad):
     tensors = {"fluence": torch.ones(56), "attenuation": torch.ones(2, 56)}
     tensors[name][..., 7] = bad
-    with pytest.raises(ValueError, match=f"{name} must be finite and not negative"):
+    with pytest.raises(ValueError, match=name):
         SpectralModel(ENERGIES, response=Ideal(), thresholds=Thresholds(FOUR_BINS), **tensors)

@@ -1,4 +1,4 @@
-"""The tube gives the photons, the hardness and the filtration that its numbers say."""
+"""Output, hardness and filtration of X-ray tubes, and spectra from arrays."""
 
 import sys
 
@@ -69,7 +69,7 @@ def test_filtration_is_beer_lambert(added, density):
     torch.testing.assert_close(filtered.fluence, bare.fluence * torch.exp(-mu * density * 0.05))
 
 
-def test_inherent_and_added_filtration_are_one_law():
+def test_inherent_and_added_filtration_are_equivalent():
     two_steps = Spectrum(TUBE, {"aluminium": 0.1}, {"aluminium": 0.4})
     torch.testing.assert_close(two_steps.fluence, Spectrum(TUBE, {"aluminium": 0.5}).fluence)
 
@@ -85,7 +85,7 @@ def test_every_shipped_table_has_a_passport_and_ends_at_its_voltage():
         assert voltage - 1 <= energies[-1] <= voltage
 
 
-def test_a_tungsten_tube_comes_from_its_table():
+def test_tungsten_reads_its_table():
     tube = Spectrum.tungsten(120.0, {"aluminium": 0.25}, photons_per_pixel=5e4)
     table = Spectrum(TUBE, {"aluminium": 0.25}, photons_per_pixel=5e4)
     torch.testing.assert_close(tube.fluence, table.fluence)
@@ -94,7 +94,7 @@ def test_a_tungsten_tube_comes_from_its_table():
 
 
 @pytest.mark.parametrize("photons", [None, 5e4])
-def test_live_spekpy_equals_the_shipped_table(photons):
+def test_spekpy_agrees_with_the_shipped_table(photons):
     pytest.importorskip("spekpy")
     filtration = TWO_MM_AL, {"copper": 0.02}
     live = Spectrum.from_spekpy(120.0, 12.0, *filtration, photons_per_pixel=photons)
@@ -103,9 +103,9 @@ def test_live_spekpy_equals_the_shipped_table(photons):
     torch.testing.assert_close(live.fluence, table.fluence, rtol=1e-6, atol=0)
 
 
-def test_without_spekpy_the_message_tells_how_to_get_it(monkeypatch):
+def test_a_missing_spekpy_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "spekpy", None)
-    with pytest.raises(ImportError, match=r"pip install -r requirements-spectra\.txt"):
+    with pytest.raises(ImportError, match=r"requirements-spectra\.txt"):
         Spectrum.from_spekpy(120.0, 12.0, TWO_MM_AL)
 
 
@@ -113,7 +113,7 @@ def test_without_spekpy_the_message_tells_how_to_get_it(monkeypatch):
     ("voltage_kV", "anode_degrees"), [(5.0, 12.0), (500.0, 12.0), (120.0, 0.0), (120.0, 95.0)]
 )
 def test_a_tube_that_spekpy_cannot_compute(voltage_kV, anode_degrees):
-    with pytest.raises(ValueError, match="tube_voltage_kV must lie in 20 … 300"):
+    with pytest.raises(ValueError, match=r"tube_voltage_kV .* 20 … 300"):
         Spectrum.from_spekpy(voltage_kV, anode_degrees, TWO_MM_AL)
 
 
@@ -125,18 +125,18 @@ def test_a_missing_table_names_the_command_that_makes_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inherent_filtration_cm": {"lead": 0.1}}, "no density is known for 'lead'"),
-        ({"inherent_filtration_cm": {"tin": 1e4}}, "no photons left: lower the filtration"),
-        ({"exposure_mAs": 0.0}, "no photons left"),
+        ({"inherent_filtration_cm": {"lead": 0.1}}, "'lead'"),
+        ({"inherent_filtration_cm": {"tin": 1e4}}, "filtration .*'tin'"),
+        ({"exposure_mAs": 0.0}, "exposure_mAs=0"),
         ({"lowest_keV": 119.4}, "lowest_keV=119.4"),
     ],
 )
-def test_a_tube_without_photons_is_told_so(options, message):
+def test_a_tube_without_photons_raises_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         Spectrum(TUBE, **{"inherent_filtration_cm": TWO_MM_AL, **options})
 
 
-def test_arrays_of_the_table_are_the_table():
+def test_from_arrays_equals_the_table():
     tube = read_spectrum(TUBE)
     table, arrays = (
         Spectrum(TUBE, TWO_MM_AL, exposure_mAs=2.0),
@@ -160,8 +160,8 @@ def test_arrays_are_copied():
     assert tube.energies_keV[0] == 20
 
 
-def test_uneven_steps_are_weighted_with_their_width():
-    """∫ S dE of a smooth spectrum is that of even steps; per sample it would not be."""
+def test_uneven_steps_are_weighted_by_their_width():
+    """∫ S dE of a smooth spectrum agrees with that of even steps."""
     even = torch.arange(20.0, 120.5, 0.5)
     uneven = torch.cat([torch.arange(20.0, 60.0, 0.5), torch.arange(60.0, 120.5, 2.0)])
     means = [
@@ -174,7 +174,7 @@ def test_uneven_steps_are_weighted_with_their_width():
     assert means[0] == pytest.approx(means[1], abs=0.05)
 
 
-def test_zeros_above_the_tube_voltage_are_left_out():
+def test_zeros_above_the_tube_voltage_are_dropped():
     energies = torch.arange(20.0, 150.0)
     tube = Spectrum.from_arrays(energies, (energies < 80).double())
     assert tube.energies_keV[-1] == 79
@@ -184,7 +184,7 @@ SOUND = {"energies_keV": [20.0, 40.0, 60.0, 80.0], "fluence": [1.0, 3.0, 2.0, 1.
 
 
 @pytest.mark.parametrize(
-    ("change", "message", "mended"),
+    ("change", "message", "repaired"),
     [
         (
             {"energies_keV": [20e3, 40e3, 60e3, 80e3]},
@@ -193,48 +193,48 @@ SOUND = {"energies_keV": [20.0, 40.0, 60.0, 80.0], "fluence": [1.0, 3.0, 2.0, 1.
         ),
         (
             {"energies_keV": [0.02, 0.04, 0.06, 0.08]},
-            r"ends at 0\.08 keV: if that is in MeV, .* multiply the energies by 1000",
+            r" 0\.08 keV: .*energy_unit=MeV.* 1000",
             {"energies_keV": [e * 1000 for e in (0.02, 0.04, 0.06, 0.08)]},
         ),
         (
             {"energies_keV": [20.0, 60.0, 40.0, 80.0]},
-            "energies of the spectrum must increase, and 40 keV follows 60 keV: sort the rows",
+            "40 keV .* 60 keV",
             {"energies_keV": sorted([20.0, 60.0, 40.0, 80.0])},
         ),
         (
             {"energies_keV": [20.0, 40.0, float("nan"), 80.0]},
-            "finite and not negative",
+            "energies .* finite",
             {"energies_keV": [20.0, 40.0, 80.0], "fluence": [1.0, 3.0, 1.0]},
         ),
         (
             {"fluence": [1.0, float("nan"), 2.0, 1.0]},
-            "NaN or infinite in 1 of 4 samples, the first at 40 keV",
+            "1 of 4 samples.* 40 keV",
             {"energies_keV": [20.0, 60.0, 80.0], "fluence": [1.0, 2.0, 1.0]},
         ),
         (
             {"fluence": [1.0, 3.0, -2.0, 1.0]},
-            "negative in 1 of 4 samples, the first at 60 keV: set them to 0",
+            "negative .*1 of 4 samples.* 60 keV",
             {"fluence": [1.0, 3.0, 0.0, 1.0]},
         ),
         (
             {"fluence": [0.0, 0.0, 0.0, 0.0]},
-            "zero at every energy: give the column with the photons",
+            "fluence .* zero",
             {"fluence": [1.0, 3.0, 2.0, 1.0]},
         ),
         (
             {"fluence": [1e308, 1e308, 1e308, 1e308]},
-            "sums to infinity: divide it by its largest value",
+            "fluence .* infinity",
             {"fluence": [1.0, 1.0, 1.0, 1.0]},
         ),
         (
             {"fluence": [1.0, 3.0, 2.0]},
-            r"one fluence for each of two or more energies, got \(3,\) for \(4,\)",
+            r"\(3,\) for \(4,\)",
             {"fluence": [1.0, 3.0, 2.0, 0.0]},
         ),
     ],
 )
-def test_what_is_no_spectrum_is_named_and_mended(change, message, mended):
+def test_an_impossible_spectrum_is_named_with_its_remedy(change, message, repaired):
     with pytest.raises(ValueError, match=message):
         Spectrum.from_arrays(**{**SOUND, **change}, photons_per_pixel=1e5)
-    tube = Spectrum.from_arrays(**{**SOUND, **mended}, photons_per_pixel=1e5)
+    tube = Spectrum.from_arrays(**{**SOUND, **repaired}, photons_per_pixel=1e5)
     assert tube.fluence.sum().item() == pytest.approx(1e5)

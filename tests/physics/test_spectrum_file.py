@@ -1,4 +1,4 @@
-"""Spectra of other programs are read as they are, or the message says how to mend them."""
+"""Spectra of other programs are read, or the error names a remedy."""
 
 import numpy as np
 import pytest
@@ -47,15 +47,13 @@ def test_layouts_of_other_programs(tmp_path, layout):
 def test_energies_in_another_unit(tmp_path, unit, factor):
     path = tmp_path / "tube.txt"
     path.write_text(rows(" ", unit=factor), encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=rf"tube\.txt .*: if that is in {unit}, set energy_unit={unit}"
-    ):
+    with pytest.raises(ValueError, match=rf"tube\.txt .*energy_unit={unit}"):
         Spectrum(path, photons_per_pixel=1e5)
     tube = Spectrum(path, photons_per_pixel=1e5, energy_unit=unit)
     np.testing.assert_allclose(tube.energies_keV, ENERGIES)
 
 
-def test_a_staircase_becomes_its_cells(tmp_path):
+def test_a_staircase_is_read_as_cells(tmp_path):
     path = tmp_path / "tube.txt"
     borders = np.arange(20.0, 25.0)
     steps = [(b, f) for k, f in enumerate(FLUENCE) for b in borders[k : k + 2]]
@@ -68,7 +66,7 @@ def test_a_staircase_becomes_its_cells(tmp_path):
 def test_a_file_without_a_unit_needs_photons(tmp_path):
     path = tmp_path / "tube.csv"
     path.write_text("E,S\n" + rows(","), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tube\.csv .*: give photons_per_pixel"):
+    with pytest.raises(ValueError, match=r"tube\.csv .*photons_per_pixel"):
         Spectrum(path)
     assert Spectrum(path, photons_per_pixel=1e6).fluence.sum().item() == pytest.approx(1e6)
 
@@ -79,13 +77,13 @@ def test_a_file_without_a_unit_needs_photons(tmp_path):
         ("", "two or more energies"),
         ("energy,photons\n", "two or more energies"),
         (f"{HEADER}\n1.5,1\n", "two or more energies"),
-        (f"{HEADER}\n1.5,1\n2.5,many\n", "line 3 of .* is not a row .*'2.5,many'"),
-        (f"{HEADER}\n1.5,1\n2.5\n", "line 3 of .* is not a row .*'2.5'"),
-        (f"{HEADER}\n2.5,1\n1.5,2\n", r"must increase, and 1\.5 keV follows 2\.5 keV"),
-        (f"{HEADER}\n1.5,1\n1.5,2\n", "must increase"),
-        (f"{HEADER}\nnan,1\n2.5,2\n", "energies of .* must be finite and not negative"),
-        (f"{HEADER}\n1.5,1\n2.5,-2\n", "negative in 1 of 2 samples, the first at 2.5 keV"),
-        (f"{HEADER}\n1.5,1\n2.5,inf\n", "NaN or infinite in 1 of 2 samples"),
+        (f"{HEADER}\n1.5,1\n2.5,many\n", "line 3 .*'2.5,many'"),
+        (f"{HEADER}\n1.5,1\n2.5\n", "line 3 .*'2.5'"),
+        (f"{HEADER}\n2.5,1\n1.5,2\n", r"1\.5 keV .* 2\.5 keV"),
+        (f"{HEADER}\n1.5,1\n1.5,2\n", r"1\.5 keV .* 1\.5 keV"),
+        (f"{HEADER}\nnan,1\n2.5,2\n", "energies .* finite"),
+        (f"{HEADER}\n1.5,1\n2.5,-2\n", r"negative in 1 of 2 samples.* 2\.5 keV"),
+        (f"{HEADER}\n1.5,1\n2.5,inf\n", "infinite in 1 of 2 samples"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, message):
@@ -97,22 +95,22 @@ def test_a_bad_file_is_named(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("content", [b"\xff\x00\x80" * 99, b"1,2\n" * 3_000_000])
-def test_no_text_and_too_much_of_it(tmp_path, content):
+def test_binary_and_oversized_files_raise_an_error(tmp_path, content):
     path = tmp_path / "tube.csv"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"tube\.csv (is damaged|declares 12 MB).*two numbers"):
+    with pytest.raises(ValueError, match=r"tube\.csv"):
         read_spectrum(path)
 
 
-def test_any_other_unit_is_refused(tmp_path, annotations_off):
+def test_an_unknown_unit_raises_an_error(tmp_path, annotations_off):
     path = tmp_path / "tube.csv"
     path.write_text(rows(","), encoding="utf-8")
-    with pytest.raises(ValueError, match="energy_unit must be one of keV, eV, MeV, got 'GeV'"):
+    with pytest.raises(ValueError, match=r"energy_unit .*keV, eV, MeV.* 'GeV'"):
         read_spectrum(path, "GeV")
 
 
-def test_half_keV_through_the_whole_model(tmp_path):
-    """The shipped CdTe table, whose columns are 1 keV apart, takes it as it is."""
+def test_a_spectrum_every_half_keV_in_the_spectral_model(tmp_path):
+    """The columns of the shipped CdTe table are 1 keV apart."""
     from support.scanners import FOUR_BINS, SPECTRA
 
     from pcctlearn.physics.response.table import Table

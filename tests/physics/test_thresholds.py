@@ -1,4 +1,4 @@
-"""Edges divide what is registered, and move only where they may."""
+"""Edges of energy bins and their gradients."""
 
 import pytest
 import torch
@@ -29,18 +29,18 @@ def test_moving_an_inner_edge_moves_two_bins_oppositely(edge):
 
 
 @pytest.mark.parametrize("n_pixels", [None, 3])
-def test_only_edges_that_may_be_learned_pass_a_gradient(n_pixels):
+def test_only_learnable_edges_pass_a_gradient(n_pixels):
     thresholds = Thresholds(FOUR_BINS, n_pixels, learn=[False, True, True, False, False])
     thresholds().square().sum().backward()
     expected = 2 * thresholds.edges_keV.detach() * torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0])
     assert torch.equal(thresholds.edges_keV.grad, expected)
 
 
-def test_the_top_edge_is_fixed_unless_told_otherwise():
+def test_the_top_edge_is_fixed_by_default():
     assert Thresholds(FOUR_BINS).learn.tolist() == [True, True, True, True, False]
 
 
-def test_pixels_have_copies_of_their_own():
+def test_each_pixel_has_its_own_edges():
     thresholds = Thresholds(FOUR_BINS, n_pixels=3)
     with torch.no_grad():
         thresholds.edges_keV[1, 2] += 1
@@ -50,7 +50,7 @@ def test_pixels_have_copies_of_their_own():
     assert thresholds()[1, 2] == FOUR_BINS[2] + 1
 
 
-def test_the_callers_tensor_stays_the_callers():
+def test_the_tensor_of_the_caller_is_copied():
     edges = torch.tensor(FOUR_BINS)
     Thresholds(edges).assign(edges + 1)
     assert edges.tolist() == FOUR_BINS
@@ -59,24 +59,24 @@ def test_the_callers_tensor_stays_the_callers():
 @pytest.mark.parametrize(
     ("edges_keV", "message"),
     [
-        ([15.0], r"two edges, got \[15.0\]"),
-        ([15.0, 50.0, 33.0], r"increase, got \[15.0, 50.0, 33.0\]"),
-        ([15.0, 15.0, 33.0], r"increase, got \[15.0, 15.0, 33.0\]"),
-        ([15.0, float("nan"), 33.0], "must be finite and increase"),
-        ([15.0, 33.0, float("inf")], "must be finite and increase"),
-        (torch.tensor([[15.0, 33.0], [20.0, 10.0]]), r"increase, got \[20.0, 10.0\]"),
+        ([15.0], r"edges_keV .*\[15\.0\]"),
+        ([15.0, 50.0, 33.0], r"edges_keV .*\[15\.0, 50\.0, 33\.0\]"),
+        ([15.0, 15.0, 33.0], r"edges_keV .*\[15\.0, 15\.0, 33\.0\]"),
+        ([15.0, float("nan"), 33.0], "edges_keV .* finite"),
+        ([15.0, 33.0, float("inf")], "edges_keV .* finite"),
+        (torch.tensor([[15.0, 33.0], [20.0, 10.0]]), r"edges_keV .*\[20\.0, 10\.0\]"),
     ],
 )
-def test_edges_that_are_none(edges_keV, message):
+def test_impossible_edges_raise_an_error(edges_keV, message):
     with pytest.raises(ValueError, match=message):
         Thresholds(edges_keV)
 
 
 def test_learn_has_an_entry_for_each_edge():
-    with pytest.raises(ValueError, match="one entry for each of 5 edges"):
+    with pytest.raises(ValueError, match=r"learn .* 5 edges"):
         Thresholds(FOUR_BINS, learn=[True])
 
 
-def test_the_repr_shows_the_edges():
+def test_repr_shows_the_edges():
     assert "[15.0, 33.0, 45.0, 59.0, 120.0]" in repr(Thresholds(FOUR_BINS))
     assert "(7, 5)" in repr(Thresholds(FOUR_BINS, n_pixels=7))

@@ -8,7 +8,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 ENERGIES = [40.0, 60.0, 140.0]
 
 
-def test_water_is_zero_and_nothing_is_minus_a_thousand():
+def test_water_has_0_HU_and_vacuum_minus_1000_HU():
     images = MonoenergeticImages(["water", "calcium"], ENERGIES)
     water = torch.stack([torch.ones(2, 3, 4), torch.zeros(2, 3, 4)], 1)
     assert images.hounsfield(water).abs().max() < 1e-9
@@ -25,7 +25,7 @@ def test_a_k_edge_material_adds_linearly():
     torch.testing.assert_close(images.hounsfield(maps), 1000 * (expected - water) / water)
 
 
-def test_single_precision_maps_stay_single():
+def test_single_precision_is_kept():
     maps = torch.ones(1, 1, 2, 2, dtype=torch.float32)
     images = MonoenergeticImages(["water"], ENERGIES)
     assert images(maps).dtype == images.hounsfield(maps).dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The implicit derivative equals that of solving perturbed problems again, with noise too."""
+"""The implicit derivative agrees with finite differences of solved problems, also with noise."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_gradient_at_noisy_counts(n_materials, name, pixels):
     assert gradcheck(solved, values, eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
-def test_gradient_in_everything_at_once():
+def test_gradient_in_all_inputs_together():
     problem = Problem(2)
     names = ["counts", "edges", "fluence", "attenuation", "response"]
     values = tuple(problem.inputs[name].requires_grad_() for name in names)
@@ -105,9 +105,9 @@ def test_gradient_in_everything_at_once():
 
 
 @pytest.mark.parametrize("name", ["counts", "edges", "fluence", "attenuation"])
-def test_on_an_active_bound_only_the_free_unknowns_move(name):
+def test_on_an_active_bound_only_free_unknowns_have_a_derivative(name):
     problem = Problem(2)
-    box = ((-5.0, 0.0), (30.0, 0.5))  # some rays hold more calcium than that
+    box = ((-5.0, 0.0), (30.0, 0.5))  # some rays have more calcium
     solution = problem.solve(box)
     clamped = solution.x[..., 1] == 0.5
     assert clamped.any()
@@ -125,7 +125,7 @@ def test_on_an_active_bound_only_the_free_unknowns_move(name):
 
 
 @pytest.mark.parametrize(("photons", "gap"), [(3e4, 1e-3), (3e3, 5e-3)])
-def test_at_few_counts_the_exact_hessian_is_the_right_one(photons, gap):
+def test_at_few_counts_the_fisher_matrix_gives_a_wrong_gradient(photons, gap):
     problem = Problem(2, photons=photons)
     spectra, attenuation = problem.model.spectra().detach(), problem.model.attenuation
     counts = problem.counts[:, 0].requires_grad_()
@@ -146,7 +146,7 @@ def test_at_few_counts_the_exact_hessian_is_the_right_one(photons, gap):
         -1,
     )
     torch.testing.assert_close(gradient, differences, rtol=1e-5, atol=1e-8)
-    # the same formula with the Fisher matrix in the Hessian's place
+    # the same formula with the Fisher matrix instead of the Hessian
     mean = torch.exp(-x.detach() @ attenuation) @ spectra.mT
     slope = -torch.einsum(
         "re,be,me->rbm", torch.exp(-x.detach() @ attenuation), spectra, attenuation
@@ -160,7 +160,7 @@ def test_at_few_counts_the_exact_hessian_is_the_right_one(photons, gap):
 def test_a_ray_that_did_not_converge_passes_no_gradient():
     problem = Problem(2)
     counts = problem.counts.clone()
-    counts[1] = 0  # no minimum: the likelihood falls for ever
+    counts[1] = 0  # no finite minimum
     counts.requires_grad_()
     edges = problem.inputs["edges"].requires_grad_()
     spectra = problem.model.spectra(edges)
@@ -181,19 +181,19 @@ def test_a_ray_that_did_not_converge_passes_no_gradient():
 
 
 def test_a_nan_cotangent_at_an_unsolved_ray_has_no_effect():
-    matrix, centre = random_bowls(3, 2)
-    matrix[1] = torch.tensor([[1.0, 1.0], [1.0, 1.0]])  # a trough: no single minimum
+    matrix, center = random_bowls(3, 2)
+    matrix[1] = torch.tensor([[1.0, 1.0], [1.0, 1.0]])  # singular: no unique minimum
     shared = torch.ones(2, requires_grad=True)
 
     def objective(x, shared, *, exact=True):
-        return bowl(matrix, centre * shared)(x)
+        return bowl(matrix, center * shared)(x)
 
     x, converged = implicit_minimum(objective, DampedNewton(), torch.zeros(3, 2), (shared,))
     assert converged[[0, 2]].all()
     (gradient,) = torch.autograd.grad(
         x, shared, torch.tensor([1.0, torch.nan, 1.0])[:, None].expand(3, 2)
     )
-    torch.testing.assert_close(gradient, centre[[0, 2]].sum(0))
+    torch.testing.assert_close(gradient, center[[0, 2]].sum(0))
 
 
 def test_a_hessian_that_is_not_positive_definite_passes_no_gradient():
@@ -211,10 +211,10 @@ def test_a_hessian_that_is_not_positive_definite_passes_no_gradient():
     assert theta.grad == 0
 
 
-def test_gradient_does_not_depend_on_the_start_nor_reach_it():
-    matrix, centre = random_bowls(3, 2)
+def test_the_gradient_is_independent_of_the_start():
+    matrix, center = random_bowls(3, 2)
     start = torch.zeros(3, 2, requires_grad=True)
-    theta = centre.clone().requires_grad_()
+    theta = center.clone().requires_grad_()
 
     def objective(x, theta, *, exact=True):
         return bowl(matrix, theta)(x)
@@ -264,16 +264,16 @@ def test_single_precision_agrees_with_double():
         assert converged.all()
         gradients = torch.autograd.grad(x[:, 0].sum(), theta)
         assert all(g.dtype == dtype for g in gradients)
-        # per relative change: spectra below √tiny count as none, and differ in precision there
+        # per relative change: spectra below √tiny, which depends on the precision, are set to zero
         relative = (g.double() * t.detach() for g, t in zip(gradients, theta, strict=True))
         results.append([x.double(), *relative])
     for single, double in zip(*results, strict=True):
         assert (single - double).norm() <= 1e-4 * double.norm()
 
 
-def test_the_box_passes_through():
-    matrix, centre = random_bowls(8, 2)
+def test_the_bounds_reach_the_solver():
+    matrix, center = random_bowls(8, 2)
     box = Bounds(torch.full((2,), -0.1), torch.full((2,), 0.1))
-    x, _ = implicit_minimum(bowl(matrix, centre), DampedNewton(), centre, bounds=box)
+    x, _ = implicit_minimum(bowl(matrix, center), DampedNewton(), center, bounds=box)
     assert (x.abs() <= 0.1).all()
     assert (x.abs() == 0.1).any()

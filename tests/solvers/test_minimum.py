@@ -1,4 +1,4 @@
-"""A ray has converged only if the Hessian, the step and the rounding error all say so."""
+"""Convergence requires a positive definite Hessian, a short step and a small rounding error."""
 
 import pytest
 import torch
@@ -18,23 +18,23 @@ EVERY_SOLVER = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("n_unknowns", [1, 2, 3])
 def test_a_ray_converges_within_the_distance_only(n_unknowns):
-    matrix, centre = random_bowls(40, n_unknowns)
+    matrix, center = random_bowls(40, n_unknowns)
     direction = torch.nn.functional.normalize(torch.randn(40, n_unknowns), dim=-1)
     largest = direction.abs().amax(-1, keepdim=True)
     for share, expected in ((0.0, True), (0.9, True), (1.1, False), (100.0, False)):
-        x = centre + share * DISTANCE * direction / largest
-        moved, near = last_step(x, bowl(matrix, centre)(x))
+        x = center + share * DISTANCE * direction / largest
+        moved, near = last_step(x, bowl(matrix, center)(x))
         assert (near == expected).all()
-        torch.testing.assert_close(moved, centre if expected else x, rtol=0, atol=1e-12)
+        torch.testing.assert_close(moved, center if expected else x, rtol=0, atol=1e-12)
 
 
-def test_at_a_side_of_the_box_the_descent_must_lead_out():
-    matrix, centre = torch.eye(2), torch.tensor([[3.0, 0.2], [0.5, 0.2]])
+def test_a_ray_on_a_limit_converges_only_if_the_descent_leads_out():
+    matrix, center = torch.eye(2), torch.tensor([[3.0, 0.2], [0.5, 0.2]])
     box = Bounds(-torch.ones(2), torch.ones(2))
     x = torch.tensor([[1.0, 0.2], [1.0, 0.2]])
-    assert last_step(x, bowl(matrix, centre)(x), box).converged.tolist() == [True, False]
+    assert last_step(x, bowl(matrix, center)(x), box).converged.tolist() == [True, False]
     inside = torch.tensor([[1 - 1e-6, 0.2], [0.5, 0.2]])
-    moved, near = last_step(inside, bowl(matrix, centre)(inside), box)
+    moved, near = last_step(inside, bowl(matrix, center)(inside), box)
     assert near.all()
     assert moved[0, 0] == 1
 
@@ -44,12 +44,12 @@ def test_at_a_side_of_the_box_the_descent_must_lead_out():
     [
         ([[1.0, 0.0], [0.0, 1.0]], 1e-12, True),
         ([[1.0, 0.0], [0.0, -1.0]], 1e-12, False),  # a saddle
-        ([[1.0, 0.0], [0.0, 0.0]], 1e-12, False),  # a valley without an end
-        ([[1.0, 1.0], [1.0, 1.0 + 1e-13]], 1e-12, False),  # its inverse is rounding
+        ([[1.0, 0.0], [0.0, 0.0]], 1e-12, False),  # a flat valley
+        ([[1.0, 1.0], [1.0, 1.0 + 1e-13]], 1e-12, False),  # its inverse is dominated by rounding
         ([[1.0, 0.0], [0.0, 1.0]], 1e9, False),  # rounding moves the minimum
     ],
 )
-def test_a_vanishing_gradient_is_not_enough(hessian, rounding, expected):
+def test_a_zero_gradient_is_not_sufficient(hessian, rounding, expected):
     here = Quadratic(
         torch.zeros(1), torch.zeros(1, 2), torch.tensor([hessian]), torch.tensor([rounding])
     )
@@ -57,7 +57,7 @@ def test_a_vanishing_gradient_is_not_enough(hessian, rounding, expected):
 
 
 @EVERY_SOLVER
-def test_no_solver_calls_a_saddle_or_a_slope_a_minimum(solver):
+def test_no_solver_converges_at_a_saddle_or_on_a_slope(solver):
     curvature = torch.tensor([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]])
 
     def objective(x, *, exact=True):
@@ -72,14 +72,14 @@ def test_no_solver_calls_a_saddle_or_a_slope_a_minimum(solver):
 
 @EVERY_SOLVER
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_decision_depends_on_another_ray(solver, dtype):
-    """Quartic bowls of all widths and slopes that never end, alone and together."""
+def test_convergence_of_a_ray_is_independent_of_other_rays(solver, dtype):
+    """Quartic bowls of all widths and endless slopes, alone and in a batch."""
     scale = (10 ** torch.linspace(-3, 3, 24)).to(dtype)
-    centre = torch.linspace(-2, 2, 48).reshape(24, 2).to(dtype)
+    center = torch.linspace(-2, 2, 48).reshape(24, 2).to(dtype)
     endless = torch.arange(24) % 5 == 0
 
     def solve(rays):
-        s, c, none = scale[rays], centre[rays], endless[rays]
+        s, c, none = scale[rays], center[rays], endless[rays]
 
         def objective(x, *, exact=True):
             d = torch.where(none[:, None], torch.ones_like(x), x - c)

@@ -1,4 +1,4 @@
-"""The downhill simplex, Newton's method and Fisher scoring reach the same minimum."""
+"""Downhill simplex, Newton's method and Fisher scoring reach the same minimum."""
 
 import torch
 from support.objectives import bowl, random_bowls, valley
@@ -11,7 +11,7 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds
 
 
-def test_all_solvers_reach_one_minimum_of_noisy_counts():
+def test_all_solvers_reach_the_same_minimum_of_noisy_counts():
     model, generator = scanner(photons=2e4, every=4), torch.Generator().manual_seed(1)
     spectra, attenuation = model.spectra().detach(), model.attenuation
     truth = torch.rand(30, 2, generator=generator) * torch.tensor([15.0, 1.5])
@@ -32,10 +32,10 @@ def test_all_solvers_reach_one_minimum_of_noisy_counts():
 
 def test_a_quadratic_in_each_dimension():
     for n_unknowns in (1, 2, 3):
-        matrix, centre = random_bowls(10, n_unknowns)
-        x, converged = NelderMead()(bowl(matrix, centre), torch.zeros(10, n_unknowns))
+        matrix, center = random_bowls(10, n_unknowns)
+        x, converged = NelderMead()(bowl(matrix, center), torch.zeros(10, n_unknowns))
         assert converged.all()
-        torch.testing.assert_close(x, centre, rtol=0, atol=1e-4)
+        torch.testing.assert_close(x, center, rtol=0, atol=1e-4)
 
 
 def test_a_curved_valley():
@@ -45,18 +45,18 @@ def test_a_curved_valley():
 
 
 def test_the_box_is_kept():
-    matrix, centre = torch.eye(2), torch.tensor([[3.0, 0.2], [0.1, -4.0], [0.3, 0.4]])
+    matrix, center = torch.eye(2), torch.tensor([[3.0, 0.2], [0.1, -4.0], [0.3, 0.4]])
     box = Bounds(torch.full((2,), -1.0), torch.full((2,), 1.0))
-    x, converged = NelderMead()(bowl(matrix, centre), torch.zeros(3, 2), bounds=box)
+    x, converged = NelderMead()(bowl(matrix, center), torch.zeros(3, 2), bounds=box)
     assert converged.all()
-    torch.testing.assert_close(x, centre.clamp(-1, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(x, center.clamp(-1, 1), rtol=0, atol=1e-4)
 
 
 def test_unsolved_rays_are_marked():
-    matrix, centre = random_bowls(3, 2)
-    centre[1] = torch.nan
+    matrix, center = random_bowls(3, 2)
+    center[1] = torch.nan
     start = torch.ones(3, 2)
-    x, converged = NelderMead()(bowl(matrix, centre), start)
+    x, converged = NelderMead()(bowl(matrix, center), start)
     assert converged.tolist() == [True, False, True]
     assert x.isfinite().all()
     few = NelderMead(max_steps=3)(bowl(*random_bowls(3, 2)), start)

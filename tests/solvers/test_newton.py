@@ -29,33 +29,33 @@ def likelihood(n_rays=40, photons=1e4):
 
 @pytest.mark.parametrize("n_unknowns", [1, 2, 3])
 def test_a_quadratic_takes_one_step(n_unknowns):
-    matrix, centre = random_bowls(30, n_unknowns)
+    matrix, center = random_bowls(30, n_unknowns)
     start = torch.zeros(30, n_unknowns)
-    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), start)
-    torch.testing.assert_close(x, centre)
-    assert DampedNewton(max_steps=2)(bowl(matrix, centre), start).converged.all()
+    x, _ = DampedNewton(max_steps=1)(bowl(matrix, center), start)
+    torch.testing.assert_close(x, center)
+    assert DampedNewton(max_steps=2)(bowl(matrix, center), start).converged.all()
 
 
 @pytest.mark.parametrize("start", [0.0, 5.0])
 def test_a_quadratic_in_a_box_is_solved_exactly(start):
-    matrix, centre = random_bowls(60, 3)
-    x, converged = DampedNewton()(bowl(matrix, centre), torch.full((60, 3), start), bounds=BOX)
+    matrix, center = random_bowls(60, 3)
+    x, converged = DampedNewton()(bowl(matrix, center), torch.full((60, 3), start), bounds=BOX)
     assert converged.all()
     assert ((x >= BOX.lower) & (x <= BOX.upper)).all()
     for ray in range(60):  # ½ |Lᵀ (x − c)|² with M = L Lᵀ
         root = torch.linalg.cholesky(matrix[ray]).mT
-        exact = lsq_linear(root, root @ centre[ray], BOX, method="bvls", tol=1e-14).x
+        exact = lsq_linear(root, root @ center[ray], BOX, method="bvls", tol=1e-14).x
         torch.testing.assert_close(x[ray], torch.from_numpy(exact), rtol=0, atol=1e-8)
     at_side = (x == BOX.lower) | (x == BOX.upper)
     n_at_side = at_side.sum(-1)
     assert all((n_at_side == n).any() for n in range(4))  # none, an edge, a face and a corner
 
 
-def test_a_box_around_the_minimum_changes_nothing():
-    matrix, centre = random_bowls(30, 3)
+def test_a_box_around_the_minimum_has_no_effect():
+    matrix, center = random_bowls(30, 3)
     wide = Bounds(torch.full((3,), -torch.inf), torch.full((3,), torch.inf))
-    x, _ = DampedNewton(max_steps=1)(bowl(matrix, centre), torch.zeros(30, 3), bounds=wide)
-    torch.testing.assert_close(x, centre)
+    x, _ = DampedNewton(max_steps=1)(bowl(matrix, center), torch.zeros(30, 3), bounds=wide)
+    torch.testing.assert_close(x, center)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -65,7 +65,7 @@ def test_a_likelihood_in_a_box_agrees_with_scipy(exact):
     x, converged = DampedNewton(exact=exact)(objective, torch.full_like(truth, 3.0), bounds=box)
     assert converged.all()
 
-    def value(flat):  # one problem for scipy: the rays do not mix
+    def value(flat):  # one problem for scipy: rays are independent
         q = objective(torch.from_numpy(flat).reshape(truth.shape))
         return q.value.sum().item(), q.gradient.flatten().numpy()
 
@@ -112,16 +112,16 @@ def test_an_endless_slope_is_not_solved():
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_ray_that_is_not_finite_keeps_its_start(bad):
-    matrix, centre = random_bowls(3, 2)
-    centre[1] = bad
+    matrix, center = random_bowls(3, 2)
+    center[1] = bad
     start = torch.ones(3, 2)
-    x, converged = DampedNewton()(bowl(matrix, centre), start)
+    x, converged = DampedNewton()(bowl(matrix, center), start)
     assert converged.tolist() == [True, False, True]
     assert torch.equal(x[1], start[1])
 
 
 @pytest.mark.parametrize("bounds", [None, Bounds(torch.zeros(2), torch.full((2,), 100.0))])
-def test_one_hopeless_ray_leaves_its_batch_undisturbed(bounds):
+def test_a_ray_without_a_minimum_does_not_affect_its_batch(bounds):
     model = scanner(every=4)
     spectra, attenuation = model.spectra().detach(), model.attenuation
     truth = torch.tensor([[5.0, 0.5], [20.0, 1.0], [10.0, 0.2]])
@@ -148,13 +148,13 @@ def test_one_hopeless_ray_leaves_its_batch_undisturbed(bounds):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_is_kept(dtype):
-    matrix, centre = (t.to(dtype) for t in random_bowls(30, 2))
-    x, converged = DampedNewton()(bowl(matrix, centre), torch.zeros(30, 2, dtype=dtype))
+    matrix, center = (t.to(dtype) for t in random_bowls(30, 2))
+    x, converged = DampedNewton()(bowl(matrix, center), torch.zeros(30, 2, dtype=dtype))
     assert x.dtype == dtype
     assert converged.all()
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_steps": 0}])
-def test_wrong_settings_are_refused(options):
-    with pytest.raises(ValueError, match="tolerance and max_steps must be positive"):
+def test_impossible_settings_raise_an_error(options):
+    with pytest.raises(ValueError, match="tolerance and max_steps"):
         DampedNewton(**options)

@@ -7,14 +7,14 @@ from pcctlearn.solvers.quadratic import Bounds, free_unknowns
 BOX = Bounds(torch.zeros(1), torch.ones(1))
 
 
-def test_a_side_holds_what_the_descent_pushes_against_it():
+def test_an_unknown_is_fixed_if_the_descent_leads_out_of_the_box():
     x = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])[:, None]
     gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[:, None]
     free = free_unknowns(x, gradient, BOX)
     assert free[:, 0].tolist() == [False, True, True, True, True, False]
 
 
-def test_an_open_side_holds_nothing():
+def test_infinite_bounds_fix_no_unknown():
     x, gradient = torch.tensor([[-1e9], [1e9]]), torch.tensor([[1.0], [-1.0]])
     open_box = Bounds(torch.tensor([-torch.inf]), torch.tensor([torch.inf]))
     assert free_unknowns(x, gradient, open_box).all()

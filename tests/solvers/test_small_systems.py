@@ -1,4 +1,4 @@
-"""Small systems are solved as by LAPACK, and indefinite ones are marked."""
+"""Small systems are solved as by LAPACK, and indefinite ones are flagged."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_a_fixed_unknown_may_be_nan():
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_other_matrices_are_flagged_and_leave_their_neighbours_alone(matrix, dtype):
+def test_other_matrices_are_flagged_without_effect_on_the_batch(matrix, dtype):
     sound = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=dtype)
     batch = torch.stack([sound, torch.tensor(matrix, dtype=dtype), sound])
     right = torch.ones(3, 2, dtype=dtype)
@@ -60,7 +60,7 @@ def test_other_matrices_are_flagged_and_leave_their_neighbours_alone(matrix, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rounding_does_not_make_a_singular_matrix_sound(dtype):
+def test_a_singular_matrix_is_flagged_despite_rounding(dtype):
     v = torch.rand(200, 2, generator=torch.Generator().manual_seed(1)).to(dtype) + 0.1
     _, positive = solve_positive_definite(v[:, :, None] * v[:, None], v)
     assert not positive.any()

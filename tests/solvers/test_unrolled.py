@@ -34,16 +34,16 @@ def test_enough_steps_have_the_gradient_of_the_minimum(pixels):
 
 
 def test_a_quadratic_takes_one_step():
-    matrix, centre = random_bowls(10, 3)
-    x, converged = UnrolledNewton(steps=2)(bowl(matrix, centre), torch.zeros(10, 3))
+    matrix, center = random_bowls(10, 3)
+    x, converged = UnrolledNewton(steps=2)(bowl(matrix, center), torch.zeros(10, 3))
     assert converged.all()
-    torch.testing.assert_close(x, centre)
+    torch.testing.assert_close(x, center)
 
 
 def test_the_box_is_kept_by_projection():
-    centre = torch.tensor([[3.0, 0.2]])
+    center = torch.tensor([[3.0, 0.2]])
     box = Bounds(torch.full((2,), -1.0), torch.full((2,), 1.0))
-    x, _ = UnrolledNewton(steps=3)(bowl(torch.eye(2), centre), torch.zeros(1, 2), bounds=box)
+    x, _ = UnrolledNewton(steps=3)(bowl(torch.eye(2), center), torch.zeros(1, 2), bounds=box)
     assert x.tolist() == [[1.0, 0.2]]
 
 
@@ -75,8 +75,8 @@ def test_single_precision_converges():
 
 @pytest.mark.parametrize("n_unknowns", [2, 3])
 def test_active_bounds_converge_like_newton(n_unknowns):
-    matrix, centre = random_bowls(200, n_unknowns)
-    problem, start = bowl(matrix, centre), torch.zeros(200, n_unknowns)
+    matrix, center = random_bowls(200, n_unknowns)
+    problem, start = bowl(matrix, center), torch.zeros(200, n_unknowns)
     box = Bounds(torch.full((n_unknowns,), -1.0), torch.full((n_unknowns,), 1.0))
     expected, reached = DampedNewton()(problem, start, bounds=box)
     x, converged = UnrolledNewton(steps=12)(problem, start, bounds=box)
@@ -123,7 +123,7 @@ def saddle_for_the_first(theta):
     return evaluate
 
 
-def test_one_hard_ray_leaves_its_batch_undisturbed():
+def test_a_ray_without_a_minimum_does_not_affect_its_batch():
     theta = torch.tensor([2.0, 3.0], requires_grad=True)
     x, converged = UnrolledNewton()(saddle_for_the_first(theta), torch.zeros(4, 2))
     assert converged.tolist() == [False, False, True, True]

@@ -6,12 +6,12 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Objective, Quadratic
 
 
-def bowl(matrix: Tensor, centre: Tensor) -> Objective:
+def bowl(matrix: Tensor, center: Tensor) -> Objective:
     """½ (x − c)ᵀ M (x − c): one step of Newton's method is enough."""
 
     def evaluate(x: Tensor, *, exact: bool = True) -> Quadratic:
-        gradient = torch.einsum("...ij,...j->...i", matrix, x - centre)
-        value = 0.5 * ((x - centre) * gradient).sum(-1)
+        gradient = torch.einsum("...ij,...j->...i", matrix, x - center)
+        value = 0.5 * ((x - center) * gradient).sum(-1)
         hessian = matrix.expand(*x.shape, x.shape[-1])
         return Quadratic(value, gradient, hessian, 1e-15 * (1 + value.abs().detach()))
 
@@ -32,7 +32,7 @@ def valley(x: Tensor, *, exact: bool = True) -> Quadratic:
 
 
 def random_bowls(n_rays: int, n_unknowns: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Positive definite matrices with condition numbers up to some hundreds, and centres."""
+    """Positive definite matrices with condition numbers up to some hundreds, and centers."""
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(n_rays, n_unknowns, n_unknowns, generator=generator)
     matrix = root @ root.mT + 0.05 * torch.eye(n_unknowns)

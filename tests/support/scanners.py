@@ -1,4 +1,4 @@
-"""The scanners through which the tests of physics, solvers and decomposition look."""
+"""Spectral models for the tests of physics, solvers and decomposition."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def scanner(
     every: int = 1,
     n_pixels: int | None = None,
 ) -> SpectralModel:
-    """120 kV on deep silicon; ``every`` = 4 keeps each fourth energy, for derivatives by hand."""
+    """120 kV on deep silicon; ``every`` = 4 keeps every fourth energy, for finite differences."""
     tube = Spectrum(
         SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=photons
     )

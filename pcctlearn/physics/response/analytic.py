@@ -13,21 +13,22 @@ from pcctlearn.shapes import Edges, Energies
 class Analytic(Response):
     """h(E; E') of a slab of ``sensor`` read out by pixels, differentiable in its parameters.
 
-    A photon interacts with probability 1 − exp(−μ(E') ρ t), first by one of three processes in
-    proportion to their cross sections:
+    A photon interacts with probability 1 − exp(−μ(E') ρ t). Its first interaction is one of three
+    processes, in proportion to their cross sections:
 
     * Coherent: nothing is registered; the photon is lost.
-    * Compton: a recoil electron, flat from 0 to the Compton edge 2E'²/(511 + 2E'); the scattered
+    * Compton: a recoil electron, uniform from 0 to the Compton edge 2E'²/(511 + 2E'); the scattered
       photon is lost.
     * Photoelectric: a peak at E'. With probability p_K ω_K the K line E_K is emitted, and leaves
       the pixel with probability ``fluorescence_escape``: then a peak at E' − E_K remains, and a
       neighbour registers E_K with probability ``fluorescence_capture``.
-    * Every peak c is shared between two pixels with probability 1 − exp(−(c/``sharing_keV``)^p),
-      and then registered twice, with energies flat from 0 to c (they sum to c).
-    * Everything is blurred by the electronic noise, ``noise_keV``.
 
-    It approximates a simulated response with few parameters, which can be learned. Defaults are in
-    conf/physics/response; tests/physics/test_response.py lists the values they reproduce.
+    Every peak c is shared between two pixels with probability 1 − exp(−(c/``sharing_keV``)^p), and
+    then registered twice, with energies that are uniform from 0 to c and sum to c. All energies are
+    blurred by the electronic noise ``noise_keV``.
+
+    The few parameters, which can be learned, approximate a simulated response. Defaults are in
+    conf/physics/response; tests/physics/test_response.py lists the values that they reproduce.
     """
 
     thickness_cm: Tensor
@@ -90,11 +91,11 @@ class Analytic(Response):
             total = total + photo * captured * self._shared_peak(edge, line, sigma)
         return total + photo * full * self._shared_peak(edge, energies, sigma)
 
-    def _shared_peak(self, edge: Tensor, centre: Tensor, sigma: Tensor) -> Tensor:
-        relative = centre / self.sharing_keV.to(centre)
-        shared = -torch.expm1(-(relative ** self.sharing_exponent.to(centre)))
-        whole = (1 - shared) * peak_above(edge, centre, sigma)
-        return whole + 2 * shared * plateau_above(edge, centre, sigma)
+    def _shared_peak(self, edge: Tensor, center: Tensor, sigma: Tensor) -> Tensor:
+        relative = center / self.sharing_keV.to(center)
+        shared = -torch.expm1(-(relative ** self.sharing_exponent.to(center)))
+        whole = (1 - shared) * peak_above(edge, center, sigma)
+        return whole + 2 * shared * plateau_above(edge, center, sigma)
 
 
 def interaction_shares(sensor: str, energies_keV: Energies) -> tuple[Energies, Energies]:

@@ -17,8 +17,8 @@ Above = Float[Tensor, "*pixel edge energy"]
 class Response(nn.Module):
     """Events registered above an edge D per incident photon: ∫_D^∞ h(E; E') dE.
 
-    It must be a C¹ function of the edge: gradients with respect to thresholds vanish on a
-    staircase. Charge sharing may register a photon twice, so that the value may exceed 1.
+    It must be a C¹ function of the edge, because gradients with respect to thresholds vanish on a
+    staircase. Charge sharing may register a photon twice, so the value may exceed 1.
     """
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
@@ -29,7 +29,7 @@ class Response(nn.Module):
 
 
 class Columns(NamedTuple):
-    """Columns l and r of a response around each photon energy, and the weight w of the second."""
+    """Columns l and r of a response around each photon energy, and the weight w of column r."""
 
     left: Int[Tensor, "energy"]
     right: Int[Tensor, "energy"]
@@ -78,17 +78,17 @@ def columns_around(
         )
     jumps = torch.zeros_like(right, dtype=torch.bool)
     for edge_keV in K_EDGES_keV:
-        here = (columns[left] < edge_keV) & (edge_keV < columns[right])
-        share = torch.where(here, (energies_keV > edge_keV).to(share), share)
-        jumps |= here
+        spans = (columns[left] < edge_keV) & (edge_keV < columns[right])
+        share = torch.where(spans, (energies_keV > edge_keV).to(share), share)
+        jumps |= spans
     nearest = torch.where(share > 0, columns[right], columns[left])
     shift_keV = torch.where(jumps, energies_keV - nearest, 0.0)
     return Columns(order[left], order[right], share, shift_keV)
 
 
-def peak_above(edge_keV: Tensor, centre_keV: Tensor, sigma_keV: Tensor) -> Tensor:
+def peak_above(edge_keV: Tensor, center_keV: Tensor, sigma_keV: Tensor) -> Tensor:
     """Share of a Gaussian peak above an edge: Q((D − c)/σ)."""
-    return _upper_tail((edge_keV - centre_keV) / sigma_keV)
+    return _upper_tail((edge_keV - center_keV) / sigma_keV)
 
 
 def plateau_above(edge_keV: Tensor, end_keV: Tensor, sigma_keV: Tensor) -> Tensor:

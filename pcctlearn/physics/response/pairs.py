@@ -51,7 +51,7 @@ class Pairs:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no pairs of events at {path}: make them with the response, by "
+                f"no pairs of events at {path}: simulate them together with the response, by "
                 "`python simulate.py detector=<name>`"
             )
         remedy = f"give an .npz with the arrays {', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
@@ -78,7 +78,7 @@ class Pairs:
             raise ValueError(f"{path} holds no pairs of events: {error}") from None
 
     def between(self, edges_keV: Edges, energies_keV: Energies) -> Float[Tensor, "energy bin bin"]:
-        """E[n_b n_b' − δ_bb' n_b] of the bins between edges, pairs spread evenly over a cell."""
+        """E[n_b n_b' − δ_bb' n_b] of the bins between edges, for pairs uniform within a cell."""
         around = columns_around(self.energies_keV, energies_keV)
         borders = self.borders_keV.to(edges_keV)
         if (edges_keV < borders[0] - 1e-3).any():

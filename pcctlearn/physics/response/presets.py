@@ -6,12 +6,12 @@ from pcctlearn.resources import resource
 
 
 def silicon() -> Analytic:
-    """Edge-on deep silicon, 60 mm, as conf/physics/response/silicon.yaml has it."""
+    """Edge-on deep silicon, 60 mm: the parameters of conf/physics/response/silicon.yaml."""
     return Analytic("silicon", thickness_cm=6.0, sharing_keV=217.0, sharing_exponent=3.2)
 
 
 def cdte() -> Analytic:
-    """CdTe, 0.75 mm thick, 0.1 mm pixels, as conf/physics/response/cdte.yaml has it."""
+    """CdTe, 0.75 mm thick, 0.1 mm pixels: the parameters of conf/physics/response/cdte.yaml."""
     return Analytic(
         "CdTe",
         thickness_cm=0.075,

@@ -10,8 +10,8 @@ from pcctlearn.shapes import Edges, Energies
 class Ideal(Response):
     """Every photon registered once, at its own energy: h = δ(E − E').
 
-    The fluence is interpolated linearly, so that each sample is a triangle of one step on either
-    side; the events above an edge are then piecewise quadratic and exact for that fluence.
+    The fluence is interpolated linearly, so each sample is a triangle that extends one step on
+    either side. Events above an edge are then piecewise quadratic, and exact for this fluence.
     """
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:

@@ -27,17 +27,17 @@ _MISSED_EVENTS = 1e-6  # per photon, above the end of a sampled table
 
 
 class Table(Response):
-    """Density h(E; E') on a regular grid of registered energies, cumulated from the top.
+    """Density h(E; E') on a regular grid of registered energies, summed from the top.
 
-    Between cell borders the cumulative is a cubic Hermite interpolant whose slopes are the limited
-    harmonic means of F. N. Fritsch and R. E. Carlson (SIAM J. Numer. Anal. 17 (1980)
-    238): monotone, C¹, and differentiable in the edges and in the table itself.
+    Between cell borders the sum is a cubic Hermite interpolant whose slopes are the limited
+    harmonic means of F. N. Fritsch and R. E. Carlson (SIAM J. Numer. Anal. 17 (1980) 238). It is
+    monotone, C¹, and differentiable in the edges and in the table.
 
     Args:
         energies_keV: photon energies of the columns.
         deposited_keV: centers of the cells of registered energy (rows), equally spaced.
         response_per_keV: events per keV and photon.
-        widest_gap_keV: columns further apart are not interpolated; the default is about the width
+        widest_gap_keV: columns farther apart are not interpolated. The default is about the width
             of a photopeak due to electronic noise.
     """
 
@@ -108,9 +108,9 @@ class Table(Response):
     ) -> "Table":
         """h(E_i; E') = [above(E_i − ΔE/2) − above(E_i + ΔE/2)] / ΔE, from E = 0 on.
 
-        The table equals the response at cell borders and interpolates between them; 0.5 keV is
-        fine enough for the analytic responses, whose noise is three times as wide. The last cell is
-        at ``highest_keV``, by default 20 keV above the photon energies.
+        The table equals the response at cell borders and interpolates between them. Steps of
+        0.5 keV suffice for the analytic responses, whose noise is three times as wide. The last
+        cell is at ``highest_keV``, by default 20 keV above the photon energies.
 
         Raises:
             ValueError: a step that is not positive; events beyond ``highest_keV``.
@@ -130,14 +130,14 @@ class Table(Response):
         return cls(energies_keV, borders[:-1] + step_keV / 2, density)
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
-        """Cubic Hermite interpolant of the cumulated table; ValueError for edges below it."""
+        """Cubic Hermite interpolant of the summed table; ValueError for edges below it."""
         density = self._density(energies_keV).to(edges_keV)
         step = (self.deposited_keV[1] - self.deposited_keV[0]).to(edges_keV)
         lowest = self.deposited_keV[0].to(edges_keV) - step / 2
 
         none = torch.zeros_like(density[:1])
         border = torch.cat([(density * step).flip(0).cumsum(0).flip(0), none])
-        falls = torch.cat([none, density, none])  # −slope of each cell, and nothing outside
+        falls = torch.cat([none, density, none])  # −slope of each cell, zero outside the table
         product, total = falls[1:] * falls[:-1], falls[1:] + falls[:-1]
         slope = -2 * product / torch.where(total > 0, total, 1)
 
@@ -161,11 +161,10 @@ class Table(Response):
         """Interpolate the response at other photon energies within the range of the table.
 
         Interpolation is linear in the photon energy. Between two columns on either side of a
-        K-edge, where h is discontinuous, the column on the same side is moved along the registered
-        energy with the photopeak (``columns_around``). ``above`` does the same for any spectrum.
-        For the analytic responses of CdTe and silicon, columns every 1 keV and a spectrum every
-        0.5 keV, the counts in air of four bins are within 0.1 % of the exact ones, and those of
-        bins of 8 keV within 0.2 %.
+        K-edge, where h is discontinuous, the column on the same side is shifted along the
+        registered energy with the photopeak (``columns_around``), as in ``above``. For the analytic
+        responses of CdTe and silicon, with columns every 1 keV and a spectrum every 0.5 keV, air
+        counts of four bins have errors below 0.1 %, and those of 8 keV wide bins below 0.2 %.
         """
         return Table(
             energies_keV,
@@ -198,7 +197,7 @@ def _check_energies(name: str, energies_keV: Tensor) -> None:
 
 
 def read_response(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Read photon energies, registered energies (keV) and h (1/keV); pickles are never loaded."""
+    """Photon energies and registered energies (keV) and h (1/keV); pickles are never loaded."""
     if not path.is_file():
         raise FileNotFoundError(f"no response at {path}: give {_LAYOUT}")
     called = (path, _NAMES, _WHAT, f"give {_LAYOUT}")
