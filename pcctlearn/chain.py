@@ -13,12 +13,12 @@ from pcctlearn.shapes import Counts, channels_first, channels_last
 
 
 class Chain(nn.Module):
-    """Counts to line integrals to density maps to monoenergetic images, as far as it has steps.
+    """Counts to line integrals to density maps to monoenergetic images.
 
-    ``correct`` estimates the scattered fraction, which is then subtracted from the counts; a chain
-    without it decomposes the counts as they are. The expected counts behind the line integrals are
-    a side branch, computed on request. Under autocast only the correction runs in mixed precision;
-    the later stages keep the precision of the counts.
+    ``correct`` estimates the scattered fraction, which is subtracted from the counts; without it
+    the uncorrected counts are decomposed. The expected counts of the line integrals are a side
+    branch, computed on request. Under autocast only the correction runs in mixed precision; later
+    stages keep the precision of the counts.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Chain(nn.Module):
         self.correct = correct
 
     def forward(self, counts: Counts, until: str = "vmi", expect: bool = False) -> Scan:
-        """Make every stage up to ``until``, and with ``expect`` the expected counts."""
+        """Compute all stages up to ``until``, and with ``expect`` the expected counts."""
         return self.resume(Scan(counts=counts), until, expect)
 
     def resume(self, scan: Scan, until: str = "vmi", expect: bool = False) -> Scan:
-        """Make the missing stages up to ``until``, and with ``expect`` the expected counts."""
+        """Compute missing stages up to ``until``, and with ``expect`` the expected counts."""
         if until not in STAGES:
             raise ValueError(f"until must be one of {STAGES}, got {until!r}")
         missing = [s for s in STAGES[: STAGES.index(until) + 1] if getattr(scan, s) is None]

@@ -18,7 +18,7 @@ SHADOW_G_CM2 = 1.0  # area density above which a ray counts as crossing the obje
 
 @dataclass(kw_only=True)
 class Scan:
-    """One scan at the stages that the chain has made or that are known; the others are None.
+    """One scan at the stages that are known or computed; the others are None.
 
     Args:
         counts: (batch, bin, view, *pixel), photons.
@@ -26,7 +26,7 @@ class Scan:
         corrected_counts: counts · (1 − scatter_fraction), photons.
         line_integrals: (batch, material, view, *pixel), g/cm².
         converged: (batch, view, *pixel), True where the decomposition found the line integrals.
-        expected_counts: expected counts behind the line integrals, as counts.
+        expected_counts: expected counts of the line integrals, as counts.
         maps: (batch, material, *voxel), g/cm³.
         vmi: (batch, keV, *voxel), 1/cm.
         precision: (batch, view, *pixel, material, material), Fisher information of the line
@@ -47,5 +47,5 @@ class Scan:
         """The array of this name; ValueError if the scan does not hold it."""
         values = getattr(self, stage)
         if values is None:
-            raise ValueError(f"the scan holds no {stage}: run the chain up to it, or provide it")
+            raise ValueError(f"the scan has no {stage}: run the chain up to it, or provide it")
         return values

@@ -1,4 +1,4 @@
-"""Axis names used in every signature; one name per axis.
+"""Names of the axes in all signatures.
 
 ``*ray`` and ``*pixel`` may be several axes: view, [row,] column, with or without a batch.
 A ``*pixel`` prefix broadcasts against the last axes of ``*ray``: spectra of shape (column, bin,

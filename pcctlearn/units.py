@@ -7,7 +7,7 @@ AIR_HU = -1000.0
 
 
 def mm_to_cm(length_mm: float) -> float:
-    """10 mm are 1 cm."""
+    """Length in cm."""
     return length_mm / 10
 
 

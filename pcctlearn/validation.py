@@ -1,4 +1,4 @@
-"""Checks of numbers that constructors share, and the type of arrays of them."""
+"""Checks of numeric parameters."""
 
 from collections.abc import Sequence
 from math import inf, isfinite
@@ -10,7 +10,7 @@ FloatArray = NDArray[np.floating]
 
 
 def require_positive(**numbers: int | float) -> None:
-    """Raise ValueError unless all are positive and finite, and those named n_… whole numbers."""
+    """Raise ValueError unless all are positive and finite, and all n_… are whole numbers."""
     for name, number in numbers.items():
         if not 0 < number < inf:
             raise ValueError(f"{name} must be positive and finite, got {number}")
@@ -19,13 +19,13 @@ def require_positive(**numbers: int | float) -> None:
 
 
 def require_finite(**numbers: float) -> None:
-    """Raise ValueError if one of them is NaN or infinite."""
+    """Raise ValueError for NaN and infinity."""
     for name, number in numbers.items():
         if not isfinite(number):
             raise ValueError(f"{name} must be finite, got {number}")
 
 
 def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[float, ...]:
-    """One number for all of n axes, or one for each."""
+    """A number for each of n axes, from a single number or one per axis."""
     sizes = np.asarray(value, dtype=np.float64)
     return (sizes.item(),) * n if sizes.ndim == 0 else tuple(sizes.tolist())

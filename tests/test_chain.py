@@ -77,27 +77,27 @@ def test_a_cone_beam_chain_ends_in_volumes():
     scan.at("vmi").square().sum().backward()
     assert counts.grad.isfinite().all()
     assert (counts.grad.abs().sum((0, 1)) > 0).any()
-    with pytest.raises(ValueError, match=r"maps must have one channel for each of 2 materials"):
+    with pytest.raises(ValueError, match=r"maps .* 2 materials"):
         chain.image(scan.at("maps")[:, :1])
 
 
-def test_a_short_chain_ends_where_its_steps_do():
+def test_a_chain_without_reconstruction_ends_at_the_line_integrals():
     chain, target, _ = slab_problem()
     scan = chain(target.counts)
     assert scan.maps is None
-    with pytest.raises(ValueError, match="the scan holds no maps"):
+    with pytest.raises(ValueError, match="maps"):
         scan.at("maps")
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_raise_an_error():
     chain, counts = chain_and_counts()
-    with pytest.raises(ValueError, match=r"until must be one of .*'images'"):
+    with pytest.raises(ValueError, match=r"until .*'images'"):
         chain(counts, until="images")
-    with pytest.raises(ValueError, match="needs a reconstruct step"):
+    with pytest.raises(ValueError, match="reconstruct"):
         Chain(chain.decompose, None, chain.image)
 
 
-def test_images_differentiate_to_counts_and_thresholds():
+def test_gradients_of_images_reach_counts_and_thresholds():
     beam = ParallelBeam(n_views=3, n_columns=4, pixel_cm=1.0)
     chain, counts = chain_and_counts(beam, ImageGrid(4, 4, 1.0))
     thresholds = chain.decompose.model.thresholds
@@ -108,7 +108,7 @@ def test_images_differentiate_to_counts_and_thresholds():
             return chain(counts).at("vmi")
 
     counts = (counts * (1 + 0.01 * torch.rand_like(counts))).requires_grad_()
-    # a step in the counts is a small one, a step in keV a large one
+    # relative to their scale, a step in counts is small and a step in keV is large
     assert torch.autograd.gradcheck(
         lambda n: images(n, edges.detach()), counts, eps=1.0, rtol=1e-4, atol=1e-12, fast_mode=True
     )

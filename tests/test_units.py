@@ -1,4 +1,4 @@
-"""Every conversion has its fixed points."""
+"""Unit conversions at known values."""
 
 import torch
 

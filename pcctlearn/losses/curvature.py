@@ -19,13 +19,13 @@ Sinograms = Float[Tensor, "material view pixel"]
 
 @dataclass(frozen=True)
 class Curvature:
-    """∂²L/∂A² in the line integrals, and ∂²L/∂D² of what acts on the thresholds beside them.
+    """∂²L/∂A² in the line integrals, and the part of ∂²L/∂D² that does not act through them.
 
     Args:
-        of_rays: the blocks of ∂²L/∂A² on its diagonal, one for each ray.
-        of_edges: the part that does not act through the line integrals.
-        coupling: product with all of ∂²L/∂A² where it ties rays together, as FᵀF does for a loss
-            in images; ``None`` where it is block-diagonal.
+        of_rays: diagonal blocks of ∂²L/∂A², one for each ray.
+        of_edges: the part of ∂²L/∂D² that does not act through the line integrals.
+        coupling: product with ∂²L/∂A² if it couples rays, as FᵀF does for a loss on images;
+            ``None`` if it is block-diagonal.
     """
 
     of_rays: RaySystem
@@ -51,12 +51,12 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Linearisation:
-    """A scan taken through the chain, with the change dA/dD of its line integrals.
+    """A predicted scan and the Jacobian dA/dD of its line integrals.
 
     Args:
-        chain: with the thresholds D at which ``predicted`` was made.
-        predicted, target: what a loss compares.
-        jacobian: dA/dD in g/cm² per keV; zero for edges and rays that do not move.
+        chain: the chain, with the thresholds D of ``predicted``.
+        predicted, target: the scans that a loss compares.
+        jacobian: dA/dD in g/cm² per keV; zero for fixed edges and rays.
     """
 
     chain: Chain
@@ -84,7 +84,7 @@ class Linearisation:
                 f"Gauss–Newton needs a linear reconstruction, got {type(F).__name__}: build it "
                 'with truncation="cosine"'
             )
-        one = torch.eye(self.rays.shape[-1]).to(self.rays)  # near FᵀF: maps and rays weigh alike
+        one = torch.eye(self.rays.shape[-1]).to(self.rays)  # approximates FᵀF in every ray
         return Curvature(
             diagonal.mean() * one.expand(*self.rays.shape, -1),
             coupling=lambda sinograms: F.T @ (diagonal[0] * (F @ sinograms)),

@@ -1,8 +1,8 @@
 """The likelihood of counts behind known materials, as a sum of losses on two stages.
 
 To second order L(A_true) = L(A*) + ½ (A* − A_true)ᵀ I (A* − A_true), with the decomposed line
-integrals A*: the deviance at the minimum, and the misfit of the line integrals. The deviance holds
-what the bins say beyond the line integrals, so that both together use all of the counts.
+integrals A*: the deviance at the minimum plus the misfit of the line integrals. The deviance
+contains the information of the bins that the line integrals lose.
 """
 
 import torch
@@ -31,23 +31,23 @@ class MisfitLoss(Loss):
 
 
 class DevianceLoss(Loss):
-    """Σ_rays Σ_b [ȳ_b(A*) − n_b + n_b log(n_b/ȳ_b(A*))]: what no line integral can explain."""
+    """Σ_rays Σ_b [ȳ_b(A*) − n_b + n_b log(n_b/ȳ_b(A*))], at the decomposed line integrals A*."""
 
     stage = "expected_counts"
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
-        """Half the deviance of the counts at the decomposition's own minimum."""
+        """Half the deviance of the counts."""
         mean, n = predicted.at("expected_counts"), target.at("counts")
-        # log ȳ apart: the derivative of xlogy(n, n/ȳ) is 0/0 where nothing was counted
+        # two terms, because the derivative of xlogy(n, n/ȳ) is 0/0 at n = 0
         return (mean - n - torch.xlogy(n, mean) + torch.xlogy(n, n)).sum()
 
     def curvature(self, at: Linearisation) -> Curvature:
-        """Σ_rays (Iᴰ − Jᵀ I J): what counts say of the thresholds beyond their line integrals.
+        """Σ_rays (Iᴰ − Jᵀ I J), with J = dA/dD.
 
-        Iᴰ is the information of the counts on the thresholds for known line integrals, J = dA/dD.
+        Iᴰ is the Fisher information of the counts on the thresholds for known line integrals.
         """
         model, J, precision = at.chain.decompose.model, at.jacobian, at.target.at("precision")[0]
         learn = model.thresholds.learn
         of_counts = count_information(model, at.rays)
-        taken = torch.einsum("vpkj,vpkm,vpml->pjl", J, precision, J)
-        return Curvature(torch.zeros_like(precision), of_counts * learn * learn[:, None] - taken)
+        of_rays = torch.einsum("vpkj,vpkm,vpml->pjl", J, precision, J)
+        return Curvature(torch.zeros_like(precision), of_counts * learn * learn[:, None] - of_rays)

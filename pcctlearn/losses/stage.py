@@ -11,7 +11,7 @@ from pcctlearn.scan import STAGES, Scan
 
 
 class Loss(nn.Module):
-    """A number that compares two scans at ``stage`` of the chain."""
+    """A scalar distance of two scans at ``stage`` of the chain."""
 
     stage: str
 
@@ -38,7 +38,7 @@ class StageLoss(Loss):
         return self.weight * self.distance(predicted.at(self.stage), target.at(self.stage))
 
     def curvature(self, at: Linearisation) -> Curvature:
-        """That of a distance which is a sum over elements, such as ``torch.nn.MSELoss``."""
+        """Curvature of a distance that is a sum over elements, such as ``torch.nn.MSELoss``."""
         x = at.predicted.at(self.stage).detach().requires_grad_()
         distance = self.weight * self.distance(x, at.target.at(self.stage))
         (slope,) = torch.autograd.grad(distance, x, create_graph=True)
@@ -52,16 +52,16 @@ class StageLoss(Loss):
 
 
 class TotalLoss(nn.Module):
-    """Named losses, added up.
+    """Sum of named losses.
 
-    ``deepest`` is the last stage that the chain must reach for them; ``expects`` says whether one
-    of them compares the expected counts, a side branch of the chain.
+    ``deepest`` is the last stage of the chain that they compare; ``expects`` is True if one of them
+    compares the expected counts, a side branch of the chain.
     """
 
     def __init__(self, terms: Mapping[str, Loss]) -> None:
         super().__init__()
         if not terms:
-            raise ValueError("a loss needs one term at least")
+            raise ValueError("a loss needs at least one term")
         self.terms = nn.ModuleDict(dict(terms))
         self.stages = {str(term.stage) for term in terms.values()}
         self.deepest = max(self.stages, key=STAGES.index)

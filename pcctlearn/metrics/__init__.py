@@ -1,1 +1,1 @@
-"""How far a result is from the truth, in the units of the field."""
+"""Errors of projections and images, in the units of the field."""

@@ -1,4 +1,4 @@
-"""What scatter leaves behind: errors of projections and images against the scatter-free scan."""
+"""Errors of scatter-corrected projections and images relative to the scatter-free scan."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.units import MG_ML
 
-BODY_HU = -500.0  # what is denser in the reference belongs to the object
+BODY_HU = -500.0  # threshold of the object in the reference
 
 
 def correction_errors(
@@ -20,17 +20,18 @@ def correction_errors(
 ) -> dict[str, float]:
     """Root mean square errors of one scan, over the rays and the voxels of the object.
 
-    ``reference`` holds the same stages of the scan's primary counts; ``image`` one energy; ``seen``
-    (*voxel) the voxels that every view sees. Projections in cm of the material at its reference
-    density, images in mg/mL and HU; ``spr_percent`` is what is left of scatter over primary, its
-    magnitude, all bins together, averaged over the rays.
+    ``reference`` holds the same stages for the primary counts, ``image`` has a single energy, and
+    ``seen`` (*voxel) marks voxels that every view measures. Projections are in cm of the material
+    at its reference density, images in mg/mL and HU. ``spr_percent`` is the magnitude of the
+    remaining scatter over primary of all bins together, averaged over the rays.
     """
     through = reference.at("line_integrals").sum(1) > SHADOW_G_CM2
     errors = {}
     counts = predicted.corrected_counts
-    left = (predicted.at("counts") if counts is None else counts) - reference.at("corrected_counts")
+    counts = predicted.at("counts") if counts is None else counts
+    scatter = (counts - reference.at("corrected_counts")).sum(1)
     primary = reference.at("corrected_counts").sum(1)
-    errors["spr_percent"] = 100 * (left.sum(1).abs() / primary)[through].mean().item()
+    errors["spr_percent"] = 100 * (scatter.abs() / primary)[through].mean().item()
     difference = predicted.at("line_integrals") - reference.at("line_integrals")
     for number, name in enumerate(materials):
         rays = thickness_cm(difference[:, number][through], name)

@@ -1,4 +1,4 @@
-"""Errors of methods on scans: one table, and the only place that spells their names."""
+"""Table of errors by metric, method and scan, and the names of errors in result files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ def rms(values: Tensor) -> float:
 
 
 class Metric(NamedTuple):
-    """What an error is of: its key, and whether the counts had their Poisson noise."""
+    """Key of an error, and whether the counts had Poisson noise."""
 
     key: str
     noisy: bool = False
 
     @property
     def name(self) -> str:
-        """As in results.json and arrays.h5."""
+        """Name in results.json and arrays.h5."""
         return _NOISY + self.key if self.noisy else self.key
 
     @property
     def quantity(self) -> str:
-        """What is in error, and the unit, such as "projection water (cm)"."""
+        """Quantity and unit, such as "projection water (cm)"."""
         end = next((end for end in _UNITS if self.key.endswith(end)), "")
         if not end:
             return self.key
@@ -43,7 +43,7 @@ class Metric(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The quantity, and whether there is noise, as in summaries and figures."""
+        """Text for summaries and figures: the quantity, and whether there is noise."""
         return self.quantity + (", with noise" if self.noisy else "")
 
     @classmethod
@@ -53,7 +53,7 @@ class Metric(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A table for people: a title, the columns, the first of which holds the labels, and rows."""
+    """A printable table; the first column holds labels."""
 
     title: str
     columns: Sequence[str]
@@ -64,19 +64,19 @@ class Rows(NamedTuple):
 class ErrorTable:
     """``values`` {(metric, method): (scan)}.
 
-    The methods of a study are "uncorrected", "corrected", "noise_alone" (scatter-free counts with
-    noise of their own), and baselines by name. Those of a comparison are settings.
+    Methods of a study are "uncorrected", "corrected", "noise_alone" (scatter-free counts with
+    Poisson noise), and the names of baselines. Methods of a comparison are settings.
     """
 
     values: dict[tuple[Metric, str], np.ndarray] = field(default_factory=dict)
 
     def add(self, method: str, errors: Mapping[str, float], noisy: bool = False) -> None:
-        """The errors {key: value} of one more scan."""
+        """Add the errors {key: value} of a scan."""
         for key, value in errors.items():
             self._append(Metric(key, noisy), method, np.array([value]))
 
     def extend(self, other: "ErrorTable") -> None:
-        """The scans of another table."""
+        """Add the scans of another table."""
         for (metric, method), values in other.values.items():
             self._append(metric, method, values)
 
@@ -106,10 +106,10 @@ class ErrorTable:
         )
 
     def summary(self) -> dict[str, float]:
-        """Numbers of a study: means over the scans, and what is left of the uncorrected errors.
+        """Numbers of a study: means over the scans, and ratios to the uncorrected errors.
 
-        Standard deviations are those of a sample, and left out where there is one scan. Of
-        baselines, only what is left of the uncorrected errors is given.
+        Standard deviations are those of a sample, and omitted for a single scan. Baselines have
+        only the ratios.
         """
         numbers = {}
         for metric, before in self.of(UNCORRECTED).items():
@@ -127,10 +127,7 @@ class ErrorTable:
         return numbers
 
     def tables(self) -> list[Rows]:
-        """The same numbers for people, without and with noise.
-
-        Each has a row for each metric and a column for each method.
-        """
+        """The numbers of ``summary`` as tables without and with noise: metrics by methods."""
         titles = {False: "errors", True: "errors with noise"}
         found = [
             self._rows(f"{title}: mean ± standard deviation over the scans", noisy)
@@ -169,7 +166,7 @@ class ErrorTable:
         return numbers
 
     def side_by_side(self, methods: Sequence[str], title: str, suffix: str = "") -> Rows:
-        """The same numbers for people: a row for each metric, a column for each method."""
+        """The numbers of ``means`` as a table: metrics by methods."""
         rows = [
             [metric.label + suffix, *(mean_and_sd(self.values.get((metric, m))) for m in methods)]
             for metric in self.metrics
@@ -192,7 +189,7 @@ class ErrorTable:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, group: str = "errors") -> "ErrorTable":
-        """The table that ``to_arrays`` gave, among other arrays."""
+        """The table in the output of ``to_arrays``, which may contain other arrays."""
         table = cls()
         for path, values in arrays.items():
             parent, _, name = path.partition("/")
@@ -206,13 +203,13 @@ class ErrorTable:
         self.values[metric, method] = np.concatenate([before, values])
 
     def _baselines(self, metric: Metric) -> list[str]:
-        """Further methods of a metric, sorted."""
+        """Names of the baselines of a metric, sorted."""
         known = {UNCORRECTED, CORRECTED, NOISE_ALONE}
         return sorted(m for m in self.methods if m not in known and (metric, m) in self.values)
 
 
 def mean_and_sd(values: np.ndarray | None) -> str:
-    """For people: mean ± standard deviation of the sample; empty without values."""
+    """Text such as "1.2 ± 0.1": mean and standard deviation of a sample; empty without values."""
     if values is None:
         return ""
     spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""

@@ -1,4 +1,4 @@
-"""Misfit and deviance together are the likelihood of the counts behind known materials."""
+"""The sum of misfit and deviance is the likelihood of counts behind known materials."""
 
 import torch
 from support.studies import slab_problem
@@ -9,7 +9,7 @@ from pcctlearn.scan import Scan
 
 
 def split_and_exact(bias_keV):
-    """What the two losses give, and L(A_true), for a detector that is off by so much."""
+    """The two losses and L(A_true), for a detector with a threshold bias."""
     chain, target, _ = slab_problem(bias_keV=bias_keV)
     predicted = chain(target.counts, until="expected_counts")
     split = MisfitLoss()(predicted, target) + DevianceLoss()(predicted, target)
@@ -19,8 +19,8 @@ def split_and_exact(bias_keV):
     return split.detach(), exact.detach()
 
 
-def test_they_are_the_deviance_to_second_order():
-    """L grows as the square of the bias, the difference as its cube."""
+def test_their_sum_is_the_deviance_to_second_order():
+    """L is proportional to the square of the bias, and the difference to its cube."""
     biases = [0.04, 0.02, 0.01]
     split, exact = torch.tensor([split_and_exact(bias) for bias in biases]).T
     torch.testing.assert_close(
@@ -31,14 +31,14 @@ def test_they_are_the_deviance_to_second_order():
     assert gap[-1] < 0.02 * exact[-1]
 
 
-def test_both_are_zero_for_a_detector_that_is_right():
+def test_both_are_zero_without_a_bias():
     chain, target, _ = slab_problem(bias_keV=0.0)
     predicted = chain(target.counts, until="expected_counts")
     assert MisfitLoss()(predicted, target).abs() < 1e-6
     assert DevianceLoss()(predicted, target).abs() < 1e-6
 
 
-def test_without_a_count_the_gradient_is_one():
+def test_the_gradient_at_zero_counts_is_one():
     """∂/∂ȳ (ȳ − n + n log n/ȳ) = 1 − n/ȳ, also where n = 0."""
     mean = torch.tensor([0.5, 2.0, 4.0], requires_grad=True)
     counts = torch.tensor([0.0, 2.0, 1.0])

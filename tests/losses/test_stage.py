@@ -1,4 +1,4 @@
-"""A loss looks at one stage; a sum of losses knows how far the chain must go."""
+"""Losses on stages of the chain, and their sum."""
 
 import pytest
 import torch
@@ -9,20 +9,20 @@ from pcctlearn.scan import STAGES, Scan
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_compared_with_itself(stage):
+def test_a_loss_compares_its_stage(stage):
     x, y = torch.rand(2, 1, 2, 3, 4)
     loss = StageLoss(stage, torch.nn.MSELoss(), weight=3.0)
     value = loss(Scan(**{stage: x}), Scan(**{stage: y}))
     torch.testing.assert_close(value, 3 * (x - y).square().mean())
 
 
-def test_a_stage_that_is_not_there_is_named():
+def test_the_error_names_the_missing_stage():
     loss = StageLoss("maps", torch.nn.MSELoss())
-    with pytest.raises(ValueError, match="the scan holds no maps"):
+    with pytest.raises(ValueError, match="maps"):
         loss(Scan(maps=torch.rand(1)), Scan())
-    with pytest.raises(ValueError, match=r"stage must be one of .*'images'"):
+    with pytest.raises(ValueError, match="'images'"):
         StageLoss("images", torch.nn.MSELoss())
-    with pytest.raises(ValueError, match="one term at least"):
+    with pytest.raises(ValueError, match="one term"):
         TotalLoss({})
 
 

@@ -1,4 +1,4 @@
-"""Errors of a correction: none for the truth, and the size of what was put in."""
+"""Errors of a correction are zero for the truth and equal to known differences."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SEEN = torch.ones(3, 4, 4, dtype=torch.bool)
 
 def reference():
     line_integrals = torch.zeros(1, 2, 2, 3, 4)
-    line_integrals[:, 0, ..., 1:3] = 20.0  # the outer columns are beside the object
+    line_integrals[:, 0, ..., 1:3] = 20.0  # the outer columns miss the object
     maps = torch.zeros(1, 2, 3, 4, 4)
     maps[:, 0, :, 1:3, 1:3] = 1.0
     primary = torch.full((1, 2, 2, 3, 4), 100.0)
@@ -36,7 +36,7 @@ def test_the_truth_has_no_error():
     assert all(value == 0 for value in errors().values())
 
 
-def test_scatter_that_is_left_is_a_percentage_of_primary():
+def test_remaining_scatter_is_a_percentage_of_primary():
     assert errors(corrected_counts=None)["spr_percent"] == pytest.approx(10)
     truth = reference().at("corrected_counts")
     assert errors(corrected_counts=0.98 * truth)["spr_percent"] == pytest.approx(2)
@@ -45,7 +45,7 @@ def test_scatter_that_is_left_is_a_percentage_of_primary():
 def test_projections_are_in_cm_of_the_material_within_the_shadow():
     line_integrals = reference().at("line_integrals")
     line_integrals[:, 1, ..., 1:3] += 0.155
-    line_integrals[:, 0, ..., 0] += 1e3  # beside the object, where nobody looks
+    line_integrals[:, 0, ..., 0] += 1e3  # outside the object, which does not count
     found = errors(line_integrals=line_integrals)
     assert found["projection_calcium_rmse_cm"] == pytest.approx(0.1)
     assert found["projection_water_rmse_cm"] == 0

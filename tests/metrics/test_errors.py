@@ -1,4 +1,4 @@
-"""A table of errors keeps its numbers through files, and spells the names of results.json."""
+"""Table of errors: names in results.json, arrays, and printed tables."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_the_names_in_results_json():
     assert numbers["noisy_vmi60_rmse_HU_of_noise_alone"] == 5
 
 
-def test_without_a_correction_only_the_uncorrected_errors_are_there():
+def test_without_a_correction_there_are_only_uncorrected_errors():
     made = ErrorTable()
     made.add("uncorrected", {"spr_percent": 10.0})
     assert made.summary() == {"spr_percent_uncorrected": 10.0}
@@ -49,7 +49,7 @@ def test_without_a_correction_only_the_uncorrected_errors_are_there():
 
 
 @pytest.mark.parametrize("method", ["corrected", "lr=0.1 a.b", "a minus b"])
-def test_arrays_are_read_as_they_were_written(method):
+def test_round_trip_through_arrays(method):
     made = ErrorTable({(IMAGE, method): np.arange(3.0), (NOISY, method): np.ones(2)})
     arrays = {**made.to_arrays(), "materials": np.zeros(1), "errors_of_another": np.ones(1)}
     back = ErrorTable.from_arrays(arrays)
@@ -65,7 +65,7 @@ def test_scans_of_two_tables_are_joined():
     assert both.share(IMAGE) == table().share(IMAGE)
 
 
-def test_people_see_a_row_for_each_metric_and_a_column_for_each_method():
+def test_printed_tables_have_a_row_per_metric_and_a_column_per_method():
     free, noisy = table().tables()
     assert free.columns == [
         "error",
