@@ -1,6 +1,7 @@
 """Water and calcium maps of one axial slice: of a CT file, or of a procedural abdomen."""
 
 import warnings
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 _SLICE_VOXELS = 1000.0  # thickness of the slice, in voxels of the image
 
 
+@dataclass(eq=False)
 class AxialSlice(Cases):
     """One case: an axial slice, centered on the axis.
 
@@ -27,19 +29,15 @@ class AxialSlice(Cases):
 
     grid_type = ImageGrid
 
-    def __init__(
-        self,
-        path: str | None = None,
-        index: int | None = None,
-        threshold_HU: float = 200.0,
-        seed: int = 0,
-        fit: bool = False,
-    ) -> None:
-        self.path, self.index, self.threshold_HU = path, index, threshold_HU
-        self.seed, self.fit = seed, fit
-        self.hounsfield = (
-            None if path is None else read_slice(path, index)
-        )  # a bad file raises here
+    path: str | None = None
+    index: int | None = None
+    threshold_HU: float = 200.0
+    seed: int = 0
+    fit: bool = False
+
+    def __post_init__(self) -> None:
+        # a bad file raises here
+        self.hounsfield = None if self.path is None else read_slice(self.path, self.index)
 
     @property
     def names(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Procedural patients as cases to scan, one for each seed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
@@ -17,21 +18,20 @@ ANATOMIES: dict[str, Callable[[int, VolumeGrid], Tensor]] = {
 }
 
 
+@dataclass(eq=False)
 class ProceduralCases(Cases):
     """``n_cases`` procedural heads or abdomens with seeds first_seed, first_seed + 1, …"""
 
-    def __init__(
-        self,
-        anatomy: Literal["head", "abdomen"] = "head",
-        n_cases: int = 10,
-        first_seed: int = 0,
-    ) -> None:
-        if n_cases < 1 or first_seed < 0:
+    anatomy: Literal["head", "abdomen"] = "head"
+    n_cases: int = 10
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_cases < 1 or self.first_seed < 0:
             raise ValueError(
                 f"datasets.n_cases must be 1 or more and datasets.first_seed 0 or more, got "
-                f"{n_cases} and {first_seed}"
+                f"{self.n_cases} and {self.first_seed}"
             )
-        self.anatomy, self.n_cases, self.first_seed = anatomy, n_cases, first_seed
 
     @property
     def names(self) -> list[str]:

@@ -7,43 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pcctlearn.phantoms.head_organs import (
-    BASE,
-    BRAIN,
-    CHOROID,
-    CLIVUS,
-    CORTICAL,
-    CSF,
-    DURA,
-    EAR_CANAL,
-    EARS,
-    ETHMOID,
-    EYE,
-    FACE,
-    FACE_BONES,
-    FAT,
-    GAS,
-    GREY,
-    MASTOID,
-    MIDLINE,
-    MUSCLE,
-    NECK,
-    NOSE,
-    NOSE_TIP,
-    ORBIT,
-    PINEAL,
-    SCALP,
-    SINUS,
-    SKIN,
-    SPHENOID,
-    SPINE,
-    STEM,
-    VAULT,
-    VENTRICLE,
-    WHITE,
-    teeth_and_jaw,
-    vertebrae,
-)
+from pcctlearn.phantoms import head_organs as parts
 from pcctlearn.phantoms.organs import (
     Canvas,
     Field,
@@ -112,33 +76,40 @@ class _Head:
 
     def _draw_organs(self, g: Generator) -> None:
         both = partial(varied_pair, g)
-        self.nose_tip = varied(g, NOSE_TIP, 0.1, 0.1)
-        self.ears = both(EARS)
-        self.orbits, self.eyes = both(ORBIT, 0.05, 0.03), both(EYE, 0.05, 0.04)
-        self.face = [s for organ in FACE_BONES.values() for s in both(organ)]
-        self.face += [s for organ in MIDLINE.values() for s in varied(g, organ, 0.1, 0.08)]
-        self.face += both(NOSE, 0.03) + teeth_and_jaw()
-        self.spine = [s for organ in SPINE.values() for s in both(organ, 0.03, 0.03)]
-        self.spine += vertebrae()
-        self.brain = [s for organ in BRAIN.values() for s in both(organ, 0.1, 0.1)]
+        self.nose_tip = varied(g, parts.NOSE_TIP, 0.1, 0.1)
+        self.ears = both(parts.EARS)
+        self.orbits, self.eyes = both(parts.ORBIT, 0.05, 0.03), both(parts.EYE, 0.05, 0.04)
+        self.face = [s for organ in parts.FACE_BONES.values() for s in both(organ)]
+        self.face += [s for organ in parts.MIDLINE.values() for s in varied(g, organ, 0.1, 0.08)]
+        self.face += both(parts.NOSE, 0.03) + parts.teeth_and_jaw()
+        self.spine = [s for organ in parts.SPINE.values() for s in both(organ, 0.03, 0.03)]
+        self.spine += parts.vertebrae()
+        self.brain = [s for organ in parts.BRAIN.values() for s in both(organ, 0.1, 0.1)]
         size = self.shape.ventricle
-        ventricles = both(VENTRICLE, 0.1, 0.12)
+        ventricles = both(parts.VENTRICLE, 0.1, 0.12)
         self.ventricles = [s._replace(a=s.a * size, c=s.c * size) for s in ventricles]
         self.calcified, self.lesion = self._draw_findings(g)
-        self.base = CLIVUS + SPHENOID + [s for organ in BASE.values() for s in both(organ)]
-        self.sinus, self.canal = both(SINUS, 0.1, 0.15), both(EAR_CANAL)
-        self.ethmoid = both(ETHMOID)
-        self.mastoid = both(MASTOID, 0.1, 0.1)
+        self.base = (
+            parts.CLIVUS
+            + parts.SPHENOID
+            + [s for organ in parts.BASE.values() for s in both(organ)]
+        )
+        self.sinus, self.canal = both(parts.SINUS, 0.1, 0.15), both(parts.EAR_CANAL)
+        self.ethmoid = both(parts.ETHMOID)
+        self.mastoid = both(parts.MASTOID, 0.1, 0.1)
         self.frontal = []
         for side, size in zip((1, -1), uniform(g, (0.2, 1.3), (0.2, 1.3)), strict=True):
             reach = 0.3 + 1.3 * size
-            bone = Solid(CORTICAL, side * size, 8.0, -0.5, reach, 1.0, reach)
-            self.frontal += [bone, bone._replace(HU=GAS, a=bone.a - 0.25, b=0.75, c=bone.c - 0.25)]
+            bone = Solid(parts.CORTICAL, side * size, 8.0, -0.5, reach, 1.0, reach)
+            self.frontal += [
+                bone,
+                bone._replace(HU=parts.GAS, a=bone.a - 0.25, b=0.75, c=bone.c - 0.25),
+            ]
 
     def _draw_findings(self, g: Generator) -> tuple[list[Solid], list[Solid]]:
         present = torch.rand(4, generator=g, dtype=torch.float32).tolist()
-        calcified = (PINEAL if present[0] < 0.6 else []) + (
-            varied_pair(g, CHOROID, 0.1, 0.3) if present[1] < 0.5 else []
+        calcified = (parts.PINEAL if present[0] < 0.6 else []) + (
+            varied_pair(g, parts.CHOROID, 0.1, 0.3) if present[1] < 0.5 else []
         )
         x, y, z, size, kind = uniform(
             g, (2.5, 4.5), (-5.0, 4.0), (0.5, 4.5), (0.5, 1.8), (0.0, 1.0)
@@ -151,22 +122,24 @@ class _Head:
     def hounsfield(self, positions: Positions) -> Field:
         """HU of one slab, painted from the skin inward."""
         shape = self.shape
-        canvas = Canvas(self.frame, positions, [SCALP, FACE, NECK, *self.nose_tip, *self.ears])
+        canvas = Canvas(
+            self.frame, positions, [parts.SCALP, parts.FACE, parts.NECK, *self.nose_tip, *self.ears]
+        )
         if canvas.hounsfield.numel() == 0:
             return canvas.slab
         positions = canvas.positions
         slow, folds = self.slow.on(positions), self.folds.on(positions)[0]
         skull_points = self._shape(canvas.points)
-        scalp = SCALP._replace(power=shape.power)
-        depth = canvas.depth_cm((scalp, FACE, NECK))
+        scalp = parts.SCALP._replace(power=shape.power)
+        depth = canvas.depth_cm((scalp, parts.FACE, parts.NECK))
 
         canvas.paint(self.nose_tip)
         canvas.paint(self.ears)
         HU = canvas.hounsfield
         low = (0.5 - canvas.points[2] / 6).clamp_(0, 1)  # thicker fat towards the neck
         fat = 0.2 + shape.fat_cm * (1 + 0.8 * low + 0.25 * slow[0])
-        HU.masked_fill_(depth > 0, SKIN).masked_fill_(depth > 0.18, FAT)
-        HU.masked_fill_((depth > fat) & (folds.abs() > 0.13 * low), MUSCLE)
+        HU.masked_fill_(depth > 0, parts.SKIN).masked_fill_(depth > 0.18, parts.FAT)
+        HU.masked_fill_((depth > fat) & (folds.abs() > 0.13 * low), parts.MUSCLE)
         flesh = depth > 0.25
         canvas.paint(self.orbits, depth > 0.5)
         canvas.paint(self.eyes)
@@ -177,18 +150,20 @@ class _Head:
         self._paint_base(canvas, flesh, skull_points)
 
         soft, bone = self.grain.on(positions)
-        HU += torch.where(HU > 200, 70 * bone, 4 * soft) * (HU > GAS)
+        HU += torch.where(HU > 200, 70 * bone, 4 * soft) * (HU > parts.GAS)
         return canvas.slab
 
     def _paint_base(self, canvas: Canvas, flesh: Mask, skull_points: Points) -> None:
         """Paint the dense bone below the brain and its air cells."""
         canvas.paint([*self.base, *self.mastoid, *self.ethmoid], flesh)
-        mastoid = [s._replace(HU=GAS, a=s.a - 0.2, b=s.b - 0.2, c=s.c - 0.2) for s in self.mastoid]
+        mastoid = [
+            s._replace(HU=parts.GAS, a=s.a - 0.2, b=s.b - 0.2, c=s.c - 0.2) for s in self.mastoid
+        ]
         canvas.paint(mastoid, flesh, lambda at: self.cells.on(at)[0] > self.shape.cells)
-        ethmoid = [s._replace(HU=GAS) for s in self.ethmoid]
+        ethmoid = [s._replace(HU=parts.GAS) for s in self.ethmoid]
         canvas.paint(ethmoid, flesh, lambda at: self.cells.on(at)[0].abs() > 0.35)
         canvas.paint([*self.sinus, *self.canal])
-        vault = VAULT._replace(power=self.shape.power)
+        vault = parts.VAULT._replace(power=self.shape.power)
         for solid in self.frontal:
             box = canvas.frame.box(solid, canvas.positions)
             if box is not None:
@@ -213,7 +188,7 @@ class _Head:
         x, y, z = points
         if float(z.max()) < -9:
             return
-        vault = VAULT._replace(power=shape.power).depth_cm(points)
+        vault = parts.VAULT._replace(power=shape.power).depth_cm(points)
         crest = 0.3 * torch.exp(-((x / 0.7) ** 2)) * (y.abs() > 6.5) * (z < 3)
         thickness = shape.skull_cm + 0.07 * slow[1] + 0.2 * torch.sigmoid(-(y + 5)) + crest
         thickness -= 0.2 * torch.exp(-((y / 4) ** 2) - ((z + 0.5) / 2.5) ** 2)  # thin squama
@@ -232,7 +207,7 @@ class _Head:
         self._paint_brain(canvas, points, inner, cavity)
 
     def _paint_brain(self, canvas: Canvas, points: Points, inner: Field, cavity: Mask) -> None:
-        """Paint white matter, cortex, cerebellum below the tentorium, CSF and dura."""
+        """Paint white matter, cortex, cerebellum below the tentorium, parts.CSF and dura."""
         shape, HU = self.shape, canvas.hounsfield
         x, y, z = points
         gyri = self.gyri.on(canvas.positions)[0].abs_()
@@ -244,18 +219,18 @@ class _Head:
         narrow = shape.sulcus * (1 - inner / 2).clamp_(0, 1)
         cortex = (inner < 0.5) | (gyri < narrow + 0.35 * (inner < 2))
         folia = below & (self.folds.on(canvas.positions)[0].abs() < 0.15)
-        HU.masked_fill_(cavity, WHITE).masked_fill_(cavity & (cortex | below), GREY)
-        HU.masked_fill_(cavity & folia, WHITE + 4)
-        HU.masked_fill_(cavity & ((inner < 0) | (~below & (gyri < narrow))), CSF)
+        HU.masked_fill_(cavity, parts.WHITE).masked_fill_(cavity & (cortex | below), parts.GREY)
+        HU.masked_fill_(cavity & folia, parts.WHITE + 4)
+        HU.masked_fill_(cavity & ((inner < 0) | (~below & (gyri < narrow))), parts.CSF)
         above = cavity & ~below
         canvas.paint(self.brain, above)
         canvas.paint(self.lesion, above & (inner > 0.2))
-        canvas.paint(STEM, cavity)
+        canvas.paint(parts.STEM, cavity)
         canvas.paint(self.ventricles, above)
         canvas.paint(self.calcified, cavity)
         falx = (x.abs() < 0.07) & ((y**2 / 36 + (z - 0.5) ** 2 / 20) > 1) & (z > -0.5)
         leaf = (tent.abs() < 0.08) & (y < 0.3 - 0.55 * x.abs()) & ((x.abs() > 1.6) | (y < -3.0))
-        HU.masked_fill_((above & falx) | (cavity & leaf), DURA)
+        HU.masked_fill_((above & falx) | (cavity & leaf), parts.DURA)
 
 
 def _floor(points: Points) -> tuple[Field, Field, Mask]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,7 @@ class Statistics(NamedTuple):
     absorbed_keV: Array
 
 
+@dataclass(eq=False)
 class SimulatedResponse:
     """Density h(E; E') of registered energy, and pairs of events of the same photon.
 
@@ -74,18 +76,12 @@ class SimulatedResponse:
         n_histories: photons of each energy.
     """
 
-    def __init__(
-        self,
-        energies_keV: Array,
-        borders_keV: Array,
-        response_per_keV: Array,
-        pairs: Pairs,
-        statistics: Statistics,
-        n_histories: int,
-    ) -> None:
-        self.energies_keV, self.borders_keV = energies_keV, borders_keV
-        self.response_per_keV, self.pairs = response_per_keV, pairs
-        self.statistics, self.n_histories = statistics, n_histories
+    energies_keV: Array
+    borders_keV: Array
+    response_per_keV: Array
+    pairs: Pairs
+    statistics: Statistics
+    n_histories: int
 
     @classmethod
     def from_tallies(

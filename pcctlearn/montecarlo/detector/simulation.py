@@ -6,7 +6,7 @@ thresholds below three standard deviations of the noise.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +223,7 @@ def simulate_response(
     )
 
 
+@dataclass
 class ResponseSimulation:
     """Configured simulation of a detector response, and the files it writes.
 
@@ -230,29 +231,30 @@ class ResponseSimulation:
     other parameters are those of ``simulate_response``. ``name`` is the stem of the files.
     """
 
-    def __init__(
-        self,
-        name: str,
-        detector: Detector,
-        n_histories: int,
-        seed: int = 0,
-        first_keV: float = 10.5,
-        last_keV: float = 140.5,
-        energy_step_keV: float = 1.0,
-        lowest_keV: float = 1.0,
-        step_keV: float = 0.5,
-    ) -> None:
-        if not energy_step_keV > 0 or last_keV < first_keV:
+    name: str
+    detector: Detector
+    n_histories: int
+    seed: int = 0
+    first_keV: float = 10.5
+    last_keV: float = 140.5
+    energy_step_keV: float = 1.0
+    lowest_keV: float = 1.0
+    step_keV: float = 0.5
+    simulated: SimulatedResponse | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.energy_step_keV > 0 or self.last_keV < self.first_keV:
             raise ValueError(
                 "first_keV must not exceed last_keV and energy_step_keV must be positive, got "
-                f"{first_keV:g}, {last_keV:g} and energy_step_keV={energy_step_keV:g}"
+                f"{self.first_keV:g}, {self.last_keV:g} and "
+                f"energy_step_keV={self.energy_step_keV:g}"
             )
-        self.name, self.detector = name, detector
-        self.n_histories, self.seed = n_histories, seed
-        self.lowest_keV, self.step_keV = lowest_keV, step_keV
-        n_steps = int((last_keV - first_keV) / energy_step_keV + 1e-6)
-        self.energies_keV = regular(first_keV, energy_step_keV, n_steps + 1)
-        self.simulated: SimulatedResponse | None = None
+
+    @property
+    def energies_keV(self) -> Array:
+        """Photon energies of the simulation."""
+        n_steps = int((self.last_keV - self.first_keV) / self.energy_step_keV + 1e-6)
+        return regular(self.first_keV, self.energy_step_keV, n_steps + 1)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> SimulatedResponse:
         """Simulate all energies; ``progress`` is called with the number done and their total."""

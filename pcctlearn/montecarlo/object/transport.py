@@ -99,6 +99,7 @@ class ScatterEstimate:
         return (registered.to(photons) @ photons)[..., 0].movedim(-1, 0)
 
 
+@dataclass(frozen=True)
 class ObjectScatter:
     """Scatter by forced detection to a requested accuracy, smoothed over the panel.
 
@@ -117,31 +118,21 @@ class ObjectScatter:
             the accuracy, a warning is logged.
     """
 
-    def __init__(
-        self,
-        accuracy: float = 0.02,
-        smoothing_cm: float = 3.6,
-        pixel_cm: float = 0.48,
-        voxel_cm: float = 0.4,
-        n_points: int = 8,
-        group_stride: int = 2,
-        chunk_histories: int = 1000,
-        max_histories: int = 2_000_000,
-    ) -> None:
-        require_positive(
-            accuracy=accuracy,
-            pixel_cm=pixel_cm,
-            n_points=n_points,
-            group_stride=group_stride,
-            chunk_histories=chunk_histories,
-            max_histories=max_histories,
-        )
-        for name, value in {"smoothing_cm": smoothing_cm, "voxel_cm": voxel_cm}.items():
-            if not value >= 0:
+    accuracy: float = 0.02
+    smoothing_cm: float = 3.6
+    pixel_cm: float = 0.48
+    voxel_cm: float = 0.4
+    n_points: int = 8
+    group_stride: int = 2
+    chunk_histories: int = 1000
+    max_histories: int = 2_000_000
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name not in ("smoothing_cm", "voxel_cm"):
+                require_positive(**{name: value})
+            elif not value >= 0:
                 raise ValueError(f"{name} of the scatter simulation must be 0 or more, got {value}")
-        self.accuracy, self.smoothing_cm, self.pixel_cm = accuracy, smoothing_cm, pixel_cm
-        self.voxel_cm, self.n_points, self.group_stride = voxel_cm, n_points, group_stride
-        self.chunk_histories, self.max_histories = chunk_histories, max_histories
 
     def scene(
         self,
