@@ -11,9 +11,9 @@ def attach(
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Args:
-        package: its name.
+        package: name of the package.
         nouns: {module below the package: names that the package exports from it}.
-        rooms: modules below the package that are imported when they are named.
+        rooms: modules below the package that are imported on first use.
     """
     origin = {noun: module for module, names in nouns.items() for noun in names}
 

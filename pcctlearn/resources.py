@@ -7,7 +7,7 @@ from pathlib import Path
 def resource(*parts: str) -> Path:
     """Path of a file or folder, such as ``resource("data", "physics", "spectra")``.
 
-    An installed package holds conf and data; in a checkout they lie beside it.
+    An installed package contains conf and data; in a checkout they are beside it.
     """
     package = Path(str(files("pcctlearn")))
     packaged = package.joinpath(*parts)

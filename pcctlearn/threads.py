@@ -16,11 +16,11 @@ def set_threads(n_threads: int | None) -> None:
     if n_threads is not None:
         used = min(n_threads, cores or 1)
         if used < n_threads:
-            log.warning(f"n_threads={n_threads} is more than there are cores: {used} are used")
+            log.warning(f"n_threads={n_threads} exceeds the number of cores: {used} are used")
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         of_torch, of_numba = used, min(used, most)
     numba.set_num_threads(of_numba)
-    torch.set_num_threads(of_torch)  # last: numba, when it starts its threads, sets those of OpenMP
+    torch.set_num_threads(of_torch)  # last: numba sets the threads of OpenMP when it starts its own
 
 
 def threads() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Every file under conf/ is a constructor call of what its folder names."""
+"""Every file under conf/ is a call of a constructor in the module that its folder names."""
 
 import inspect
 from pathlib import Path
@@ -18,11 +18,11 @@ FILES = sorted(
     if path.name[0] != "_"  # bases
 )
 EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
-GLOBAL = {"experiment", "launcher", "sweep"}  # set what lies elsewhere
+GLOBAL = {"experiment", "launcher", "sweep"}  # set keys of other groups
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer", "callbacks"}  # build other libraries' classes
 OF_SIMULATE = {"detector", "montecarlo", "scan"}  # groups that train.yaml lacks
-# words that users type, for where it is built
+# groups whose name differs from the module that is built
 ROOMS = {
     "datasets": "patients",
     "datasets.scans": "scans",
@@ -42,7 +42,7 @@ def choice(file):
 
 
 def composed_with(file, folder, *overrides):
-    """The choice of this file, in the command that has its group."""
+    """Compose the choice of this file, in the command that has its group."""
     if file.parts[0] in OF_SIMULATE:
         return composed(folder, choice(file), name="simulate")
     logger = [] if file.parts[0] == "logger" else ["logger=none"]
@@ -51,7 +51,7 @@ def composed_with(file, folder, *overrides):
 
 
 def targets(node):
-    """Every node of a plain configuration that builds something."""
+    """Every node of a plain configuration that builds an object."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield node
@@ -82,7 +82,6 @@ def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
     path = ".".join(file.parent.parts)
     node = OmegaConf.select(composed_with(file, tmp_path), path)
     room = ROOMS.get(f"{path}.{file.stem}", ROOMS.get(path, path))
-    # a room made of folders is named by each: physics/response/ideal is physics.response.simple
     built = [node] if "_target_" in node else list(node.values())
     assert all(part._target_.startswith(f"pcctlearn.{room}.") for part in built)
     if file.as_posix() not in NEEDS:
@@ -102,7 +101,7 @@ def test_each_written_key_is_a_parameter(file):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_is_global_and_has_a_name_of_its_own(name):
+def test_an_experiment_is_in_the_global_package(name):
     text = (CONF / "experiment" / f"{name}.yaml").read_text()
     assert text.startswith("# @package _global_\n")
 
@@ -126,7 +125,7 @@ def test_a_trainer_and_a_logger_are_built(tmp_path):
     "file", sorted(CONF.glob("datasets/[!_]*.yaml")), ids=lambda file: file.stem
 )
 def test_every_data_set_can_be_simulated(file, tmp_path):
-    if file.stem not in ("axial_slice", "scans"):  # a slice, and scans that exist
+    if file.stem not in ("axial_slice", "scans"):  # a slice, and existing scans
         config = composed(tmp_path, f"datasets={file.stem}", name="simulate")
         check_config(config)
         instantiate(config.scan, _convert_="all")
@@ -134,7 +133,7 @@ def test_every_data_set_can_be_simulated(file, tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "simulate", "evaluate"])
 @pytest.mark.parametrize("name", ["local", "joblib", "slurm"])
-def test_launchers_set_hydra_s_own(command, name):
+def test_every_command_has_the_launchers(command, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(command, [f"launcher={name}"], return_hydra_config=True)
     wanted = {"local": "Basic", "joblib": "Joblib", "slurm": "Slurm"}[name]
@@ -142,7 +141,7 @@ def test_launchers_set_hydra_s_own(command, name):
 
 
 @pytest.mark.parametrize("name", ["scatter_table", "optuna"])
-def test_a_sweep_turns_one_command_into_many_runs(name):
+def test_a_sweep_is_a_multirun_over_existing_keys(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"sweep={name}"], return_hydra_config=True)
     assert config.hydra.mode.name == "MULTIRUN"

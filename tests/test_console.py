@@ -1,4 +1,4 @@
-"""What is printed of a name is the name."""
+"""Names are printed without interpreting markup."""
 
 import io
 
@@ -11,13 +11,13 @@ NAMES = ["[/b]", "[bold]", "a:smile:b", "[link=x]", "\\[b]", "{0}", "%s"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_printed_as_it_is(name, capsys):
+def test_say_prints_a_name_unchanged(name, capsys):
     say(f"{name} {'long ' * 40}end")
     assert capsys.readouterr().out == f"{name} {'long ' * 40}end\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_table_shows_names_as_they_are(name):
+def test_a_table_shows_names_unchanged(name):
     table = Table(title=name)
     table.add_column(name)
     table.add_row(name)

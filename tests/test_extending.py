@@ -1,4 +1,4 @@
-"""A new part is one class and one YAML: no other file changes."""
+"""A new part is one class and one YAML file; no other file changes."""
 
 import json
 import sys
@@ -169,20 +169,20 @@ def _added(tmp_path, monkeypatch):
     return add
 
 
-def test_a_loss_that_gauss_newton_minimises(added):
+def test_a_new_loss_is_minimised_by_gauss_newton(added):
     numbers = added("losses", LOSS, LOSS_YAML, *FEW_SLABS)
     assert numbers["threshold_error_after_max_keV"] < 1e-3
     assert numbers["fit_converged"]
 
 
-def test_a_solver_that_calibrates(added):
+def test_a_new_solver_calibrates_thresholds(added):
     alone = "+decomposition.warm_start=[]"
     numbers = added("solvers", SOLVER, SOLVER_YAML, *FEW_SLABS, alone)
     assert numbers["threshold_error_after_max_keV"] < 1e-3
     assert numbers["fit_converged"]
 
 
-def test_a_decomposition_that_evaluates_a_scan(added, tmp_path):
+def test_a_new_decomposition_evaluates_a_scan(added, tmp_path):
     scan = recorded()
     write_scan(tmp_path / "scan.h5", scan)
     folder = tmp_path / "run"
@@ -218,7 +218,7 @@ def test_a_layout_of_ct_volumes(added, tmp_path):
     assert water[8:16].numpy() == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_scatter_correction_that_is_fitted_and_evaluates_a_scan(added, tmp_path):
+def test_a_new_scatter_correction_is_fitted_and_evaluates_a_scan(added, tmp_path):
     scan = recorded()
     materials = ("water", "calcium")
     scan = replace(scan, materials=materials, line_integrals=None, maps=None)

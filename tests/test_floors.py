@@ -1,4 +1,4 @@
-"""A module may import its own room and the floors below it."""
+"""A module may import from its own room and from rooms on lower floors."""
 
 import ast
 from pathlib import Path
@@ -32,7 +32,7 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
 def imported_rooms(source):
-    """Rooms of pcctlearn that a source imports, at its top or within a function."""
+    """Rooms of pcctlearn that a module imports, also within functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

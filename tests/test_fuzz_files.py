@@ -1,4 +1,4 @@
-"""A small turn of benchmarks/fuzz_files.py, and checks that it can find what it looks for."""
+"""A short run of benchmarks/fuzz_files.py, and checks that it detects faults."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from benchmarks.fuzz_sources import SOURCES, Source, write_payload
 
 @pytest.fixture
 def sound(tmp_path):
-    """A function that writes a file of a kind without damage."""
+    """A function that writes an undamaged file of a kind."""
 
     def write(kind):
         (tmp_path / "sound").mkdir(exist_ok=True)
@@ -51,23 +51,22 @@ def test_damaged_files_are_read_or_refused(tmp_path, sound, annotations_off, kin
         (lambda path: fuzz_sources.ENERGIES, ("accepted", "")),
     ],
 )
-def test_faults_of_a_reader_are_found(tmp_path, monkeypatch, read, expected):
+def test_faults_of_a_reader_are_detected(tmp_path, monkeypatch, read, expected):
     monkeypatch.setitem(SOURCES, "a", Source("a", lambda path: None, read))
     outcome, words = outcome_of("a", tmp_path / "a")
     assert outcome == expected[0]
     assert words.startswith(expected[1])
 
 
-def test_code_that_runs_is_found(tmp_path):
-    """The payload is one: a reader that unpickles it makes the marker."""
+def test_execution_of_code_is_detected(tmp_path):
+    """A reader that unpickles the payload writes the marker."""
     path, marker = tmp_path / "a.bin", tmp_path / "marker"
     write_payload(path, marker, np.random.default_rng(0))
     np.load(path, allow_pickle=True)
     assert marker.exists()
 
 
-def test_every_kind_is_damaged(tmp_path, sound):
-    """No mutation leaves most files as they were."""
+def test_most_mutants_of_every_kind_differ_from_the_file(tmp_path, sound):
     for kind in SOURCES:
         file = sound(kind)
         if file.is_dir():
@@ -82,7 +81,7 @@ def test_every_kind_is_damaged(tmp_path, sound):
         assert same <= 2, kind
 
 
-def test_a_reader_that_dies_or_hangs_is_counted_and_started_anew(tmp_path, sound, monkeypatch):
+def test_a_reader_that_dies_or_hangs_is_reported_and_started_again(tmp_path, sound, monkeypatch):
     file = sound("overrides.yaml")
     with Reader("overrides.yaml") as reader:
         assert reader.outcome(file) == ("accepted", "")

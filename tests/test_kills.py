@@ -1,4 +1,4 @@
-"""The kill benchmark finds what it looks for, and finds nothing in a few kills."""
+"""The kill benchmark detects faulty outputs, and reports none in a few kills."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def command(tmp_path, run):
     return made
 
 
-def test_whole_files_of_one_run_are_no_fault(tmp_path, run):
+def test_complete_outputs_of_one_run_have_no_fault(tmp_path, run):
     reference = command(tmp_path, run)
     (run / "job/results.json").write_text(json.dumps({"error": 1.0 + 1e-7, "seconds": 3.0}))
     shutil.copytree(run / "job", run / "job/earlier_1")
@@ -55,14 +55,14 @@ def test_a_truncated_file_is_found(run, name):
 
 def test_outputs_of_two_runs_or_of_half_a_run_are_found(tmp_path, run):
     reference = command(tmp_path, run)
-    (run / "job/older.png").write_bytes(b"")  # as the whole earlier run
+    (run / "job/older.png").write_bytes(b"")  # an output of the earlier run
     assert unfinished(run, reference, True) == []
     assert len(unfinished(run, reference, False)) == 1
     (run / "job/figure.png").unlink()
     assert len(unfinished(run, reference, True)) == 1
 
 
-def test_what_differs_or_is_left_over_is_found(tmp_path, run):
+def test_different_and_temporary_files_are_found(tmp_path, run):
     reference = command(tmp_path, run)
     (run / "job/.arrays.h5.host.1.1.part").write_bytes(b"")
     (run / ".lock").write_bytes(b"")
@@ -75,7 +75,7 @@ def test_what_differs_or_is_left_over_is_found(tmp_path, run):
 
 
 @pytest.mark.physics
-def test_a_few_kills(tmp_path):
+def test_a_few_kills_leave_no_fault(tmp_path):
     results = measure(tmp_path, 2, 0, ["simulate", "evaluate"])
     assert results["faults"] == []
     assert sum(counts["kills"] for counts in results["commands"].values()) > 0

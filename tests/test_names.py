@@ -1,6 +1,6 @@
-"""Every name that code uses is defined.
+"""Every name in the code is defined.
 
-Linters cannot check this here: they take the axes in shape annotations for undefined names.
+Linters cannot check this, because the axes in shape annotations look like undefined names.
 """
 
 import builtins
@@ -29,7 +29,7 @@ def codes(code):
 
 
 def undefined(source):
-    """Names that a module loads as globals and neither it nor Python defines."""
+    """Names that a module loads as globals but that neither it nor Python defines."""
     used, defined = set(), set(vars(builtins)) | IMPLICIT
     for code in codes(compile(source, "module", "exec", dont_inherit=True)):
         local = set()  # of a class body

@@ -1,4 +1,4 @@
-"""The package as it is installed: its public names, its dependencies, its wheel."""
+"""The installed package: its public names, its dependencies and its wheel."""
 
 import ast
 import re
@@ -45,12 +45,12 @@ def python(*arguments, interpreter=sys.executable, cwd=REPOSITORY):
     return done.stdout
 
 
-def test_every_public_name_is_what_editors_are_told():
+def test_the_names_for_type_checkers_are_the_public_names():
     tree = ast.parse(Path(pcctlearn.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    told = {alias.name for node in block.body for alias in node.names}
-    assert told == set(pcctlearn.__all__) - {"__version__"}
-    assert len(told) == 14
+    imported = {alias.name for node in block.body for alias in node.names}
+    assert imported == set(pcctlearn.__all__) - {"__version__"}
+    assert len(imported) == 14
     assert set(pcctlearn.__all__) - {"__version__"} <= set(dir(pcctlearn))
     for name in pcctlearn.__all__:
         assert getattr(pcctlearn, name) is not None
@@ -59,7 +59,7 @@ def test_every_public_name_is_what_editors_are_told():
 
 
 @pytest.mark.parametrize("room", [*CORE.split(), "physics.response"])
-def test_the_nouns_of_a_room(room):
+def test_the_public_names_of_a_room_exist(room):
     package = pcctlearn
     for part in room.split("."):
         package = getattr(package, part)
@@ -67,12 +67,12 @@ def test_the_nouns_of_a_room(room):
         assert getattr(package, name).__name__ == name
 
 
-def test_the_package_is_imported_without_the_libraries_it_needs():
+def test_importing_the_package_loads_no_library():
     heavy = "print([name for name in ('torch', 'numpy', 'hydra') if name in sys.modules])"
     assert python("-c", f"import sys, pcctlearn; {heavy}").strip() == "[]"
 
 
-def test_the_numerical_core_needs_no_application():
+def test_the_numerical_core_does_not_need_the_application():
     python("-c", WITHOUT_APPLICATION)
 
 

@@ -1,4 +1,4 @@
-"""Text files are UTF-8 wherever a program runs: no file is opened with the encoding of a locale."""
+"""Every text file is opened with an explicit encoding, so that no locale changes it."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ OF_OTHER_KINDS = {"os", "gzip", "zipfile", "archive", "webbrowser", "Image"}
 
 
 def without_encoding(source):
-    """Lines that open a text file and leave its encoding to the locale."""
+    """Lines that open a text file without an encoding."""
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         function = call.func
         name = getattr(function, "attr", getattr(function, "id", ""))
@@ -49,5 +49,5 @@ def test_every_text_file_names_its_encoding(file):
         ("os.open(path, flags)", False),
     ],
 )
-def test_the_check_finds_what_it_looks_for(line, is_wrong):
+def test_the_check_finds_calls_without_an_encoding(line, is_wrong):
     assert bool(list(without_encoding(line))) == is_wrong

@@ -1,4 +1,4 @@
-"""Finished runs side by side: the jobs of a sweep, or any runs below one folder."""
+"""Compare finished runs: the jobs of a sweep, or all runs below a folder."""
 
 import logging
 import time
@@ -25,13 +25,13 @@ from pcctlearn.studies.scatter_table import scatter_table
 log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
-_SETTING = "hydra.sweep.dir"  # that names the folder above it
-_MOST_METHODS = 6  # side by side; more are a search
+_SETTING = "hydra.sweep.dir"  # key that sets the folder
+_MOST_METHODS = 6  # settings in a table of corrections; more are a search of settings
 
 
 @dataclass(frozen=True)
 class Job:
-    """A finished run, and the words that it was started with, {key: value}."""
+    """A finished run: its overrides, {key: value}, and its results."""
 
     folder: Path
     overrides: dict[str, str]
@@ -39,10 +39,10 @@ class Job:
 
 
 def compare(folder: Path) -> Path | None:
-    """Compare what runs below ``folder`` have left; where the report is, if there are two or more.
+    """Compare the finished runs below a folder; return the report, or ``None`` for less than two.
 
-    Runs that differ in nothing but their seed are one setting, whose numbers are means. The
-    comparison replaces an earlier one.
+    The numbers of runs that differ only in their seed are averaged. An earlier comparison is
+    replaced.
     """
     began = time.perf_counter()
     jobs = finished_jobs(folder)
@@ -62,7 +62,7 @@ def compare(folder: Path) -> Path | None:
 def finished_jobs(folder: Path) -> list[Job]:
     """Finished runs below a folder, sorted by the names of their folders.
 
-    Outputs that a later run has moved aside, and hidden folders, are left out.
+    Outputs that a later run has moved aside and hidden folders are left out.
     """
     jobs = []
     for marker in folder.rglob(MARKER):
@@ -81,15 +81,15 @@ def finished_jobs(folder: Path) -> list[Job]:
 
 
 def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Jobs that share all words but the seed, named by the words that not all jobs share."""
+    """Group jobs that differ only in their seed; groups are named by the overrides that differ."""
     keys = {key for job in jobs for key in job.overrides if not key.startswith("hydra.")} - {"seed"}
-    telling = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
+    differing = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
     groups: dict[tuple[str | None, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault(tuple(job.overrides.get(key) for key in telling), []).append(job)
-    written: list[tuple[Callable[[str], str], bool]] = [(_short, False), (str, False), (str, True)]
-    for value_of, with_keys in written:  # as short as tells them apart
-        names = [_name(telling, values, value_of, with_keys) for values in groups]
+        groups.setdefault(tuple(job.overrides.get(key) for key in differing), []).append(job)
+    styles: list[tuple[Callable[[str], str], bool]] = [(_short, False), (str, False), (str, True)]
+    for text_of, with_keys in styles:  # until all names differ
+        names = [_name(differing, values, text_of, with_keys) for values in groups]
         if len(set(names)) == len(names):
             break
     return dict(zip(names, groups.values(), strict=True))
@@ -98,13 +98,13 @@ def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
 def _name(
     keys: Sequence[str],
     values: Sequence[str | None],
-    written: Callable[[str], str],
+    text_of: Callable[[str], str],
     with_keys: bool,
 ) -> str:
-    """Of a setting; a word without a value, such as ``~key``, is its own name."""
-    told = [(k, written(v)) for k, v in zip(keys, values, strict=True) if v is not None]
+    """Name of a group; overrides without a value, such as ``~key``, are named by their key."""
+    given = [(k, text_of(v)) for k, v in zip(keys, values, strict=True) if v is not None]
     alone = len(keys) == 1 and not with_keys
-    words = [(value or key) if alone or not value else f"{key}={value}" for key, value in told]
+    words = [(value or key) if alone or not value else f"{key}={value}" for key, value in given]
     return (" ".join(words) or "default").replace("/", ":")  # no path within arrays.h5
 
 
@@ -116,7 +116,7 @@ def _short(word: str) -> str:
 
 
 def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
-    """The table of scatter corrections, where all runs are such and were judged on one test set."""
+    """The table of scatter corrections, if all runs are such and had the same test set."""
     runs = {name: [job.folder for job in jobs] for name, jobs in settings.items()}
     if len(runs) > _MOST_METHODS or not all(
         _judges_scatter(folder) for folders in runs.values() for folder in folders
@@ -125,18 +125,16 @@ def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
     try:
         return scatter_table(runs)
     except ValueError as error:
-        log.warning("%s; here are the means of their results", error)
+        log.warning("%s; their results are averaged instead", error)
         return None
 
 
 def _means(settings: dict[str, list[Job]]) -> StudyResults:
-    """Mean of every number over the jobs of each setting, and its standard deviation."""
+    """Mean and standard deviation of every number over the jobs of each setting."""
     every = [job.numbers for jobs in settings.values() for job in jobs]
     shared = [name for name in every[0] if all(name in numbers for numbers in every)]
     if not shared:
-        raise ValueError(
-            "these runs have no result in common: name a folder above runs of one kind"
-        )
+        raise ValueError("these runs have no result in common: give a folder with runs of one kind")
     table = ErrorTable(
         {
             (Metric.named(name), setting): np.array([job.numbers[name] for job in jobs])
@@ -151,7 +149,7 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
         arrays={**table.to_arrays("runs")},
         figures=["comparison.numbers"],
         summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
-        "runs that differ in nothing but their seed.",
+        "runs that differ only in their seed.",
         tables=[table.side_by_side(list(settings), "mean ± standard deviation")],
         tabulated=numbers,
     )

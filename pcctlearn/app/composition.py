@@ -79,7 +79,7 @@ class CheckedLoader(ConfigLoaderImpl):
     ) -> list[str]:
         """The choices of a group, without the files that others are based on (``_base``).
 
-        Hydra copies all configurations it has read for each group, which takes a second for --help.
+        Hydra's own method copies all configurations for each group: a second of each --help.
         """
         choices = self.repository.get_group_options(group_name, results_filter)
         return [choice for choice in choices if not choice.startswith("_")]
@@ -87,7 +87,7 @@ class CheckedLoader(ConfigLoaderImpl):
     def _sentence(
         self, text: str, config_name: str | None, overrides: list[str], run_mode: RunMode
     ) -> str | None:
-        """A message that replaces one of Hydra's with a wrong remedy; ``None`` for the others."""
+        """The message in place of one of Hydra's whose remedy is wrong; ``None`` for others."""
         words = [word for word in overrides if f"'{word}'" in text]
         if text.startswith("Ambiguous value"):
             return ambiguous(words[0])

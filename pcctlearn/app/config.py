@@ -13,18 +13,18 @@ from pcctlearn.app.keys import unknown
 from pcctlearn.app.quoting import typed
 from pcctlearn.reading.targets import locate
 
-_NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is welcome where a float is wanted
+_NUMBERS = BeartypeConf(is_pep484_tower=True)  # accept an int for a float
 _PLAIN = {"seed": int, "n_threads": int | None, "objective": str | None, "folder": str, "name": str}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key, from the top
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key, by its full path
 
 
 def check_config(config: DictConfig) -> None:
-    """Hold every key of every node with a ``_target_`` against the constructor it will reach.
+    """Compare the keys of every node with a ``_target_`` with the parameters of its constructor.
 
     Raises:
-        ValueError: a key that the constructor does not take, or a ``_target_`` outside the
-            allow-list. TypeError: a value of another type.
+        ValueError: a key is not a parameter, or a ``_target_`` is outside the allow-list.
+        TypeError: a value has the wrong type.
     """
     job = OmegaConf.select(config, "job", throw_on_resolution_failure=False)
     if not isinstance(job, DictConfig) or "_target_" not in job:
@@ -43,10 +43,10 @@ def check_config(config: DictConfig) -> None:
 
 
 def _check_node(node: Any, raw: Any, path: str, allowed: list[str]) -> None:
-    """Walk a configuration beside its unresolved self, ``raw``.
+    """Check a resolved node and the nodes below it; ``raw`` is the same node, unresolved.
 
-    A value is named by the key it comes from, so that ``${trainer.max_epochs}`` is reported as
-    trainer.max_epochs; a node that is referred to is checked where it stands.
+    A value is reported by the key that it comes from, such as trainer.max_epochs for
+    ``${trainer.max_epochs}``. A node that is referred to is checked only at its own place.
     """
     if not isinstance(node, DictConfig | ListConfig):
         return
@@ -91,7 +91,7 @@ def _source(raw: Any, key: Any, path: str) -> str:
 
 
 def _builds_something(value: Any) -> bool:
-    """Nodes that become objects, or hold such nodes, are checked by their own constructor."""
+    """Whether a node becomes an object, or holds such a node; these are checked on their own."""
     if isinstance(value, DictConfig):
         return "_target_" in value or any(_builds_something(value[key]) for key in value)
     if isinstance(value, ListConfig):
@@ -111,21 +111,21 @@ def _check_type(where: str, value: Any, annotation: Any, used_as: str | None = N
             good = all(
                 is_bearable(part, annotation, conf=_NUMBERS) for part in (value, *_parts(value))
             )
-        except Exception:  # annotations that say nothing about plain values
+        except Exception:  # annotations that do not describe plain values
             return
     if not good:
         plain = [kind for kind in get_args(annotation) if "Tensor" not in str(kind)]
         kinds = plain if "Tensor" in str(annotation) and plain else [annotation]
         names = [k.__name__ if isinstance(k, type) and not get_args(k) else str(k) for k in kinds]
         wanted = re.sub(r"\b(\w+\.)+", "", " | ".join(names))
-        also = "" if used_as in (None, where) else f", for {used_as}"
+        parameter = "" if used_as in (None, where) else f", for {used_as}"
         text = isinstance(value, int | float) and is_bearable("text", annotation, conf=_NUMBERS)
-        remedy = f"; as text it is written {typed(where, str(value))}" if text else ""
-        raise TypeError(f"{where} must be {wanted}{also}, got {value!r}{remedy}")
+        remedy = f"; write text as {typed(where, str(value))}" if text else ""
+        raise TypeError(f"{where} must be {wanted}{parameter}, got {value!r}{remedy}")
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """The same nest with one leaf each: beartype looks at one item of a list only."""
+    """Copies of a nested value with one leaf each, as beartype checks one item of a list."""
     if isinstance(value, list):
         yield from ([part] for item in value for part in _parts(item))
     elif isinstance(value, dict):

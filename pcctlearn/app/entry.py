@@ -50,7 +50,7 @@ def keep_freed_memory() -> bool:
     """Set glibc's allocator to reuse the memory of freed tensors; True if it was set.
 
     By default glibc returns such memory to the system at once, and every tensor of a decomposition
-    then waits for the kernel to clear new pages. Other allocators are left as they are.
+    then waits for the kernel to clear new pages. Other allocators are not changed.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
@@ -69,7 +69,7 @@ def _configured(task: Callable[[Any], Any], script: str, conf: Path) -> None:
 
     check_compositions()
     raise_failures_only()
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # which MONAI imports through optuna
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # MONAI imports it through optuna
     name = script.removesuffix(".py")
     hydra.main(version_base="1.3", config_path=str(conf.absolute()), config_name=name)(task)()
 

@@ -1,4 +1,4 @@
-"""Find unknown keys of a configuration, and suggest the keys that were probably meant."""
+"""Find unknown keys of a configuration, and suggest similar ones."""
 
 import difflib
 import inspect
@@ -43,7 +43,7 @@ def unknown_key(
     more: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> str:
-    """One sentence on a key that the plain ``config`` lacks: how to add it, or what to type."""
+    """The message about a key that ``config`` lacks: how to add it, or a similar key."""
     parts = key.split(".")
     node: Any = config
     depth = 0
@@ -84,7 +84,7 @@ def _merged(known: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, A
 
 
 def unknown(name: str, parent: str, accepted: Iterable[str]) -> str:
-    """One sentence on a key, with the nearest of those that are accepted."""
+    """The message about an unknown key, with the accepted ones and the most similar of them."""
     of_hydra = ("hydra", "defaults")
     accepted = [word for word in dict.fromkeys(accepted) if word.split("/")[0] not in of_hydra]
     head, _, last = name.rpartition(".")

@@ -12,7 +12,7 @@ _USAGE = """pcctlearn COMMAND [WORDS …]
 train      run an experiment: fit or calibrate, measure, write results and a report
 simulate   make scans of phantoms or CT volumes, or the response table of a detector
 evaluate   correct scans for scatter, decompose and reconstruct them
-check      FILE …: say what scan files hold, or what is wrong with them
+check      FILE …: print the contents of scan files, or their faults
 compare    FOLDER: compare the finished runs below a folder
 report     FOLDER: draw the figures of a finished run again, and write its report
 
@@ -35,7 +35,7 @@ def evaluate() -> None:
 
 
 def check() -> None:
-    """Say what scan files hold, or what is wrong with them; exit with 1 if anything is."""
+    """Print the contents of scan files, or their faults; exit with 1 if there are any."""
     from pcctlearn.scans.file import main as check_files
 
     sys.exit(check_files())
@@ -48,7 +48,7 @@ def compare() -> None:
         from pcctlearn.app.comparison import compare as compare_runs
 
         if len(sys.argv) != 2 or not compare_runs(Path(sys.argv[1])):
-            raise ValueError("give a folder above two finished runs or more, such as multirun/DATE")
+            raise ValueError("give a folder with two or more finished runs, such as multirun/DATE")
 
     run_command(main, "compare")
 
@@ -80,7 +80,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Run the command that the first word names, with the words that follow it."""
+    """Run the command that the first argument names, with the other arguments."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(_USAGE)

@@ -1,4 +1,4 @@
-"""How to type a word of the command line that Hydra cannot read."""
+"""Messages that show how to type an argument that Hydra cannot read."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ def typed(key: str, value: str) -> str:
 
 
 def unreadable(word: str) -> str:
-    """One sentence for a word that is not KEY=VALUE in Hydra's grammar, with the word to type."""
+    """The message about an argument that is not KEY=VALUE in Hydra's grammar."""
     key, equals, value = word.partition("=")
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w.$/@:-]*", key, re.ASCII):
         return (
@@ -31,7 +31,7 @@ def unreadable(word: str) -> str:
 
 
 def ambiguous(word: str) -> str:
-    """One sentence for a value with commas outside a sweep, with the words to type."""
+    """The message about a value with commas outside a sweep."""
     key, _, value = word.partition("=")
     listed = shlex.quote(f"{key}=[{value}]")
     return (

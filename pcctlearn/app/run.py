@@ -35,7 +35,7 @@ def run(config: DictConfig) -> float | None:
     context = _context(config)
     objective = config.get("objective")
     if _is_sweep() and "folder" not in config and finished_with(context.path, context.config):
-        say(f"{context.path} holds this run already")
+        say(f"{context.path} already holds this run")
         return _objective(objective, read_numbers(context.path), context.name)
     set_threads(config.n_threads)
     _seed(config.seed)
@@ -60,7 +60,7 @@ def _results(job: Job, context: Context, config: DictConfig, began: float) -> St
         context.hold()
     try:
         if config.get("logger"):
-            context.trainer  # noqa: B018  # a logger that does not start is found before the run
+            context.trainer  # noqa: B018  # starts the loggers before the run
         results = job.run(context)
         if results is not None:
             overrides = HydraConfig.get().overrides.task
@@ -78,9 +78,10 @@ def _results(job: Job, context: Context, config: DictConfig, began: float) -> St
 
 
 def _context(config: DictConfig) -> Context:
-    """The surroundings of this run, from its configuration and Hydra's."""
+    """Folder, records and trainer of the run, from its configuration and Hydra's."""
     hydra = HydraConfig.get()
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "job"])  # its parts
+    # the job only refers to the other keys
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "job"])
     text = OmegaConf.to_yaml(plain, resolve=True)
     if "folder" in config:
         return Context(Path(config.folder), config.name, text)
@@ -101,7 +102,7 @@ def _context(config: DictConfig) -> Context:
         from pcctlearn.app.trainer import build_trainer, start_loggers  # takes seconds
 
         trainer = build_trainer(config)
-        context.begin()  # after wrong settings are refused, before loggers write
+        context.begin()  # after the settings are checked, before loggers write
         start_loggers(trainer, plain)
         return trainer
 

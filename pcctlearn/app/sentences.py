@@ -1,4 +1,4 @@
-"""Expected errors in one sentence each."""
+"""Messages of expected errors, one sentence each."""
 
 import difflib
 import errno
@@ -7,8 +7,8 @@ import os
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-# raised for a wrong word, a wrong file, a full disk or memory, or a missing package; any other
-# error is a fault of this project and keeps its traceback
+# errors of the user or the environment: a wrong argument or file, a full disk or memory, a missing
+# package; any other error is a fault of this project and keeps its traceback
 EXPECTED = (
     ValueError,
     TypeError,

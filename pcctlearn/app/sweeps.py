@@ -1,4 +1,4 @@
-"""What Hydra calls before the first and after the last job of a sweep."""
+"""Hydra callbacks before the first and after the last job of a sweep."""
 
 import atexit
 import sys
@@ -10,12 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-_folders = ExitStack()  # held; not the callback's, which launchers send to other processes
+_folders = ExitStack()  # locked; not in the callback, which launchers copy to other processes
 atexit.register(_folders.close)
 
 
 class NameFolder(Callback):
-    """Let the folder of a sweep be named by the configuration, as that of a single run is."""
+    """Take the folder of a sweep from the configuration, as for a single run."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Set Hydra's configuration, so that ``${hydra:…}`` resolves before the first job."""
@@ -23,23 +23,23 @@ class NameFolder(Callback):
 
 
 class CompareJobs(NameFolder):
-    """Hold the folder of a sweep while its jobs run, and compare them in it at the end."""
+    """Lock the folder of a sweep while its jobs run, and compare them at the end."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep other sweeps out of the folder; exit with 2 where one is in it."""
+        """Lock the folder; exit with 2 if another sweep uses it."""
         from pcctlearn.runs.folder import held  # heavy, and not needed for --help
 
         super().on_multirun_start(config, **kwargs)
         try:
             _folders.enter_context(held(Path(config.hydra.sweep.dir), "hydra.sweep.dir"))
-        except OSError as error:  # Hydra makes a warning of what its callbacks raise
+        except OSError as error:  # Hydra turns errors of callbacks into warnings
             print(f"pcctlearn: {error}", file=sys.stderr)
             sys.exit(2)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the comparison, and let other sweeps into the folder.
+        """Write the comparison, and unlock the folder.
 
-        A sweep whose jobs failed has no comparison and keeps its folder until the process ends.
+        If jobs failed, there is no comparison, and the folder is unlocked when the process ends.
         """
         from pcctlearn.app.comparison import compare
 

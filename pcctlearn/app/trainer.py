@@ -1,4 +1,4 @@
-"""Lightning's trainer and its loggers, as a command builds, starts and ends them."""
+"""Build Lightning's trainer; start and end its loggers."""
 
 import logging
 import warnings
@@ -71,7 +71,7 @@ def end_loggers(trainer: Trainer) -> None:
 
 
 def _be_quiet() -> None:
-    """Silence Lightning's hints for training loops of other kinds: data are held in memory."""
+    """Silence Lightning's hints that do not apply, as data are held in memory."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for hint in ("does not have many workers", "sparse CSR", "returned `None`", "LeafSpec"):
         warnings.filterwarnings("ignore", f".*{hint}.*")

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Write files and folders whole or not at all."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ _SUFFIX = ".part"  # last of all, so that *.h5 or *.nii.gz matches no temporary 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes ``path`` only when nothing went wrong.
+    """Yield a temporary name to write to, which is renamed to ``path`` if there is no error.
 
-    The file is on the disk before it gets its name. The temporary name has another ending than
-    ``path``: name the format where a library takes it from there.
+    The file is on the disk before it is renamed. The temporary name has another ending than
+    ``path``: name the format if a library infers it from the ending.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
@@ -38,7 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """A temporary folder to write to; it becomes ``path``, which does not exist yet, as a whole.
+    """Yield a temporary folder to write to, then rename it to ``path``, which must not exist yet.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
@@ -53,9 +53,9 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def added_whole(folder: Path, last: str) -> Iterator[Path]:
-    """A temporary folder to write to; its entries then move to ``folder``, by name, ``last`` last.
+    """Yield a temporary folder to write to, then move its entries to ``folder``, ``last`` last.
 
-    Where ``last`` stands, all the others do. None of them may be in ``folder`` already.
+    If ``last`` exists, all others do. None of the entries may exist in ``folder`` before.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
@@ -71,13 +71,13 @@ def added_whole(folder: Path, last: str) -> Iterator[Path]:
 
 
 def discard_parts(folder: Path, of: str = "", held: bool = False) -> None:
-    """Remove temporary files and folders that processes have left in a folder.
+    """Remove temporary files and folders that interrupted processes have left in a folder.
 
     Args:
-        folder: that holds them; there need be none.
-        of: the name of the file or folder that they would have become; all, where it is empty.
-        held: the caller holds a lock, so that no other process writes them. Else only those of
-            dead processes of this machine are removed.
+        folder: where they are; it may not exist.
+        of: final name of the file or folder; empty for all.
+        held: the caller holds a lock, so that no other process writes them. Otherwise only those
+            of dead processes of this machine are removed.
     """
     start = f".{_short(of)}." if of else "."
     for part in list(folder.glob(f".*{_SUFFIX}")):
@@ -87,7 +87,7 @@ def discard_parts(folder: Path, of: str = "", held: bool = False) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds; nothing where there is none."""
+    """Remove a file or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -101,7 +101,7 @@ def _part(path: Path) -> Path:
 
 
 def _short(name: str) -> str:
-    """The name itself, or a digest where the endings of a temporary name would be too much."""
+    """The name, or a digest of it if a temporary name would be too long."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= 100 else hashlib.sha256(encoded).hexdigest()[:32]
 
@@ -134,7 +134,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str | None:
-    """What the system said; HDF5 raises RuntimeError, with the number of the system's error."""
+    """The operating system's message; HDF5 raises RuntimeError with the number of the error."""
     while isinstance(error.__cause__, OSError | RuntimeError):  # of a file in a folder
         error = error.__cause__
     if number := re.search(r"errno = (\d+)", str(error)):

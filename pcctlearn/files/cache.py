@@ -1,4 +1,4 @@
-"""Arrays kept on disk once they are built, in a folder that is safe to delete."""
+"""A cache of arrays on disk, in a folder that is safe to delete."""
 
 import hashlib
 import os
@@ -29,11 +29,11 @@ def cache_folder() -> Path | None:
 def kept_on_disk(
     key: str, build: Callable[[], Arrays], is_sound: Callable[[Arrays], bool] = lambda arrays: True
 ) -> Arrays:
-    """The arrays stored under ``key``; built, and stored if possible, where there are none.
+    """Load the arrays stored under ``key``; if there are none, build them and store them.
 
     Stored arrays are used only if their checksum is right, all numbers are finite, and
-    ``is_sound`` finds their shapes, types and ranges as they must be; otherwise a warning is
-    raised and they are built again.
+    ``is_sound`` accepts their shapes, types and ranges. Otherwise a warning is raised and they are
+    built again.
     """
     folder = cache_folder()
     if folder is None:
@@ -54,7 +54,7 @@ def _load(path: Path, is_sound: Callable[[Arrays], bool]) -> Arrays | None:
         if stored != _digest(arrays):
             raise ValueError(f"the checksum of {path} is wrong: {_REMEDY}")
         if not (all(np.isfinite(array).all() for array in arrays.values()) and is_sound(arrays)):
-            raise ValueError(f"{path} holds other arrays than its name says: {_REMEDY}")
+            raise ValueError(f"{path} does not hold the arrays that it should: {_REMEDY}")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -69,11 +69,11 @@ def _store(path: Path, arrays: Arrays) -> None:
         with written_whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **{_CHECKSUM: checksum})
     except OSError as error:
-        warnings.warn(f"the matrix is not kept in {path.parent}: {error}", stacklevel=3)
+        warnings.warn(f"the cache {path.parent} is not used: {error}", stacklevel=3)
 
 
 def _digest(arrays: Arrays) -> bytes:
-    """Of names, shapes, types and values."""
+    """SHA-256 of names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())

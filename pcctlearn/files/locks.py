@@ -1,4 +1,4 @@
-"""Lock files, by which one process at a time works on a folder or a file."""
+"""Lock files, so that only one process at a time works on a folder or a file."""
 
 import os
 import platform
@@ -26,12 +26,11 @@ class LockedError(Exception):
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``; the file is removed at the end.
 
-    The lock is the operating system's (``flock``) and vanishes with its process, however that ends:
-    a file that a killed process has left does not hold anyone up. Over NFS and other network file
-    systems it works between machines where the mount supports locks, as NFSv4 does. Where the
-    file system has no locks at all, the existence of the file is the lock; one that a dead
-    process of this machine has left is recognised by its pid and start time, one of another
-    machine is not.
+    The lock is the operating system's (``flock``) and ends with its process, so that the lock file
+    of a killed process does not block others. On network file systems it works between machines if
+    the mount supports locks, as NFSv4 does. On a file system without locks, the existence of the
+    file is the lock. The file of a dead process is then recognised by its pid and start time, but
+    only on the machine of that process.
 
     Raises:
         LockedError: another process holds it, and ``wait`` is off.
@@ -52,7 +51,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def discard_locks(folder: Path) -> None:
-    """Remove the lock files in a folder that nobody holds."""
+    """Remove the lock files in a folder that no process holds."""
     for path in folder.glob(".*.lock"):
         with suppress(LockedError, OSError), locked(path):
             pass
@@ -106,7 +105,7 @@ def _opened(path: Path) -> tuple[int, bool]:
 
 
 def _flock(handle: int) -> bool:
-    """Take the system's lock; False where there is none to take.
+    """Take the system's lock; return False if the file system has no locks.
 
     Raises:
         BlockingIOError: another process has it.
@@ -153,7 +152,7 @@ def _holder(path: Path) -> str:
 
 
 def _words(path: Path) -> tuple[str, str, str] | None:
-    """Process, host and start, if they are written."""
+    """Process, host and start time in a lock file, if they are written."""
     try:
         process, host, since = path.read_text(encoding="utf-8").strip().split(" ", 2)
     except (OSError, ValueError):

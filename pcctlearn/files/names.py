@@ -1,4 +1,4 @@
-"""Names of files: safe on every system, and hidden ones."""
+"""Check file names: safe on every system, not hidden."""
 
 import re
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pcctlearn.reading.text import shown
 
-# characters that some systems do not allow in file names, and that terminals do not print
+# characters that are not allowed in file names on some systems, or not printable
 UNFIT = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 _LONGEST_bytes = 200  # of a name; file systems allow 255, and endings are added
 
@@ -15,8 +15,8 @@ def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
     """Return ``name`` unchanged if an output may have that name.
 
     Args:
-        name: of the output, without an ending.
-        source: what has this name, for the message.
+        name: name of the output, without an ending.
+        source: the file or object with this name, for the message.
         reserved: names of other outputs in the same folder.
 
     Raises:
@@ -26,7 +26,7 @@ def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
     if not name.strip(". ") or name.startswith("."):
         fault = "is hidden or names a folder"
     elif "/" in name or UNFIT.search(name):
-        fault = "holds a character that is not allowed in file names everywhere"
+        fault = "contains a character that some systems do not allow in file names"
     elif name in reserved:
         fault = "is the name of another output"
     elif (n_bytes := len(name.encode())) > _LONGEST_bytes:
@@ -35,7 +35,7 @@ def safe_stem(name: str, source: object, reserved: Collection[str] = ()) -> str:
         return name
     raise ValueError(
         f"{shown(str(source), 300)}: outputs are named after it, and '{shown(name, 300)}' {fault}: "
-        "rename it, to letters and digits such as scan_1"
+        "rename it to letters and digits, such as scan_1"
     )
 
 

@@ -1,4 +1,4 @@
-"""Processes of this machine, named so that a later one is not taken for an earlier one."""
+"""Identify processes of this machine by pid and start time, as pids are used again."""
 
 import os
 

@@ -26,9 +26,9 @@ def read_npz(
     remedy: str,
     most_bytes: int | None = MOST_BYTES,
 ) -> Arrays:
-    """The arrays of these names, or all; each has as many bytes as its header declares.
+    """Read the named arrays of an .npz file, or all of them, after checking their headers.
 
-    Without ``most_bytes`` the free memory is the limit.
+    Without ``most_bytes``, the free memory is the limit.
 
     Raises:
         ValueError: the file is damaged, too large, lacks a name or holds anything but numbers.
@@ -67,10 +67,10 @@ def _header(stream: IO[bytes] | zipfile.ZipExtFile) -> tuple[tuple[int, ...], bo
 
 
 def read_mat(path: str | Path, names: Sequence[str], what: str, remedy: str) -> Arrays:
-    """The arrays of these names of a MATLAB file up to version 7; errors as ``read_npz``.
+    """Read the named arrays of a MATLAB file up to version 7; errors as ``read_npz``.
 
-    Names, kinds and shapes are read first: cells and structures, which may be nested without end,
-    are never opened.
+    Names, classes and shapes are read first. Cells and structures are never opened, because they
+    may be nested without end.
     """
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import matfile_version

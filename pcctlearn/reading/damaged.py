@@ -1,4 +1,4 @@
-"""The exceptions that libraries raise on damaged files, in one list, and the error made of them."""
+"""The exceptions that libraries raise on damaged files, and the ValueError that replaces them."""
 
 import csv
 import lzma
@@ -34,7 +34,7 @@ _BUILT_IN = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# looked up only where the library is in use, so that this list imports none of them
+# looked up only if the library is loaded; this module imports none of them
 _OF_LIBRARIES = {
     "nibabel.filebasedimages": ("ImageFileError",),
     "nibabel.spatialimages": ("HeaderDataError", "HeaderTypeError"),
@@ -44,13 +44,13 @@ _OF_LIBRARIES = {
     "scipy.io.matlab": ("MatReadError",),
     "yaml": ("YAMLError",),
 }
-# the path is wrong or closed to us, and not the contents
+# faults of the path, not of the contents
 _OF_THE_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _LONGEST_REASON = 160  # characters
 
 
 def library_errors() -> tuple[type[Exception], ...]:
-    """What h5py, numpy, scipy, zip, zlib, nibabel, pydicom, torch and YAML raise on bad bytes.
+    """Exceptions that h5py, numpy, scipy, zip, nibabel, pydicom, torch and YAML raise on bad bytes.
 
     For ``except library_errors():`` around a single call of a library.
     """
@@ -65,14 +65,14 @@ def library_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def readable(path: str | Path, what: str, remedy: str) -> Iterator[None]:
-    """Replace what a library raises on the contents of a file by one ValueError of one line.
+    """Replace the errors that a library raises on the contents of a file by a one-line ValueError.
 
     Only the call of the library belongs in the block: errors of this project's own code must keep
     their traceback.
 
     Args:
         path: the file, for the message.
-        what: what it should be, with its article: "a NIfTI file".
+        what: the expected kind of file with its article: "a NIfTI file".
         remedy: what to do, as an imperative.
 
     Raises:
@@ -96,7 +96,7 @@ def damaged(path: str | Path, what: str, error: BaseException, remedy: str) -> V
 
 
 def reason_of(error: BaseException) -> str:
-    """The words of a library's error in one line, without its advice to trust the file."""
+    """The message of a library in one line, without advice to load pickles."""
     words = " ".join(str(error).split())
     if isinstance(error, pickle.PickleError) or "allow_pickle" in words:
         return "it holds Python objects (a pickle), which are never loaded"

@@ -1,4 +1,4 @@
-"""Declared sizes, checked before anything is read or allocated."""
+"""Check the sizes that files declare before anything is read or allocated."""
 
 import zipfile
 from pathlib import Path
@@ -13,24 +13,24 @@ _USABLE = 0.8  # of the free memory
 def require_size(
     path: str | Path, n_bytes: int, remedy: str, most_bytes: int | None = None
 ) -> None:
-    """Raise ValueError where a file declares more bytes than a limit, or than memory can hold.
+    """Raise ValueError if a file declares more bytes than a limit or than the free memory.
 
     Args:
         path: the file, for the message.
-        n_bytes: size of its contents once read, as the file declares it.
+        n_bytes: size of the contents in memory, as the file declares it.
         remedy: what to do, as an imperative.
-        most_bytes: the largest size that such a file can have; by default the free memory decides.
+        most_bytes: limit of the size; by default only the free memory is one.
     """
     free = usable_bytes()
     if most_bytes is not None and n_bytes > most_bytes:
         raise ValueError(
-            f"{path} declares {_size(n_bytes)}, more than the {_size(most_bytes)} that are "
-            f"accepted here: {remedy}"
+            f"{path} declares {_size(n_bytes)}, more than the limit of {_size(most_bytes)}: "
+            f"{remedy}"
         )
     if n_bytes > free:
         raise ValueError(
-            f"{path} declares {_size(n_bytes)}, more than the {_size(free)} of memory that are "
-            f"free: {remedy}"
+            f"{path} declares {_size(n_bytes)}, more than the free memory of {_size(free)}: "
+            f"{remedy}"
         )
 
 
@@ -40,7 +40,7 @@ def usable_bytes() -> int:
 
 
 def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int | None) -> None:
-    """Raise ValueError where a zip archive (.npz, .ckpt) is none, or unpacks to too many bytes.
+    """Raise ValueError if a file is not a zip archive (.npz, .ckpt) or unpacks to too many bytes.
 
     Python's and torch's readers never unpack more of a member than the size it declares, so the
     declared sizes bound the memory.
@@ -51,5 +51,5 @@ def require_zip(path: str | Path, what: str, remedy: str, most_bytes: int | None
 
 
 def _size(n_bytes: int) -> str:
-    """In megabytes or gigabytes."""
+    """A number of bytes in MB or GB."""
     return f"{n_bytes / 1e9:,.4g} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.4g} MB"

@@ -44,11 +44,11 @@ def require_allowed(config: Mapping[str, Any], more: Sequence[str] = ()) -> None
 
 
 def locate(name: str, more: Sequence[str] = ()) -> Any:
-    """The class or function of an allowed name; only modules on the way to it are imported.
+    """Import the class or function of an allowed name, and only the modules that contain it.
 
     Raises:
-        ValueError: the name is not allowed, there is nothing of that name, or it is defined
-            outside the allowed packages and only imported there.
+        ValueError: the name is not allowed or does not exist, or its definition is outside the
+            allowed packages.
     """
     packages = (*ALLOWED, *more)
     _require("_target_", name, packages)
@@ -86,7 +86,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _require(path: str, name: Any, packages: Sequence[str]) -> None:
     if not isinstance(name, str) or "${" in name:
         raise ValueError(f"{path} must be the name of a class or function, got {name!r}")
-    # names with a leading underscore lead out of a class, as in f.__globals__
+    # names with a leading underscore give access to other code, as in f.__globals__
     private = any(part.startswith("_") for part in _after(name, packages).split("."))
     if not _within(name, packages) or private or not all(map(str.isidentifier, name.split("."))):
         raise ValueError(

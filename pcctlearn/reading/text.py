@@ -13,10 +13,10 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path, what: str, remedy: str, most_bytes: int = MOST_TEXT_BYTES) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its byte-order mark.
+    """Read a text file in UTF-8, or in UTF-16 with a byte-order mark.
 
     Raises:
-        ValueError: it is no text, or larger than ``most_bytes``. OSError: it cannot be opened.
+        ValueError: it is not text, or larger than ``most_bytes``. OSError: it cannot be opened.
     """
     with readable(path, what, remedy):
         with Path(path).open("rb") as file:
@@ -35,6 +35,6 @@ def read_json(path: str | Path, what: str, remedy: str) -> Any:
 
 
 def shown(text: str, most: int = 80) -> str:
-    """Text from outside for a message: one line, without control characters, not too long."""
+    """Text of a file for a message: one printable line of at most ``most`` characters."""
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return plain if len(plain) <= most else plain[: most - 1] + "…"

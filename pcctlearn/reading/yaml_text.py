@@ -9,8 +9,8 @@ from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.sizes import require_size
 from pcctlearn.reading.text import read_text
 
-MOST_YAML_BYTES = 2**18  # of a configuration: a few thousand bytes
-MOST_YAML_NODES = 2**16  # once aliases are written out
+MOST_YAML_BYTES = 2**18  # a configuration has a few thousand
+MOST_YAML_NODES = 2**16  # with aliases written out
 
 
 def read_yaml(path: str | Path, what: str, remedy: str) -> Any:
@@ -19,19 +19,19 @@ def read_yaml(path: str | Path, what: str, remedy: str) -> Any:
 
 
 def parse_yaml(text: str, source: str, what: str, remedy: str) -> Any:
-    """Mappings, lists and scalars of a YAML text; interpolations stay the words they are.
+    """Mappings, lists and scalars of a YAML text; interpolations remain text.
 
-    An alias may stand for a list of aliases, so that a few hundred bytes describe 10⁹ values: the
+    An alias may refer to a list of aliases, so that a few hundred bytes describe 10⁹ values. The
     nodes are counted with every alias written out before any of them is built.
 
     Args:
         text: the YAML.
-        source: where it was found, for the message.
-        what: what it should be, with its article.
+        source: the file, for the message.
+        what: the expected kind of text with its article.
         remedy: what to do, as an imperative.
 
     Raises:
-        ValueError: no YAML, Python objects in it, too long, or too large once written out.
+        ValueError: it is not YAML, contains Python objects, or is too large.
     """
     require_size(source, len(text), remedy, MOST_YAML_BYTES)
     with readable(source, what, remedy):
@@ -39,15 +39,15 @@ def parse_yaml(text: str, source: str, what: str, remedy: str) -> Any:
         n_nodes = 0 if root is None else _n_nodes(root, {})
     if n_nodes > MOST_YAML_NODES:
         raise ValueError(
-            f"{source} describes more than {MOST_YAML_NODES} values once its aliases are written "
-            f"out: {remedy}"
+            f"{source} describes more than {MOST_YAML_NODES} values with its aliases written out: "
+            f"{remedy}"
         )
     with readable(source, what, remedy):
         return yaml.safe_load(text)
 
 
 def _n_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
-    """Nodes at and below one with all aliases written out; too many for one that holds itself."""
+    """Number of nodes with aliases written out; above the limit if a node contains itself."""
     if id(node) not in counted:
         counted[id(node)] = MOST_YAML_NODES + 1  # until its members are counted
         members = node.value if isinstance(node, yaml.CollectionNode) else []

@@ -1,4 +1,4 @@
-"""What Hydra composes is checked at once: keys, targets, and words that cannot be read."""
+"""Configurations are checked when Hydra composes them: keys, targets and arguments."""
 
 import shlex
 
@@ -47,20 +47,20 @@ def sentence(*words, name="train", **options):
 def test_unknown_keys_are_refused_with_what_is_accepted(command, words, said):
     line = sentence(*words, name=command)
     assert said in line
-    if "did you mean" in said:  # what is meant can be typed
+    if "did you mean" in said:  # the suggestion works
         meant = line.partition("did you mean ")[2].partition("?")[0]
         value = words[-1].partition("=")[2]
         composed(meant if "=" in meant else f"{meant}={value}", name=command)
 
 
-def test_a_parameter_that_is_not_written_is_added_as_the_message_says():
+def test_a_parameter_that_is_not_in_the_file_is_added_as_the_message_says():
     line = sentence("trainer.gradient_clip_val=1")
     (word,) = shlex.split(line.partition("add it with ")[2])
     assert composed(word).trainer.gradient_clip_val == 1
 
 
 @pytest.mark.parametrize("value", ["/x/Łódź.nii", "/x/[1].nii", "/x/a=b.nii", "/x/a,b.nii"])
-def test_the_word_shown_is_accepted(value):
+def test_the_quoted_argument_in_the_message_is_accepted(value):
     line = sentence("experiment=thresholds_phantom", f"datasets.path={value}")
     shown = f"'datasets.path=\"{value}\"'"
     assert shown in line
@@ -70,7 +70,7 @@ def test_the_word_shown_is_accepted(value):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A folder of configurations with a main file of its own, for someone else's lines."""
+    """A folder of configurations with its own main file, whose text is given."""
 
     def write(text):
         (tmp_path / "train.yaml").write_text(text, encoding="utf-8")
@@ -89,11 +89,11 @@ def foreign(tmp_path):
     ],
     ids=["target", "its own list", "callback", "sweep"],
 )
-def test_a_file_that_names_other_code_is_refused_when_it_is_composed(foreign, text):
+def test_a_file_that_names_other_code_is_refused_when_composed(foreign, text):
     assert "allowed_targets" in sentence(conf=foreign(text))
 
 
-def test_the_list_is_extended_on_the_command_line(foreign):
+def test_the_allow_list_is_extended_on_the_command_line(foreign):
     conf = foreign("allowed_targets: []\nsolvers: {_target_: my_package.Solver}")
     line = sentence(conf=conf)
     (word,) = shlex.split("'allowed_targets=[PACKAGE]'".replace("PACKAGE", "my_package"))

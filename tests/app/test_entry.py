@@ -1,4 +1,4 @@
-"""What every command does: freed memory is kept, and warnings are single lines."""
+"""Every command keeps freed memory and prints warnings in one line."""
 
 import platform
 import subprocess
@@ -23,15 +23,15 @@ print(int(kept), faults() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is not here")
-def test_large_arrays_need_no_new_pages():
-    told = {}
-    for way in ("kept", "given back"):
-        command = [sys.executable, "-c", FAULTS, way]
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's allocator")
+def test_large_arrays_reuse_freed_pages():
+    printed = {}
+    for mode in ("kept", "returned"):
+        command = [sys.executable, "-c", FAULTS, mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told[way] = [int(word) for word in done.stdout.split()]
-    assert told["kept"][0] == 1
-    assert told["kept"][1] < 0.1 * told["given back"][1]
+        printed[mode] = [int(word) for word in done.stdout.split()]
+    assert printed["kept"][0] == 1
+    assert printed["kept"][1] < 0.1 * printed["returned"][1]
 
 
 def test_a_warning_is_one_line_and_printed_once(capsys, monkeypatch):

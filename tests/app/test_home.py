@@ -1,4 +1,4 @@
-"""The commands run without a home, a password entry or a writable working folder."""
+"""The commands run without a home, a password entry and a writable working folder."""
 
 import os
 import shutil
@@ -25,13 +25,13 @@ SLABS += ["study.calcium_cm=[0.0,1.0,0.5]"]
 
 @pytest.fixture
 def variables(monkeypatch):
-    """As in a bare environment."""
+    """An environment without the variables of a user."""
     for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", *home._CACHES):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-def test_a_home_that_can_be_written_to_is_left_alone(variables, tmp_path):
+def test_a_writable_home_changes_no_variable(variables, tmp_path):
     variables.setenv("HOME", str(tmp_path))
     variables.setenv("USER", "someone")
     before = dict(os.environ)
@@ -40,7 +40,7 @@ def test_a_home_that_can_be_written_to_is_left_alone(variables, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "/dev/null"], ids=["none", "read-only"])
-def test_caches_have_a_private_folder(variables, tmp_path, place):
+def test_without_a_writable_home_caches_are_in_a_private_folder(variables, tmp_path, place):
     variables.setattr(tempfile, "tempdir", str(tmp_path))
     variables.setattr(os.path, "expanduser", lambda path: place or path)
     home.provide_home()
@@ -51,7 +51,7 @@ def test_caches_have_a_private_folder(variables, tmp_path, place):
     assert ("HOME" in os.environ) == (not place)
 
 
-def test_a_folder_of_someone_else_is_not_used(variables, tmp_path):
+def test_a_folder_that_others_can_write_to_is_not_used(variables, tmp_path):
     variables.setattr(tempfile, "tempdir", str(tmp_path))
     variables.setattr(os.path, "expanduser", lambda path: path)
     taken = tmp_path / f"pcctlearn-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""Signals, and failures of jobs, as a shell sees them."""
+"""Exit status and messages of interrupted commands and failed jobs."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ MAIN = "seed: 0\nseconds: 60\nallowed_targets: []\nhydra: {sweep: {dir: sweep}, 
 
 
 def started(folder, *words, text):
-    """The script, running; it has said that it is ready."""
+    """The process of a script."""
     script = folder / "train.py"
     script.write_text(text, encoding="utf-8")
     (folder / "conf").mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def started(folder, *words, text):
     ],
     ids=["sleep-int", "sleep-term", "swallowed", "fit-term", "fit-int"],
 )
-def test_a_signal_ends_with_its_status_and_one_line(tmp_path, text, number, status, said):
+def test_a_signal_ends_a_command_with_its_status_and_one_line(tmp_path, text, number, status, said):
     process = started(tmp_path, text=text)
     while "ready" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
@@ -101,7 +101,7 @@ def test_a_signal_ends_with_its_status_and_one_line(tmp_path, text, number, stat
     assert "Traceback" not in errors
 
 
-def test_a_sweep_stops_at_the_signal(tmp_path):
+def test_a_signal_ends_a_sweep(tmp_path):
     process = started(tmp_path, "-m", "seed=1,2,3", text=SWEEP)
     while "ready" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
@@ -115,7 +115,7 @@ def test_a_sweep_stops_at_the_signal(tmp_path):
 @pytest.mark.parametrize(
     ("words", "n_jobs"), [(["seed=-1"], 1), (["-m", "seed=-1,2", "seconds=0"], 2)], ids=str
 )
-def test_a_failed_job_is_one_line(tmp_path, words, n_jobs):
+def test_a_failed_job_prints_one_line(tmp_path, words, n_jobs):
     process = started(tmp_path, *words, text=SWEEP)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""The word that a message shows can be typed, and means what was meant."""
+"""The argument that a message shows can be typed and gives the intended value."""
 
 import shlex
 
@@ -15,7 +15,7 @@ ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
 
 
 def given_by(word):
-    """What the configuration holds after a word of the command line."""
+    """The value in the configuration after an argument of the command line."""
     override = OverridesParser.create().parse_override(word)
     config = OmegaConf.create()
     OmegaConf.update(config, "key.of", override.value())
@@ -26,7 +26,7 @@ def given_by(word):
 @example("")
 @example("C:\\scans\\")
 @example('say "${seed}"')
-def test_any_text_goes_through_shell_and_grammar(text):
+def test_any_quoted_text_passes_shell_and_grammar_unchanged(text):
     (word,) = shlex.split(typed("key.of", text))
     assert given_by(word) == text
 
@@ -34,7 +34,7 @@ def test_any_text_goes_through_shell_and_grammar(text):
 @pytest.mark.parametrize(
     "name", ["Łódź.nii", "a[1].nii", "a=b.nii", "a#b.nii", "it's.nii", "{a}.nii", "a(1).nii", "[b"]
 )
-def test_the_sentence_shows_the_word(name):
+def test_the_message_shows_the_argument_to_type(name):
     sentence = unreadable(f"datasets.path={name}")
     shown = typed("datasets.path", name)
     assert shown in sentence
@@ -42,11 +42,11 @@ def test_the_sentence_shows_the_word(name):
 
 
 @pytest.mark.parametrize("word", ["scan.h5", "=x", "a b=c", "ключ=1", ""])
-def test_words_that_are_not_key_and_value(word):
+def test_arguments_without_key_and_value_are_refused(word):
     assert "KEY=VALUE" in unreadable(word)
 
 
-def test_commas_are_a_list_or_one_text():
+def test_a_value_with_commas_can_be_a_list_or_a_text():
     sentence = ambiguous("key.of=a,b")
     as_list, as_text = "'key.of=[a,b]'", "'key.of=\"a,b\"'"
     assert as_list in sentence

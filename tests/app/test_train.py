@@ -1,4 +1,4 @@
-"""The command: what a run leaves behind, and what it says to those who mistype."""
+"""Outputs of a run of train.py, and its messages about wrong input."""
 
 import errno
 import json
@@ -49,7 +49,7 @@ def test_help_names_the_choices_without_loading_torch():
     assert not re.search(r"\|\s+(torch|pytorch_lightning|matplotlib)$", done.stderr, re.MULTILINE)
 
 
-def test_a_run_leaves_a_whole_folder_behind(tmp_path):
+def test_a_run_writes_all_of_its_outputs(tmp_path):
     folder = tmp_path / "run"
     done = command(*FEW_SLABS, f"hydra.run.dir={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -84,14 +84,14 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, arguments, words):
 
 
 def words_of(folder):
-    """What the run in a folder was started with, by Hydra's record and by its results."""
+    """The overrides of the run in a folder, from Hydra's record and from its results."""
     with h5py.File(folder / "arrays.h5") as file:
         recorded = json.loads(file.attrs["overrides"])
     return OmegaConf.to_object(OmegaConf.load(folder / ".hydra/overrides.yaml")), recorded
 
 
 @pytest.mark.parametrize("ends", ["finishes", "is interrupted"])
-def test_a_run_in_a_folder_that_has_one_moves_it_aside(tmp_path, monkeypatch, caplog, ends):
+def test_a_run_moves_an_earlier_run_in_its_folder_aside(tmp_path, monkeypatch, caplog, ends):
     words = [*FEW_SLABS, "trainer.callbacks=null"]
     run.run(composed(tmp_path, *words, "study.max_steps=2"))
     (tmp_path / "checkpoints").mkdir()
@@ -113,7 +113,7 @@ def test_a_run_in_a_folder_that_has_one_moves_it_aside(tmp_path, monkeypatch, ca
     aside = tmp_path / "earlier_1"
     moved = {name: (aside / name).read_bytes() for name in files(aside)}
     assert moved == {name: kept for name, kept in before.items() if name != "notes.txt"}
-    assert f"moved the outputs of an earlier run in {tmp_path} to {aside}" in caplog.text
+    assert str(aside) in caplog.text
     assert not (tmp_path / "checkpoints").exists()
     if ends == "finishes":
         assert all("study.max_steps=3" in some for some in words_of(tmp_path))
@@ -135,25 +135,25 @@ def test_a_mistake_moves_nothing_aside(tmp_path):
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    """The second is refused, leaves no trace, and the remedy works."""
+    """The second is refused and writes nothing, and the remedy works."""
     folder = tmp_path / "run"
     words = [*FEW_SLABS, "trainer.callbacks=null"]
     with held(folder, "hydra.run.dir"):
         done = command(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
         assert done.returncode == 2
-        assert re.search(rf"{folder} is in use .*process {os.getpid()} on", done.stderr)
+        assert re.search(rf"{folder} .*in use.* {os.getpid()} ", done.stderr)
         assert set(files(folder)) <= {".lock", "train.log"}
     assert "hydra.run.dir=FOLDER" in done.stderr
     done = command(
         *words, "study.bias_keV=0.3", f"hydra.run.dir={tmp_path / 'other'}", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    done = command(*words, f"hydra.run.dir={folder}", cwd=tmp_path)  # it has ended
+    done = command(*words, f"hydra.run.dir={folder}", cwd=tmp_path)  # the first has ended
     assert done.returncode == 0, done.stderr
 
 
 def said(folder, *overrides):
-    """What train.py says of a run that fails, in process."""
+    """The message of train.py about a run that fails, in this process."""
     with pytest.raises(EXPECTED) as caught:
         run.run(composed(folder, *overrides))
     sentence = explain(caught.value, "train.py")
@@ -236,7 +236,7 @@ def no_scan(*arguments, **options):
     raise AssertionError("a scan is simulated")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_trainer_without_its_device_is_refused_before_a_scan_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("pcctlearn.simulation.simulator.ScanSimulator.scan", no_scan)
     words = [*NETWORK, f"paths.data={tmp_path / 'generated'}", "trainer=learning_gpu"]
@@ -263,7 +263,7 @@ def test_a_misspelt_objective_is_rejected_before_the_run_if_possible(
 def test_a_missing_and_a_truncated_volume(tmp_path):
     volume, folder = tmp_path / "ct.nii", tmp_path / "run"
     words = ("experiment=thresholds_phantom", f"datasets.path={volume}", "logger=none")
-    assert "ct.nii does not exist; give" in said(folder, *words)
+    assert "ct.nii" in said(folder, *words)
     nib.save(nib.Nifti1Image(np.full((9, 9, 9), -1000, np.int16), np.eye(4)), volume)
     volume.write_bytes(volume.read_bytes()[:-99])
     assert "copy it again" in said(folder, *words)
@@ -276,10 +276,11 @@ def test_no_space_left(tmp_path, monkeypatch, writer):
 
     monkeypatch.setattr(writer, no_space)
     sentence = said(tmp_path, *FEW_SLABS, "trainer.callbacks=null")
-    assert "No space left on device; free some space" in sentence
+    assert "No space left on device" in sentence
+    assert "free some space" in sentence
 
 
-def test_a_result_that_is_no_number_is_refused(tmp_path, monkeypatch):
+def test_a_result_that_is_nan_is_refused(tmp_path, monkeypatch):
     broken = results.StudyResults({"error_keV": float("nan")}, {})
     study = "pcctlearn.studies.thresholds_slabs.SlabCalibration.run"
     monkeypatch.setattr(study, lambda self, context: broken)

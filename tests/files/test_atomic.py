@@ -1,4 +1,4 @@
-"""A half-written file never appears under its final name, and none is left behind."""
+"""Files and folders appear whole under their final name, or not at all."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def write_half(path, error):
 
 
 @pytest.mark.parametrize("name", ["report.html", "a.h5", "b.nii.gz", "é" * 100 + ".h5", "x" * 250])
-def test_what_is_written_appears_whole(tmp_path, name):
+def test_a_file_appears_whole(tmp_path, name):
     path = tmp_path / "new folder" / name
     with written_whole(path) as temporary:
         temporary.write_text("a report")
@@ -36,8 +36,8 @@ def test_what_is_written_appears_whole(tmp_path, name):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names open files by /proc")
-def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    """Else a power cut leaves an empty file under the final name."""
+def test_a_file_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """Otherwise a power cut leaves an empty file under the final name."""
     events = []
     replace, sync = os.replace, os.fsync
 
@@ -57,17 +57,16 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert events == [("sync", str(temporary)), ("replace", str(path)), ("sync", str(tmp_path))]
 
 
-def test_space_that_ends_within_a_file(tmp_path):
+def test_a_full_disk_is_named_with_its_remedy(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
-    sentence = r"cannot write .*report.html: No space left.*; free some space, or choose another"
-    with pytest.raises(OSError, match=sentence):
+    with pytest.raises(OSError, match=r"report\.html.*No space left.*free some space"):
         write_half(tmp_path / "report.html", error)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*choose another folder"):
+    with pytest.raises(OSError, match=r"report\.html.*another folder"):
         write_half(tmp_path / "file" / "report.html", KeyboardInterrupt())
 
 
@@ -112,7 +111,7 @@ def test_a_failure_leaves_no_folder(tmp_path, writer):
     assert not list(tmp_path.iterdir())
 
 
-# -- what killed processes leave
+# -- files of killed processes
 
 KILLED = """
 import os, signal, sys
@@ -130,7 +129,7 @@ def kill_within(writer, path):
 
 
 @pytest.mark.parametrize("writer", ["written_whole", "folder_written_whole"])
-def test_parts_of_killed_processes_are_removed_and_those_of_living_ones_kept(tmp_path, writer):
+def test_only_files_of_killed_processes_are_removed(tmp_path, writer):
     kill_within(writer, tmp_path / "scan.h5")
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".part")
@@ -141,7 +140,7 @@ def test_parts_of_killed_processes_are_removed_and_those_of_living_ones_kept(tmp
         assert mine.exists()
 
 
-def test_a_part_whose_pid_is_in_use_again_is_removed(tmp_path):
+def test_a_temporary_file_whose_pid_is_in_use_again_is_removed(tmp_path):
     kill_within("written_whole", tmp_path / "scan.h5")
     (left,) = tmp_path.iterdir()
     head, _, _, _ = left.name.rsplit(".", 3)
@@ -151,7 +150,7 @@ def test_a_part_whose_pid_is_in_use_again_is_removed(tmp_path):
     assert not again.exists()
 
 
-def test_parts_of_other_machines_go_with_a_lock_only(tmp_path):
+def test_temporary_files_of_other_machines_are_removed_only_under_a_lock(tmp_path):
     for name in ("scan.h5", "scan"):
         (tmp_path / f".{name}.elsewhere.1.1.part").write_text("")
     discard_parts(tmp_path)
@@ -173,8 +172,7 @@ def test_own_process_is_alive_and_an_ended_one_is_not():
     assert platform.node() not in own_process()
 
 
-# -- a full disk, as each library meets it
-
+# -- a full disk, as each library reports it
 
 LIMITED = """
 import resource, signal, sys
@@ -193,12 +191,12 @@ except OSError as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("library", WRITERS)
-def test_no_space_is_one_sentence_whichever_library_meets_it(tmp_path, library):
+def test_a_full_disk_is_one_sentence_for_every_library(tmp_path, library):
     path = tmp_path / "out" / "file"
     command = [sys.executable, "-c", LIMITED, library, str(path)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.startswith(f"cannot write {path}: "), done.stdout + done.stderr
+    assert str(path) in done.stdout, done.stdout + done.stderr
     assert "free some space" in done.stdout
     assert not list(path.parent.iterdir())
 
@@ -210,15 +208,15 @@ BAD += ["x" * 201, "é" * 101, "figures", 'a"b', "a:b", "a\x7fb"]
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_name_that_cannot_name_an_output_is_refused_and_the_remedy_works(name):
-    with pytest.raises(ValueError, match="rename it, to letters and digits such as scan_1") as told:
+def test_unsafe_names_are_refused_and_the_remedy_works(name):
+    with pytest.raises(ValueError, match="scan_1") as raised:
         safe_stem(name, f"{name}.h5", reserved={"figures"})
-    assert str(told.value).isprintable()
+    assert str(raised.value).isprintable()
     assert safe_stem("scan_1", "scan_1.h5", reserved={"figures"}) == "scan_1"
 
 
 @pytest.mark.parametrize("name", ["head_00001", "Jürgen", "頭部", "a b", "a.b", "x" * 200, "[1]$"])
-def test_ordinary_names_stay_as_they_are(tmp_path, name):
+def test_ordinary_names_are_accepted(tmp_path, name):
     stem = safe_stem(name, name)
     assert stem == name
     with written_whole(tmp_path / f"{stem}_scatter_fraction.png") as part:

@@ -1,4 +1,4 @@
-"""Matrices are built once, and nothing depends on the disk."""
+"""Projection matrices are stored on disk, checked when they are loaded, and rebuilt if needed."""
 
 import pwd
 import subprocess
@@ -62,13 +62,13 @@ def test_a_damaged_file_is_rebuilt(folder, damage):
     if damage == "pickled":
         with path.open("wb") as file:
             np.savez(file, matrix_starts=np.array([{}], dtype=object))
-    with pytest.warns(UserWarning, match="will be rebuilt"):
+    with pytest.warns(UserWarning, match="rebuilt"):
         assert same(first, SliceProjector(SMALL_FAN, SMALL))
     assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
 def rewritten(path, change):
-    """An entry with its arrays changed and a checksum that fits them, as an attacker would."""
+    """Change the arrays of an entry, with a valid checksum, as an attacker would."""
     with np.load(path) as file:
         arrays = {name: file[name].copy() for name in file if name != "checksum"}
     change(arrays)
@@ -105,28 +105,26 @@ def test_arrays_that_would_be_read_out_of_bounds_are_rebuilt(folder, change):
     first = SliceProjector(SMALL_FAN, SMALL)
     (path,) = folder.iterdir()
     rewritten(path, change)
-    with pytest.warns(UserWarning, match=f"{path.name}.* it cannot be read and will be rebuilt"):
+    with pytest.warns(UserWarning, match=f"{path.name}.* rebuilt"):
         assert same(first, SliceProjector(SMALL_FAN, SMALL))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
-def test_a_changed_number_is_found_by_the_checksum(folder):
+def test_a_changed_number_fails_the_checksum(folder):
     first = SliceProjector(SMALL_FAN, SMALL)
     (path,) = folder.iterdir()
     with np.load(path) as file:
         arrays = dict(file)
     arrays["matrix_weights"][3] += 0.5
     np.savez(path, **arrays)
-    with pytest.warns(
-        UserWarning, match="the checksum of .* is wrong: it cannot be read and will be rebuilt"
-    ):
+    with pytest.warns(UserWarning, match=r"checksum.* rebuilt"):
         assert same(first, SliceProjector(SMALL_FAN, SMALL))
 
 
-def test_what_a_killed_process_left_is_removed(folder):
-    """A process that is killed while it stores leaves its part; one that still runs keeps it."""
+def test_temporary_files_of_killed_processes_are_removed(folder):
+    """Those of running processes remain."""
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -165,14 +163,14 @@ def test_a_user_without_home_or_passwd_entry_has_no_cache(monkeypatch):
     assert (A @ torch.ones(A.in_shape)).isfinite().all()
 
 
-def test_a_folder_that_cannot_be_written_is_done_without(folder):
-    folder.write_text("a file is in the way")
-    with pytest.warns(UserWarning, match="is not kept in"):
+def test_a_folder_that_cannot_be_written_is_not_used(folder):
+    folder.write_text("a file with the name of the folder")
+    with pytest.warns(UserWarning, match=str(folder.parent)):
         A = SliceProjector(SMALL_FAN, SMALL)
     assert (A @ torch.ones(A.in_shape)).isfinite().all()
 
 
-def test_where_matrices_are_kept(monkeypatch, tmp_path):
+def test_the_folder_of_the_cache_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("PCCTLEARN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "pcctlearn"

@@ -1,4 +1,4 @@
-"""Arrays come back as they were written, and nothing else is ever opened."""
+"""Arrays are read as they were written, and other contents are never opened."""
 
 import io
 import zipfile
@@ -25,7 +25,7 @@ def npz_with(path, name, content, compression=zipfile.ZIP_DEFLATED):
 
 
 def header(shape, descr="<f8", version=(1, 0)):
-    """The head of an .npy file that declares this shape."""
+    """The header of an .npy file that declares this shape."""
     stream = io.BytesIO()
     words = {"descr": descr, "fortran_order": False, "shape": shape}
     write = {(1, 0): np.lib.format.write_array_header_1_0}.get(
@@ -36,7 +36,7 @@ def header(shape, descr="<f8", version=(1, 0)):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_comes_back(tmp_path, save):
+def test_npz_is_read_as_it_was_written(tmp_path, save):
     path = tmp_path / "a.npz"
     save(path, **ARRAYS, d=np.float64(3.5), e=np.zeros((0, 4)))
     back = read_npz(path, None, *CALLED)
@@ -44,10 +44,10 @@ def test_npz_comes_back(tmp_path, save):
         np.testing.assert_array_equal(back[name], values)
         assert back[name].dtype == values.dtype
     assert list(read_npz(path, ["b"], *CALLED)) == ["b"]
-    back["a"][0] = 7  # may be changed
+    back["a"][0] = 7  # arrays are writable
 
 
-def test_mat_comes_back(tmp_path):
+def test_mat_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "a.mat"
     for options in ({}, {"do_compression": True}, {"format": "4"}):
         savemat(path, {name: ARRAYS[name].astype(float) for name in "ab"}, **options)
@@ -72,16 +72,16 @@ def test_mat_comes_back(tmp_path):
         b"",
     ],
 )
-def test_an_array_that_is_not_what_it_declares(tmp_path, content):
+def test_an_array_that_contradicts_its_header_is_refused(tmp_path, content):
     path = npz_with(tmp_path / "a.npz", "a", content)
-    with pytest.raises(ValueError, match=r"a\.npz is damaged or not a response .*: write it"):
+    with pytest.raises(ValueError, match=r"a\.npz .*a response.*write it again"):
         read_npz(path, ["a"], *CALLED)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
     path = npz_with(tmp_path / "a.npz", "a", header((10**6,)) + bytes(8 * 10**6))
     assert read_npz(path, ["a"], *CALLED)["a"].shape == (10**6,)
-    with pytest.raises(ValueError, match="more than the 1 MB that are accepted here"):
+    with pytest.raises(ValueError, match=r"8 MB.* 1 MB"):
         read_npz(path, ["a"], *CALLED, most_bytes=10**6)
 
 
@@ -96,10 +96,10 @@ def test_a_missing_name(tmp_path):
 @pytest.mark.parametrize(
     "value", [{"x": 1.0}, np.array([{}, 1], dtype=object), "word", 1j * np.ones(3), eye(4).tocsc()]
 )
-def test_what_is_no_array_of_numbers_in_mat(tmp_path, value):
+def test_other_contents_of_mat_are_refused(tmp_path, value):
     path = tmp_path / "a.mat"
     savemat(path, {"a": value})
-    with pytest.raises(ValueError, match=r"a (is of class|holds) .*: write it again"):
+    with pytest.raises(ValueError, match=r"a\.mat .*numbers.*write it again"):
         read_mat(path, ["a"], *CALLED)
 
 
@@ -110,7 +110,7 @@ def test_a_cell_nested_without_end_is_not_opened(tmp_path):
     path = tmp_path / "a.mat"
     savemat(path, {"a": np.ones(3), "deep": nested})
     np.testing.assert_array_equal(read_mat(path, ["a"], *CALLED)["a"], [[1, 1, 1]])
-    with pytest.raises(ValueError, match="deep is of class cell"):
+    with pytest.raises(ValueError, match=r"deep .*cell"):
         read_mat(path, ["deep"], *CALLED)
 
 
@@ -121,12 +121,12 @@ def test_a_declared_shape_of_terabytes_in_mat(tmp_path):
     shape = np.array([7, 7], "<i4").tobytes()
     assert content.count(shape) == 1
     path.write_bytes(content.replace(shape, np.array([2**30, 2**30], "<i4").tobytes()))
-    with pytest.raises(ValueError, match=f"more than the {MOST_BYTES / 1e9:.4g} GB that are acc"):
+    with pytest.raises(ValueError, match=f"{MOST_BYTES / 1e9:.4g} GB"):
         read_mat(path, ["a"], *CALLED)
 
 
-def test_the_hdf5_of_matlab_names_the_version_to_save(tmp_path):
+def test_a_mat_file_of_version_7_3_is_refused_with_the_option_to_use(tmp_path):
     path = tmp_path / "a.mat"
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
-    with pytest.raises(ValueError, match="save it in MATLAB with the option '-v7'"):
+    with pytest.raises(ValueError, match="'-v7'"):
         read_mat(path, ["a"], *CALLED)

@@ -1,4 +1,4 @@
-"""What libraries raise on bad bytes becomes one sentence; our own mistakes stay as they are."""
+"""Errors of libraries on damaged files become one sentence; other errors pass unchanged."""
 
 import csv
 import gzip
@@ -83,27 +83,27 @@ def test_noise_is_refused_by_every_reader(tmp_path, reader):
     path = tmp_path / "file"
     path.write_bytes(BYTES["noise"] + b"\xff\xfe\x00")
     with (
-        pytest.raises(ValueError, match=r"file is damaged or not a scan \(.+\): write it again"),
+        pytest.raises(ValueError, match=r"file .*a scan \(.+\): write it again"),
         readable(path, "a scan", "write it again"),
     ):
         READERS[reader](path)
 
 
-def test_more_than_memory_says_so(tmp_path):
+def test_a_memory_error_is_named(tmp_path):
     with (
-        pytest.raises(ValueError, match="declares more data than fits into memory"),
+        pytest.raises(ValueError, match=r"memory.*7 TiB"),
         readable("a.npy", "an array", "write it again"),
     ):
         raise MemoryError("Unable to allocate 7 TiB")
 
 
 @pytest.mark.parametrize("error", [NameError("x"), UnboundLocalError("y"), KeyboardInterrupt()])
-def test_mistakes_of_our_own_pass(error):
+def test_errors_of_this_package_pass(error):
     with pytest.raises(type(error)), readable("a", "b", "c"):
         raise error
 
 
-def test_a_path_that_is_wrong_names_itself(tmp_path):
+def test_a_wrong_path_is_named(tmp_path):
     for path, kind in [(tmp_path, OSError), (tmp_path / "none", FileNotFoundError)]:
         with pytest.raises(kind) as raised, readable(path, "a scan", "write it again"):
             h5py.File(path, "r")
@@ -113,18 +113,19 @@ def test_a_path_that_is_wrong_names_itself(tmp_path):
     assert raised.value.filename == "none"
 
 
-def test_no_reason_advises_to_load_a_pickle():
+def test_reasons_are_short_and_never_advise_to_load_a_pickle():
     for error in (
         pickle.UnpicklingError("Weights only load failed: set weights_only=False"),
         ValueError("Object arrays cannot be loaded when allow_pickle=False"),
     ):
-        assert reason_of(error) == "it holds Python objects (a pickle), which are never loaded"
+        assert "pickle" in reason_of(error)
+        assert "=False" not in reason_of(error)
     assert reason_of(EOFError()) == "EOFError"
-    assert reason_of(KeyError("energies_keV")) == "'energies_keV' is missing"
+    assert "'energies_keV'" in reason_of(KeyError("energies_keV"))
     assert len(reason_of(ValueError("long " * 1000))) <= 160
 
 
-def test_the_list_knows_the_libraries_in_use():
+def test_the_list_has_errors_of_loaded_libraries():
     assert {nib.filebasedimages.ImageFileError, pydicom.errors.InvalidDicomError} <= set(
         library_errors()
     )

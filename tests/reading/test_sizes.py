@@ -1,4 +1,4 @@
-"""Declared sizes are compared with the limit before anything is unpacked."""
+"""Declared sizes are compared with the limit before files are unpacked."""
 
 import zipfile
 
@@ -11,12 +11,12 @@ CALLED = ("a response", "write it again")
 
 def test_a_size_within_the_limit():
     require_size("a", 1000, "write it again", 1000)
-    with pytest.raises(ValueError, match=r"a declares 0\.001001 MB, more than the 0\.001 MB"):
+    with pytest.raises(ValueError, match=r"a .*0\.001001 MB.* 0\.001 MB.*write it again"):
         require_size("a", 1001, "write it again", 1000)
 
 
 def test_a_size_beyond_memory():
-    with pytest.raises(ValueError, match=r"declares 1e\+06 GB.* of memory that are free: write"):
+    with pytest.raises(ValueError, match=r"1e\+06 GB.* memory.*write it again"):
         require_size("a", 10**15, "write it again")
 
 
@@ -26,13 +26,13 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
         archive.writestr("a.npy", bytes(10**7))
     assert path.stat().st_size < 20_000
     require_zip(path, *CALLED, most_bytes=10**7)
-    with pytest.raises(ValueError, match="declares 10 MB, more than the 5 MB"):
+    with pytest.raises(ValueError, match=r"10 MB.* 5 MB"):
         require_zip(path, *CALLED, most_bytes=5 * 10**6)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", b"text"])
-def test_no_zip(tmp_path, content):
+def test_a_file_that_is_not_a_zip_is_refused(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="damaged or not a response"):
+    with pytest.raises(ValueError, match=r"a\.npz .*a response"):
         require_zip(path, *CALLED, most_bytes=10**6)

@@ -1,4 +1,4 @@
-"""Text is read up to a limit, and YAML is counted before it is built."""
+"""Text is read up to a limit of size, and YAML up to a limit of nodes."""
 
 import json
 
@@ -12,7 +12,7 @@ CALLED = ("a table", "write it again")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_text_comes_back(tmp_path, encoding):
+def test_text_is_read_in_every_unicode_encoding(tmp_path, encoding):
     path = tmp_path / "a.csv"
     path.write_text("µ in cm²/g\n", encoding=encoding)
     assert read_text(path, *CALLED) == "µ in cm²/g\n"
@@ -21,7 +21,7 @@ def test_text_comes_back(tmp_path, encoding):
 def test_other_bytes_are_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes("µ".encode("latin-1") + b"\n1,2\n")
-    with pytest.raises(ValueError, match=r"a\.csv is damaged or not a table .*: write it again"):
+    with pytest.raises(ValueError, match=r"a\.csv .*a table.*write it again"):
         read_text(path, *CALLED)
 
 
@@ -29,7 +29,7 @@ def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "a.csv"
     with path.open("wb") as file:
         file.truncate(2**40)  # a hole
-    with pytest.raises(ValueError, match=r"declares 1,100 GB, more than the 67\.11 MB"):
+    with pytest.raises(ValueError, match=r"1,100 GB.* 67\.11 MB"):
         read_text(path, *CALLED)
 
 
@@ -38,20 +38,20 @@ def test_json(tmp_path):
     path.write_text(json.dumps({"a": [1.5]}), encoding="utf-8")
     assert read_json(path, *CALLED) == {"a": [1.5]}
     path.write_text("[" * 100_000, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a\.json is damaged or not a table"):
+    with pytest.raises(ValueError, match=r"a\.json .*a table"):
         read_json(path, *CALLED)
 
 
 @pytest.mark.parametrize(
     "content", [{"a": [1, 2.5, "x", None, True], "b": {"c": "${d}"}}, ["x=1", "~y"], None, "word"]
 )
-def test_yaml_comes_back(tmp_path, content):
+def test_yaml_is_read_as_it_was_written(tmp_path, content):
     path = tmp_path / "a.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert read_yaml(path, *CALLED) == content
 
 
-def test_a_few_aliases_are_fine():
+def test_a_few_aliases_are_accepted():
     assert parse_yaml("a: &x [1, 2]\nb: *x\n", "a", *CALLED) == {"a": [1, 2], "b": [1, 2]}
 
 
