@@ -10,6 +10,7 @@ from pcctlearn.figures.arrays import read_arrays, read_numbers
 from pcctlearn.figures.style import COLORS, DISPLAY_WINDOWS, WORDS, new_figure, show_image
 
 _MARGIN = 12  # voxels above and below the phantom
+_TITLES = {"before": "nominal thresholds", "after": "calibrated thresholds"}
 
 
 def calibration_curves(folder: Path) -> Figure:
@@ -24,6 +25,8 @@ def calibration_curves(folder: Path) -> Figure:
     right.semilogy(rms, "s-", color=COLORS["reference"], markersize=3, label="RMS")
     right.set(xlabel="step", ylabel="threshold error (keV)")
     right.legend(frameon=False)
+    for ax in (left, right):
+        ax.locator_params(axis="x", integer=True)
     return figure
 
 
@@ -36,7 +39,11 @@ def slab_decomposition(folder: Path) -> Figure:
     ax.plot(*true.T, "s", color=COLORS["reference"], fillstyle="none", label="true", **marks)
     ax.plot(*before.T, "x", color=COLORS["before"], label="nominal thresholds", **marks)
     ax.plot(
-        *after.T, ".", color=COLORS["after"], label="calibrated", linestyle="none", markersize=4
+        *after.T,
+        ".",
+        color=COLORS["after"],
+        label="calibrated thresholds",
+        **marks | {"markersize": 4},
     )
     ax.set(xlabel="water (cm)", ylabel="calcium (cm)")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
@@ -48,10 +55,10 @@ def phantom_images(folder: Path) -> Figure:
 
     The known maps are reconstructed from its exact line integrals.
     """
-    titles = {"reference": "known", "before": "nominal thresholds", "after": "calibrated"}
+    titles = {"reference": "known"} | _TITLES
     maps = read_arrays(folder, *(f"phantom/{name}" for name in titles))
     rows = _rows_of_the_phantom(maps[0][0])
-    figure = new_figure(11.0, 4.4)
+    figure = new_figure(11.0, 3.6)
     axes = figure.subplots(2, 3)
     windows = [(0.5, 1.1), (-0.05, 0.7)]
     for column, (title, image) in enumerate(zip(titles.values(), maps, strict=True)):
@@ -80,18 +87,19 @@ def scan_images(folder: Path) -> Figure:
     for row, (when, maps, image) in enumerate(
         (("before", before, hu_before), ("after", after, hu_after))
     ):
-        title = {"before": "nominal thresholds", "after": "calibrated"}[when]
         for column, material in enumerate(WORDS):
-            label = f"{WORDS[material]}, {title}"
+            label = f"{WORDS[material]}, {_TITLES[when]}"
             show_image(axes[row, column], maps[column], DISPLAY_WINDOWS[material], label)
-        show_image(axes[row, 2], image, DISPLAY_WINDOWS["HU"], f"{energy} keV (HU), {title}")
+        show_image(
+            axes[row, 2], image, DISPLAY_WINDOWS["HU"], f"{energy} keV (HU), {_TITLES[when]}"
+        )
         error = f"error (HU), RMS in the body {rms[when]:.3g}"
         show_image(axes[row, 3], image - reference, DISPLAY_WINDOWS["error"], error, "RdBu_r")
     return figure
 
 
 def threshold_errors(folder: Path) -> Figure:
-    """Threshold errors of the detector columns before and after calibration.
+    """Threshold errors of the detector columns: nominal and calibrated minus true thresholds.
 
     Gray: columns with too few rays through the phantom, which keep their nominal thresholds.
     """
@@ -100,15 +108,16 @@ def threshold_errors(folder: Path) -> Figure:
     figure = new_figure(9.0, 4.2)
     axes = figure.subplots(2, 1, sharex=True)
     columns = np.arange(len(true))
-    for ax, edges, title in zip(axes, (nominal, found), ("nominal", "calibrated"), strict=True):
+    for ax, edges, title in zip(axes, (nominal, found), _TITLES.values(), strict=True):
         learned = edges.shape[1] - 1
         for j in range(learned):
             ax.plot(columns, (edges - true)[:, j], linewidth=0.8, label=f"{nominal[0, j]:g} keV")
         low, high = ax.get_ylim()
         gray = {"color": COLORS["unobservable"], "linewidth": 0}
         ax.fill_between(columns, low, high, where=~observable, step="mid", **gray)
-        ax.set(ylabel="error (keV)", ylim=(low, high), title=f"{title} thresholds")
-    axes[0].legend(frameon=False, ncols=4, fontsize=8)
+        ax.set(ylabel="error (keV)", ylim=(low, high), title=title)
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", frameon=False, ncols=4, fontsize=8)
     axes[1].set_xlabel("detector column")
     return figure
 

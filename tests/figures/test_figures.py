@@ -1,9 +1,15 @@
 """Figures are drawn from the folder of a run alone, with quantities and units on their axes."""
 
+import inspect
+import re
+from importlib import import_module
+from pkgutil import iter_modules
+
 import pytest
 from support.figures import words
 from support.studies import STUDIES, finished
 
+from pcctlearn import figures
 from pcctlearn.figures import caption, draw, file_stem
 from pcctlearn.runs.results import redraw, write_results
 
@@ -74,6 +80,26 @@ def test_a_figure_is_drawn_from_the_folder_alone(folder, figure):
 def test_axes_have_a_quantity_and_a_unit(folder, figure, wanted):
     labels = words(draw(figure, folder))
     assert all(word in labels for word in wanted), labels
+
+
+@pytest.mark.parametrize("folder", ["thresholds_slabs"], indirect=True)
+def test_steps_are_whole_numbers(folder):
+    for ax in draw("calibration.calibration_curves", folder).axes:
+        ticks = ax.get_xticks()
+        assert (ticks == ticks.round()).all()
+
+
+def test_every_figure_has_a_caption():
+    names = []
+    for module in iter_modules(figures.__path__, f"{figures.__name__}."):
+        for name, function in inspect.getmembers(import_module(module.name), inspect.isfunction):
+            own = function.__module__ == module.name and name[0] != "_"
+            if own and "folder" in inspect.signature(function).parameters:
+                names.append(f"{module.name.rpartition('.')[2]}.{name}")
+    drawn = [name for name in names if not name.startswith("arrays.")]
+    assert len(drawn) > 15
+    for name in drawn:
+        assert re.fullmatch(r"[A-Z].{20,}\.", caption(name)), name
 
 
 @pytest.mark.parametrize("folder", ["thresholds_slabs"], indirect=True)
