@@ -1,4 +1,4 @@
-"""Check that a finished run met its numbers and left everything it should."""
+"""Check that the results of a finished run meet their limits and that its outputs exist."""
 
 import json
 import sys
@@ -30,28 +30,28 @@ AT_MOST = {
 
 
 def main() -> None:
-    """Exit with the list of what is missing or too large."""
+    """Exit with a list of missing outputs and of results above their limits."""
     folder = Path(sys.argv[1])
     numbers = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     faults = [
-        f"{name} is {numbers[name]:g}, at most {limit:g} is wanted"
+        f"{name} is {numbers[name]:g}, above its limit of {limit:g}"
         for name, limit in AT_MOST[folder.name].items()
         if not numbers[name] <= limit
     ]
-    wanted = ["arrays.h5", "report.html", "figures"]
+    outputs = ["arrays.h5", "report.html", "figures"]
     if folder.name == "heads":
-        wanted += ["scans/head_00000.h5", "scans/head_00001.h5"]
+        outputs += ["scans/head_00000.h5", "scans/head_00001.h5"]
     elif folder.name == "evaluated":
         volumes = ("water.nii.gz", "calcium.nii.gz", "vmi_60keV.nii.gz", "projections.h5")
-        wanted += [f"head_00001/{name}" for name in volumes]
+        outputs += [f"head_00001/{name}" for name in volumes]
     else:
-        wanted += ["wandb", ".hydra"]
+        outputs += ["wandb", ".hydra"]
     if folder.name.startswith("scatter"):
-        wanted.append("checkpoints")  # of a trained network
-    faults += [f"{name} is missing" for name in wanted if not (folder / name).exists()]
+        outputs.append("checkpoints")  # of a trained network
+    faults += [f"{name} is missing" for name in outputs if not (folder / name).exists()]
     if faults:
         sys.exit("\n".join(faults))
-    print(f"{folder.name}: results as they should be")
+    print(f"{folder.name}: all results within their limits")
 
 
 if __name__ == "__main__":
