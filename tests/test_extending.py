@@ -104,7 +104,7 @@ from pcctlearn.patients.ct_volume import CtVolume
 class NumpyCases(CtCases):
     """Volumes in HU as .npy files, with voxels of 1 cm."""
 
-    wanted = "a folder of .npy files"
+    expected_path = "a folder of .npy files"
 
     def sources(self, path):
         return [Case(file) for file in sorted(path.glob("*.npy"))]

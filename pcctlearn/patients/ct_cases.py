@@ -38,10 +38,10 @@ class CtCases(Cases):
     """CT volumes at a path, and their density maps on any grid; a volume is read when needed.
 
     A new layout on disk lists its cases in ``sources``, reads one of them in ``read``, and
-    describes its path in ``wanted``.
+    describes its path in ``expected_path``.
 
     Args:
-        path: file or folder, as ``wanted`` describes it.
+        path: file or folder, described by ``expected_path``.
         threshold_HU: voxels above it are bone, a mixture of water and calcium.
         fit: shrink a body that is wider than the field of view instead of rejecting it.
         limit: use only the first cases; ``None`` for all.
@@ -49,7 +49,7 @@ class CtCases(Cases):
         cache: keep the maps of each case and grid in $PCCTLEARN_CACHE.
     """
 
-    wanted: ClassVar[str]  # description of ``path`` for messages
+    expected_path: ClassVar[str]  # description of ``path`` for messages
 
     path: str | None = None
     threshold_HU: float = 200.0
@@ -65,7 +65,7 @@ class CtCases(Cases):
         if self.path is not None:  # a wrong path raises before any work is done
             if not Path(self.path).exists():
                 raise FileNotFoundError(
-                    f"datasets.path {self.path} does not exist; give {self.wanted}"
+                    f"datasets.path {self.path} does not exist; give {self.expected_path}"
                 )
             self._cases = self.sources(Path(self.path))[: self.limit]
             self._check_names()
@@ -82,7 +82,7 @@ class CtCases(Cases):
     def cases(self) -> list[Case]:
         """All cases, in order."""
         if self._cases is None:
-            raise ValueError(f"datasets.path needs a value: {self.wanted}")
+            raise ValueError(f"datasets.path needs a value: {self.expected_path}")
         return self._cases
 
     @property
@@ -160,8 +160,8 @@ class CtCases(Cases):
         if body.left_out:
             shares = " and ".join(f"{100 * share:.2g} %" for share in body.left_out)
             warnings.warn(
-                f"{source}: {len(body.left_out)} separate piece(s) beside the patient, {shares} of "
-                "the patient's mass, are left out as table or equipment",
+                f"{source}: separate pieces with {shares} of the patient's mass are left out as "
+                "table or equipment",
                 stacklevel=2,
             )
         if body.scale < 1:

@@ -15,7 +15,7 @@ from pcctlearn.patients.nifti import SUFFIXES, imaging_files, read_nifti
 class NiftiCases(CtCases):
     """NIfTI files in HU."""
 
-    wanted = "a .nii or .nii.gz file in HU, or a folder of them"
+    expected_path = "a .nii or .nii.gz file in HU, or a folder of them"
 
     def sources(self, path: Path) -> list[Case]:  # noqa: D102
         return [Case(file) for file in _nifti_files(path)]
@@ -27,7 +27,7 @@ class NiftiCases(CtCases):
 class KitsCases(CtCases):
     """Cases of KiTS21 and KiTS23: folders with an imaging.nii.gz."""
 
-    wanted = "a KiTS case, or the root of KiTS21 or KiTS23"
+    expected_path = "a KiTS case, or the root of KiTS21 or KiTS23"
 
     def sources(self, path: Path) -> list[Case]:  # noqa: D102
         return [Case(file.parent) for file in imaging_files(path)]
@@ -46,7 +46,7 @@ class DicomCases(CtCases):
             ``None`` if every folder holds one series.
     """
 
-    wanted = "the folder of a DICOM series, or a folder of such folders"
+    expected_path = "the folder of a DICOM series, or a folder of such folders"
 
     resample: bool = False
     series: str | None = None
@@ -69,7 +69,7 @@ class SinoctCases(CtCases):
         resample: interpolate unevenly spaced slices instead of rejecting them.
     """
 
-    wanted = "the folder with batch_*/series_*, unpacked from SinoCT"
+    expected_path = "the folder with batch_*/series_*, unpacked from SinoCT"
 
     resample: bool = False
 
@@ -92,13 +92,13 @@ def _nifti_files(path: Path) -> list[Path]:
     return files
 
 
-def _chosen_series(path: Path, folders: list[Path], wanted: str) -> list[Case]:
-    """The CT series of these folders whose SeriesInstanceUID is ``wanted``, or all of them."""
+def _chosen_series(path: Path, folders: list[Path], series: str) -> list[Case]:
+    """The CT series of these folders whose SeriesInstanceUID is ``series``, or all of them."""
     found = [Case(folder, name) for folder in folders for name in series_in(folder)]
-    chosen = [case for case in found if wanted in ("all", case.series)]
+    chosen = [case for case in found if series in ("all", case.series)]
     if not chosen:
         listed = "; ".join(map(listed_series, folders))
-        raise ValueError(f"{path} holds no CT series datasets.series={wanted}; it holds {listed}")
+        raise ValueError(f"{path} holds no CT series datasets.series={series}; it holds {listed}")
     return chosen
 
 

@@ -117,18 +117,18 @@ def _holds_slices(folder: Path) -> bool:
     return False
 
 
-def _one_series(folder: Path, wanted: str | None) -> list[DicomSlice]:
+def _one_series(folder: Path, series: str | None) -> list[DicomSlice]:
     by_uid, left_out = _by_series(folder)
     if not by_uid:
         raise FileNotFoundError(_without_slices(folder, left_out))
-    if wanted is None and len(by_uid) > 1:
+    if series is None and len(by_uid) > 1:
         raise ValueError(
             f"{folder} holds {len(by_uid)} series: choose one with datasets.series=UID, or read "
             f"each as a case with datasets.series=all; the series are {_listed(by_uid)}"
         )
-    if wanted is not None and wanted not in by_uid:
-        raise ValueError(f"{folder} has no series {wanted!r}; it holds {_listed(by_uid)}")
-    return by_uid[wanted or next(iter(by_uid))]
+    if series is not None and series not in by_uid:
+        raise ValueError(f"{folder} has no series {series!r}; it holds {_listed(by_uid)}")
+    return by_uid[series or next(iter(by_uid))]
 
 
 def _by_series(folder: Path) -> tuple[dict[str, list[DicomSlice]], set[str]]:
@@ -189,13 +189,13 @@ def _non_slice_kind(header: pydicom.Dataset) -> str | None:
     words = [image_type] if isinstance(image_type, str) else [str(word) for word in image_type]
     sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""
     known = uid.UID(str(sop_class)).name  # the UID itself if a truncated file cuts it off
-    placed = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
+    has_position = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
     if "LOCALIZER" in words:
         return "scouts"
     if (
         sop_class in CAPTURES
         or any(REPORTS.search(word) for word in words)
-        or ("SECONDARY" in words and not placed)
+        or ("SECONDARY" in words and not has_position)
     ):
         return "screen captures"
     if header.get("Modality") in NON_SLICE_MODALITIES:

@@ -126,11 +126,11 @@ def _evenly_spaced(
     """Interpolate linearly between the two nearest slices, at about the median spacing."""
     heights_mm = np.concatenate([[0.0], gaps_mm.cumsum()])
     n_slices = round(heights_mm[-1] / np.median(gaps_mm)) + 1
-    wanted = np.interp(
+    positions = np.interp(
         np.linspace(0, heights_mm[-1], n_slices), heights_mm, np.arange(len(heights_mm))
     )
-    below = np.minimum(wanted.astype(int), len(values) - 2)
-    share = (wanted - below).astype(np.float32)[:, None, None]
+    below = np.minimum(positions.astype(int), len(values) - 2)
+    share = (positions - below).astype(np.float32)[:, None, None]
     even = affine.copy()
     even[:3, 0] *= (len(values) - 1) / (n_slices - 1)
     return (1 - share) * values[below] + share * values[below + 1], even

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micrometre
-_UNIT_NAMES = {0: "missing, which means mm", 1: "metres", 2: "mm", 3: "micrometres"}
+_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, meter, millimeter, micrometer
+_UNIT_NAMES = {0: "missing, which means mm", 1: "meters", 2: "mm", 3: "micrometers"}
 # plausible voxels of a CT, from the finest micro-CT to slices taken 2 cm apart
 _LEAST_MM, _MOST_PIXEL_MM, _MOST_MM = 0.004, 10.0, 30.0
 _SAME_SIZE = 0.01

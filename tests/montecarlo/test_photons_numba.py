@@ -127,8 +127,8 @@ def slab_paths(voxels, point, direction, length_cm):
             inside = (edges[:-1] < point[axis]) & (point[axis] < edges[1:])
             enter, leave = np.where(inside, -np.inf, np.inf), np.full(n, np.inf)
         else:
-            met = (edges - point[axis]) / direction[axis]
-            enter, leave = np.minimum(met[:-1], met[1:]), np.maximum(met[:-1], met[1:])
+            at = (edges - point[axis]) / direction[axis]
+            enter, leave = np.minimum(at[:-1], at[1:]), np.maximum(at[:-1], at[1:])
         low = np.maximum(low, enter.reshape(shape))
         high = np.minimum(high, leave.reshape(shape))
     lengths = np.maximum(high - low, 0)
@@ -173,13 +173,13 @@ def test_ray_through_voxel_edges():
 
 def test_traversal_ends_at_the_target(voxels):
     rates, rng = (0.3, 0.8), np.random.default_rng(3)
-    met = 0
+    n_rays = 0
     for point, unit in rays():
         whole, end, *_ = walk(voxels, *point, *unit, 1e9, (0.0, 0.0))
         total = np.dot(rates, whole)
         if total < 1:
             continue
-        met += 1
+        n_rays += 1
         for share in (rng.uniform(), 0.0, 1 - 1e-12):
             path, distance, i, j, k = walk(
                 voxels, *point, *unit, 1e9, (0.0, 0.0), rates, share * total
@@ -191,4 +191,4 @@ def test_traversal_ends_at_the_target(voxels):
             )
             position = (point + distance * unit - voxels.lower_cm) / voxels.size_cm
             assert (np.abs(position - (np.array([i, j, k]) + 0.5)) < 0.5 + 1e-6).all()
-    assert met > 50
+    assert n_rays > 50

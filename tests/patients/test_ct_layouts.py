@@ -90,11 +90,11 @@ def test_kits_cases_of_every_release(tmp_path, below):
 
 def test_sinoct_series_are_in_numerical_order(tmp_path):
     numbers = [(1, 9), (2, 3), (2, 10), (10, 4)]
-    wanted = [tmp_path / f"head_ct/batch_{batch}/series_{series}" for batch, series in numbers]
-    for folder in wanted:
+    expected = [tmp_path / f"head_ct/batch_{batch}/series_{series}" for batch, series in numbers]
+    for folder in expected:
         folder.mkdir(parents=True)
     for path in (tmp_path, tmp_path / "head_ct"):
-        assert [case.path for case in SinoctCases(str(path)).cases] == wanted
+        assert [case.path for case in SinoctCases(str(path)).cases] == expected
     with pytest.raises(FileNotFoundError, match="reconstructed_image"):
         SinoctCases(str(tmp_path)).volume(0)
 

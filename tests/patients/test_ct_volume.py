@@ -160,8 +160,8 @@ def test_shift_by_whole_pixels_is_undone_exactly(slice_mm):
     volume = made(stored, affine, straighten=True).hounsfield
     volume = volume[:4, -18:, -8:]  # rounding may add a plane of air
     for k, plane in enumerate(volume):
-        wanted = torch.tensor(stored[k], dtype=torch.float32)
-        torch.testing.assert_close(plane[3 * k : 3 * k + 9], wanted)
+        expected = torch.tensor(stored[k], dtype=torch.float32)
+        torch.testing.assert_close(plane[3 * k : 3 * k + 9], expected)
 
 
 @pytest.mark.parametrize("kind", TILTED)
@@ -174,10 +174,10 @@ def test_densities_are_converted_before_straightening(kind):
     stored[2:-2, 12:-12, 8:-8][bone] = 500
     volume = made(stored, affine, straighten=True)
     masses = volume.densities(200.0).sum((1, 2, 3)) * 0.8 * 0.8 * z_mm
-    wanted = water_and_calcium(torch.from_numpy(stored)).sum((1, 2, 3)) * np.linalg.det(affine)
-    torch.testing.assert_close(masses, wanted.abs().to(masses), rtol=5e-3, atol=0)
+    expected = water_and_calcium(torch.from_numpy(stored)).sum((1, 2, 3)) * np.linalg.det(affine)
+    torch.testing.assert_close(masses, expected.abs().to(masses), rtol=5e-3, atol=0)
     from_hounsfield = water_and_calcium(volume.hounsfield).sum((1, 2, 3)) * 0.8 * 0.8 * z_mm
-    assert from_hounsfield[1] < 0.9 * wanted[1].abs()
+    assert from_hounsfield[1] < 0.9 * expected[1].abs()
 
 
 def test_straight_volume_is_not_resampled():

@@ -116,10 +116,10 @@ def test_qform_that_contradicts_the_sform_raises_and_remedy_works(tmp_path, kind
         with pytest.raises(ValueError, match=words) as error:
             read(path)
     mended = read_nifti(typed(str(error.value), tmp_path))
-    wanted = read_nifti(saved(image_of(), tmp_path / "right.nii"))
-    assert mended.voxel_cm == pytest.approx(wanted.voxel_cm)
-    np.testing.assert_allclose(mended.index_to_patient, wanted.index_to_patient, atol=1e-5)
-    np.testing.assert_array_equal(mended.hounsfield, wanted.hounsfield)
+    expected = read_nifti(saved(image_of(), tmp_path / "right.nii"))
+    assert mended.voxel_cm == pytest.approx(expected.voxel_cm)
+    np.testing.assert_allclose(mended.index_to_patient, expected.index_to_patient, atol=1e-5)
+    np.testing.assert_array_equal(mended.hounsfield, expected.hounsfield)
 
 
 def test_pixdim_that_contradicts_the_sform_raises(tmp_path):

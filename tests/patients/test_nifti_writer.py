@@ -112,8 +112,8 @@ def test_volume_is_registered_to_its_ct(tmp_path, shear):
     image = nib.load(tmp_path / "a.nii.gz")
     (stored,) = np.argwhere(np.asarray(image.dataobj) == 1)
     x_cm, y_cm, _ = GRID.index_to_cm @ [3, 1, 1]
-    wanted_mm = 10 * (frame @ [x_cm, y_cm, GRID.slices_cm[2], 1])[:3]
-    np.testing.assert_allclose(apply_affine(image.affine, stored), wanted_mm, atol=1e-3)
+    expected_mm = 10 * (frame @ [x_cm, y_cm, GRID.slices_cm[2], 1])[:3]
+    np.testing.assert_allclose(apply_affine(image.affine, stored), expected_mm, atol=1e-3)
     assert image.header["qform_code"] == (0 if shear else 1)
 
 

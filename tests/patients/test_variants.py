@@ -46,8 +46,8 @@ def test_changes_are_small():
 def test_variants_follow_their_case():
     cases = heads()
     first, second = cases.cases.names
-    wanted = [first, f"{first}_variant_1", f"{first}_variant_2", second]
-    assert cases.names[:4] == wanted
+    expected = [first, f"{first}_variant_1", f"{first}_variant_2", second]
+    assert cases.names[:4] == expected
     assert len(cases) == len(cases.names) == 6
 
 

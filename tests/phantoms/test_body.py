@@ -29,8 +29,8 @@ def scanned(*regions, n_slices=6):
 def kept_share(volume, *regions):
     """Fraction of the voxels of these regions that are in the mask, and the body."""
     body = find_body(volume, VOXEL_CM)
-    wanted = torch.stack(regions).any(0)
-    return body.mask[:, wanted].double().mean().item(), body
+    selected = torch.stack(regions).any(0)
+    return body.mask[:, selected].double().mean().item(), body
 
 
 TABLE = (Y > 12) & (Y < 14.5) & (X.abs() < 22)  # 44 × 2.5 cm, more than either thigh

@@ -1,7 +1,7 @@
-"""Photons scattered once by an upright cylinder of water, by quadrature: no voxels and no dice.
+"""Single scatter of a water cylinder along z by numerical integration, without Monte Carlo.
 
-S/S₀ = ∫ (D/r)² e^(−τ) · ρ dσ/dΩ(θ) · cos α/d² · e^(−τ') dV in the beam, as share of what a pixel
-counts with nothing in the beam: r from the source D before the panel, d to the pixel.
+S/S₀ = ∫ (D/r)² e^(−τ) · ρ dσ/dΩ(θ) · cos α/d² · e^(−τ') dV over the object in the beam, relative to
+the flat field S₀; r is the distance from the source, D from source to panel and d to the pixel.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Cylinder(NamedTuple):
     length_cm: float
 
     def chord_cm(self, points, directions):
-        """From points inside to where the cylinder ends."""
+        """Distance from points inside to the surface."""
         x, y, z = np.moveaxis(points, -1, 0)
         u, v, w = np.moveaxis(directions, -1, 0)
         across = np.maximum(u * u + v * v, 1e-300)
@@ -35,9 +35,10 @@ class Cylinder(NamedTuple):
 
 
 def single_scatter(cylinder, energy_keV, geometry, pixels_cm, nodes=(32, 48, 48)):
-    """(Compton, Rayleigh) over the open count at pixels (column, row) in cm, for view 0.
+    """(Compton, Rayleigh) relative to the flat field at pixels (column, row) in cm, for view 0.
 
-    Radius and height by Gauss–Legendre, azimuth by equal steps; the beam ends with the panel.
+    Gauss–Legendre quadrature in radius and height, equal steps in azimuth. The beam covers the
+    panel.
     """
     source = np.array([0.0, -geometry.source_to_axis_cm, 0.0])
     panel_cm = geometry.source_to_detector_cm
@@ -53,22 +54,22 @@ def single_scatter(cylinder, energy_keV, geometry, pixels_cm, nodes=(32, 48, 48)
         d = np.linalg.norm(after, axis=-1)
         after /= d[:, None]
         cosine = (before * after).sum(-1)
-        theta, way = np.arccos(np.clip(cosine, -1, 1)), cylinder.chord_cm(points, after)
-        lost = energy_keV / (1 + energy_keV / ELECTRON_REST_keV * (1 - cosine))
+        theta, path_cm = np.arccos(np.clip(cosine, -1, 1)), cylinder.chord_cm(points, after)
+        scattered_keV = energy_keV / (1 + energy_keV / ELECTRON_REST_keV * (1 - cosine))
         facing = arriving * after[:, 1] / d**2
         compton = _per_sr(xraylib_np.DCS_Compt, energy_keV, theta)
         rayleigh = _per_sr(xraylib_np.DCS_Rayl, energy_keV, theta)
         shares.append(
             [
-                (facing * compton * np.exp(-_attenuation(lost) * way)).sum(),
-                (facing * rayleigh * np.exp(-_attenuation(energy_keV) * way)).sum(),
+                (facing * compton * np.exp(-_attenuation(scattered_keV) * path_cm)).sum(),
+                (facing * rayleigh * np.exp(-_attenuation(energy_keV) * path_cm)).sum(),
             ]
         )
     return np.array(shares)
 
 
 def _nodes(cylinder, geometry, nodes):
-    """Points of the cylinder in the beam, and the volume that each stands for."""
+    """Quadrature points of the cylinder in the beam, and their volumes."""
     n_radius, n_azimuth, n_height = nodes
     a, a_weight = leggauss(n_radius)
     radius = (a + 1) / 2 * cylinder.radius_cm
@@ -86,7 +87,7 @@ def _nodes(cylinder, geometry, nodes):
 
 
 def _attenuation(energies_keV):
-    """1/cm of water; of many energies by interpolation between close ones."""
+    """Attenuation of water, 1/cm; for many energies by interpolation on a fine grid."""
     if np.ndim(energies_keV) == 0:
         return mass_attenuation("water", [energies_keV]).item()
     grid = np.linspace(energies_keV.min(), energies_keV.max(), 200)
@@ -94,7 +95,7 @@ def _attenuation(energies_keV):
 
 
 def _per_sr(section, energy_keV, theta):
-    """ρ dσ/dΩ of water, 1/(cm sr); xraylib's elements on a fine grid of angles."""
+    """ρ dσ/dΩ of water, 1/(cm sr), from xraylib by interpolation on a fine grid of angles."""
     grid = np.linspace(theta.min(), theta.max(), 2000)
     table = section(np.array(list(WATER)), np.array([energy_keV]), grid)[:, 0]
     return np.interp(theta, grid, np.array(list(WATER.values())) @ table)

@@ -11,7 +11,7 @@ from pcctlearn.montecarlo.photons_numba import draw
 
 MAX_HITS = 128
 _MIN_CHARGE_keV = 1e-3  # less charge in a pixel is neglected
-_FAR = 4.0  # standard deviations of a charge cloud; 3e-5 of the charge lies beyond
+_FAR = 4.0  # standard deviations of a charge cloud; 3e-5 of the charge is beyond
 
 Array = NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def add_noise(sensor, hits, n_hits, state):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def anti_coincidence(sensor, hits, n_hits):
-    """Sum the hits of each 3×3 neighbourhood into its largest; returns the number of events."""
+    """Sum the hits of each 3×3 neighborhood into its largest; returns the number of events."""
     n_events = 0
     while n_events < n_hits:
         largest = n_events

@@ -60,7 +60,7 @@ class Detector:
         edge_on: charge drifts along y to the electrode at the far face of its wafer, instead of
             along the beam to the exit side.
         segments: number of depth segments, which absorb equally many photons of 70 keV.
-        foil: opaque foils fill the gaps between wafers, whatever their width.
+        foil: opaque foils fill the gaps between wafers, of any width.
         gap_cm: part of the pitch (edge-on: of y; face-on: of x and y) that collects no charge;
             without a foil it is sensor material.
         dead_layer_cm: sensor material in front of the active thickness that collects no charge.
@@ -114,7 +114,7 @@ class Detector:
                 f"gap_cm={self.gap_cm:g} must be smaller than the pitch of {narrowest:g} cm"
             )
         if self.foil and not self.edge_on:
-            raise ValueError("foil needs edge_on=true: foils lie between edge-on wafers")
+            raise ValueError("foil needs edge_on=true: foils separate edge-on wafers")
 
     @property
     def density(self) -> float:

@@ -4,7 +4,7 @@ Every history is forced to scatter. Each interaction is scored on the panel by a
 estimator, absorption reduces the weight of the photon (implicit capture), and histories of low
 weight are terminated by Russian roulette.
 
-``zeros`` is a tuple with a zero for each material. Its length tells the compiler the number of
+``zeros`` is a tuple with a zero for each material. Its length gives the compiler the number of
 materials, so that path integrals stay in registers.
 """
 

@@ -115,8 +115,8 @@ def test_empty_beam_gives_the_flat_field():
 
 @pytest.mark.physics
 def test_single_scatter_agrees_with_integration_over_the_object():
-    places = [((i - 1.5) * 1.6, (j - 1.5) * 1.6) for i in range(4) for j in range(4)]
-    expected = single_scatter(Cylinder(8.0, 20.0), 60.0, PANEL, places, (24, 32, 32)).mean(0)
+    points_cm = [((i - 1.5) * 1.6, (j - 1.5) * 1.6) for i in range(4) for j in range(4)]
+    expected = single_scatter(Cylinder(8.0, 20.0), 60.0, PANEL, points_cm, (24, 32, 32)).mean(0)
     # an independent Monte Carlo: integral, forced and analog
     np.testing.assert_allclose(expected, (0.00457, 0.00529), rtol=0.005)
     np.testing.assert_allclose(expected, (0.00459, 0.00539), rtol=0.02)
@@ -132,9 +132,9 @@ def test_single_scatter_agrees_with_integration_over_the_object():
 @pytest.mark.physics
 def test_analog_forced_and_deterministic_scatter_agree():
     rows, columns = PANEL.rows_cm[BROAD[0]], PANEL.columns_cm[BROAD[1]]
-    places = [(column, row) for row in rows[:6] for column in columns[:8]]  # a quarter
+    points_cm = [(column, row) for row in rows[:6] for column in columns[:8]]  # a quarter
     nodes = (16, 24, 24)
-    expected = single_scatter(Cylinder(8.0, 20.0), 60.0, PANEL, places, nodes).mean(0)
+    expected = single_scatter(Cylinder(8.0, 20.0), 60.0, PANEL, points_cm, nodes).mean(0)
     single = slice(COMPTON_ONCE, RAYLEIGH_ONCE + 1)
     analog, analog_error = of_kind(analog_tally(), BROAD)
     forced, forced_error = of_kind(forced_tally(), BROAD)
