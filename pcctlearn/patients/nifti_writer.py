@@ -52,7 +52,7 @@ def write_nifti(
     if unknown is not None:
         volume = volume.masked_fill(unknown, torch.nan)
     values = volume.detach().cpu().float().numpy()
-    # column 0 is the patient's right and row 0 the front: R and A decrease along both
+    # column 0 is on the patient's right and row 0 the front: R and A decrease along both
     image = nib.Nifti1Image(np.ascontiguousarray(values.transpose(2, 1, 0)[::-1, ::-1]), None)
     affine = patient_affine(grid, UPRIGHT if scanner_to_patient is None else scanner_to_patient)
     image.set_sform(affine, code="scanner")

@@ -115,7 +115,7 @@ EAR_CANAL = [Solid(GAS, 6.5, -0.5, -3.4, 1.5, 0.32, 0.32, -5)]
 
 
 def vertebrae() -> list[Solid]:
-    """The dens, seven vertebrae below the atlas, which lean forwards, spinal canal and cord."""
+    """The dens and the seven vertebrae below the atlas, with discs, spinal canal and cord."""
     bones = [
         Solid(CORTICAL, 0, -1.5, -7.5, 0.6, 0.55, 1.2),
         Solid(SPONGY, 0, -1.5, -7.5, 0.4, 0.35, 1.0),

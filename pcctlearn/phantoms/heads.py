@@ -207,7 +207,7 @@ class _Head:
         self._paint_brain(canvas, points, inner, cavity)
 
     def _paint_brain(self, canvas: Canvas, points: Points, inner: Field, cavity: Mask) -> None:
-        """Paint white matter, cortex, cerebellum below the tentorium, parts.CSF and dura."""
+        """Paint white matter, cortex, cerebellum below the tentorium, CSF and dura."""
         shape, HU = self.shape, canvas.hounsfield
         x, y, z = points
         gyri = self.gyri.on(canvas.positions)[0].abs_()
