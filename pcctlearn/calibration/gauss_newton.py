@@ -16,15 +16,15 @@ EdgeVector = Float[Tensor, "pixel edge"]
 class GaussNewton:
     """ΔD = −(Jᵀ W J + Wᴰ + δ diag(Jᵀ W J + Wᴰ))⁻¹ ∂L/∂D, with J = dA/dD of every ray.
 
-    W and Wᴰ are the curvature of the loss in the line integrals and in the thresholds; second
-    derivatives of A are left out, and δ damps the step (K. Levenberg, Quart. Appl. Math. 2 (1944)
-    164). Where W is block-diagonal each pixel has a small system of its own. Otherwise conjugate
-    gradients, preconditioned by these systems, solve for all pixels without a matrix.
+    W and Wᴰ are the curvature of the loss in the line integrals and in the thresholds. Second
+    derivatives of A are neglected, and δ damps the step (K. Levenberg, Quart. Appl. Math. 2 (1944)
+    164). If W is block-diagonal each pixel has a small system of its own. Otherwise matrix-free
+    conjugate gradients, preconditioned by these systems, solve for all pixels together.
 
     Args:
         damping: δ of the first step.
-        tolerance: conjugate gradients end when the residual has fallen by this factor,
-        max_iterations: or after so many iterations.
+        tolerance: conjugate gradients stop when the residual has fallen by this factor.
+        max_iterations: largest number of iterations of conjugate gradients.
     """
 
     damping: float = 1e-2

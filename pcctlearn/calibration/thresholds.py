@@ -1,4 +1,4 @@
-"""Thresholds of every pixel from the scan of a known object, through the decomposition."""
+"""Calibration of the thresholds of every pixel with the scan of a known object."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.shapes import RayLineIntegrals, channels_last
 
-# steps that raise the loss, before going back to the best edges (R. M. Chamberlain et al.,
+# steps that raise the loss before the search returns to the best edges (R. M. Chamberlain et al.,
 # Math. Program. Study 16 (1982) 1, "watchdog")
 _UPHILL_STEPS = 2
 _LEAST_BIN_keV = 1.0
@@ -26,7 +26,7 @@ _HALVINGS = 10
 
 
 class Iterate(NamedTuple):
-    """Edges that were tried, and their loss."""
+    """Edges and their loss."""
 
     loss: float
     edges_keV: EdgeVector
@@ -34,12 +34,12 @@ class Iterate(NamedTuple):
 
 @dataclass
 class Calibration:
-    """What a calibration found.
+    """Result of a calibration.
 
     Args:
-        edges_keV: of every pixel.
-        observable: pixels whose thresholds the scan determines; the others keep theirs.
-        converged: the last step was smaller than its tolerance.
+        edges_keV: edges of every pixel.
+        observable: pixels whose thresholds the scan determines; the others keep their edges.
+        converged: whether the last step was smaller than its tolerance.
         history: one entry for each step.
     """
 
@@ -59,25 +59,26 @@ def calibrate_thresholds(
     max_sd_keV: float = 100.0,
     step_tolerance_keV: float = 1e-3,
 ) -> Calibration:
-    """Minimise the loss over the thresholds of all pixels; the chain is left at the best ones.
+    """Minimise the loss over the thresholds of all pixels, and set the best ones in the chain.
 
-    A step that raises the loss is accepted up to twice in a row, since along a curved valley the
-    step after it is often the best so far; then the search goes back and raises its damping.
+    A step that raises the loss is accepted up to twice in a row, because along a curved valley the
+    next step is often the best so far. After that the search returns to the best edges and raises
+    its damping.
 
     Args:
-        chain: with thresholds for each pixel in its model, float64.
-        target: one scan of a known object: its counts, true line integrals, and what else the loss
-            compares.
-        loss: on stages of the chain.
-        optimizer: makes the steps.
-        max_steps: at most so many.
+        chain: a chain whose model has thresholds per pixel, float64.
+        target: one scan of a known object: its counts, true line integrals, and other stages that
+            the loss compares.
+        loss: a loss on stages of the chain.
+        optimizer: computes the steps.
+        max_steps: largest number of steps.
         on_step: called with each iterate.
-        max_sd_keV: pixels whose thresholds the scan determines only to a larger standard deviation
-            are not calibrated. The default is the width of the spectrum.
+        max_sd_keV: pixels whose thresholds have a larger standard deviation are not calibrated.
+            The default is the width of the spectrum.
         step_tolerance_keV: converged when no threshold moves by more.
 
     Raises:
-        ValueError: a chain or a loss that does not fit, or no observable pixel.
+        ValueError: the chain and the loss do not match, or no pixel is observable.
     """
     require_calibratable(chain, loss)
     observable = observable_pixels(chain, target, max_sd_keV)
@@ -92,8 +93,8 @@ def calibrate_thresholds(
         on_step(now)
         if best is None and not math.isfinite(now.loss):
             raise ValueError(
-                "the loss is not finite with the thresholds to start from: check the counts, and "
-                "that the thresholds lie within the spectrum"
+                "the loss is not finite at the initial thresholds: check the counts, and that the "
+                "thresholds lie within the spectrum"
             )
         if best is None or now.loss < best.loss * (1 + 1e-9):
             damping = damping if best is None else damping / 10
@@ -110,7 +111,7 @@ def calibrate_thresholds(
         edges = thresholds.edges_keV.detach()
         step = _in_order(edges, step * learned)
         thresholds.assign(edges + step)
-        # a short step from an uphill iterate, or under a raised damping, does not show convergence
+        # after an uphill step or with raised damping a short step does not imply convergence
         converged = uphill == 0 and bool(step.abs().max() < step_tolerance_keV)
     if best is not None and not converged:
         thresholds.assign(best.edges_keV)  # the loss after the last step is unknown
@@ -118,12 +119,12 @@ def calibrate_thresholds(
 
 
 def require_calibratable(chain: Chain, loss: TotalLoss) -> None:
-    """Raise ValueError for shared thresholds, or a loss deeper than the chain."""
+    """Raise ValueError for shared thresholds, or a loss on a stage that the chain lacks."""
     if chain.decompose.model.thresholds.edges_keV.ndim != 2:
-        raise ValueError("thresholds are learned per pixel: give Thresholds(edges_keV, n_pixels=…)")
+        raise ValueError("thresholds are fitted per pixel: use Thresholds(edges_keV, n_pixels=…)")
     if STAGES.index(loss.deepest) >= STAGES.index("maps") and chain.reconstruct is None:
         raise ValueError(
-            f"the loss looks at {loss.deepest}, the chain ends at the line integrals: use "
+            f"the loss compares {loss.deepest}, but the chain ends at the line integrals: use "
             "losses=line_integrals"
         )
 
@@ -131,7 +132,7 @@ def require_calibratable(chain: Chain, loss: TotalLoss) -> None:
 def compare(
     chain: Chain, target: Scan, loss: TotalLoss, observable: Bool[Tensor, "pixel"]
 ) -> tuple[Scan, Tensor]:
-    """The scan through the chain and its loss; unobservable pixels have the true line integrals."""
+    """The predicted scan and its loss; unobservable pixels get the true line integrals."""
     predicted = chain(target.counts, until="line_integrals")
     A = torch.where(observable, predicted.line_integrals, target.at("line_integrals"))
     predicted = chain.resume(replace(predicted, line_integrals=A), loss.deepest, loss.expects)
@@ -150,8 +151,8 @@ def observable_pixels(chain: Chain, target: Scan, max_sd_keV: float) -> Bool[Ten
     observable = is_observable(information, model.thresholds.learn, max_sd_keV)
     if not observable.any():
         raise ValueError(
-            "the scan determines the thresholds of no pixel: scan something thicker or of more "
-            f"parts, take more photons, or raise training.max_sd_keV={max_sd_keV:g}"
+            "the scan does not determine the thresholds of any pixel: scan thicker or more "
+            f"objects, use more photons, or raise training.max_sd_keV={max_sd_keV:g}"
         )
     return observable
 
@@ -161,7 +162,7 @@ def decomposed_information(
     line_integrals: RayLineIntegrals,
     jacobian: Float[Tensor, "view pixel material edge"],
 ) -> Float[Tensor, "pixel edge edge"]:
-    """I = Σ_rays (dA/dD)ᵀ C⁻¹ (dA/dD), with C the Cramér–Rao bound of the ray's line integrals."""
+    """I = Σ_rays (dA/dD)ᵀ C⁻¹ (dA/dD), with the Cramér–Rao bound C of each ray."""
     precision = fisher_information(line_integrals, model.spectra().detach(), model.attenuation)
     return torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, precision, jacobian)
 
@@ -169,10 +170,10 @@ def decomposed_information(
 def is_observable(
     information: Float[Tensor, "pixel edge edge"], learn: Bool[Tensor, "edge"], max_sd_keV: float
 ) -> Bool[Tensor, "pixel"]:
-    """Pixels where every combination of learned edges has a smaller standard deviation than this.
+    """Pixels where every combination of learned edges has a standard deviation below max_sd_keV.
 
-    The largest one is 1/√(least eigenvalue). A pixel that sees only air gives two line integrals
-    for all its edges: its matrix is singular for any number of photons.
+    The largest one is 1/√(least eigenvalue). A pixel that measures only air has two line integrals
+    for all its edges, so its matrix is singular for any number of photons.
     """
     least = torch.linalg.eigvalsh(information[:, learn][:, :, learn])[:, 0]
     return least > max_sd_keV**-2
@@ -181,7 +182,7 @@ def is_observable(
 def _jacobian(
     chain: Chain, predicted: Scan, target: Scan, learned: Bool[Tensor, "pixel edge"]
 ) -> Float[Tensor, "view pixel material edge"]:
-    """dA/dD; zero for edges that are kept, and rays unsolved or on a side of the box."""
+    """dA/dD; zero for edges that are not learned, and for rays unsolved or on a limit."""
     rays = channels_last(predicted.at("line_integrals"))[0].detach()
     moves = predicted.at("converged")[0]
     if box := chain.decompose.bounds():
@@ -193,7 +194,7 @@ def _jacobian(
 
 
 def _in_order(edges: Tensor, step: Tensor) -> Tensor:
-    """The step, halved for pixels whose edges it would bring closer than ``_LEAST_BIN_keV``."""
+    """The step, halved while bins of a pixel would be narrower than ``_LEAST_BIN_keV``."""
     for _ in range(_HALVINGS):
         tight = ((edges + step).diff(dim=-1) < _LEAST_BIN_keV).any(-1, keepdim=True)
         step = torch.where(tight, step / 2, step)

@@ -1,4 +1,4 @@
-"""What an object scatters into the counts, estimated from the counts themselves."""
+"""Scatter corrections: the scattered fraction of the counts, estimated from the counts."""
 
 from pcctlearn.lazy import attach
 

@@ -1,4 +1,4 @@
-"""The protocol of scatter corrections: estimate, fit, and the settings that rebuild one."""
+"""The protocol of scatter corrections: estimate, fit, and settings for checkpoints."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from pcctlearn.scan import Scan
 from pcctlearn.shapes import Counts
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
-_PACKAGE = "pcctlearn."  # the only one that a checkpoint may name
+_PACKAGE = "pcctlearn."  # the only package whose classes a checkpoint may name
 
 
 class ScatterCorrection(nn.Module):
     """Estimates the scattered fraction of the counts of one scanner.
 
     A constructor takes the ``geometry`` and the ``model`` of the scanner, then plain settings
-    (numbers, words, lists, mappings), and passes to this one those that rebuild it. Learned and
-    fitted numbers are parameters and buffers. Buffers that follow from the scanner, such as air,
-    are registered with ``persistent=False``: a checkpoint does not hold them.
+    (numbers, strings, lists, mappings). It passes the settings that rebuild it to this constructor.
+    Learned and fitted numbers are parameters and buffers. Buffers that follow from the scanner,
+    such as air, are registered with ``persistent=False`` and are not part of a checkpoint.
 
-    ``title`` is its name in summaries. ``needs_scans`` says that it is useless before ``fit``.
+    ``title`` is the name in summaries. ``needs_scans`` is True if it cannot be used before ``fit``.
     """
 
     title = "A scatter correction"
@@ -35,7 +35,7 @@ class ScatterCorrection(nn.Module):
         self._settings = settings
 
     def forward(self, counts: Counts) -> Counts:
-        """Photons to the scattered fraction of them, in [0, 1]."""
+        """Scattered fraction, in [0, 1], of counts in photons."""
         raise NotImplementedError
 
     @property
@@ -52,13 +52,13 @@ class ScatterCorrection(nn.Module):
         a closed form overrides this method.
 
         Args:
-            scans: with known scatter_fraction, each a batch of one.
+            scans: scans of known scatter_fraction, each a batch of one.
             fit_by_gradient: trains the parameters through the chain with the loss of the study.
         """
         return fit_by_gradient() if self.learns else {}
 
     def spec(self) -> dict[str, Any]:
-        """The name of the class and the settings that ``rebuilt`` takes."""
+        """Name of the class and settings, from which ``rebuilt`` builds the correction again."""
         return {"_target_": _path_of(type(self)), **self._settings}
 
 
@@ -68,13 +68,13 @@ def rebuilt(
     """The correction that ``spec`` describes, for this scanner, before its weights are loaded.
 
     Args:
-        spec: of a correction.
-        geometry, model: of the scanner.
-        chosen: a class, or a partial call of one, that the user named; ``spec`` may name it too.
+        spec: result of ``ScatterCorrection.spec``.
+        geometry, model: the scanner.
+        chosen: a class outside this package, or a partial call of it, that ``spec`` may name.
 
     Raises:
-        ValueError: ``_target_`` is no scatter correction of this package, nor the chosen one.
-        TypeError: a setting that its constructor does not take.
+        ValueError: ``_target_`` is neither a scatter correction of this package nor ``chosen``.
+        TypeError: a setting that its constructor does not accept.
     """
     settings = dict(spec)
     name, kind = settings.pop("_target_", None), getattr(chosen, "func", chosen)
@@ -86,7 +86,7 @@ def rebuilt(
     else:
         raise ValueError(f"_target_ is {str(name)[:60]!r}, not a class of {_PACKAGE[:-1]}")
     if ScatterCorrection not in getattr(build, "__mro__", ()):
-        raise ValueError(f"{name} is no scatter correction")
+        raise ValueError(f"{name} is not a scatter correction")
     return build(geometry, model, **settings)
 
 

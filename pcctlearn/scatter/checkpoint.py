@@ -1,4 +1,4 @@
-"""Checkpoints of scatter corrections: what rebuilds one, and the scanner that it was made for."""
+"""Checkpoints of scatter corrections, with their settings and their scanner."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -20,16 +20,16 @@ from pcctlearn.scatter.checkpoint_content import (
 )
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
-_SAME_BIN_keV = 1.0  # mean energy of what a bin counts
-_SAME_GEOMETRY = 0.01  # of each length
+_SAME_BIN_keV = 1.0  # largest difference of the mean energy of a bin
+_SAME_GEOMETRY = 0.01  # largest relative difference of a length
 
 
 class CorrectionBuilder:
-    """Builds the scatter correction of a scanner: a new one, or that of a checkpoint.
+    """Builds the scatter correction of a scanner, from its constructor or from a checkpoint.
 
     Args:
-        correction: constructor awaiting geometry and model; ``None`` for no correction.
-        checkpoint: file of a trained correction, read once, which takes the place of a new one.
+        correction: constructor that takes geometry and model; ``None`` for no correction.
+        checkpoint: file of a trained correction, used instead of a new one and read once.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class CorrectionBuilder:
     ) -> None:
         if correction is None and checkpoint is not None:
             raise ValueError(
-                f"scatter=none takes no checkpoint, got {checkpoint}: choose scatter=network"
+                f"scatter=none accepts no checkpoint, got {checkpoint}: choose scatter=network"
             )
         self._new = correction
         self._saved = None if checkpoint is None else SavedCorrection(checkpoint, correction)
 
     def __call__(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
-        """The correction of this scanner, or ``None`` where there is to be none.
+        """The correction of this scanner, or ``None`` for no correction.
 
         Raises:
             ValueError: the checkpoint is for another detector.
@@ -52,32 +52,32 @@ class CorrectionBuilder:
         return None if build is None else build(geometry, model)
 
     def ready(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
-        """The same, to be used as it is.
+        """The correction in evaluation mode.
 
         Raises:
-            FileNotFoundError: the correction is fitted to scans, and there is no checkpoint.
+            FileNotFoundError: the correction needs a fit to scans, and there is no checkpoint.
         """
         correction = self(geometry, model)
         if correction is not None and correction.needs_scans and self._saved is None:
             raise FileNotFoundError(
-                f"{type(correction).__name__} is fitted to scans by a study: give the checkpoint "
-                "that train.py wrote, scatter.checkpoint=RUN/checkpoints/best.ckpt"
+                f"{type(correction).__name__} must be fitted to scans: give the checkpoint of a "
+                "run of train.py, scatter.checkpoint=RUN/checkpoints/best.ckpt"
             )
         return None if correction is None else correction.eval()
 
     def differences(self, geometry: ConeBeam) -> list[str]:
-        """In what the geometry of the checkpoint, if there is one, differs from this one."""
+        """Differences of the geometry of the checkpoint, if there is one, from this one."""
         return [] if self._saved is None else self._saved.differences(geometry)
 
 
 class SavedCorrection:
-    """The scatter correction in a checkpoint, for any scanner with its detector.
+    """The scatter correction of a checkpoint, for scanners with the same energy bins.
 
-    Counts are taken relative to air, so that exposures may differ. It is a class of this package,
-    or the one whose constructor is ``chosen``.
+    Corrections use counts relative to air, so exposures may differ. The correction is a class of
+    this package, or the class whose constructor is ``chosen``.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no checkpoint of a scatter correction.
+        FileNotFoundError: no such file. ValueError: not a checkpoint of a scatter correction.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class SavedCorrection:
         self._path, self._chosen = Path(path), chosen
         if not self._path.is_file():
             raise FileNotFoundError(
-                f"no checkpoint at {path}: a scatter study leaves one in its folder, as "
-                "checkpoints/best.ckpt"
+                f"no checkpoint at {path}: a scatter study writes checkpoints/best.ckpt in its "
+                "folder"
             )
         self._content = read_content(self._path)
 
@@ -95,7 +95,7 @@ class SavedCorrection:
         """The correction with its weights, for scans of this scanner.
 
         Raises:
-            ValueError: its bins see other energies, or its settings and weights do not fit.
+            ValueError: its bins count other energies, or its settings and weights do not match.
         """
         _check_bins(self._path, self._content.bins_keV, _bins_keV(model))
         try:
@@ -108,19 +108,19 @@ class SavedCorrection:
         return correction
 
     def differences(self, geometry: ConeBeam) -> list[str]:
-        """In what the geometry that it was made for differs from this one."""
-        there = self._content.geometry
+        """Differences of the geometry of the checkpoint from this one."""
+        saved = self._content.geometry
         return [
-            f"{name} {there[name]:.4g} there, {value:.4g} here"
+            f"{name} {saved[name]:.4g} in the checkpoint, {value:.4g} in the scan"
             for name, value in _lengths(geometry).items()
-            if abs(there[name] - value) > _SAME_GEOMETRY * max(abs(value), 1e-3)
+            if abs(saved[name] - value) > _SAME_GEOMETRY * max(abs(value), 1e-3)
         ]
 
 
 def described(
     correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel
 ) -> dict[str, Any]:
-    """What rebuilds this correction, and its scanner, in plain words and numbers."""
+    """Settings of a correction and its scanner, as plain values for a checkpoint."""
     return {
         "spec": correction.spec(),
         "bins_keV": _bins_keV(model),
@@ -131,19 +131,19 @@ def described(
 def save_correction(
     path: Path, correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel
 ) -> None:
-    """Write what ``SavedCorrection`` reads, as a checkpoint of a training has it."""
+    """Write a checkpoint for ``SavedCorrection``, in the format of a training run."""
     state = {PREFIX + name: value for name, value in correction.state_dict().items()}
     content = {"state_dict": state, KEY: described(correction, geometry, model)}
     write_checkpoint(path, content)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """A checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
-    buffer = io.BytesIO()  # torch itself reports a full disk as an error of its own
+    buffer = io.BytesIO()  # torch.save would raise other errors for a full disk
     torch.save(content, buffer)
     with written_whole(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
@@ -158,34 +158,34 @@ def _check_shapes(correction: ScatterCorrection, weights: Mapping[str, Tensor]) 
 
 @torch.no_grad()
 def _check_answers(correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel) -> None:
-    """Weights may be finite and still overflow: try three views, from no object to a thick one."""
+    """Try three views, without an object to a thick one: finite weights may still overflow."""
     air = model.air().detach().double()
     pixels = air.expand(geometry.n_rows, geometry.n_columns, -1) if air.ndim == 1 else air
     views = torch.tensor([1.0, 0.1, 0.001]).to(air)
     counts = (pixels.movedim(-1, 0)[:, None] * views[:, None, None])[None]
     fraction = correction(counts.to(torch.get_default_dtype()))
     if not ((fraction >= 0) & (fraction <= 1)).all():
-        raise ValueError("its scatter is not between 0 and the counts: its weights are too large")
+        raise ValueError("its scatter fraction is not in 0 … 1: its weights are too large")
 
 
-def _check_bins(path: Path, there_keV: list[float], here_keV: list[float]) -> None:
-    if len(there_keV) != len(here_keV):
+def _check_bins(path: Path, saved_keV: list[float], scan_keV: list[float]) -> None:
+    if len(saved_keV) != len(scan_keV):
         raise ValueError(
-            f"{path} was made for {len(there_keV)} energy bins, the scan has {len(here_keV)}: "
-            "train on scans of this detector, or give its own checkpoint"
+            f"{path} was trained for {len(saved_keV)} energy bins, the scan has {len(scan_keV)}: "
+            "train on scans of this detector, or give a checkpoint for it"
         )
-    apart = max(abs(a - b) for a, b in zip(there_keV, here_keV, strict=True))
+    apart = max(abs(a - b) for a, b in zip(saved_keV, scan_keV, strict=True))
     if apart > _SAME_BIN_keV:
-        there, here = (", ".join(f"{x:.1f}" for x in some) for some in (there_keV, here_keV))
+        saved, scan = (", ".join(f"{x:.1f}" for x in means) for means in (saved_keV, scan_keV))
         raise ValueError(
-            f"{path} was made for another detector, tube voltage or thresholds: its bins count "
-            f"photons of {there} keV on average, those of the scan {here} keV; train on scans of "
-            "this detector, or give its own checkpoint"
+            f"{path} was trained for another detector, tube voltage or thresholds: the mean photon "
+            f"energies of its bins are {saved} keV, those of the scan {scan} keV; train on scans "
+            "of this detector, or give a checkpoint for it"
         )
 
 
 def _bins_keV(model: SpectralModel) -> list[float]:
-    """Mean energy of the photons that each bin counts with nothing in the beam."""
+    """Mean energy of the photons that each bin counts without an object."""
     spectra = model.spectra().detach().double()
     energies = model.energies_keV.double()
     return ((spectra @ energies) / spectra.sum(-1)).reshape(-1, spectra.shape[-2]).mean(0).tolist()

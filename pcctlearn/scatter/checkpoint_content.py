@@ -1,4 +1,4 @@
-"""The contents of a checkpoint, checked before anything is built from them."""
+"""Contents of a checkpoint, checked before anything is built from them."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 from pcctlearn.reading.damaged import damaged, readable
 from pcctlearn.reading.sizes import require_zip
 
-KEY = "correction"  # beside the state_dict, where the weights begin with PREFIX
+KEY = "correction"  # entry beside the state_dict, in which names of the weights begin with PREFIX
 PREFIX = "chain.correct."
 GEOMETRY = (
     "rows",
@@ -25,8 +25,8 @@ GEOMETRY = (
 )
 _MOST_BYTES = 2**31
 _MOST_BINS = 64
-_MOST_NESTED = 8  # levels of a setting
-_LARGEST = 2.0**53  # whole numbers up to here are floats without rounding
+_MOST_NESTED = 8  # nesting levels of a setting
+_LARGEST = 2.0**53  # largest whole number below which floats are exact
 _WHAT = "a checkpoint of a scatter correction"
 _REMEDY = (
     "give the checkpoints/best.ckpt of a run of experiment=scatter_direct, scatter_cross_domain or "
@@ -35,7 +35,7 @@ _REMEDY = (
 
 
 class Content(NamedTuple):
-    """What rebuilds a correction, its weights, and the scanner that it was made for."""
+    """Settings of a correction, its weights, and its scanner."""
 
     spec: dict[str, Any]
     weights: dict[str, Tensor]
@@ -44,10 +44,10 @@ class Content(NamedTuple):
 
 
 def read_content(path: Path) -> Content:
-    """The facts and the weights in a checkpoint; Python objects in it are never loaded.
+    """Read settings and weights from a checkpoint; Python objects in it are never loaded.
 
     Raises:
-        ValueError: the file is damaged, of other contents, or holds a number that cannot be.
+        ValueError: the file is damaged, has other contents or impossible values.
     """
     require_zip(path, _WHAT, _REMEDY, _MOST_BYTES)
     with readable(path, _WHAT, _REMEDY):
@@ -72,7 +72,7 @@ def _checked(content: Any) -> Content:
         _check_plain(value, f"the setting {str(name)[:60]}")
     bins_keV = facts.get("bins_keV")
     if not (isinstance(bins_keV, list) and 0 < len(bins_keV) <= _MOST_BINS):
-        raise ValueError("bins_keV is no list of energies")
+        raise ValueError("bins_keV is not a list of energies")
     geometry = _mapping(facts.get("geometry"), "geometry")
     weights = {
         name.removeprefix(PREFIX): _tensor(name, value)
@@ -88,7 +88,7 @@ def _checked(content: Any) -> Content:
 
 
 def _check_plain(value: Any, name: str, levels: int = _MOST_NESTED) -> None:
-    """Raise ValueError for a setting that is not made of words, numbers, lists and mappings."""
+    """Raise ValueError unless a setting consists of strings, numbers, lists and mappings."""
     if isinstance(value, dict | list | tuple) and levels > 0:
         for part in value.values() if isinstance(value, dict) else value:
             _check_plain(part, name, levels - 1)
@@ -100,22 +100,22 @@ def _check_plain(value: Any, name: str, levels: int = _MOST_NESTED) -> None:
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} holds no named values")
+        raise ValueError(f"{name} has no named values")
     return dict(value)
 
 
 def _number(value: Any, name: str, above: float = -math.inf) -> float:
     if not (isinstance(value, int | float) and above < value < math.inf):
-        raise ValueError(f"{name} is {str(value)[:40]}, not a number that it can be")
+        raise ValueError(f"{name} is {str(value)[:40]}, which is not a possible value")
     return float(value)
 
 
 def _tensor(name: str, value: Any) -> Tensor:
-    """Weights that are numbers, and as many as are stored: a view may repeat one 10¹² times."""
+    """A tensor of finite weights that are all stored: a view may repeat a number 10¹² times."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
-        raise ValueError(f"{name} is no tensor")
+        raise ValueError(f"{name} is not a tensor")
     if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"{name} declares the shape {tuple(value.shape)}, and stores less")
+        raise ValueError(f"{name} declares the shape {tuple(value.shape)}, but stores less")
     if value.is_complex() or not value.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity, or complex numbers")
+        raise ValueError(f"{name} contains NaN, infinity or complex numbers")
     return value

@@ -1,4 +1,4 @@
-"""Scatter-kernel superposition: every part of the primary beam adds scatter around it."""
+"""Scatter correction by superposition of scatter kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 from pcctlearn.tomography.geometry.cone import ConeBeam, point_source_flux
 
-HIGHEST_FRACTION = 0.95  # scatter over all counts, at most
+HIGHEST_FRACTION = 0.95  # largest scatter over counts
 _LEAST_TRANSMISSION = 1e-6
-_SMALL_DEPTH = 1e-3  # L^β is L (L + it)^(β − 1), whose slope stays finite where nothing scatters
-_BLEND_cm = 2.0  # of water, over which one group passes into the next
-_SHADOW_cm = 2.0  # of water, that make a shadow
+_SMALL_DEPTH = 1e-3  # ε in L^β ≈ L (L + ε)^(β − 1), whose slope is finite at L = 0
+_BLEND_cm = 2.0  # thickness of water over which one group passes into the next
+_SHADOW_cm = 2.0  # thickness of water that belongs to the shadow of the object
 _MOST_ITERATIONS = 1000
 
 Panels = Float[Tensor, "batch view row column"]
@@ -27,33 +27,33 @@ PanelCounts = Float[Tensor, "batch bin view row column"]
 class KernelScatter(ScatterCorrection):
     """Scatter over counts, by scatter-kernel superposition in every energy bin.
 
-    Counts are relative to ``air`` here. From the primary P of the highest bin, L = −ln P and
-    t = L / μ_water, the scatter behind water is in bin b
+    Counts are relative to air in the following. With the primary P of the highest bin, L = −ln P
+    and t = L / μ_water, the scatter of bin b behind water is
 
         S_b = (1 − γ t) Σ_i (P R_i c_bi) ⊗ g_bi + γ Σ_i (t P R_i c_bi) ⊗ g_bi,
         c_bi = A_bi w P^α_bi L^β_bi,   g_bi = exp(−r²/2σ1²) + B exp(−r²/2σ2²),
 
-    with a share R_i of thickness group i in t, and w falling to ``edge_weight`` at the object's
-    edges, where scatter leaves through the side. P starts from the counts I, and S ← S +
-    λ (S_high(I − S) − S) with S ≤ 0.95 I finds it. Down-scatter comes from the highest bin, so it
-    drives all: the scatter-to-primary ratio of bin b is taken to be that of the water which the
-    highest bin sees, S_b over water's primary T_b(L). Bone lowers both alike, and noise of the
-    lower bins stays out.
+    with the share R_i(t) of thickness group i. w falls to ``edge_weight`` at the edges of the
+    object, where scatter escapes through the side. P follows from the counts I by the fixed-point
+    iteration S ← S + λ (S_high(I − S) − S), with S ≤ 0.95 I and P = I − S. The highest bin is used
+    for all bins, because photons scatter from it into the lower ones. The scatter-to-primary ratio
+    of bin b is that of the water equivalent to the highest bin: S_b over the primary T_b(L) of
+    water. Bone lowers both alike, and the noise of the lower bins has no effect.
 
     J. Sun and J. Star-Lack, "Improved scatter correction using adaptive scatter kernel
-    superposition", Phys. Med. Biol. 55 (2010) 6695. doi:10.1088/0031-9155/55/22/007. Ours are: one
-    bin drives all; groups pass into each other over 2 cm; the form of w.
+    superposition", Phys. Med. Biol. 55 (2010) 6695. doi:10.1088/0031-9155/55/22/007. Different here
+    are: the highest bin is used for all; groups blend over 2 cm; the form of w.
 
     Args:
-        geometry, model: of the scanner: pixels and offsets of the panel, and air.
-        parameters: of the kernels, from ``fit_kernels`` or ``KernelParameters.load``, or what
-            ``KernelParameters.plain`` gives.
-        grid_transmission: factor on all amplitudes, for all bins or each: the fraction of scatter
-            that an anti-scatter grid lets through. ``fit`` sets it.
-        gamma_per_cm: γ; 0 for symmetric kernels. This value and those of edge_weight and edge_cm
-            were chosen on simulated heads and water cylinders of 12 to 20 cm.
-        edge_weight, edge_cm: w at a straight edge, and σ on the panel of what counts as near it.
-        n_iterations, relaxation: of the fixed point, and λ.
+        geometry, model: the scanner: pixels and offsets of the panel, and air.
+        parameters: kernels from ``fit_kernels`` or ``KernelParameters.load``, or the result of
+            ``KernelParameters.plain``.
+        grid_transmission: factor on all amplitudes, one number or one per bin: the fraction of
+            scatter that an anti-scatter grid transmits. ``fit`` sets it.
+        gamma_per_cm: γ; 0 for symmetric kernels. The defaults of γ, edge_weight and edge_cm were
+            chosen with simulated heads and water cylinders of 12 to 20 cm.
+        edge_weight, edge_cm: w at a straight edge, and the σ of its neighbourhood on the panel.
+        n_iterations, relaxation: number of fixed-point iterations, and λ.
     """
 
     title = "Pencil-beam kernels"
@@ -96,7 +96,8 @@ class KernelScatter(ScatterCorrection):
         if len(air) != n_bins or air.ndim not in (1, 3):
             raise ValueError(
                 f"air must be (bin) or (bin, row, column) with the {n_bins} bins of the scatter "
-                f"kernels, got {tuple(air.shape)}: fit the kernels with this scanner's thresholds"
+                f"kernels, got {tuple(air.shape)}: fit the kernels with the thresholds of this "
+                "scanner"
             )
         if not (air.isfinite().all() and air.min() > 0):
             raise ValueError(
@@ -105,7 +106,7 @@ class KernelScatter(ScatterCorrection):
         factor = torch.as_tensor(grid_transmission, dtype=torch.float64)
         if factor.shape not in ((), (n_bins,)) or not (factor.isfinite() & (factor >= 0)).all():
             raise ValueError(
-                f"grid_transmission must be one number of 0 or more, or {n_bins}, got "
+                f"grid_transmission must be a number ≥ 0, or {n_bins} of them, got "
                 f"{grid_transmission}"
             )
         if not 0 < edge_cm < float("inf"):
@@ -134,17 +135,17 @@ class KernelScatter(ScatterCorrection):
         self.n_iterations, self.relaxation = n_iterations, relaxation
 
     def forward(self, counts: PanelCounts) -> PanelCounts:
-        """Scatter over counts, in [0, 0.95]: corrected counts are counts · (1 − it).
+        """Scattered fraction of the counts, in [0, 0.95].
 
         Raises:
-            ValueError: counts that are no numbers, or negative, or of other bins or pixels.
+            ValueError: counts that are not finite, negative, or of other bins or pixels.
         """
         self._check(counts)
         spr = self.spr(self._primary(counts[:, -1] / self.air[-1].to(counts)))
         return (spr / (1 + spr)).clamp(max=HIGHEST_FRACTION)
 
     def spr(self, primary: Panels) -> PanelCounts:
-        """Scatter over primary in each bin, from the primary of the highest, relative to air."""
+        """Scatter over primary in each bin, from the primary of the highest bin over air."""
         scatter = [self._scatter(primary, number) for number in range(len(self.alpha))]
         return torch.stack(scatter, 1) / self._water(primary)
 
@@ -152,10 +153,10 @@ class KernelScatter(ScatterCorrection):
     def fit(
         self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
     ) -> dict[str, float]:
-        """Set grid_transmission to the value that fits scans of known scatter best.
+        """Fit grid_transmission to scans of known scatter.
 
-        a_b = Σ f f̂ / Σ f̂², the least squares of f ≈ a f̂ over all rays: f is scatter over counts
-        and f̂ what the kernels with a factor of one make of the true primary.
+        a_b = Σ f f̂ / Σ f̂², by least squares of f ≈ a f̂ over all rays. f is the scatter fraction
+        and f̂ its prediction from the true primary with a factor of one.
         """
         self.grid_transmission.fill_(1)
         both, squares = torch.zeros(2, len(self.alpha), dtype=torch.float64)
@@ -176,8 +177,8 @@ class KernelScatter(ScatterCorrection):
             squares += guess.square().double().sum((0, 2, 3, 4)).cpu()
         if not (squares > 0).all():
             raise ValueError(
-                "the counts show no object, so that nothing scatters in them: give scans with "
-                "something in the beam, and the air that belongs to them"
+                "the counts show no object, so there is nothing to fit: give scans of an object, "
+                "with the air counts of the same scanner"
             )
         self.grid_transmission.copy_(both / squares)
         fitted = self.grid_transmission.tolist()
@@ -195,7 +196,7 @@ class KernelScatter(ScatterCorrection):
     def _scatter(self, primary: Panels, number: int) -> Panels:
         """S_b behind water, relative to the open beam of bin b at the same pixel."""
         rows, columns = self._positions_cm(primary)
-        # counts relative to air hide that the fluence falls towards the edges of a panel
+        # the fluence decreases towards the edges of a panel, unlike counts relative to air
         flux = point_source_flux(rows, columns, self.source_to_detector_cm)
         depth = _depth(primary)
         thickness = depth / self.water_per_cm
@@ -208,7 +209,7 @@ class KernelScatter(ScatterCorrection):
             power = depth * (depth + _SMALL_DEPTH) ** (beta - 1)
             source = lit * group * amplitude * torch.exp(-alpha * depth) * power
             for weight, sigma in ((1.0, sigma1), (share, sigma2)):
-                # a Gaussian is separable: two products of matrices, which do not wrap around
+                # a Gaussian is separable: two matrix products, which do not wrap around
                 down, across = (
                     _gaussian(positions, sigma) * size
                     for positions, size in zip((rows, columns), self.pixel_cm, strict=True)
@@ -221,7 +222,7 @@ class KernelScatter(ScatterCorrection):
         return scatter / flux * self.grid_transmission[number].to(primary)
 
     def _groups(self, thickness_cm: Panels) -> list[Panels]:
-        """R_i: shares of the groups, one in sum."""
+        """R_i: shares of the groups; they sum to one."""
         passed = [
             ((thickness_cm - border) / _BLEND_cm + 0.5).clamp(0, 1)
             for border in self.borders_cm.to(thickness_cm)
@@ -231,9 +232,9 @@ class KernelScatter(ScatterCorrection):
         return [a - b for a, b in zip(lower, upper, strict=True)]
 
     def _edges(self, thickness_cm: Panels, rows: Tensor, columns: Tensor) -> Panels:
-        """Factor w: 1 well inside the shadow, edge_weight where at most half of what is near is.
+        """w: 1 well inside the shadow, edge_weight where it fills half or less of the surroundings.
 
-        Where the panel ends, the shadow is taken to go on.
+        The shadow is assumed to continue beyond the panel.
         """
         shadow = 1 - torch.exp(-thickness_cm / _SHADOW_cm)
         down, across = (_gaussian(positions, self.edge_cm) for positions in (rows, columns))
@@ -241,7 +242,7 @@ class KernelScatter(ScatterCorrection):
         return self.edge_weight + (1 - self.edge_weight) * (2 * near - 1).clamp(0, 1)
 
     def _water(self, primary: Panels) -> PanelCounts:
-        """T_b of the water that the highest bin sees."""
+        """T_b behind the depth of water in the highest bin."""
         depth = _depth(primary)[:, None]
         rates, weights = self.water_rates.to(depth), self.water_weights.to(depth)
         total = torch.zeros_like(depth)
@@ -250,7 +251,7 @@ class KernelScatter(ScatterCorrection):
         return total
 
     def _positions_cm(self, panels: Panels) -> tuple[Tensor, Tensor]:
-        """Of rows and columns, from where the central ray meets the panel."""
+        """Positions of rows and columns, from the central ray."""
         rows, columns = (
             (torch.arange(n, device=panels.device).to(panels) - (n - 1) / 2) * size + offset
             for n, size, offset in zip(
@@ -265,7 +266,7 @@ class KernelScatter(ScatterCorrection):
             wanted = "any panel" if pixels == (1, 1) else f"a panel of {tuple(pixels)}"
             raise ValueError(
                 f"counts must be (batch, bin, view, row, column) with {n_bins} bins and {wanted}, "
-                f"as the kernels and air have, got {tuple(counts.shape)}"
+                f"as the kernels and the air counts, got {tuple(counts.shape)}"
             )
         if not (counts.isfinite() & (counts >= 0)).all():
             n_wrong = int((~(counts.isfinite() & (counts >= 0))).sum())

@@ -1,4 +1,4 @@
-"""The numbers of scatter kernels, for every bin and thickness group, and their text file."""
+"""Parameters of scatter kernels for every bin and thickness group, and their file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,22 @@ BinGroup = Float[Tensor, "bin group"]
 
 @dataclass(frozen=True)
 class KernelParameters:
-    """Scatter c g(r) around a thin beam, in all bins as the transmission T of the highest has it.
+    """Scatter c g(r) at the distance r from a pencil beam, with transmission T in the highest bin.
 
-    c = A T^α L^β and g = exp(−r²/2σ1²) + B exp(−r²/2σ2²), with L = −ln T: scatter at a distance r
-    on the panel, per cm² of it and per photon of the highest bin's primary, where scatter and
-    primary are relative to what their bin counts with nothing in the beam.
+    c = A T^α L^β and g = exp(−r²/2σ1²) + B exp(−r²/2σ2²), with L = −ln T. It is scatter per cm² of
+    the panel and per primary photon of the highest bin; scatter and primary are relative to the
+    counts of their bin in air.
 
     Behind water of depth L in the highest bin, the primary of bin b is T_b = Σ_k w_bk exp(−a_k L).
 
     Attributes:
         amplitude_per_cm2, alpha, beta, sigma1_cm, share, sigma2_cm: A, α, β, σ1, B and σ2.
-        residual: root mean square of what the fit left, over the peak of each profile.
+        residual: root mean square residual of the fit, over the peak of each profile.
         water_rates, water_weights: a and w.
-        borders_cm: thicknesses of water that part the groups, one less than there are groups.
-        water_per_cm: L of a centimetre of water.
-        source_to_detector_cm: of the scanner that they were made for.
-        passport: how they were made, {name: value}.
+        borders_cm: thicknesses of water that separate the groups, one fewer than groups.
+        water_per_cm: L of 1 cm of water.
+        source_to_detector_cm: distance in the scanner of the fit.
+        passport: provenance, {name: value}.
     """
 
     amplitude_per_cm2: BinGroup
@@ -74,7 +74,7 @@ class KernelParameters:
             raise ValueError("sigma1_cm, sigma2_cm and beta of scatter kernels must be positive")
         borders = list(self.borders_cm)
         if borders != sorted(set(borders)) or min(borders, default=1) <= 0:
-            raise ValueError(f"borders_cm must be positive and rise, got {borders}")
+            raise ValueError(f"borders_cm must be positive and increase, got {borders}")
         for name in ("water_per_cm", "source_to_detector_cm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(
@@ -83,11 +83,11 @@ class KernelParameters:
 
     @property
     def n_bins(self) -> int:
-        """Bins whose scatter they give."""
+        """Number of energy bins."""
         return len(self.amplitude_per_cm2)
 
     def plain(self) -> dict[str, Any]:
-        """Every number in full, as lists and words."""
+        """All values as lists, numbers and strings."""
         return {
             "quantity": QUANTITY,
             "passport": dict(self.passport),
@@ -99,40 +99,40 @@ class KernelParameters:
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "KernelParameters":
-        """What ``plain`` gave; KeyError, TypeError or ValueError for anything else."""
+        """Inverse of ``plain``; KeyError, TypeError or ValueError for other contents."""
         if content["quantity"] != QUANTITY:
-            raise ValueError(f"it holds {content['quantity']!r}")
+            raise ValueError(f"it contains {content['quantity']!r}")
         values: dict[str, Any] = {
             name: _numbers(name, content[name]) for name in (*KERNEL, *_WATER, "borders_cm")
         }
         values["borders_cm"] = values["borders_cm"].tolist()
         for name in ("water_per_cm", "source_to_detector_cm"):
             if (value := _numbers(name, content[name])).ndim:
-                raise ValueError(f"{name} is no number")
+                raise ValueError(f"{name} is not a number")
             values[name] = value.item()
         passport = {str(key): str(value) for key, value in dict(content["passport"]).items()}
         return cls(**values, passport=passport)
 
     def save(self, path: str | Path) -> None:
-        """Write them as JSON: what they are, how they were made, and every number."""
+        """Write the parameters and their provenance as JSON."""
         with written_whole(Path(path)) as temporary:
             temporary.write_text(json.dumps(self.plain(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "KernelParameters":
-        """Read what ``save`` wrote.
+        """Read a file of ``save``.
 
         Raises:
-            FileNotFoundError: there is no such file. ValueError: it holds no scatter kernels.
+            FileNotFoundError: no such file. ValueError: the file has no scatter kernels.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no scatter kernels at {path}: make them with "
+                f"no scatter kernels at {path}: create them with "
                 "pcctlearn.scatter.pencil_beams.fit_kernels(geometry, model).save(path)"
             )
         called = (path, "a file of scatter kernels")
-        remedy = "give a file that KernelParameters.save wrote"
+        remedy = "give a file of KernelParameters.save"
         content = read_json(*called, remedy)
         try:
             return cls.from_plain(content)
@@ -141,11 +141,11 @@ class KernelParameters:
 
 
 def _numbers(name: str, value: Any) -> Tensor:
-    """A number, or lists of them, as a tensor."""
+    """A number, or nested lists of numbers, as a tensor."""
     try:
         numbers = torch.tensor(value, dtype=torch.float64)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} is no number or table of numbers") from error
+        raise ValueError(f"{name} is not a number or a table of numbers") from error
     if not numbers.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity")
+        raise ValueError(f"{name} contains NaN or infinity")
     return numbers

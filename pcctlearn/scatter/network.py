@@ -1,4 +1,4 @@
-"""A convolutional network that estimates the scattered fraction of the counts of a view."""
+"""A convolutional network that estimates the scattered fraction of the counts, view by view."""
 
 import math
 from collections.abc import Sequence
@@ -17,32 +17,31 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _LEAST_TRANSMISSION = 1e-5
 _MOST_STAGES, _MOST_CHANNELS = 64, 4096
-_MOST_PIXELS = 2**16  # a side of the panel, and all of the grid
-_MOST_WEIGHTS = 2**26  # in all, 268 MB
+_MOST_PIXELS = 2**16  # along a side of the panel, and in the whole grid
+_MOST_WEIGHTS = 2**26  # 268 MB
 
 
 class ScatterNetwork(ScatterCorrection):
-    """Scatter over all counts in every pixel and bin, from the counts of a view; 0 < fraction < 1.
+    """Scattered fraction of the counts in every pixel and bin, with 0 < fraction < 1.
 
-    The network of [1] has stages of two 3 × 3 convolutions each, with batch normalisation
-    and ReLU, then two more convolutions and a coarse grid, because scatter is smooth on the scale
-    of centimetres. The panel may have any size: strides of two bring it near the grid, and
-    averaging the rest of the way. A cubic B-spline takes the grid back to the pixels; its weights
-    are positive and sum to one.
+    The network of [1] has stages of two 3 × 3 convolutions each, with batch normalisation and ReLU,
+    followed by two more convolutions and a coarse grid, because scatter is smooth on the scale of
+    centimetres. The panel may have any size: strides of two and an average reduce it to the grid. A
+    cubic B-spline, whose weights are positive and sum to one, interpolates the grid to the pixels.
 
-    The grid holds scatter over air, s, which is smooth. Scatter over counts, x = s · air / counts,
-    is not: it has the edges of the primary counts. The fraction is x up to 0.5, and 1 − 1/(4 x)
-    beyond, so that corrected counts stay positive for any network output. With
-    ``predicts="fraction"`` the grid holds the fraction itself, after a sigmoid, as in [1].
+    The grid contains scatter over air, s, which is smooth. Scatter over counts, x = s · air /
+    counts, has the edges of the primary counts. The fraction is x up to 0.5, and 1 − 1/(4 x)
+    beyond, so that corrected counts are positive for any network output. With
+    ``predicts="fraction"`` the grid contains the fraction, after a sigmoid, as in [1].
 
     Args:
-        geometry, model: of the scanner; the network looks at −log(counts / air).
-        channels: of the stages.
+        geometry, model: the scanner; the input of the network is −log(counts / air).
+        channels: numbers of channels of the stages.
         grid: (rows, columns) of the coarse output.
         initial_scatter: scatter over air, or the fraction, that the untrained network predicts.
         predicts: "scatter" or "fraction", the quantity on the grid.
-        panel: (rows, columns) of the scans it learns from, which decide the strides; by default
-            those of the geometry.
+        panel: (rows, columns) of the training scans, which determine the strides; by default those
+            of the geometry.
     """
 
     title = "A network"
@@ -65,7 +64,7 @@ class ScatterNetwork(ScatterCorrection):
             channels=list(channels), grid=list(grid), predicts=predicts, panel=list(panel)
         )
         if not 0 < initial_scatter < 1:
-            raise ValueError(f"initial_scatter lies between 0 and 1, got {initial_scatter}")
+            raise ValueError(f"initial_scatter must lie between 0 and 1, got {initial_scatter}")
         if predicts not in ("scatter", "fraction"):
             raise ValueError(f"predicts must be scatter or fraction, got {str(predicts)[:60]!r}")
         air = model.air().detach()
@@ -89,7 +88,7 @@ class ScatterNetwork(ScatterCorrection):
         self.head.bias = nn.Parameter(torch.full((len(air),), bias))
 
     def coarse(self, counts: Counts) -> Float[Tensor, "image bin grid_row grid_column"]:
-        """What is predicted, on the coarse grid, one image for each view of each scan."""
+        """Predicted quantity on the coarse grid, one image for each view of each scan."""
         air = self.air.to(counts)[:, None, None]
         images = counts.movedim(1, 2).flatten(0, 1)  # batch and view
         thickness = -torch.log((images / air).clamp(min=_LEAST_TRANSMISSION))
@@ -97,11 +96,11 @@ class ScatterNetwork(ScatterCorrection):
         if features.shape[-2:] != self.grid:
             features = nn.functional.adaptive_avg_pool2d(features, self.grid)
         predicted = self.head(features)
-        # scatter spans decades: an exponential, so that steps are relative
+        # scatter spans decades: with the exponential, steps are relative
         return torch.sigmoid(predicted) if self.predicts == "fraction" else torch.exp(predicted)
 
     def forward(self, counts: Counts) -> Counts:
-        """(batch, bin, view, row, column) photons to the fraction of them that is scatter."""
+        """Scattered fraction of counts (batch, bin, view, row, column) in photons."""
         n_batch, _, n_views, n_rows, n_columns = counts.shape
         coarse = self.coarse(counts)
         rows = spline_matrix(n_rows, self.grid[0]).to(coarse)
@@ -115,7 +114,7 @@ class ScatterNetwork(ScatterCorrection):
 
 
 def spline_matrix(n_fine: int, n_coarse: int) -> Float[Tensor, "fine coarse"]:
-    """Cubic B-splines on n_coarse knots over a line of n_fine pixels; at its ends they repeat."""
+    """Cubic B-splines on n_coarse knots over n_fine pixels; the end knots are repeated."""
     position = (np.arange(n_fine) + 0.5) * n_coarse / n_fine - 0.5
     first = np.floor(position).astype(int)
     t = position - first
@@ -130,7 +129,7 @@ def spline_matrix(n_fine: int, n_coarse: int) -> Float[Tensor, "fine coarse"]:
 
 
 def _check_sizes(**sizes: Sequence[int]) -> None:
-    """Raise ValueError for numbers that are no sizes of a network."""
+    """Raise ValueError for impossible sizes of the network."""
     lengths = {"channels": range(1, _MOST_STAGES + 1), "grid": range(2, 3), "panel": range(2, 3)}
     for name, values in sizes.items():
         most = _MOST_CHANNELS if name == "channels" else _MOST_PIXELS
@@ -151,13 +150,13 @@ def _check_weights(widths: Sequence[int]) -> None:
     stages = sum(9 * a * b + 9 * b * b for a, b in pairwise(widths))
     if (n_weights := stages + 18 * widths[-1] ** 2) > _MOST_WEIGHTS:
         raise ValueError(
-            f"channels {widths[1:]} make {n_weights:.3g} weights, more than {_MOST_WEIGHTS:.3g}: "
-            "choose fewer or smaller ones"
+            f"channels {widths[1:]} give {n_weights:.3g} weights, more than {_MOST_WEIGHTS:.3g}: "
+            "choose fewer or smaller stages"
         )
 
 
 def _before(start: float, predicts: str) -> float:
-    """The output before the exponential or the sigmoid."""
+    """The value before the exponential or the sigmoid."""
     return math.log(start / (1 - start)) if predicts == "fraction" else math.log(start)
 
 

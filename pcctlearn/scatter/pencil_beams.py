@@ -1,4 +1,4 @@
-"""Scatter kernels of a scanner, fitted to pencil beams through slabs of water."""
+"""Scatter kernels of a scanner, fitted to simulated pencil beams through slabs of water."""
 
 import math
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 THICKNESSES_cm = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0, 20.0)
-_REACH_cm = 30.0  # of the profiles, on the panel
-_RING_cm = 1.2
-_PENCIL_cm = 0.4  # a side, on the panel
+_RADIUS_cm = 30.0  # largest radius of the profiles on the panel
+_RING_cm = 1.2  # width of a ring
+_PENCIL_cm = 0.4  # side length of the beam on the panel
 _N_CHUNKS = 16
-_RATES = np.geomspace(0.5, 4.0, 16)  # of attenuation, over that of the highest bin
+_RATES = np.geomspace(0.5, 4.0, 16)  # attenuation relative to that of the highest bin
 
 Array = NDArray[np.floating]
 
 
 class PencilProfiles(NamedTuple):
-    """Scatter behind slabs, lit by a thin beam.
+    """Scatter of a pencil beam behind slabs.
 
-    transmission (bin, slab): primary over the open beam. radii_cm (ring) on the panel.
-    scatter_per_cm2 (bin, slab, ring): over the open beam of the bin, and per cm² of the panel;
-    standard_error alike.
+    transmission (bin, slab): primary over the open beam. radii_cm (ring): radii on the panel.
+    scatter_per_cm2 and standard_error (bin, slab, ring): over the open beam of the bin, per cm² of
+    the panel.
     """
 
     thicknesses_cm: Array
@@ -74,14 +74,15 @@ def fit_kernels(
     """Kernels of every bin and thickness group; the same seed gives the same kernels.
 
     Args:
-        geometry: its source, axis and panel distances; slabs stand upright on the axis.
+        geometry: distances of source, axis and panel; the slabs are centered on the axis.
         model: spectrum, response and thresholds.
-        thicknesses_cm: of the slabs.
-        borders_cm: of the groups; each is fitted to the slabs from border to border, both included.
+        thicknesses_cm: thicknesses of the slabs.
+        borders_cm: borders of the groups; each group is fitted to the slabs from border to border,
+            both included.
         n_histories: photons through each slab.
-        width_cm: of the slabs, across the beam: about that of the objects, out of whose sides
-            scatter gets more easily than through an endless slab.
-        group_stride: scatter is tallied at each so-many-th energy of the spectrum.
+        width_cm: width of the slabs across the beam, about that of the objects, because scatter
+            escapes through their sides.
+        group_stride: scatter is tallied at every group_stride-th energy of the spectrum.
     """
     profiles = pencil_profiles(
         geometry, model, thicknesses_cm, seed, n_histories, width_cm, group_stride
@@ -108,7 +109,7 @@ def pencil_profiles(
     width_cm: float = 16.0,
     group_stride: int = 2,
 ) -> PencilProfiles:
-    """Follow photons through slabs of water, and tell their scatter by distance from the beam."""
+    """Simulate scatter behind slabs of water by distance from the beam."""
     if not (len(thicknesses_cm) > 0 and min(thicknesses_cm) > 0 and width_cm > 0):
         raise ValueError(
             f"thicknesses_cm and width_cm of the slabs must be positive, got "
@@ -116,9 +117,8 @@ def pencil_profiles(
         )
     if model.thresholds.edges_keV.ndim > 1:
         raise ValueError(
-            "scatter kernels are fitted for thresholds that all pixels share, and this detector "
-            "has thresholds for every pixel: choose scatter=network with scatter.checkpoint, or "
-            "scatter=none"
+            "scatter kernels need thresholds that all pixels share, and this detector has "
+            "thresholds per pixel: choose scatter=network with scatter.checkpoint, or scatter=none"
         )
     beam = TubeSpectrum(model.energies_keV, model.fluence, group_stride)
     edges = model.thresholds.edges_keV.detach()
@@ -142,7 +142,7 @@ def pencil_profiles(
     water = mass_attenuation("water", model.energies_keV)[None]
     thickness = torch.tensor(thicknesses_cm, dtype=torch.float64)[:, None]
     primary = expected_counts(thickness, model.spectra().detach(), water).numpy()
-    radii = (np.arange(round(_REACH_cm / _RING_cm)) + 0.5) * _RING_cm
+    radii = (np.arange(round(_RADIUS_cm / _RING_cm)) + 0.5) * _RING_cm
     return PencilProfiles(
         np.array(thicknesses_cm, np.float64),
         (primary / open_beam).T,
@@ -158,9 +158,9 @@ def fit_profiles(
     source_to_detector_cm: float,
     passport: dict[str, str] | None = None,
 ) -> KernelParameters:
-    """Least squares over slabs and rings, for each bin and group; both relative to the peak.
+    """Least squares over slabs and rings for each bin and group, relative to the peak.
 
-    Rings weigh with the root of their radius: as much as the pixels in them.
+    Squared residuals are weighted by the radius of their ring, which is proportional to its pixels.
     """
     thicknesses, highest = profiles.thicknesses_cm, profiles.transmission[-1]
     depth = -np.log(highest)
@@ -189,7 +189,7 @@ def fit_profiles(
 
 
 def _water_weights(depth: Array, transmission: Array) -> Array:
-    """w ≥ 0 of T ≈ Σ_k w_k exp(−a_k L), one in sum, by least squares of relative errors."""
+    """w ≥ 0 of T ≈ Σ_k w_k exp(−a_k L) with Σ w = 1, by least squares of relative errors."""
     depths, relative = np.append(0.0, depth), np.append(1.0, transmission)
     terms = np.exp(-_RATES * depths[:, None]) / relative[:, None]
     weights, _ = nnls(terms, np.ones(len(depths)))
@@ -217,15 +217,15 @@ def _fitted(depth: Array, radii_cm: Array, per_primary: Array) -> list[float]:
 
 
 def _slab(geometry: ConeBeam, beam: TubeSpectrum, thickness_cm: float, width_cm: float) -> Scene:
-    """Water across the central ray, before a panel wide enough for the profiles."""
+    """A slab of water across the central ray, and a panel large enough for the profiles."""
     size = (width_cm, thickness_cm / 4, width_cm / 8)
-    n = 2 * round(_REACH_cm / _RING_cm)
+    n = 2 * round(_RADIUS_cm / _RING_cm)
     scanner = replace(
         geometry,
         n_views=1,
         n_rows=n,
         n_columns=n,
-        pixel_cm=2 * _REACH_cm / n,
+        pixel_cm=2 * _RADIUS_cm / n,
         offset_cm=0.0,
         row_offset_cm=0.0,
         start_rad=0.0,
@@ -236,8 +236,8 @@ def _slab(geometry: ConeBeam, beam: TubeSpectrum, thickness_cm: float, width_cm:
 
 
 def _rings(scene: Scene) -> Array:
-    """Mean over the pixels of each ring about the middle of the panel: (ring, pixel)."""
+    """Mean over the pixels of each ring around the center of the panel: (ring, pixel)."""
     radii = np.hypot(scene.tallied.rows_cm[:, None], scene.tallied.columns_cm).ravel()
-    n = round(_REACH_cm / _RING_cm)
+    n = round(_RADIUS_cm / _RING_cm)
     inside = np.arange(n)[:, None] == np.floor(radii / _RING_cm)
     return inside / inside.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Uniform scatter: the same scatter in every pixel and view, whatever the object."""
+"""Uniform scatter: the same scatter in every pixel and view of every object."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,9 +13,9 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 
 
 class UniformScatter(ScatterCorrection):
-    """Scatter fraction s_b a_b / n, for counts n, air a_b, and one number s_b for each bin.
+    """Scatter fraction s_b a_b / n, for counts n, air counts a_b, and one number s_b per bin.
 
-    A learned correction that is no better than this one has learned nothing from the object.
+    It is the baseline of learned corrections, because it contains no information on the object.
     """
 
     title = "Uniform scatter"
@@ -39,6 +39,6 @@ class UniformScatter(ScatterCorrection):
         return {f"scatter_over_air_bin_{b}": s for b, s in enumerate(fitted, 1)}
 
     def forward(self, counts: Counts) -> Counts:
-        """(batch, bin, view, row, column) photons to the fraction of them that is scatter."""
+        """Scattered fraction of counts (batch, bin, view, row, column) in photons."""
         scatter = (self.scatter_over_air * self.air).to(counts)[:, None, None, None]
         return fraction_of(scatter / counts.clamp(min=torch.finfo(counts.dtype).tiny))

@@ -1,1 +1,1 @@
-"""Lightning modules."""
+"""Lightning modules that train scatter corrections and fit thresholds."""

@@ -1,4 +1,4 @@
-"""Train the correction of a chain on scans, by any loss on any stage."""
+"""Training of the scatter correction of a chain with a loss on any stage."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,19 +16,19 @@ from pcctlearn.scan import STAGES, Scan
 
 
 class ChainModule(LightningModule):
-    """Train the correction of a chain.
+    """Train the scatter correction of a chain.
 
-    The loss decides how far the chain runs. The truth of a deeper stage comes from the scatter-free
-    counts, taken through the same chain once.
+    The chain runs up to the deepest stage that the loss compares. Targets at that stage come from
+    the scatter-free counts, passed through the same chain once.
 
     Args:
-        chain: with a correction that has parameters.
-        loss: on stages of the chain.
-        optimizer: constructor awaiting parameters.
-        scheduler: constructor awaiting the optimizer, stepped after each epoch; or ``None``.
-        n_gradient_views: number of views that carry gradients, drawn at random in each step. The
-            others enter the loss without, so memory grows with these alone. ``None``: all.
-        notes: {name: plain value}, kept in its checkpoints beside the weights.
+        chain: a chain whose correction has parameters.
+        loss: a loss on stages of the chain.
+        optimizer: constructor that takes the parameters.
+        scheduler: constructor that takes the optimizer, stepped after each epoch; or ``None``.
+        n_gradient_views: number of views with gradients, drawn at random in each step. The other
+            views enter the loss without gradients and need no memory for them. ``None``: all.
+        notes: {name: plain value}, stored in checkpoints beside the weights.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ChainModule(LightningModule):
     ) -> None:
         super().__init__()
         if chain.correct is None:
-            raise ValueError("there is nothing to learn in a chain without a correction")
+            raise ValueError("a chain without a correction has nothing to learn: choose a scatter")
         if n_gradient_views is not None and n_gradient_views < 1:
             raise ValueError(f"training.n_gradient_views must be 1 or more, got {n_gradient_views}")
         self.chain, self.loss = chain, loss
@@ -50,7 +50,7 @@ class ChainModule(LightningModule):
         self.n_gradient_views, self.notes = n_gradient_views, dict(notes or {})
 
     def configure_optimizers(self) -> Any:
-        """Only the correction's parameters are trained."""
+        """Optimizer of the parameters of the correction."""
         assert self.chain.correct is not None
         optimizer = self.optimizer(self.chain.correct.parameters())
         if self.scheduler is None:
@@ -106,7 +106,7 @@ class ChainModule(LightningModule):
         return self.chain.resume(replace(whole, **joined), self.loss.deepest, expect)
 
     def _through(self, counts: Tensor, until: str, expect: bool = False) -> Scan:
-        """The chain; the output of the correction is checked before it is decomposed."""
+        """Run the chain; the output of the correction is checked before the decomposition."""
         corrected = min(until, "corrected_counts", key=STAGES.index)
         scan = self.chain(counts, until=corrected)
         values, least = scan.at(corrected), 0.0 if corrected == "corrected_counts" else -math.inf
@@ -121,12 +121,12 @@ class ChainModule(LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         return FloatingPointError(
             f"training diverged, {what} after step {step}: lower training.optimizer.lr, which is "
-            f"{optimizer.param_groups[0]['lr']:g} there"
+            f"{optimizer.param_groups[0]['lr']:g} at this step"
         )
 
 
 @torch.no_grad()
 def with_truth(scan: Scan, chain: Chain, until: str, expect: bool = False) -> Scan:
-    """A scan with its scatter-free counts, which it holds, taken through the chain to a stage."""
+    """A scan with known scatter-free counts, passed through the chain up to a stage."""
     scan.at("corrected_counts")
     return chain.resume(scan, until, expect)

@@ -1,4 +1,4 @@
-"""Lightning checkpoints that are complete or absent, however the run ends."""
+"""Atomic Lightning checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from pcctlearn.scatter.checkpoint import write_checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write checkpoints beside their final name, and rename them once they are on the disk.
+    """Write checkpoints to a temporary file in their folder, and rename it when it is complete.
 
-    Lightning itself writes to the system's temporary folder and copies from there: on another
-    disk, one that is full or a process that is killed leaves half a checkpoint.
+    Lightning itself copies from the system's temporary folder: a full disk or a killed process can
+    leave half a checkpoint.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write one checkpoint; ``OSError`` where there is no space."""
+        """Write a checkpoint; ``OSError`` if the disk is full."""
         write_checkpoint(Path(path), checkpoint)

@@ -18,22 +18,22 @@ def step_seconds(
 ) -> dict[str, dict[str, float]]:
     """{stage: {"forward", "backward"}}: seconds of each stage and of "loss", the best of n_repeats.
 
-    Each stage runs forward and backward by itself, from a leaf of its own. The times add up to a
-    training step without its optimiser.
+    Each stage runs forward and backward separately. The times sum to a training step without the
+    optimizer.
     """
     best: dict[str, dict[str, float]] = {}
     for _ in range(n_repeats):
         for name, times in _once(chain, loss, target).items():
-            for way, seconds in times.items():
-                before = best.setdefault(name, {}).get(way, float("inf"))
-                best[name][way] = min(before, seconds)
+            for direction, seconds in times.items():
+                before = best.setdefault(name, {}).get(direction, float("inf"))
+                best[name][direction] = min(before, seconds)
     chain.zero_grad()
     return best
 
 
 def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, float]]:
     times: dict[str, dict[str, float]] = {}
-    leaves: list[tuple[str, Tensor, Tensor]] = []  # stage, what came out of it, and its leaf
+    leaves: list[tuple[str, Tensor, Tensor]] = []  # stage, its output, and the leaf copied from it
     scan = Scan(counts=target.at("counts"))
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
         if stage == "expected_counts" and not loss.expects:

@@ -1,4 +1,4 @@
-"""Thresholds fitted to the scan of a known object, by any optimiser."""
+"""Fit of the thresholds to the scan of a known object, with any optimizer."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -34,12 +34,12 @@ class ThresholdModule(LightningModule):
     """Fit the thresholds of every pixel to a scan of a known object, one step per batch.
 
     The gradient reaches the thresholds through the decomposition. Pixels whose thresholds the scan
-    does not determine keep them, and their line integrals are taken as known.
+    does not determine keep them; their line integrals are set to the truth.
 
     Args:
-        chain: with thresholds for each pixel in its model.
-        loss: on stages of the chain.
-        optimizer: constructor awaiting parameters.
+        chain: a chain whose model has thresholds per pixel.
+        loss: a loss on stages of the chain.
+        optimizer: constructor that takes the parameters.
         max_sd_keV, step_tolerance_keV: as in ``calibrate_thresholds``.
     """
 
@@ -61,11 +61,11 @@ class ThresholdModule(LightningModule):
 
     @property
     def thresholds(self) -> Any:
-        """The thresholds that are fitted, owned by the spectral model."""
+        """The fitted thresholds of the spectral model."""
         return self.chain.decompose.model.thresholds
 
     def configure_optimizers(self) -> Optimizer:
-        """The thresholds alone are fitted."""
+        """Optimizer of the thresholds."""
         return self.optimizer([self.thresholds.edges_keV])
 
     def on_train_batch_start(self, target: Scan, index: int) -> None:
@@ -75,7 +75,7 @@ class ThresholdModule(LightningModule):
         self._n_evaluated = 0
 
     def training_step(self, target: Scan, index: int) -> Tensor:
-        """The loss; an optimiser with a line search asks for it several times in one step."""
+        """The loss; an optimizer with a line search evaluates it several times per step."""
         assert self.observable is not None
         _, total = compare(self.chain, target, self.loss, self.observable)
         if not total.isfinite():
@@ -88,7 +88,7 @@ class ThresholdModule(LightningModule):
         return total
 
     def on_after_backward(self) -> None:
-        """Unobservable pixels keep their thresholds."""
+        """Set the gradient of unobservable pixels to zero."""
         assert self.observable is not None
         self.thresholds.edges_keV.grad *= self.observable[:, None]
 
@@ -105,7 +105,7 @@ class ThresholdModule(LightningModule):
             self.converged = self.trainer.should_stop = True
 
     def calibration(self) -> Calibration:
-        """What was found."""
+        """The result."""
         assert self.observable is not None
         edges = self.thresholds.edges_keV.detach().clone()
         return Calibration(edges, self.observable, self.converged, self.history)
@@ -131,7 +131,7 @@ def fit_thresholds(
     max_sd_keV: float = 100.0,
     step_tolerance_keV: float = 1e-3,
 ) -> Calibration:
-    """Calibrate on the trainer's device with its loggers: Gauss–Newton, or a torch optimiser.
+    """Calibrate by Gauss–Newton or a torch optimizer, on the trainer's device with its loggers.
 
     Arguments as in ``calibrate_thresholds``.
     """
@@ -145,9 +145,9 @@ def fit_thresholds(
             for logger in trainer.loggers:
                 logger.log_metrics({"loss": iterate.loss}, step)
 
-        here = move_data_to_device(target, device)
+        target = move_data_to_device(target, device)
         found = calibrate_thresholds(
-            chain.to(device), here, loss, optimizer, max_steps, report, **limits
+            chain.to(device), target, loss, optimizer, max_steps, report, **limits
         )
     else:
         module = ThresholdModule(chain, loss, optimizer, **limits)
@@ -156,7 +156,7 @@ def fit_thresholds(
         found = module.calibration()
     if not found.converged:
         log.warning(
-            "not converged after %d steps, the results are those of the best one: raise "
+            "not converged after %d steps, the results are those of the best step: raise "
             "study.max_steps",
             len(found.history),
         )

@@ -1,4 +1,4 @@
-"""Lightning's logger for W&B, without an option that W&B has withdrawn."""
+"""Lightning's logger for W&B, without a deprecated option."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from pytorch_lightning.loggers import WandbLogger
 
 
 class WandbRun(WandbLogger):
-    """One run in W&B; arguments as ``WandbLogger``.
+    """A run in W&B; arguments as ``WandbLogger``.
 
-    Lightning always passes the option ``anonymous``, for which W&B prints a warning at every start.
+    Lightning always passes the option ``anonymous``, for which W&B prints a warning.
     """
 
     def __init__(

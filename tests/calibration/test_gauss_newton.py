@@ -27,7 +27,7 @@ def as_matrix(blocks):
 
 
 @pytest.mark.parametrize("with_edges", [False, True])
-def test_without_coupling_each_pixel_is_solved_by_itself(with_edges):
+def test_without_coupling_pixels_are_solved_separately(with_edges):
     jacobian, gradient, of_rays, of_edges, own = problem()
     own = own + of_edges if with_edges else own
     curvature = Curvature(of_rays, of_edges if with_edges else None)
@@ -53,7 +53,7 @@ def test_with_coupling_all_pixels_are_solved_together(with_edges):
     torch.testing.assert_close(step.flatten(), -torch.linalg.solve(normal, gradient.flatten()))
 
 
-def test_edges_without_effect_stay():
+def test_edges_without_effect_are_kept():
     jacobian, gradient, of_rays, _, _ = problem()
     jacobian[..., -1] = 0
     gradient[:, -1] = 0

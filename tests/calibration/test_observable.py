@@ -48,16 +48,16 @@ def test_count_information_is_the_fisher_matrix_of_autograd(model):
     torch.testing.assert_close(count_information(model, A), fisher)
 
 
-def test_line_integrals_never_tell_more_than_the_counts(model):
+def test_line_integrals_have_no_more_information_than_the_counts(model):
     A = slabs(N_PIXELS)
     jacobian = threshold_jacobian(model, A, model(A).detach())
     of_counts = count_information(model, A)
     lost = torch.linalg.eigvalsh(of_counts - decomposed_information(model, A, jacobian))
     assert (lost > -1e-9 * of_counts.abs().max()).all()
-    assert (lost[:, -1] > 0).all()  # four bins say more than two materials
+    assert (lost[:, -1] > 0).all()  # four bins have more information than two materials
 
 
-def test_air_alone_calibrates_no_pixel(model):
+def test_air_makes_no_pixel_observable(model):
     A = slabs(N_PIXELS).clone()
     A[:, 1] = 0
     jacobian = threshold_jacobian(model, A, model(A).detach())

@@ -1,4 +1,4 @@
-"""Gauss–Newton calibration: thresholds are found where the scan determines them, by any loss."""
+"""Gauss–Newton calibration of thresholds with several losses and objects."""
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ def test_slabs():
     assert error.abs().max() < 1e-3
     assert found.history[-1].loss < 1e-2 * found.history[0].loss
     assert steps == found.history
-    assert found.edges_keV[0, -1] == 120.0  # carries no information, never moves
+    assert found.edges_keV[0, -1] == 120.0  # without information, fixed
 
 
 @pytest.mark.parametrize(
     "distance", [torch.nn.HuberLoss(delta=2.0), torch.nn.SmoothL1Loss(beta=0.5)]
 )
-def test_any_distance_with_a_second_derivative(distance):
+def test_distances_with_a_second_derivative(distance):
     loss = TotalLoss({"A": StageLoss("line_integrals", distance)})
     found, error = calibrate(slab_problem(), loss, 20)
     assert error.abs().max() < 5e-3
@@ -55,21 +55,21 @@ def test_columns_in_air_keep_their_thresholds():
     assert error[7].abs().max() < 2e-2
 
 
-def test_terms_of_several_stages_add_up():
-    """Their curvatures as well: the steps stay as long as those of one term."""
+def test_curvatures_of_several_stages_are_summed():
+    """The number of steps is that of a single term."""
     both = TotalLoss({**squares("maps").terms, **squares("line_integrals").terms})
     found, error = calibrate(phantom_problem(), both, 12)
     assert error[found.observable].abs().max() < 5e-3
 
 
-def test_the_likelihood_needs_no_more_steps_than_squares():
+def test_the_likelihood_converges_in_fewer_than_12_steps():
     found, error = calibrate(slab_problem(), likelihood(), 12)
     assert error.abs().max() < 1e-3
     assert found.converged
     assert len(found.history) < 12
 
 
-def test_the_chain_is_left_at_what_is_returned():
+def test_the_chain_has_the_returned_thresholds():
     problem = slab_problem()
     found, _ = calibrate(problem, squares("line_integrals"), 3)
     assert not found.converged
@@ -88,19 +88,19 @@ def test_the_chain_is_left_at_what_is_returned():
         (squares("line_integrals"), {"max_sd_keV": 1e-9}, r"training\.max_sd_keV=1e-09"),
     ],
 )
-def test_what_does_not_fit_is_refused(loss, options, words):
+def test_impossible_losses_raise_an_error(loss, options, words):
     with pytest.raises(ValueError, match=words):
         calibrate(slab_problem(), loss, 1, **options)
 
 
-def test_shared_thresholds_are_refused():
+def test_shared_thresholds_raise_an_error():
     _, target, _ = slab_problem()
     shared = Chain(MaximumLikelihood(scanner(every=4)))
     with pytest.raises(ValueError, match="n_pixels"):
         calibrate_thresholds(shared, target, squares("line_integrals"), GaussNewton(), 1)
 
 
-def test_a_reconstruction_without_a_transpose_is_refused():
+def test_a_reconstruction_without_a_transpose_raises_an_error():
     chain, target, true_edges = phantom_problem()
     F = chain.reconstruct
     chain.reconstruct = torch.nn.Sequential(F)

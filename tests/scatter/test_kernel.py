@@ -1,4 +1,4 @@
-"""Superposed kernels keep the laws of scatter, find what they made, and mend simulated scans."""
+"""Kernel superposition: sums by hand, round trip, fit, and simulated scans."""
 
 from functools import cache
 from pathlib import Path
@@ -30,18 +30,18 @@ def method(air=AIR, pixel_cm=PIXEL_cm, offset_cm=(0.0, 0.0), **settings):
 
 
 def known(counts, fraction):
-    """Scans of one view set each."""
+    """Scans with a batch of one."""
     pairs = zip(counts.split(1), fraction.split(1), strict=True)
     return [Scan(counts=n, scatter_fraction=f) for n, f in pairs]
 
 
 def transmissions(*shape, least=0.02):
-    """Of the highest bin, between thick objects and hardly any."""
+    """Transmissions of the highest bin, of thick to thin objects."""
     return least + (0.98 - least) * torch.rand(*shape)
 
 
 def counts_of(kernel, primary, lower=0.3):
-    """Counts (batch, 2, …) with the scatter that the kernels themselves make, and its share."""
+    """Counts (batch, 2, …) with scatter by the same kernels, and its fraction."""
     spr = kernel.spr(primary)
     both = torch.stack([lower * primary, primary], 1) * kernel.air
     return both * (1 + spr), spr / (1 + spr)
@@ -54,9 +54,9 @@ def test_an_open_beam_has_no_scatter():
         assert not kernel(counts).any()
 
 
-def test_the_share_lies_between_none_and_most_and_is_finite():
+def test_the_fraction_is_finite_and_in_its_range():
     counts = AIR[:, None, None, None] * torch.rand(2, 2, 3, 6, 7) ** 4
-    counts[0, :, 0, 2:4] = 0.0  # starved
+    counts[0, :, 0, 2:4] = 0.0  # no counts
     counts[1, :, 1] *= 3  # more than the open beam
     fraction = method(grid_transmission=20.0)(counts)
     assert fraction.isfinite().all()
@@ -73,7 +73,7 @@ def test_scatter_is_the_sum_over_all_pixels(gamma):
     torch.testing.assert_close(scatter, summed_by_hand(primary, PIXEL_cm, gamma))
 
 
-def test_a_single_pixel_scatters_as_its_kernel_does():
+def test_the_scatter_of_a_single_pixel_is_its_kernel():
     primary = torch.ones(1, 1, 9, 11)
     primary[..., 4, 5] = 0.2  # 8 cm of water: the second group
     scatter = method(edge_weight=1.0, gamma_per_cm=0.0).spr(primary)[0, 1, 0]
@@ -87,7 +87,7 @@ def test_a_single_pixel_scatters_as_its_kernel_does():
     torch.testing.assert_close(beside, c * g / flux)
 
 
-def test_nothing_wraps_around_and_a_larger_panel_changes_nothing():
+def test_scatter_does_not_wrap_around_at_the_edges_of_the_panel():
     small = transmissions(1, 1, 6, 7)
     large = torch.ones(1, 1, 12, 16)
     large[..., :6, :7] = small
@@ -99,7 +99,7 @@ def test_nothing_wraps_around_and_a_larger_panel_changes_nothing():
     assert (far[:, -1, -1] < far[:, 6, 7]).all()
 
 
-def test_finer_pixels_see_the_same_scatter():
+def test_scatter_is_independent_of_the_pixel_size():
     coarse = transmissions(1, 1, 8, 8)
     fine = coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)
     seen = method(pixel_cm=0.5).spr(fine)
@@ -107,7 +107,7 @@ def test_finer_pixels_see_the_same_scatter():
     torch.testing.assert_close(averaged, method(pixel_cm=1.0).spr(coarse), rtol=0.02, atol=0)
 
 
-def test_edges_scatter_less_and_the_middle_as_much():
+def test_the_edge_weight_reduces_scatter_at_edges_only():
     primary = torch.ones(1, 1, 21, 41)
     primary[..., 20:] = 0.1
     whole, weighed = (
@@ -119,7 +119,7 @@ def test_edges_scatter_less_and_the_middle_as_much():
     assert ratio[-1] == pytest.approx(1.0, abs=0.02)
 
 
-def test_scatter_of_its_own_making_is_found():
+def test_round_trip():
     kernel = method(n_iterations=40)
     counts, expected = counts_of(kernel, transmissions(2, 3, 8, 9))
     assert expected.max() > 0.2
@@ -141,7 +141,7 @@ def test_batch_and_views_are_independent_and_precision_is_kept():
     torch.testing.assert_close(single.double(), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_the_share_has_a_gradient_in_the_counts():
+def test_gradient_in_the_counts():
     kernel = method(n_iterations=3, gamma_per_cm=0.01)
     counts, _ = counts_of(kernel, transmissions(1, 1, 3, 4, least=0.1))
     assert torch.autograd.gradcheck(kernel, counts.requires_grad_())
@@ -163,34 +163,34 @@ def test_amplitudes_are_fitted_to_known_scatter():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"air": torch.ones(3)}, "with the 2 bins of the scatter kernels"),
-        ({"air": torch.tensor([1.0, 0.0])}, "air must be positive"),
-        ({"grid_transmission": -1.0}, "grid_transmission must be one number"),
-        ({"grid_transmission": [1.0, 1.0, 1.0]}, "grid_transmission must be one number"),
-        ({"n_iterations": 10**9}, "n_iterations must lie in 1"),
-        ({"edge_weight": 1.5}, "edge_weight must lie in 0 … 1"),
-        ({"relaxation": 0.0}, "relaxation in 0 … 1"),
+        ({"air": torch.ones(3)}, "air .* 2 bins"),
+        ({"air": torch.tensor([1.0, 0.0])}, "air .*positive"),
+        ({"grid_transmission": -1.0}, "grid_transmission"),
+        ({"grid_transmission": [1.0, 1.0, 1.0]}, "grid_transmission"),
+        ({"n_iterations": 10**9}, "n_iterations .* 1000000000"),
+        ({"edge_weight": 1.5}, "edge_weight .* 1.5"),
+        ({"relaxation": 0.0}, "relaxation .* 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, words):
+def test_impossible_settings_raise_an_error(settings, words):
     with pytest.raises(ValueError, match=words):
         method(**settings)
 
 
-def test_counts_that_are_none_are_refused():
+def test_impossible_counts_raise_an_error():
     kernel, counts = method(), torch.ones(1, 2, 1, 3, 4)
     for wrong in (float("nan"), -1.0):
         bad = counts.clone()
         bad[0, 1, 0, 1, 1] = wrong
-        with pytest.raises(ValueError, match=r"but 1 are not: fill in dead pixels"):
+        with pytest.raises(ValueError, match="1 are not"):
             kernel(bad)
-    with pytest.raises(ValueError, match="with 2 bins and any panel"):
+    with pytest.raises(ValueError, match=r"2 bins .*any panel"):
         kernel(torch.ones(1, 3, 1, 3, 4))
     with pytest.raises(ValueError, match="a panel of"):
         method(torch.ones(2, 4, 4))(counts)
-    with pytest.raises(ValueError, match="scatter_fraction must lie in 0"):
+    with pytest.raises(ValueError, match="scatter_fraction"):
         kernel.fit(known(counts, -counts), dict)
-    with pytest.raises(ValueError, match="the counts show no object"):
+    with pytest.raises(ValueError, match="no object"):
         kernel.fit(known(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4)), dict)
 
 
@@ -220,8 +220,8 @@ def patient():
 @pytest.mark.physics
 @pytest.mark.filterwarnings("ignore:truncated")
 @pytest.mark.parametrize(("make", "most"), [(cylinder, 0.012), (patient, 0.024)])
-def test_simulated_scatter_is_found(make, most):
-    """Kernels of slabs, nothing fitted to the object: the error over primary, bin by bin."""
+def test_errors_of_simulated_scatter(make, most):
+    """Error over primary in each bin, with kernels of slabs and no fit to the object."""
     model, parameters = silicon_kernels()
     grid, maps = make()
     simulator = ScanSimulator(

@@ -1,4 +1,4 @@
-"""Scatter kernels come back from their file as they were; a wrong file is refused by name."""
+"""Files of scatter kernels: round trip, and errors that name the file."""
 
 import json
 
@@ -9,7 +9,7 @@ from support.kernels import kernels
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 
 
-def test_a_file_gives_back_every_number(tmp_path):
+def test_round_trip(tmp_path):
     path = tmp_path / "kernels.json"
     written = kernels(alpha=torch.randn(2, 2))
     written.save(path)
@@ -20,7 +20,7 @@ def test_a_file_gives_back_every_number(tmp_path):
         assert getattr(read, name) == getattr(written, name)
 
 
-def test_a_file_that_is_none_is_refused(tmp_path):
+def test_other_files_raise_an_error(tmp_path):
     path = tmp_path / "kernels.json"
     with pytest.raises(FileNotFoundError, match="fit_kernels"):
         KernelParameters.load(path)
@@ -30,25 +30,25 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     ragged = {**content, "beta": [[1.0], [1.0, 2.0]]}
     for wrong in ("", "[]", "{}", json.dumps({**content, "quantity": "counts"})):
         path.write_text(wrong)
-        with pytest.raises(ValueError, match="damaged or not a file of scatter kernels"):
+        with pytest.raises(ValueError, match=r"kernels\.json"):
             KernelParameters.load(path)
     for wrong in (without, ragged):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match="damaged or not a file of scatter kernels"):
+        with pytest.raises(ValueError, match=r"kernels\.json"):
             KernelParameters.load(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"borders_cm": [6.0, 12.0]}, "must have the shape"),
-        ({"borders_cm": [-1.0]}, "borders_cm must be positive and rise"),
-        ({"amplitude_per_cm2": torch.full((2, 2), float("nan"))}, "amplitude_per_cm2 of the"),
-        ({"share": -torch.ones(2, 2)}, "share of the scatter kernels must be finite and not neg"),
-        ({"sigma1_cm": torch.zeros(2, 2)}, "must be positive"),
-        ({"water_per_cm": 0.0}, "water_per_cm of the scatter kernels must be positive"),
+        ({"borders_cm": [6.0, 12.0]}, "borders_cm"),
+        ({"borders_cm": [-1.0]}, "borders_cm .*-1"),
+        ({"amplitude_per_cm2": torch.full((2, 2), float("nan"))}, "amplitude_per_cm2"),
+        ({"share": -torch.ones(2, 2)}, "share .*negative"),
+        ({"sigma1_cm": torch.zeros(2, 2)}, "sigma1_cm"),
+        ({"water_per_cm": 0.0}, "water_per_cm .* 0"),
     ],
 )
-def test_numbers_that_are_no_kernels_are_refused(changes, words):
+def test_impossible_parameters_raise_an_error(changes, words):
     with pytest.raises(ValueError, match=words):
         kernels(**changes)

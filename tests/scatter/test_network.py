@@ -1,4 +1,4 @@
-"""The network's fraction lies between 0 and 1, is smooth, and fits any panel."""
+"""Scatter network: range of the fraction, panels of any size, and splines."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def counts(rows=16, columns=24, n_batch=2):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(16, 24), (17, 29), (5, 7)])
-def test_a_fraction_for_every_count_of_any_panel(rows, columns):
+def test_the_fraction_has_the_shape_of_the_counts(rows, columns):
     x = counts(rows, columns)
     fraction = network(rows, columns).double()(x)
     assert fraction.shape == x.shape
     assert ((fraction > 0) & (fraction < 1)).all()
 
 
-def test_it_begins_near_its_start_and_every_count_stays_positive():
+def test_the_untrained_network_predicts_initial_scatter():
     x = counts()
     fraction = network(initial_scatter=0.2, predicts="fraction").double()(x)
     torch.testing.assert_close(fraction, torch.full_like(x, 0.2))
@@ -40,14 +40,14 @@ def test_it_begins_near_its_start_and_every_count_stays_positive():
     assert (left > 0).all()
 
 
-def test_however_much_scatter_there_is_counts_stay_positive():
+def test_corrected_counts_are_positive_for_any_scatter():
     ratio = torch.tensor([0.0, 0.3, 0.5, 2.0, 1e9])
     torch.testing.assert_close(fraction_of(ratio), torch.tensor([0.0, 0.3, 0.5, 0.875, 1.0]))
     x = torch.linspace(0.1, 5, 50, requires_grad=True)
     assert torch.autograd.gradcheck(fraction_of, x[x != 0.5])
     close = torch.tensor([0.5 - 1e-6, 0.5 + 1e-6], requires_grad=True)
     (slope,) = torch.autograd.grad(fraction_of(close).sum(), close)
-    torch.testing.assert_close(slope, torch.ones(2), rtol=0, atol=1e-5)  # no jump at a half
+    torch.testing.assert_close(slope, torch.ones(2), rtol=0, atol=1e-5)  # continuous slope at 0.5
 
 
 def test_views_and_scans_are_independent():
@@ -59,7 +59,7 @@ def test_views_and_scans_are_independent():
     torch.testing.assert_close(net(x[:, :, 2:3])[:, :, 0], whole[:, :, 2])
 
 
-def test_a_pixel_without_counts_is_not_infinite():
+def test_a_pixel_without_counts_is_finite():
     net = network().double()
     torch.nn.init.normal_(net.head.weight)
     assert net(torch.zeros(1, 3, 1, 16, 24)).isfinite().all()
@@ -72,20 +72,20 @@ def test_gradients_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-def test_the_article_s_panel_comes_down_to_its_grid():
+def test_strides_reduce_a_panel_of_256_by_384_to_the_grid():
     net = network(panel=(256, 384), grid=(8, 12), channels=(4, 4, 4, 4))
     features = net.shrink(net.encoder(torch.zeros(1, 3, 256, 384)))
     assert features.shape[-2:] == (8, 12)
 
 
 @pytest.mark.parametrize(("n_fine", "n_coarse"), [(64, 8), (7, 3), (4, 4), (5, 1)])
-def test_splines_are_an_average_and_keep_a_constant(n_fine, n_coarse):
+def test_spline_weights_are_positive_and_sum_to_one(n_fine, n_coarse):
     matrix = spline_matrix(n_fine, n_coarse)
     assert (matrix >= 0).all()
     torch.testing.assert_close(matrix.sum(1), torch.ones(n_fine, dtype=torch.float64))
 
 
-def test_splines_are_smooth_and_straight_inside():
+def test_splines_are_smooth_and_reproduce_straight_lines():
     matrix, knots = spline_matrix(80, 10), torch.arange(10, dtype=torch.float64)
     line = matrix @ knots
     inner = line[12:-12]
@@ -94,6 +94,6 @@ def test_splines_are_smooth_and_straight_inside():
     assert peak.diff().diff().abs().max() < 0.04  # a hat's kink would be 1/8
 
 
-def test_a_start_that_is_no_fraction():
-    with pytest.raises(ValueError, match="initial_scatter lies between 0 and 1, got 1"):
+def test_an_impossible_initial_scatter_raises_an_error():
+    with pytest.raises(ValueError, match=r"initial_scatter .* 1"):
         network(initial_scatter=1.0)

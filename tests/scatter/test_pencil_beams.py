@@ -1,4 +1,4 @@
-"""Kernels are found in profiles made of them, and pencil beams give the same profiles again."""
+"""Fit of kernels to profiles, and profiles of simulated pencil beams."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ THIN_AND_THICK = np.array([2.0, 3.0, 4.0, 5.0, 8.0, 12.0, 16.0, 20.0])
 
 
 def profiles_of(parameters):
-    """What pencil beams would show if these kernels were true."""
+    """Profiles of pencil beams with these kernels."""
     depth = parameters.water_per_cm * THIN_AND_THICK
     radii = (np.arange(25) + 0.5) * 1.2
     transmission = np.exp(-np.outer(parameters.water_rates, depth))
@@ -36,7 +36,7 @@ def profiles_of(parameters):
     return PencilProfiles(THIN_AND_THICK, transmission, radii, scatter, 0 * scatter)
 
 
-def test_the_fit_finds_the_kernels_that_made_the_profiles():
+def test_the_fit_recovers_the_kernels_of_the_profiles():
     true = kernels()
     found = fit_profiles(profiles_of(true), true.borders_cm, 110.0, {"seed": "0"})
     for name in KERNEL:
@@ -48,12 +48,12 @@ def test_the_fit_finds_the_kernels_that_made_the_profiles():
     torch.testing.assert_close(water, expected, rtol=2e-3, atol=0)
 
 
-def test_each_group_needs_its_slabs():
-    with pytest.raises(ValueError, match="between 16 and inf cm there are 2 slabs"):
+def test_each_group_needs_three_slabs():
+    with pytest.raises(ValueError, match=r"16 .* 2 slabs"):
         fit_profiles(profiles_of(kernels()), [16.0], 110.0)
 
 
-def test_profiles_do_not_depend_on_how_many_photons_the_tube_gives():
+def test_profiles_are_independent_of_the_fluence():
     one = scanner(every=4)
     ten = SpectralModel(
         one.energies_keV, 10 * one.fluence, one.response, one.thresholds, one.attenuation
@@ -89,11 +89,11 @@ def test_the_same_seed_gives_the_same_kernels(tmp_path):
     assert KernelParameters.load(tmp_path / "kernels.json").passport == one.passport
 
 
-def test_slabs_of_no_thickness_are_refused():
-    with pytest.raises(ValueError, match="thicknesses_cm and width_cm of the slabs"):
+def test_slabs_without_thickness_raise_an_error():
+    with pytest.raises(ValueError, match="thicknesses_cm"):
         pencil_profiles(SCANNER, scanner(every=4), [0.0, 4.0], 1, 160)
 
 
-def test_thresholds_of_each_pixel_are_refused():
-    with pytest.raises(ValueError, match="thresholds that all pixels share"):
+def test_thresholds_per_pixel_raise_an_error():
+    with pytest.raises(ValueError, match=r"thresholds .*scatter=network"):
         pencil_profiles(SCANNER, scanner(every=4, n_pixels=3), [4.0], 1, 160)

@@ -1,4 +1,4 @@
-"""Uniform scatter is the mean of the scans that it is fitted to, whatever the object."""
+"""Uniform scatter is the mean scatter of the scans of its fit."""
 
 import torch
 from support.kernels import model_with, panel
@@ -14,14 +14,14 @@ def fitted(air, counts, scatter):
     return correction
 
 
-def test_it_returns_the_scatter_that_is_uniform():
+def test_uniform_scatter_is_recovered():
     air, scatter = torch.tensor([1000.0, 500.0]), torch.tensor([20.0, 5.0])[:, None, None, None]
     counts = scatter + 900 * torch.rand(3, 2, 4, 5, 6) + 100
     found = fitted(air, counts, scatter.expand_as(counts))
     torch.testing.assert_close(found(counts) * counts, scatter.expand_as(counts))
 
 
-def test_it_is_the_least_squares_constant():
+def test_the_fit_is_the_least_squares_constant():
     air = torch.tensor([1000.0])
     counts, scatter = 1e4 + torch.rand(2, 2, 1, 3, 4, 5)
     s = 1000 * fitted(air, counts, scatter).scatter_over_air
@@ -29,7 +29,7 @@ def test_it_is_the_least_squares_constant():
     assert misfit[0] < min(misfit[1:])
 
 
-def test_the_fraction_stays_between_zero_and_one():
+def test_the_fraction_lies_between_zero_and_one():
     fraction = UniformScatter(panel(), model_with(torch.tensor([1e3])))
     fraction.scatter_over_air.fill_(0.1)
     counts = torch.logspace(-9, 6, 60).reshape(1, 1, 3, 4, 5)

@@ -1,4 +1,4 @@
-"""A small cone-beam scan whose scattered fraction is to be learned."""
+"""A small cone-beam scan with a scattered fraction that can be learned."""
 
 import torch
 from support.scanners import scanner
@@ -17,7 +17,7 @@ FRACTION = 0.1
 
 
 class OneFraction(ScatterCorrection):
-    """The same fraction everywhere, to be learned."""
+    """A learnable fraction that is the same everywhere."""
 
     def __init__(self):
         super().__init__()

@@ -10,7 +10,7 @@ from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
-VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
+VALUES = {  # two bins and two groups: A, α, β, σ1, B, σ2
     "amplitude_per_cm2": [[2e-3, 1.5e-3], [3e-3, 2.5e-3]],
     "alpha": [[0.1, -0.1], [-0.05, 0.0]],
     "beta": [[0.8, 0.9], [1.1, 1.0]],
@@ -22,7 +22,7 @@ VALUES = {  # of two bins and two groups: A, α, β, σ1, B, σ2
 
 
 def kernels(**changes):
-    """Water attenuates the lower bin a little more than the higher one, which drives both."""
+    """Kernels of two bins; water attenuates the lower bin slightly more than the higher one."""
     tensors = {name: torch.tensor(VALUES[name], dtype=torch.float64) for name in KERNEL}
     settings = {
         **tensors,
@@ -37,12 +37,12 @@ def kernels(**changes):
 
 
 def panel(n_rows=4, n_columns=5, pixel_cm=1.0, **settings):
-    """A cone beam with this panel, its central ray in the middle unless offsets move it."""
+    """A cone beam with this panel; offsets move the central ray from its center."""
     return ConeBeam(4, n_rows, n_columns, pixel_cm, 60.0, 110.0, **settings)
 
 
 def model_with(air):
-    """A model that counts ``air`` (bin, *pixel) with nothing in the beam, one energy for a bin."""
+    """A model with air counts ``air`` (bin, *pixel) and one energy per bin."""
     n_bins = len(air)
     edges = 20.0 + 10 * torch.arange(n_bins + 1, dtype=torch.float64)
     fluence, attenuation = air.double().movedim(0, -1), torch.ones(1, n_bins).double()
@@ -50,7 +50,7 @@ def model_with(air):
 
 
 class Sharp(Ideal):
-    """Every photon registered at its own energy, the lower edge of a bin."""
+    """Every photon is registered at its own energy, the lower edge of a bin."""
 
     def above(self, edges_keV, energies_keV):
         return (energies_keV >= edges_keV[..., None]).to(energies_keV)

@@ -1,4 +1,4 @@
-"""A correction learned through the chain: nothing but the loss says how deep a step goes."""
+"""Training of a correction through the chain, as deep as the loss requires."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def learned(stage, n_epochs=60):
 
 
 @pytest.mark.parametrize("stage", ["scatter_fraction", "line_integrals", "maps"])
-def test_any_loss_finds_the_fraction(stage):
+def test_losses_on_all_stages_find_the_fraction(stage):
     chain, _ = learned(stage)
     torch.testing.assert_close(
         chain.correct.fraction.detach(), torch.full((1,), FRACTION), rtol=0, atol=5e-3
@@ -37,13 +37,13 @@ def test_any_loss_finds_the_fraction(stage):
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e300])
-def test_a_divergence_is_told_with_its_step_and_setting(rate):
+def test_a_divergence_names_its_step_and_setting(rate):
     chain, scan, _ = problem()
     target = with_truth(collate([scan]), chain, "maps")
     module = ChainModule(chain, l1("maps"), partial(torch.optim.SGD, lr=rate))
     held = {name: value[0] for name, value in vars(target).items() if value is not None}
     loader = torch.utils.data.DataLoader([Scan(**held)], collate_fn=collate)
-    words = r"training diverged.*after step \d+: lower training.optimizer.lr"
+    words = r"step \d+: .*training\.optimizer\.lr"
     with pytest.raises(FloatingPointError, match=words):
         quiet_trainer(max_epochs=9).fit(module, loader)
 
@@ -53,7 +53,7 @@ def test_training_and_validation_are_logged():
     assert {"train/loss", "val/loss", "val/scatter_fraction"} <= set(trainer.callback_metrics)
 
 
-def test_truth_of_deeper_stages_is_that_of_the_primary_counts():
+def test_targets_of_deeper_stages_come_from_the_primary_counts():
     chain, scan, A = problem()
     target = with_truth(collate([scan]), chain, "maps")
     torch.testing.assert_close(target.at("line_integrals")[0].movedim(0, -1), A, atol=1e-6, rtol=0)
@@ -61,22 +61,22 @@ def test_truth_of_deeper_stages_is_that_of_the_primary_counts():
     torch.testing.assert_close(target.at("maps")[0], expected, atol=1e-6, rtol=0)
 
 
-def test_a_loss_in_the_counts_does_not_decompose():
+def test_a_loss_on_counts_does_not_decompose():
     chain, scan, _ = problem()
     chain.decompose.forward = None  # calling it would raise
     module = ChainModule(chain, l1("corrected_counts"), torch.optim.Adam)
     assert module.training_step(collate([scan]), 0) > 0
 
 
-def test_a_chain_without_a_correction_is_refused():
+def test_a_chain_without_a_correction_raises_an_error():
     chain, _, _ = problem()
     chain.correct = None
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match="correction"):
         ChainModule(chain, l1("maps"), torch.optim.Adam)
 
 
 @pytest.mark.parametrize("stage", ["scatter_fraction", "line_integrals", "maps"])
-def test_gradients_through_some_views_are_shares_of_the_whole(stage):
+def test_gradients_of_some_views_are_a_part_of_the_whole_gradient(stage):
     chain, scan, _ = problem()
     target = with_truth(collate([scan]), chain, stage)
     gradients, n_views = {}, target.at("counts").shape[2]
@@ -91,7 +91,7 @@ def test_gradients_through_some_views_are_shares_of_the_whole(stage):
     assert 0 < gradients[1][0] / gradients[None][0] < 0.6
 
 
-def test_running_statistics_are_of_the_views_that_learn():
+def test_running_statistics_are_those_of_the_gradient_views():
     chain, scan, _ = problem()
     chain.correct = ScatterNetwork(BEAM, chain.decompose.model, (4, 4), (2, 3))
     chain.correct.double()
@@ -118,13 +118,13 @@ def test_a_mix_of_stages_and_the_side_branch():
     assert module._step(target, "train").item() == pytest.approx(0, abs=1e-4)
 
 
-def test_a_number_of_views_that_teaches_nothing_is_refused():
+def test_zero_gradient_views_raise_an_error():
     chain, _, _ = problem()
-    with pytest.raises(ValueError, match=r"training\.n_gradient_views must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"training\.n_gradient_views .* 0"):
         ChainModule(chain, l1("maps"), torch.optim.Adam, n_gradient_views=0)
 
 
-def test_only_the_correction_has_mixed_precision():
+def test_only_the_correction_runs_in_mixed_precision():
     chain, scan, _ = problem()
     seen = {}
 
@@ -141,7 +141,7 @@ def test_only_the_correction_has_mixed_precision():
     torch.testing.assert_close(mixed.at("maps"), chain(mixed.at("counts"), until="maps").at("maps"))
 
 
-def test_notes_are_kept_beside_the_weights():
+def test_notes_are_stored_in_checkpoints():
     chain, _, _ = problem()
     module = ChainModule(chain, l1("maps"), torch.optim.Adam, notes={"correction": {"kind": "x"}})
     checkpoint = {}

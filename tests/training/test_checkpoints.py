@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, and a full disk is one sentence."""
+"""Atomic checkpoints, and the error for a full disk."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ def fit(folder, epochs=3):
     trainer.fit(Line(), DataLoader(torch.ones(4, 1)))
 
 
-def test_what_is_saved_can_be_read_and_nothing_else_is_left(tmp_path):
+def test_a_saved_checkpoint_is_the_only_file(tmp_path):
     fit(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     for path in tmp_path.iterdir():
@@ -53,7 +53,7 @@ def test_what_is_saved_can_be_read_and_nothing_else_is_left(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_full_disk_leaves_the_checkpoint_before_or_none(tmp_path, monkeypatch, epoch):
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, epoch):
     fit(tmp_path / "whole", epochs=epoch - 1 or 1)
     calls, flush = [], files._flush
 
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_or_none(tmp_path, monkeypatch,
         flush(path)
 
     monkeypatch.setattr(files, "_flush", full)
-    with pytest.raises(OSError, match=r"cannot write .*best\.ckpt: No space left on device; free"):
+    with pytest.raises(OSError, match=r"best\.ckpt.*No space left"):
         fit(tmp_path / "full")
     left = {path.name for path in (tmp_path / "full").iterdir()}
     assert left == (set() if epoch == 1 else {"best.ckpt", "last.ckpt"})

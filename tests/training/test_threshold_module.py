@@ -1,4 +1,4 @@
-"""Thresholds fitted by Lightning with any torch optimiser, or by Gauss–Newton."""
+"""Thresholds fitted by Lightning with torch optimizers, or by Gauss–Newton."""
 
 from functools import partial
 
@@ -48,7 +48,7 @@ def test_columns_in_air_keep_their_thresholds():
 def test_it_stops_at_the_tolerance():
     found, _ = fit(slab_problem(), ADAM, 50, step_tolerance_keV=0.1)
     assert found.converged
-    assert len(found.history) == 1  # the first step of Adam is its rate, 0.05 keV
+    assert len(found.history) == 1  # the first step of Adam is its learning rate, 0.05 keV
 
 
 @pytest.mark.parametrize("optimizer", [GaussNewton(), ADAM], ids=["gauss_newton", "adam"])
@@ -63,7 +63,7 @@ def test_the_loss_of_each_step_is_logged(tmp_path, optimizer):
     assert losses == pytest.approx([iterate.loss for iterate in found.history])
 
 
-def test_a_checkpoint_holds_what_was_found_and_nothing_but_tensors(tmp_path):
+def test_a_checkpoint_has_the_fitted_thresholds_and_only_tensors(tmp_path):
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
     trainer = quiet_trainer(enable_checkpointing=True, callbacks=[keep])
     found, _ = fit(slab_problem(), ADAM, 2, trainer=trainer)
