@@ -16,7 +16,7 @@ from pcctlearn.solvers.small_systems import solve_positive_definite
 def fisher_information(
     line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
 ) -> Float[Tensor, "*ray material material"]:
-    """I_kl(A) = Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b; a bin without a photon adds nothing."""
+    """I_kl(A) = Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b; bins that expect no photons do not contribute."""
     transmission = torch.exp(-line_integrals @ attenuation)
     mean = torch.einsum("...e,...be->...b", transmission, spectra)
     slope = torch.einsum("...e,...be,me->...bm", transmission, spectra, attenuation)
@@ -27,34 +27,14 @@ def fisher_information(
 def cramer_rao_bound(
     line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
 ) -> Float[Tensor, "*ray material material"]:
-    """Least covariance of any unbiased estimate of A, the inverse Fisher matrix, in (g/cm²)².
+    """Least covariance of an unbiased estimate of A, the inverse Fisher matrix, in (g/cm²)².
 
-    It is infinite where the information is singular: too few bins hold photons.
+    It is infinite where the Fisher matrix is singular, because too few bins have photons.
     """
     information = fisher_information(line_integrals, spectra, attenuation)
     _, definite = solve_positive_definite(information, torch.zeros_like(information[..., 0]))
     inverse, failed = torch.linalg.inv_ex(information)
     return torch.where((definite & (failed == 0))[..., None, None], inverse, torch.inf)
-
-
-def count_jacobian(
-    line_integrals: RayLineIntegrals,
-    counts: RayCounts,
-    spectra: Spectra,
-    attenuation: Attenuation,
-) -> Float[Tensor, "*ray material bin"]:
-    """dA_k/dn_b = Σ_l (∂²L/∂A²)⁻¹_kl ∂_l ȳ_b / ȳ_b at the free minimum A."""
-    # each ray by itself, so that spectra of a pixel broadcast against the last axes of the rays
-    A, n = line_integrals[..., None, :], counts[..., None, :]
-    hessian = poisson_likelihood(A, n, spectra, attenuation).hessian.squeeze(-3)
-    transmission = torch.exp(-line_integrals @ attenuation)
-    mean = torch.einsum("...e,...be->...b", transmission, spectra)
-    slope = -torch.einsum("...e,...be,me->...bm", transmission, spectra, attenuation)
-    columns = [
-        solve_positive_definite(hessian, slope[..., b, :] / mean[..., b, None])[0]
-        for b in range(counts.shape[-1])
-    ]
-    return torch.stack(columns, -1)
 
 
 def spectra_tangent(
@@ -64,7 +44,7 @@ def spectra_tangent(
     attenuation: Attenuation,
     direction: Spectra,
 ) -> RayLineIntegrals:
-    """dA along a change of the spectra: −(∂²L/∂A²)⁻¹ (∂²L/∂S∂A) dS at the free minimum A.
+    """dA for a change dS of the spectra: −(∂²L/∂A²)⁻¹ (∂²L/∂S∂A) dS at the free minimum A.
 
     ``direction`` has the shape of ``spectra``, whose pixels broadcast as in ``decompose``.
     """
@@ -86,8 +66,8 @@ def count_information(
 ) -> Float[Tensor, "pixel edge edge"]:
     """I_jl = Σ_rays Σ_b ∂ȳ_b/∂D_j ∂ȳ_b/∂D_l / ȳ_b in 1/keV², for known line integrals.
 
-    Its inverse is the Cramér–Rao bound of thresholds measured behind known materials. Rays are
-    (view, pixel).
+    Its inverse is the Cramér–Rao bound of thresholds estimated from counts behind known materials.
+    Rays are (view, pixel).
     """
     transmission = torch.exp(-line_integrals @ model.attenuation)
     mean = torch.einsum("vpe,pbe->vpb", transmission, model.spectra().detach())

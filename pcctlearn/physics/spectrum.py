@@ -18,12 +18,6 @@ from pcctlearn.physics.spectrum_file import (
 from pcctlearn.resources import resource
 from pcctlearn.shapes import Energies, Fluence
 
-# keV, cm²/g: mass energy-absorption of dry air (NIST, Hubbell and Seltzer, NISTIR 5632).
-_AIR_ENERGY_ABSORPTION = [
-    *((5, 39.31), (6, 22.70), (8, 9.446), (10, 4.742), (15, 1.334), (20, 0.5389), (30, 0.1537)),
-    *((40, 0.06833), (50, 0.04098), (60, 0.03041), (80, 0.02407), (100, 0.02325), (150, 0.02496)),
-]
-
 
 class SpekpyTube(NamedTuple):
     """A tungsten tube whose spectrum is computed by spekpy."""
@@ -218,25 +212,3 @@ def transmission(material: str, thickness_cm: float, energies_keV: Energies) -> 
     """exp(−(μ/ρ)(E) ρ t) of a filter of thickness t in cm."""
     area_density = density_g_cm3(material) * thickness_cm
     return torch.exp(-mass_attenuation(material, energies_keV) * area_density)
-
-
-def mean_energy_keV(energies_keV: Energies, fluence: Fluence) -> Tensor:
-    """Σ E S(E) / Σ S(E)."""
-    return (fluence * energies_keV).sum(-1) / fluence.sum(-1)
-
-
-def half_value_layer_cm(
-    energies_keV: Energies, fluence: Fluence, material: str = "aluminium"
-) -> float:
-    """Thickness of the filter that halves the air kerma Σ S E (μ_en/ρ)_air, by bisection, in cm."""
-    # NIST's table: xraylib's energy absorption of air is a third too low near 20 keV
-    energy, absorption = np.log(_AIR_ENERGY_ABSORPTION).T
-    log_energies = np.log(energies_keV.cpu().numpy())
-    air = torch.from_numpy(np.exp(np.interp(log_energies, energy, absorption))).to(fluence.device)
-    kerma = fluence * energies_keV * air
-    low, high = 0.0, 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        behind = (kerma * transmission(material, middle, energies_keV)).sum() / kerma.sum()
-        low, high = (middle, high) if behind > 0.5 else (low, middle)
-    return (low + high) / 2

@@ -130,7 +130,13 @@ class Table(Response):
         return cls(energies_keV, borders[:-1] + step_keV / 2, density)
 
     def above(self, edges_keV: Edges, energies_keV: Energies) -> Above:
-        """Cubic Hermite interpolant of the summed table; ValueError for edges below it."""
+        """Cubic Hermite interpolant of the summed table; ValueError for edges below it.
+
+        At photon energies between columns the table is interpolated (``columns_around``). For the
+        analytic responses of CdTe and silicon, with columns every 1 keV and a spectrum every
+        0.5 keV, air counts of four bins have errors below 0.1 %, and those of 8 keV wide bins below
+        0.2 %.
+        """
         density = self._density(energies_keV).to(edges_keV)
         step = (self.deposited_keV[1] - self.deposited_keV[0]).to(edges_keV)
         lowest = self.deposited_keV[0].to(edges_keV) - step / 2
@@ -155,22 +161,6 @@ class Table(Response):
             border[cell] * (1 - rise)
             + border[cell + 1] * rise
             + step * stay * (slope[cell] * (1 - t) - slope[cell + 1] * t)
-        )
-
-    def resampled(self, energies_keV: Energies) -> "Table":
-        """Interpolate the response at other photon energies within the range of the table.
-
-        Interpolation is linear in the photon energy. Between two columns on either side of a
-        K-edge, where h is discontinuous, the column on the same side is shifted along the
-        registered energy with the photopeak (``columns_around``), as in ``above``. For the analytic
-        responses of CdTe and silicon, with columns every 1 keV and a spectrum every 0.5 keV, air
-        counts of four bins have errors below 0.1 %, and those of 8 keV wide bins below 0.2 %.
-        """
-        return Table(
-            energies_keV,
-            self.deposited_keV,
-            self._density(energies_keV),
-            widest_gap_keV=self.widest_gap_keV,
         )
 
     def _density(self, energies_keV: Energies) -> Float[Tensor, "deposited energy"]:
