@@ -1,4 +1,4 @@
-"""Counts to basis-material line integrals."""
+"""Material decomposition: counts to basis-material line integrals."""
 
 from pcctlearn.lazy import attach
 

@@ -1,4 +1,4 @@
-"""The protocol of a decomposition: from counts to line integrals and their mask."""
+"""The protocol of a material decomposition: counts to line integrals and their mask."""
 
 from torch import nn
 
@@ -21,14 +21,14 @@ class Decomposition(nn.Module):
     def forward(self, counts: Counts) -> Solution:
         """Line integrals x (batch, material, view, *pixel) in g/cm², and ``converged``.
 
-        ``converged`` (batch, view, *pixel) is False for rays whose x is not reliable. Their values
-        are finite and pass no gradient.
+        ``converged`` (batch, view, *pixel) is False for rays whose x is not reliable: it is finite
+        but passes no gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(counts)")
 
     def bounds(self) -> list[list[float]] | None:
-        """Lower and upper limits of the materials in g/cm², or None where every material is free.
+        """Lower and upper limits of the materials in g/cm², or None if all materials are free.
 
-        A ray on a limit does not move when the thresholds move.
+        Line integrals on a limit do not depend on the thresholds.
         """
         return None

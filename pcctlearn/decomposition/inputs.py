@@ -1,4 +1,4 @@
-"""Check the inputs of a decomposition, and bring them to one precision."""
+"""Checks of the inputs of a decomposition, and their conversion to one precision."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pcctlearn.physics.likelihood import negligible
 from pcctlearn.shapes import Attenuation, RayCounts, Spectra
 from pcctlearn.solvers.quadratic import Bounds
 
-_ROUNDING = 1e-6  # of the largest value: a difference of two float32 responses may be negative
+_ROUNDING = 1e-6  # relative: a difference of two float32 responses may be negative
 
 
 def in_one_precision(
@@ -33,11 +33,11 @@ def in_one_precision(
 
 
 def check(counts: RayCounts, spectra: Spectra, attenuation: Attenuation) -> None:
-    """Raise ValueError for axes that do not fit, and values that are impossible."""
+    """Raise ValueError for axes that do not match and for impossible values."""
     if counts.shape[-1] != spectra.shape[-2]:
         raise ValueError(
             f"counts have {counts.shape[-1]} bins, spectra {spectra.shape[-2]}: "
-            "give one threshold more than there are bins in the counts"
+            "give one threshold more than the counts have bins"
         )
     if spectra.shape[-1] != attenuation.shape[-1]:
         raise ValueError(
@@ -82,8 +82,8 @@ def _check_spectra(spectra: Tensor) -> None:
         *pixel, b = empty.nonzero()[0].tolist()
         where = f"bin {b} of pixel {_index(pixel)}" if pixel else f"bin {b}"
         raise ValueError(
-            f"the spectrum of {where} is zero at every energy, so that it counts no photons: "
-            "remove the bin from counts and spectra, or move its thresholds below the tube voltage"
+            f"the spectrum of {where} is zero at every energy, so it counts no photons: remove the "
+            "bin from counts and spectra, or move its thresholds below the tube voltage"
         )
 
 
@@ -92,7 +92,7 @@ def _first(wrong: Tensor, spectra: Tensor) -> str:
     of_pixel = f" of pixel {_index(pixel)}" if pixel else ""
     value = spectra[(*pixel, b, energy)].item()
     return (
-        f"{int(wrong.sum())} of {wrong.numel()} values are not, the first is {value:g} in bin {b}"
+        f"{int(wrong.sum())} of {wrong.numel()} values are wrong, the first is {value:g} in bin {b}"
         f"{of_pixel}"
     )
 

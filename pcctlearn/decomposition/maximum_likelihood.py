@@ -54,40 +54,38 @@ def decompose(
     """A* = argmin_A Σ_b ȳ_b(A) − n_b log ȳ_b(A) for every ray, differentiable at the minimum.
 
     Gradients reach counts, spectra and attenuation by the implicit function theorem, and through
-    them thresholds, fluence and response. Rays are solved in pieces, so that the working memory
-    depends neither on their number nor on the number of iterations.
+    them thresholds, fluence and response. Rays are solved in pieces, so the working memory depends
+    neither on the number of rays nor on the number of iterations.
 
     Args:
         counts: (*ray, bin), photons.
         spectra: (bin, energy), or (*pixel, bin, energy) whose leading axes broadcast against the
-            last axes of the rays: one per ray, or one per detector column shared by all views.
+            last axes of the rays: one per ray, or one per detector column for all views.
         attenuation: (material, energy), cm²/g.
-        solver: for the rays that the warm start does not solve, in double precision; by default
+        solver: for rays that the warm start does not solve, in double precision; by default
             ``DampedNewton()``.
-        warm_start: solvers that are tried first, by default a few steps of Newton's method. The
-            first gets all rays in their precision, the others get those left in double precision.
-            With ``()`` the solver gets all rays.
+        warm_start: solvers that run first, by default a few steps of Newton's method. The first
+            solves all rays in their precision, the others solve the remaining rays in double
+            precision. With ``()`` all rays go to ``solver``.
         adjoint: "implicit" differentiates the minimum; "unrolled" differentiates the steps of
-            ``solver``, which then gets all rays (``UnrolledNewton`` is made for it).
+            ``solver`` for all rays (use ``UnrolledNewton``).
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
-        start: first iterate, (*ray, material); rays that do not converge from it are started
-            again from an empty beam. By default the polynomial of these spectra; rays that need
-            more than a few steps from it are also solved from an empty beam, and the likelier
-            minimum is kept. The likelihood may have other minima: ``compare_starts`` finds such
-            rays.
+        start: first iterate, (*ray, material); rays that do not converge from it start again from
+            an empty beam. By default the polynomial of these spectra; rays that need more than a
+            few steps from it are also solved from an empty beam, and the likelier minimum is kept.
+            The likelihood may have other minima: ``compare_starts`` finds such rays.
 
     Returns:
         ``x`` (*ray, material) in g/cm² and ``converged`` (*ray), in the widest precision of the
         inputs. A converged ray lies within 1e-4 g/cm² of a local minimum of its likelihood; rays
-        that float32 does not resolve to that distance are solved in double precision
+        that float32 does not resolve to this distance are solved in double precision
         (``find_minima``). A ray with less than half a photon in all bins together is never marked
-        converged: its likelihood has no finite minimum. The result of a ray does not depend on the
-        other rays.
+        converged: its likelihood has no finite minimum. Rays are independent.
 
     Raises:
         TypeError: spectra or attenuation in half precision.
         ValueError: counts that are negative or not finite; spectra that are negative, not finite or
-            zero for a whole bin; attenuation that is not finite; axes that do not fit.
+            zero for a whole bin; attenuation that is not finite; axes that do not match.
     """
     counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
     check(counts, spectra, attenuation)
@@ -108,19 +106,18 @@ def decompose(
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
         found = find_minima(rays, attenuation, solver, warm_start, limits, start is None)
-    solution = _at(found.single, rays, attenuation, limits)
+    solution = _with_derivative(found.single, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
-        solution = put_back(
-            solution, index, _at(found.double, *in_double(hard, attenuation, limits))
-        )
+        double = _with_derivative(found.double, *in_double(hard, attenuation, limits))
+        solution = put_back(solution, index, double)
     return layout.restored(solution)
 
 
 def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
     """Start of every ray, flat, from the polynomial of the spectra.
 
-    It is a float32 number in either precision, so that rays with several minima take the same path.
+    It is rounded to float32 in both precisions, so that rays with several minima agree.
     """
     polynomial = fit_polynomial(rays.spectra.detach().double(), attenuation.detach().double())
     starts = []
@@ -131,7 +128,9 @@ def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
     return torch.cat(starts)
 
 
-def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Solution:
+def _with_derivative(
+    known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None
+) -> Solution:
     """Known minima, flat, with their implicit derivative."""
     pieces = rays.pieces()
     sizes = [piece.counts[..., 0].numel() for piece in pieces]
@@ -147,20 +146,18 @@ def _at(known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | 
 
 
 class MaximumLikelihood(Decomposition):
-    """Decompose counts by maximum likelihood, as a stage of the chain.
+    """Maximum-likelihood decomposition as a stage of the chain.
 
-    A warning gives the number of rays that were not solved or lie on a limit of the box.
+    A warning reports the numbers of rays that were not solved and that lie on a limit of the box.
 
     Args:
-        model: the scanner; its spectra are computed at each call, so that they may be learned.
+        model: the scanner; its spectra are computed at each call, so they may be learned.
         solver, warm_start, adjoint: see ``decompose``.
-        bounds_g_cm2: {material name: (lower, upper)}; materials not named are free. Bounds of
-            materials that the model does not have are ignored, so that one table serves every
-            basis.
-        gradient_clamp: limit of the gradient with respect to the relative counts n/air, element by
-            element; ``None`` for no limit. It limits the influence of single rays
-            with few counts. If many rays reach it, the clamped gradient may no longer be a
-            descent direction.
+        bounds_g_cm2: {material name: (lower, upper)}; other materials are free. Bounds of
+            materials that the model does not have are ignored, so that one table suits every basis.
+        gradient_clamp: limit of each element of the gradient with respect to the relative counts
+            n/air; ``None`` for no limit. It limits the influence of rays with few counts. If it
+            clamps many rays, the gradient may no longer be a descent direction.
     """
 
     def __init__(
@@ -174,7 +171,7 @@ class MaximumLikelihood(Decomposition):
     ) -> None:
         super().__init__(model)
         for name in set(bounds_g_cm2 or {}) - set(model.materials):
-            mass_attenuation(name, [60.0])  # raises for a misspelt material
+            mass_attenuation(name, [60.0])  # raises if the name is misspelt
         self.solver, self.warm_start, self.adjoint = solver, warm_start, adjoint
         self.gradient_clamp = gradient_clamp
         self.bounds_g_cm2 = dict(bounds_g_cm2 or {})
@@ -201,7 +198,7 @@ class MaximumLikelihood(Decomposition):
         return Solution(channels_first(solution.x), solution.converged)
 
     def bounds(self) -> list[list[float]] | None:
-        """Lower and upper limits of the materials, or None where every material is free."""
+        """Lower and upper limits of the materials, or None if all materials are free."""
         if not self.bounds_g_cm2:
             return None
         free = (-math.inf, math.inf)
@@ -233,10 +230,10 @@ def compare_starts(
     bounds: Bounds | Sequence[Sequence[float]] | None = None,
     tolerance_g_cm2: float = 1e-3,
 ) -> tuple[Solution, RayMask]:
-    """Decompose from two starts; return the likelier minimum and the rays where they disagree.
+    """Decompose from two starts; return the likelier minimum and a mask of rays that disagree.
 
-    The likelihood is not convex. With three materials, two minima can lie far apart at nearly the
-    same likelihood, and the start decides which one is found.
+    The likelihood is not convex. With three materials, two minima of nearly equal likelihood can
+    lie far apart, and the start decides which one is found.
     """
     counts, spectra, attenuation = in_one_precision(counts, spectra, attenuation)
     solve = partial(decompose, counts, spectra, attenuation, solver=solver, bounds=bounds)

@@ -1,4 +1,4 @@
-"""The minimum of the likelihood of every ray: most in their precision, the others in double."""
+"""Minima of the likelihood: most rays in their own precision, the others in double precision."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 _LEAST_PHOTONS = 0.5
-_FEW_PHOTONS = 150  # with fewer, the likelihood often has several minima
-_GROSS_MISFIT = 0.02  # half deviance per photon; above it, several minima are frequent too
+_FEW_PHOTONS = 150  # rays with fewer photons often have several minima
+_GROSS_MISFIT = 0.02  # half deviance per photon, above which several minima are frequent
 _SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
-# Five steps solve nearly all rays with many counts, twelve nearly all the others. The first steps
-# use the Fisher matrix, which is positive definite however far the start. What float32 cannot
-# resolve counts as unsolved in float64 too, so that both precisions take the same path.
+# Five steps solve nearly all rays with many counts, twelve nearly all others. The first steps use
+# the Fisher matrix, which is positive definite at any distance from the minimum. Minima that
+# float32 cannot resolve are unsolved in float64 too, so that both precisions take the same path.
 WARM_START: tuple[Solver, ...] = (
     DampedNewton(max_steps=5, scoring_steps=3, resolved_by=torch.float32),
     DampedNewton(max_steps=12, scoring_steps=5),
@@ -53,24 +53,23 @@ def find_minima(
     bounds: Bounds | None,
     likelier: bool = False,
 ) -> Found:
-    """Minimise ray by ray; the result of a ray does not depend on the others.
+    """Minimise ray by ray; rays are independent.
 
-    The first solver of ``warm_start`` takes all rays in their own precision. A ray that does not
-    converge there, because it needs more steps or because rounding moves its minimum too far, is
-    solved in double precision by the other solvers of ``warm_start`` and then by ``solver``, each
-    for the rays that the one before has not solved: from the same start, and from an empty beam
-    where that fails. With three materials the start may lie on the far side of a ridge; from an
-    empty beam the expected counts only fall towards the measured ones. A ray whose likelihood may
-    have several minima (``_ambiguous``) is solved in double precision too, because in float32
-    rounding would choose among them. ``likelier`` solves the rays in double precision from both
-    starts, and keeps the likelier minimum. Without a warm start all rays are solved in double
-    precision.
+    The first solver of ``warm_start`` solves all rays in their own precision. A ray that does not
+    converge, because it needs more steps or because rounding moves its minimum too far, is solved
+    in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
+    start and, if that fails, from an empty beam. With three materials the start may lie on the far
+    side of a ridge; from an empty beam the expected counts only fall towards the measured ones. A
+    ray whose likelihood may have several minima (``_ambiguous``) is also solved in double
+    precision, because in float32 rounding would choose among them. With ``likelier`` rays in double
+    precision are solved from both starts, and the likelier minimum is kept. Without a warm start
+    all rays are solved in double precision.
     """
     possible = informative(rays.counts).flatten()
     assert rays.start is not None
     single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
     if warm_start:
-        x, converged = _each(rays, attenuation, bounds, warm_start[0])
+        x, converged = _solve(rays, attenuation, bounds, warm_start[0])
         clear = ~_ambiguous(rays.starting_at(x), attenuation)
         single = Solution(x, converged & possible & clear)
     hard = possible & ~single.converged
@@ -78,8 +77,8 @@ def find_minima(
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
     if index.numel():
         done = (index < 0).flatten()
-        in_turn = [*warm_start[1:], solver]
-        double = _persist(rest, done, attenuation, in_turn, bounds, likelier)
+        solvers = [*warm_start[1:], solver]
+        double = _solve_in_double(rest, done, attenuation, solvers, bounds, likelier)
         # float32 does not resolve a large area density to the distance of a converged ray
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
@@ -117,7 +116,7 @@ def in_double(
     return Rays(n.double(), S.double(), x.double()), attenuation.double(), box
 
 
-def _persist(
+def _solve_in_double(
     rays: Rays,
     done: Tensor,
     attenuation: Attenuation,
@@ -125,18 +124,22 @@ def _persist(
     bounds: Bounds | None,
     likelier: bool,
 ) -> Solution:
-    """Minima in double precision of the rays not ``done``: from their start and from zero."""
+    """Minima in double precision of rays that are not ``done``, from their start and from zero."""
     assert rays.start is not None
     x = rays.start.flatten(0, -2).double()
-    first = _pursue(rays, Solution(x, done), attenuation, solvers, bounds)
+    first = _solve_in_turn(rays, Solution(x, done), attenuation, solvers, bounds)
     empty = Solution(torch.zeros_like(x), done if likelier else first.converged)
-    again = _pursue(rays, empty, attenuation, solvers, bounds)
+    again = _solve_in_turn(rays, empty, attenuation, solvers, bounds)
     better = again.converged & ~first.converged
     if likelier:
-        before, rounding = _half_deviance(_doubles(rays.starting_at(first.x)), attenuation.double())
-        after, _ = _half_deviance(_doubles(rays.starting_at(again.x)), attenuation.double())
+        first_value, rounding = _half_deviance(
+            _doubles(rays.starting_at(first.x)), attenuation.double()
+        )
+        again_value, _ = _half_deviance(_doubles(rays.starting_at(again.x)), attenuation.double())
         # two searches that end at the same minimum differ by rounding
-        better = better | (again.converged & ~done & (after < before - _SAME - 2 * rounding))
+        better = better | (
+            again.converged & ~done & (again_value < first_value - _SAME - 2 * rounding)
+        )
     x = torch.where(better[:, None], again.x, first.x)
     return Solution(x, first.converged | again.converged)
 
@@ -146,9 +149,9 @@ def _half_deviance(pieces: Iterable[Rays], attenuation: Attenuation) -> tuple[Te
     values, roundings = [], []
     for n, S, x in pieces:
         assert x is not None
-        here = poisson_likelihood(x, n, S, attenuation, exact=False)
-        values.append(here.value.flatten())
-        roundings.append(here.rounding.flatten())
+        likelihood = poisson_likelihood(x, n, S, attenuation, exact=False)
+        values.append(likelihood.value.flatten())
+        roundings.append(likelihood.rounding.flatten())
     return torch.cat(values), torch.cat(roundings)
 
 
@@ -159,7 +162,7 @@ def _doubles(rays: Rays) -> Iterator[Rays]:
         yield Rays(n.double(), S.double(), x.double())
 
 
-def _pursue(
+def _solve_in_turn(
     rays: Rays,
     solution: Solution,
     attenuation: Attenuation,
@@ -170,10 +173,10 @@ def _pursue(
     for solver in solvers:
         part, index = rays.starting_at(solution.x).take(~solution.converged)
         if index.numel():
-            solved = _each(*in_double(part, attenuation, bounds), solver)
+            solved = _solve(*in_double(part, attenuation, bounds), solver)
             solution = put_back(solution, index, solved)
     return solution
 
 
-def _each(rays: Rays, attenuation: Attenuation, bounds: Bounds | None, solver: Solver) -> Solution:
+def _solve(rays: Rays, attenuation: Attenuation, bounds: Bounds | None, solver: Solver) -> Solution:
     return flat([minimum(piece, attenuation, bounds, solver) for piece in rays.pieces()])

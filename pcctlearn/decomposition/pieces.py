@@ -1,4 +1,4 @@
-"""Rays in the order in which they are solved, in pieces that fit the cache."""
+"""Rays ordered by pixel, and split into pieces that fit into the cache."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Solution
 
 PIECE = 32768  # rays whose transmission at a hundred energies stays in the cache
-_PIXELS = 8  # the spectra of a pixel cost as much as the transmission of so many rays
+_PIXELS = 8  # rays whose transmission costs as much as the spectra of a pixel
 
 
 class Rays(NamedTuple):
-    """Rays of one or many pixels: (ray, bin) with shared spectra (bin, energy), or with a pixel
-    axis before both. ``start`` is None until it is known."""
+    """Counts (ray, bin) with shared spectra (bin, energy), or both with a leading pixel axis.
+
+    ``start`` is the first iterate (…, material), None until it is known."""
 
     counts: Tensor
     spectra: Tensor
@@ -26,7 +27,7 @@ class Rays(NamedTuple):
         return self._replace(start=x.reshape(*self.counts.shape[:-1], x.shape[-1]))
 
     def pieces(self) -> list["Rays"]:
-        """Pieces, split by pixel, then by ray; ``split`` keeps gradients cheap."""
+        """Pieces, split by pixel and then by ray; the backward pass of ``split`` is cheap."""
         n, S, x = self
         if S.ndim == 2:
             return [
@@ -43,10 +44,10 @@ class Rays(NamedTuple):
         ]
 
     def take(self, mask: Tensor) -> tuple["Rays", Tensor]:
-        """Rays of a flat mask, and the flat index of each.
+        """The rays of a flat mask, and the flat index of each.
 
-        If spectra differ between pixels, the rays stay in the form (pixel, ray): the row of each
-        pixel is padded with rays outside the mask, whose index is −1.
+        If spectra differ between pixels, rays keep the form (pixel, ray): the row of each pixel is
+        padded with rays outside the mask, whose index is −1.
         """
         n, S, x = self
         if S.ndim == 2:
@@ -63,15 +64,15 @@ class Rays(NamedTuple):
 
 
 class RayLayout:
-    """Brings any axes of rays and spectra into the order of ``Rays``, and back."""
+    """Converts any axes of rays and spectra to the order of ``Rays``, and back."""
 
     def __init__(self, ray_shape: torch.Size, pixel_shape: torch.Size) -> None:
         padded = [1] * (len(ray_shape) - len(pixel_shape)) + list(pixel_shape)
         pixel = [i for i, size in enumerate(padded) if size != 1]
         if len(pixel_shape) > len(ray_shape) or any(padded[i] != ray_shape[i] for i in pixel):
             raise ValueError(
-                f"spectra for pixels {tuple(pixel_shape)} do not fit rays of {tuple(ray_shape)}: "
-                "their axes must be the last ones of the rays"
+                f"spectra for pixels {tuple(pixel_shape)} do not match rays {tuple(ray_shape)}: "
+                "their axes must be the last axes of the rays"
             )
         self.order = [*pixel, *(i for i in range(len(ray_shape)) if i not in pixel)]
         self.ordered_shape = [ray_shape[i] for i in self.order]
@@ -117,7 +118,7 @@ def flat(solutions: Sequence[Solution]) -> Solution:
 
 
 def put_back(solution: Solution, index: Tensor, part: Solution) -> Solution:
-    """The flat solution with the rays of ``take`` replaced by ``part``, in its precision."""
+    """The flat solution, with the rays of ``Rays.take`` replaced by those of ``part``."""
     index = index.flatten()
     kept = index >= 0
     where = (index[kept],)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
-_BELOW_ZERO = -0.03  # lower end of the lattice over the range: noise makes air negative
+_BELOW_ZERO = -0.03  # lower end of the lattice, relative to the range: air is negative with noise
 _RIDGE = 1e-6
 _THIN = 0.02  # mean log counts below which errors are absolute
 _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
@@ -37,8 +37,8 @@ _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 class Polynomial(NamedTuple):
     """A_m = Σ_α c_mα Π_b p_b^α_b, 1 ≤ total degree ≤ ``degree``, with p_b = log(air_b / n_b).
 
-    ``coefficients`` (feature, material); ``range`` (material) lets a thousandth of the photons
-    through, g/cm².
+    ``coefficients`` (feature, material); ``range`` (material) transmits a thousandth of the
+    photons, g/cm².
     """
 
     coefficients: Tensor
@@ -55,7 +55,7 @@ class Polynomial(NamedTuple):
         return torch.minimum(line_integrals.clamp(min=0), self.range)
 
     def covers(self, line_integrals: RayLineIntegrals) -> RayMask:
-        """True among the combinations of materials that were fitted."""
+        """True within the fitted combinations of materials."""
         share = line_integrals / self.range
         return (share >= _BELOW_ZERO).all(-1) & (share.sum(-1) <= 1)
 
@@ -63,11 +63,10 @@ class Polynomial(NamedTuple):
 def fit_polynomial(spectra: Spectra, attenuation: Attenuation, degree: int = 2) -> Polynomial:
     """Least-squares fit to noise-free counts on a lattice of combinations of the materials.
 
-    The lattice goes from none of any material to what lets ``_DARKEST`` of the photons through;
-    errors weigh relative to the mean of p. It is fitted to the mean spectra of all pixels; each
-    ray's counts are divided by the air counts of its own pixel. Exact where nothing is in the
-    beam, and good to some 0.05 g/cm² of water where counts are many. Differentiable in spectra and
-    attenuation.
+    The lattice extends from zero to a transmission of ``_DARKEST``; errors are weighted relative to
+    the mean of p. The fit uses the mean spectra of all pixels; the counts of each ray are divided
+    by the air counts of its pixel. The polynomial is exact in air, and its error at high counts is
+    about 0.05 g/cm² of water. Differentiable in spectra and attenuation.
     """
     mean, mu = spectra.double(), attenuation.double()
     if mean.ndim > 2:
@@ -87,13 +86,13 @@ class PolynomialDecomposition(Decomposition):
     """Polynomial of log counts, fitted to the model's spectra at each call (``fit_polynomial``).
 
     Gradients reach counts and, through the fit, thresholds, fluence and response. ``converged`` is
-    True where every bin has half a photon or more and the line integrals are among the fitted
-    combinations. It is no statement about noise, or about the error of the polynomial itself. Other
-    rays are clamped to the fitted range and pass no gradient.
+    True where every bin has half a photon or more and the line integrals are within the fitted
+    combinations; it does not account for noise or for the error of the polynomial. Other rays are
+    clamped to the fitted range and pass no gradient.
 
     Args:
         model: the scanner.
-        degree: of the polynomial; 2 or 3.
+        degree: degree of the polynomial, 2 or 3.
     """
 
     def __init__(self, model: SpectralModel, degree: int = 2) -> None:
@@ -103,7 +102,7 @@ class PolynomialDecomposition(Decomposition):
         self.degree = degree
 
     def forward(self, counts: Counts) -> Solution:
-        """Line integrals (batch, material, view, *pixel) in g/cm², and the mask of fitted rays."""
+        """Line integrals (batch, material, view, *pixel) in g/cm², and the mask ``converged``."""
         rays = channels_last(counts)
         if rays.dtype in (torch.float16, torch.bfloat16):  # too coarse for the logarithm
             rays = rays.float()
@@ -130,23 +129,23 @@ def _features(p: Tensor, degree: int) -> Tensor:
 
 
 def _range(spectrum: Tensor, mu: Tensor) -> Tensor:
-    """Area density of one material that lets ``_DARKEST`` of the photons through."""
+    """Area density of one material that transmits ``_DARKEST`` of the photons."""
     low, high = 0.0, 1e4
     with torch.no_grad():
         for _ in range(60):
             middle = math.sqrt(low * high) if low > 0 else high / 2
-            through = (spectrum * torch.exp(-middle * mu)).sum() / spectrum.sum()
-            low, high = (middle, high) if through > _DARKEST else (low, middle)
-    passed = spectrum * torch.exp(-high * mu)
-    log_transmission = torch.log(passed.sum() / spectrum.sum())
-    slope = (passed * mu).sum() / passed.sum()
+            transmission = (spectrum * torch.exp(-middle * mu)).sum() / spectrum.sum()
+            low, high = (middle, high) if transmission > _DARKEST else (low, middle)
+    transmitted = spectrum * torch.exp(-high * mu)
+    log_transmission = torch.log(transmitted.sum() / spectrum.sum())
+    slope = (transmitted * mu).sum() / transmitted.sum()
     # zero, with the derivative of the root of log T(range) = log _DARKEST
     shift = (log_transmission - log_transmission.detach()) / slope.detach()
     return high + shift
 
 
 def _simplex(n_materials: int) -> Tensor:
-    """Lattice points with Σ x_m ≤ 1, dense near zero and a little below it."""
+    """Lattice points with Σ x_m ≤ 1, dense near zero, from slightly below zero on."""
     points = torch.linspace(0, 1, _LATTICE.get(n_materials, 7) - 1, dtype=torch.float64) ** 2
     points = torch.cat([points.new_tensor([_BELOW_ZERO]), points])
     lattice = torch.tensor(list(itertools.product(points.tolist(), repeat=n_materials)))

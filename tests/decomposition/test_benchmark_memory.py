@@ -1,4 +1,4 @@
-"""The benchmark's memory figure is that of the decomposition alone."""
+"""The benchmark measures the memory of the decomposition only."""
 
 import importlib.util
 import resource
@@ -9,11 +9,11 @@ import torch
 BENCHMARK = Path(__file__).parents[2] / "benchmarks/decomposition.py"
 
 
-def test_an_earlier_peak_of_this_process_does_not_count():
+def test_an_earlier_peak_of_the_process_is_excluded():
     spec = importlib.util.spec_from_file_location("benchmark_decomposition", BENCHMARK)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    torch.ones(2**26).sum()  # half a gigabyte, given back at once
+    torch.ones(2**26).sum()  # half a gigabyte, freed at once
     here_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     found = benchmark.memory_of_its_own(20_000)
     assert found["memory_rays"] == 20_000

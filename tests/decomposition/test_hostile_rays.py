@@ -36,7 +36,7 @@ BOXED = pytest.mark.parametrize("boxed", [True, False], ids=["box", "no box"])
 
 
 def setup(n_materials):
-    """A scanner of few energies, its values exact in float32."""
+    """A scanner with few energies, exact in float32."""
     materials, edges_keV = [
         (["water", "calcium"], FOUR_BINS),
         (["water", "calcium", "iodine"], SIX_BINS),
@@ -52,7 +52,7 @@ def setup(n_materials):
 
 
 def hostile(scene, n, photons=1e5, seed=3):
-    """Counts of every kind and the spectra of their dose, exact in float32."""
+    """Counts of all kinds and the spectra of their dose, exact in float32."""
     spectra = scene.spectra * (photons / benchmark.PHOTONS)
     generator = torch.Generator().manual_seed(seed)
     counts = benchmark.counts_of(scene, spectra, n, photons, generator)
@@ -96,7 +96,7 @@ def test_single_precision_equals_double(n_materials, boxed, photons):
     both = converged & single.converged
     assert both.sum() > 300
     torch.testing.assert_close(single.x[both].double(), x[both], rtol=0, atol=1e-4)
-    # what float32 cannot hold to that distance is the only reason for another flag
+    # flags differ only where float32 does not resolve this distance
     other = single.converged != converged
     assert (x[other].abs().amax(-1) > 300).all()
 
@@ -105,7 +105,7 @@ def test_single_precision_equals_double(n_materials, boxed, photons):
 @EVERY_PRECISION
 @EVERY_SIZE
 @BOXED
-def test_a_ray_depends_on_itself_alone(solver, dtype, n_materials, boxed):
+def test_rays_are_independent(solver, dtype, n_materials, boxed):
     scene = setup(n_materials)
     n, n_hard = (60, 100) if solver in ("newton", "scoring") else (8, 6)
     counts, spectra = hostile(scene, n)
@@ -129,7 +129,7 @@ def test_a_ray_depends_on_itself_alone(solver, dtype, n_materials, boxed):
 
 @pytest.mark.parametrize("n_hard", [0, 1, 25, 50])
 @EVERY_PRECISION
-def test_pixels_with_own_spectra_do_not_mix(n_hard, dtype):
+def test_pixels_with_their_own_spectra_are_independent(n_hard, dtype):
     scene = setup(2)
     counts, _ = hostile(scene, 180, benchmark.PHOTONS)
     counts = counts.reshape(60, 3, -1)
@@ -187,7 +187,7 @@ def _half_deviance(A, n, spectra, attenuation):
 
 @EVERY_PRECISION
 @pytest.mark.parametrize("value", [1e30, 1e12])
-def test_absurd_counts_are_finite(dtype, value):
+def test_extreme_counts_give_finite_results(dtype, value):
     scene = setup(2)
     counts = torch.full((3, 4), value)
     counts[1] *= torch.tensor([1.0, 0.5, 0.0, 2.0])

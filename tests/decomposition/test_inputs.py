@@ -1,4 +1,4 @@
-"""Unusable inputs are refused by name; the others are brought to one precision."""
+"""Impossible inputs raise an error that names them; others are converted to one precision."""
 
 import re
 
@@ -41,15 +41,15 @@ def nothing(spectra):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (bad_value(torch.nan), r"spectra must be finite: .* the first is nan in bin 2"),
-        (bad_value(torch.inf), r"spectra must be finite: .* the first is inf in bin 2"),
-        (bad_value(-3.0), r"spectra must not be negative: .* the first is -3 in bin 2"),
-        (lambda spectra: spectra.neg_(), "spectra must not be negative"),
-        (empty_bin, r"the spectrum of bin 1 .*is zero at every energy"),
-        (nothing, r"the spectrum of bin 0 .*is zero at every energy"),
+        (bad_value(torch.nan), "spectra .* nan in bin 2"),
+        (bad_value(torch.inf), "spectra .* inf in bin 2"),
+        (bad_value(-3.0), "spectra .* -3 in bin 2"),
+        (lambda spectra: spectra.neg_(), "spectra .*negative"),
+        (empty_bin, "bin 1 .*zero"),
+        (nothing, "bin 0 .*zero"),
     ],
 )
-def test_impossible_spectra_are_refused(change, message, n_pixels, dtype, adjoint):
+def test_impossible_spectra_raise_an_error(change, message, n_pixels, dtype, adjoint):
     counts, spectra, attenuation = (t.to(dtype).clone() for t in problem(n_pixels))
     change(spectra)
     for given in (spectra, spectra.requires_grad_()):
@@ -58,7 +58,7 @@ def test_impossible_spectra_are_refused(change, message, n_pixels, dtype, adjoin
         assert "pixel" in str(error.value) or n_pixels is None
 
 
-def test_the_pixel_with_the_fault_is_named_and_leaving_the_bin_out_helps():
+def test_the_error_names_the_pixel_and_removing_the_bin_is_the_remedy():
     counts, spectra, attenuation = problem(3)
     spectra[2, 3] = 0
     with pytest.raises(ValueError, match=re.escape("bin 3 of pixel 2")):
@@ -66,7 +66,7 @@ def test_the_pixel_with_the_fault_is_named_and_leaving_the_bin_out_helps():
     assert decompose(counts[..., :3], spectra[:, :3], attenuation).converged.all()
 
 
-def test_spectra_below_zero_by_rounding_are_accepted():
+def test_spectra_that_rounding_makes_negative_are_accepted():
     counts, spectra, attenuation = problem()
     reference = decompose(counts, spectra, attenuation).x
     spectra[0, 3] = -1e-9
@@ -76,21 +76,21 @@ def test_spectra_below_zero_by_rounding_are_accepted():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_attenuation_that_is_not_finite_is_refused(bad):
+def test_attenuation_that_is_not_finite_raises_an_error(bad):
     counts, spectra, attenuation = problem()
     attenuation = attenuation.clone()
     attenuation[1, 3] = bad
-    with pytest.raises(ValueError, match="attenuation must be finite"):
+    with pytest.raises(ValueError, match="attenuation"):
         decompose(counts, spectra, attenuation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused_where_it_has_too_few_digits(dtype):
+def test_half_precision_is_accepted_for_counts_only(dtype):
     counts, spectra, attenuation = problem()
     counts = counts.clamp(max=250)  # exact in eight bits
-    with pytest.raises(TypeError, match=r"float16 is too coarse for spectra"):
+    with pytest.raises(TypeError, match=r"float16 .*spectra"):
         decompose(counts, spectra.to(dtype), attenuation)
-    with pytest.raises(TypeError, match=r"float16 is too coarse for attenuation"):
+    with pytest.raises(TypeError, match=r"float16 .*attenuation"):
         decompose(counts, spectra, attenuation.to(dtype))
     x, converged = decompose(counts.to(dtype), spectra, attenuation)
     reference = decompose(counts, spectra, attenuation)
@@ -125,7 +125,7 @@ def test_no_rays(n_pixels, shape):
     assert converged.shape == shape
 
 
-def test_autocast_changes_neither_the_minimum_nor_its_gradient():
+def test_autocast_has_no_effect_on_the_minimum_or_its_gradient():
     model = scanner(every=4)
     counts = problem()[0].T[None, :, :, None]  # batch, bin, view, pixel
     results = []
@@ -141,7 +141,7 @@ def test_autocast_changes_neither_the_minimum_nor_its_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_layer_takes_counts_in_half_precision(dtype):
+def test_the_layer_accepts_counts_in_half_precision(dtype):
     model = scanner(every=4)
     counts = problem()[0].T[None, :, :, None].clamp(max=250)
     x = MaximumLikelihood(model)(counts.to(dtype)).x

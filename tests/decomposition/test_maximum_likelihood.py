@@ -29,7 +29,7 @@ SCANNERS = {
 
 
 def problem(n_materials=2, shape=(30,), n_pixels=None, noisy=False, photons=1e6, every=4):
-    """Counts, spectra, attenuation and the truth; ``n_pixels`` gives the last axis own edges."""
+    """Counts, spectra, attenuation and truth; ``n_pixels`` gives each pixel its own edges."""
     materials, edges_keV = SCANNERS[n_materials]
     model = scanner(materials, edges_keV, photons, every=every, n_pixels=n_pixels)
     generator = torch.Generator().manual_seed(1)
@@ -104,7 +104,7 @@ def test_spectra_of_rows_columns_and_rays(axes):
 
 
 @pytest.mark.parametrize("n_pixels", [None, 3, 24], ids=["shared", "per column", "per ray"])
-def test_pieces_change_neither_the_result_nor_its_gradient(n_pixels, monkeypatch):
+def test_the_size_of_pieces_has_no_effect_on_the_result_or_its_gradient(n_pixels, monkeypatch):
     shape = (24,) if n_pixels == 24 else (4, 2, 3)
     theta = problem(shape=shape, n_pixels=n_pixels, noisy=True)[:3]
 
@@ -124,14 +124,14 @@ def test_pieces_change_neither_the_result_nor_its_gradient(n_pixels, monkeypatch
 @pytest.mark.parametrize("n_pixels", [None, 30], ids=["shared", "per ray"])
 @pytest.mark.parametrize("hopeless", [[0.0] * 4, [1e12] * 4, [0.0, 0.0, 0.0, 1.0], [1.0, 0, 0, 0]])
 @pytest.mark.parametrize("bounds", [None, ((-5.0, -5.0), (40.0, 10.0))])
-def test_a_hopeless_ray_is_finite_and_leaves_the_others_alone(n_pixels, hopeless, bounds):
+def test_a_ray_without_a_minimum_is_finite_and_does_not_affect_others(n_pixels, hopeless, bounds):
     counts, spectra, attenuation, _ = problem(n_pixels=n_pixels, noisy=True)
     calm = decompose(counts, spectra, attenuation, bounds=bounds)
     assert calm.converged.all()
     counts[7] = torch.tensor(hopeless)
     x, converged = decompose(counts, spectra, attenuation, bounds=bounds)
     others = torch.arange(30) != 7
-    # those that go on with it share its matrix products, and may differ in the last bit
+    # rays that continue with it share its matrix products, and may differ in the last bit
     torch.testing.assert_close(x[others], calm.x[others], rtol=0, atol=1e-12)
     assert converged[others].all()
     assert x[7].isfinite().all()
@@ -142,7 +142,7 @@ def test_a_hopeless_ray_is_finite_and_leaves_the_others_alone(n_pixels, hopeless
         assert (x[7] <= torch.tensor(bounds[1])).all()
 
 
-def test_far_more_counts_than_air_press_against_the_box():
+def test_far_more_counts_than_air_lie_on_a_limit():
     _, spectra, attenuation, _ = problem()
     box = Bounds(torch.tensor([-5.0, -5.0]), torch.tensor([30.0, 10.0]))
     air = spectra.sum(-1)
@@ -151,7 +151,7 @@ def test_far_more_counts_than_air_press_against_the_box():
     assert ((x == box.lower) | (x == box.upper)).any(-1).all()
 
 
-def test_a_whole_batch_without_a_count():
+def test_a_batch_with_zero_counts():
     counts, spectra, attenuation, _ = problem()
     x, converged = decompose(0 * counts, spectra, attenuation)
     assert not converged.any()
@@ -192,7 +192,7 @@ def test_any_solver_reaches_the_minimum(solver, warm_start):
     torch.testing.assert_close(x[converged], reference[converged], rtol=0, atol=1e-2)
 
 
-def test_the_solver_gets_the_rays_that_the_warm_start_leaves():
+def test_the_solver_gets_rays_that_the_warm_start_does_not_solve():
     counts, spectra, attenuation, _ = problem(noisy=True)
     counts[4] = torch.tensor([3.0, 0.0, 1.0, 2.0])  # few photons
     reference = decompose(counts, spectra, attenuation)
@@ -217,7 +217,7 @@ def test_the_solver_gets_the_rays_that_the_warm_start_leaves():
 
 
 @pytest.mark.parametrize("n_pixels", [None, 30])
-def test_the_start_is_the_callers_choice(n_pixels):
+def test_the_start_is_an_argument(n_pixels):
     counts, spectra, attenuation, truth = problem(n_pixels=n_pixels, noisy=True)
     default = decompose(counts, spectra, attenuation).x
     for start in (truth, torch.zeros_like(truth)):
@@ -226,7 +226,7 @@ def test_the_start_is_the_callers_choice(n_pixels):
         torch.testing.assert_close(x, default, rtol=0, atol=1e-7)
 
 
-def test_of_two_minima_the_likelier_one():
+def test_the_likelier_of_two_minima_is_kept():
     model = scanner(
         ("water", "calcium", "iodine"), [15.0, 25.0, 33.0, 45.0, 59.0, 80.0, 120.0], 1e5
     )
@@ -268,7 +268,7 @@ def test_starts_that_agree_are_not_reported():
         (-1.0, r"2 of 120 .* -1"),
     ],
 )
-def test_impossible_counts_are_refused(bad, message):
+def test_impossible_counts_raise_an_error(bad, message):
     counts, spectra, attenuation, _ = problem()
     counts[[3, 9], 1] = bad
     with pytest.raises(ValueError, match=message):
@@ -278,18 +278,18 @@ def test_impossible_counts_are_refused(bad, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"counts": torch.ones(30, 3)}, "counts have 3 bins, spectra 4"),
+        ({"counts": torch.ones(30, 3)}, "counts .*3 bins.* 4"),
         ({"attenuation": torch.ones(2, 5)}, "attenuation 5"),
         ({"attenuation": torch.ones(5, 27)}, "5 materials .* got 4"),
-        ({"spectra": torch.ones(7, 4, 27)}, r"pixels \(7,\) do not fit rays of \(30,\)"),
-        ({"spectra": torch.ones(30, 1, 4, 27)}, "their axes must be the last ones of the rays"),
+        ({"spectra": torch.ones(7, 4, 27)}, r"\(7,\) .*\(30,\)"),
+        ({"spectra": torch.ones(30, 1, 4, 27)}, r"\(30, 1\) .*\(30,\)"),
         ({"adjoint": "backward"}, r"implicit, unrolled.*'backward'"),
-        ({"bounds": ([0.0], [1.0])}, "bounds must be .* with 2 increasing pairs"),
-        ({"bounds": ([0.0, 1.0], [1.0, 1.0])}, r"got \[0.0, 1.0\] and \[1.0, 1.0\]"),
-        ({"bounds": ([0.0, float("nan")], [1.0, 1.0])}, "increasing pairs"),
+        ({"bounds": ([0.0], [1.0])}, "bounds .* 2 increasing"),
+        ({"bounds": ([0.0, 1.0], [1.0, 1.0])}, r"\[0\.0, 1\.0\] and \[1\.0, 1\.0\]"),
+        ({"bounds": ([0.0, float("nan")], [1.0, 1.0])}, "bounds .*nan"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message, annotations_off):
+def test_inputs_that_do_not_match_raise_an_error(change, message, annotations_off):
     counts, spectra, attenuation, _ = problem()
     given = {"counts": counts, "spectra": spectra, "attenuation": attenuation} | change
     with pytest.raises(ValueError, match=message):
@@ -308,7 +308,7 @@ def image(model, noisy=True):
 
 
 @pytest.mark.parametrize("n_pixels", [None, 5], ids=["shared", "per pixel"])
-def test_the_layer_undoes_the_scanner(n_pixels):
+def test_the_layer_recovers_the_line_integrals(n_pixels):
     model = scanner(every=4, n_pixels=n_pixels)
     layer = MaximumLikelihood(model)
     counts, truth = image(model, noisy=False)
@@ -341,18 +341,18 @@ def test_the_gradient_in_the_relative_counts_is_clamped(n_pixels):
         leaf = counts.clone().requires_grad_()
         x = MaximumLikelihood(model, gradient_clamp=clamp)(leaf).x
         (gradient,) = torch.autograd.grad(x.sum(), leaf)
-        gradients.append(gradient * air)  # in terms of n/air
+        gradients.append(gradient * air)  # with respect to n/air
     free, clamped = gradients
     assert (free.abs() > limit).any()
     assert (free.abs() < limit).any()
     torch.testing.assert_close(clamped, free.clamp(-limit, limit))
-    # the values are not touched
+    # the values do not change
     torch.testing.assert_close(
         MaximumLikelihood(model, gradient_clamp=limit)(counts).x, MaximumLikelihood(model)(counts).x
     )
 
 
-def test_bounds_go_by_the_materials_name():
+def test_bounds_are_assigned_by_name():
     model = scanner(every=4)
     counts, _ = image(model)
     free = MaximumLikelihood(model)(counts).x
@@ -368,16 +368,16 @@ def test_bounds_go_by_the_materials_name():
     torch.testing.assert_close(x[:, 0][~at_side], free[:, 0][~at_side])
 
 
-def test_one_table_of_bounds_serves_every_basis():
+def test_bounds_of_other_materials_are_ignored():
     layer = MaximumLikelihood(
         scanner(every=4), bounds_g_cm2={"iodine": [0.0, 1.0], "water": [-1.0, 9.0]}
     )
     assert layer.bounds() == [[-1.0, -float("inf")], [9.0, float("inf")]]
-    with pytest.raises(ValueError, match=r"'watr': did you mean 'water'"):
+    with pytest.raises(ValueError, match=r"'watr'.* 'water'"):
         MaximumLikelihood(scanner(every=4), bounds_g_cm2={"watr": [0.0, 1.0]})
 
 
-def test_rays_not_solved_or_at_the_side_are_logged(caplog):
+def test_unsolved_rays_and_rays_on_a_limit_are_logged(caplog):
     model = scanner(every=4)
     layer = MaximumLikelihood(model, bounds_g_cm2={"water": [-5.0, 30.0], "calcium": [-5.0, 0.7]})
     counts, _ = image(model, noisy=False)
@@ -389,14 +389,14 @@ def test_rays_not_solved_or_at_the_side_are_logged(caplog):
     assert f"1 of 60 rays were not solved, {n_at_side} lie on a limit of the box" in caplog.text
 
 
-def test_nothing_is_logged_when_all_is_well(caplog):
+def test_solved_rays_are_not_logged(caplog):
     model = scanner(every=4)
     with caplog.at_level(logging.WARNING):
         MaximumLikelihood(model)(image(model)[0])
     assert not caplog.records
 
 
-def test_single_precision_counts_stay_single():
+def test_single_precision_is_kept():
     model = scanner(every=4)
     counts = image(model)[0].float()
     layer = MaximumLikelihood(model, gradient_clamp=5e-4, bounds_g_cm2={"water": [-5.0, 30.0]})

@@ -22,7 +22,7 @@ from pcctlearn.solvers.quadratic import Solution
         ((2, 3, 5), (1, 1)),
     ],
 )
-def test_cut_and_join(rays, pixels, size, monkeypatch):
+def test_split_and_join(rays, pixels, size, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", size)
     counts = torch.rand(*rays, 4)
     spectra = torch.rand(*pixels, 4, 6)
@@ -30,7 +30,7 @@ def test_cut_and_join(rays, pixels, size, monkeypatch):
     layout = RayLayout(torch.Size(rays), torch.Size(pixels))
     parts = layout.ordered(counts, spectra, start).pieces()
     assert all(part.counts[..., 0].numel() <= size for part in parts)
-    # Σ_E S_b(E) · n_b of each ray, computed by pieces and at once
+    # Σ_E S_b(E) · n_b of each ray, computed in pieces and at once
     solutions = []
     for part in parts:
         own = part.spectra if part.spectra.ndim == 2 else part.spectra[:, None]
@@ -48,6 +48,6 @@ def test_cut_and_join(rays, pixels, size, monkeypatch):
 @pytest.mark.parametrize(
     ("rays", "pixels"), [((5,), (4,)), ((5, 3), (5,)), ((5,), (5, 1)), ((), (2,))]
 )
-def test_axes_that_are_not_the_last_of_the_rays(rays, pixels):
-    with pytest.raises(ValueError, match="their axes must be the last ones of the rays"):
+def test_pixel_axes_must_be_the_last_axes_of_the_rays(rays, pixels):
+    with pytest.raises(ValueError, match="last axes"):
         RayLayout(torch.Size(rays), torch.Size(pixels))

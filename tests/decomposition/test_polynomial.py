@@ -1,4 +1,4 @@
-"""The polynomial is near the truth at high counts, and marks rays outside its range."""
+"""Errors of the polynomial at high counts, and its mask of rays outside the fitted range."""
 
 import logging
 
@@ -31,7 +31,7 @@ def fitted(name, degree=2):
     ("name", "close"),  # g/cm² of water; measured 0.008, 0.12 and 0.8
     [("water", 0.01), ("water and calcium", 0.15), ("three", 1.5)],
 )
-def test_near_the_truth(name, close):
+def test_errors_at_high_counts(name, close):
     polynomial, air, counts, truth = fitted(name)
     x = polynomial(counts, air)
     assert (x - truth)[:, 0].abs().max() < close
@@ -39,7 +39,7 @@ def test_near_the_truth(name, close):
 
 
 @pytest.mark.parametrize("name", ["water", "three"])
-def test_beam_hardening_wants_more_than_a_straight_line(name):
+def test_the_second_degree_corrects_beam_hardening(name):
     errors = []
     for degree in (1, 2):
         polynomial, air, counts, truth = fitted(name, degree)
@@ -48,7 +48,7 @@ def test_beam_hardening_wants_more_than_a_straight_line(name):
 
 
 @pytest.mark.parametrize("name", SCANNERS)
-def test_nothing_in_the_beam_is_no_line_integral(name):
+def test_air_has_line_integrals_of_zero(name):
     polynomial, air, _, _ = fitted(name)
     torch.testing.assert_close(polynomial(air[None], air), 0 * polynomial.range[None])
 
@@ -63,7 +63,7 @@ def test_any_counts_give_a_start_within_the_range(name):
     assert (x <= polynomial.range).all()
 
 
-def test_the_range_lets_a_thousandth_through():
+def test_the_range_transmits_a_thousandth():
     polynomial, _, _, _ = fitted("water and calcium")
     model = scanner(every=4)
     for material in range(2):
@@ -73,7 +73,7 @@ def test_the_range_lets_a_thousandth_through():
         assert share.item() == pytest.approx(1e-3, rel=1e-6)
 
 
-def test_more_photons_are_the_same_line_integrals():
+def test_the_result_is_independent_of_the_fluence():
     bright, dim = scanner(photons=1e8, every=4), scanner(photons=1e4, every=4)
     counts = dim(torch.tensor([[5.0, 0.3], [1.0, 0.1]]))
     both = [
@@ -96,7 +96,7 @@ def image(model, noisy=False):
 
 @pytest.mark.parametrize("n_pixels", [None, 5], ids=["shared", "per pixel"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_layer_undoes_the_scanner_nearly(n_pixels, dtype):
+def test_the_layer_recovers_the_line_integrals(n_pixels, dtype):
     model = scanner(every=4, n_pixels=n_pixels)
     counts, truth = image(model)
     x, converged = PolynomialDecomposition(model)(counts.to(dtype))
@@ -106,7 +106,7 @@ def test_the_layer_undoes_the_scanner_nearly(n_pixels, dtype):
     torch.testing.assert_close(x.double(), truth.movedim(-1, 1), rtol=0, atol=0.15)
 
 
-def test_noise_in_air_is_not_cut_at_zero():
+def test_noise_in_air_is_not_clamped_at_zero():
     model = scanner(every=4)
     air = draw_counts(model.air().detach().expand(1, 100, 5, 4), torch.Generator().manual_seed(1))
     x, converged = PolynomialDecomposition(model)(air.movedim(-1, 1))
@@ -115,11 +115,11 @@ def test_noise_in_air_is_not_cut_at_zero():
     assert x.mean().abs() < 5 * x.std() / 500**0.5
 
 
-def test_rays_beyond_what_was_fitted_are_marked_and_pass_no_gradient(caplog):
+def test_rays_beyond_the_fitted_range_are_marked_and_pass_no_gradient(caplog):
     model = scanner(every=4)
     counts, _ = image(model)
-    counts[0, :, 0, 0] = 0  # nothing counted
-    counts[0, 2, 1, 1] = 0.1  # nothing in one bin
+    counts[0, :, 0, 0] = 0  # no counts
+    counts[0, 2, 1, 1] = 0.1  # no counts in one bin
     counts[0, :, 2, 2] = 1e3 * model.air().detach()  # more than air
     counts[0, :, 3, 3] = model(torch.tensor([80.0, 0.0])).detach()  # too thick
     counts.requires_grad_()
@@ -150,9 +150,9 @@ def test_gradients_reach_counts_and_thresholds():
     assert gradcheck(solve, inputs, eps=1e-4, atol=1e-5, rtol=1e-4)
 
 
-def test_counts_of_another_detector_are_refused(annotations_off):
+def test_counts_of_another_detector_raise_an_error(annotations_off):
     model = scanner(every=4)
-    with pytest.raises(ValueError, match="counts have 3 bins"):
+    with pytest.raises(ValueError, match="3 bins"):
         PolynomialDecomposition(model)(torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"degree .* 0"):
         PolynomialDecomposition(model, degree=0)
