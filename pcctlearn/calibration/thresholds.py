@@ -88,20 +88,20 @@ def calibrate_thresholds(
     best, uphill, damping, converged = None, 0, optimizer.damping, False
     while len(history) < max_steps and not converged:
         predicted, total = compare(chain, target, loss, observable)
-        now = Iterate(float(total.detach()), thresholds.edges_keV.detach().clone())
-        history.append(now)
-        on_step(now)
-        if best is None and not math.isfinite(now.loss):
+        iterate = Iterate(float(total.detach()), thresholds.edges_keV.detach().clone())
+        history.append(iterate)
+        on_step(iterate)
+        if best is None and not math.isfinite(iterate.loss):
             raise ValueError(
                 "the loss is not finite at the initial thresholds: check the counts, and that the "
                 "thresholds lie within the spectrum"
             )
-        if best is None or now.loss < best.loss * (1 + 1e-9):
+        if best is None or iterate.loss < best.loss * (1 + 1e-9):
             damping = damping if best is None else damping / 10
-            best, uphill = now, 0
+            best, uphill = iterate, 0
         else:
             uphill += 1
-            if uphill > _UPHILL_STEPS or not math.isfinite(now.loss):
+            if uphill > _UPHILL_STEPS or not math.isfinite(iterate.loss):
                 thresholds.assign(best.edges_keV)
                 damping *= 10
                 predicted, total = compare(chain, target, loss, observable)

@@ -113,7 +113,7 @@ class ScanEvaluator:
         chain, image = scanner.chain, scanner.image
         prepared = flat_fielded(recorded, chain.decompose.model.air().detach(), dead)
         outcome = chain(prepared.counts[None], until="maps")
-        unknown = torch.from_numpy(~recorded.geometry.seen_in_z(recorded.grid))
+        unknown = torch.from_numpy(~recorded.geometry.visible_in_z(recorded.grid))
         if unknown.any():
             log.warning(
                 "%s: the rays of %.3g %% of the voxels miss the panel above or below in at least "

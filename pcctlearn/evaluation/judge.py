@@ -75,7 +75,7 @@ def judge(
     result = Judgement(tuple(chain.decompose.model.materials))
     for scan in scans:
         geometry, grid = scan.recorded.geometry, scan.recorded.grid
-        visible = torch.from_numpy(geometry.seen_by_all_views(grid))
+        visible = torch.from_numpy(geometry.visible_in_all_views(grid))
         expected = scan.scan(noise=False)
         primary, counts = (expected.at(stage)[None] for stage in ("corrected_counts", "counts"))
         reference = replace(plain(primary, until="maps"), corrected_counts=primary)

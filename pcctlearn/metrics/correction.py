@@ -16,12 +16,12 @@ def correction_errors(
     reference: Scan,
     image: MonoenergeticImages,
     materials: tuple[str, ...],
-    seen: Tensor,
+    visible: Tensor,
 ) -> dict[str, float]:
     """Root mean square errors of one scan, over the rays and the voxels of the object.
 
     ``reference`` holds the same stages for the primary counts, ``image`` has a single energy, and
-    ``seen`` (*voxel) marks voxels that every view measures. Projections are in cm of the material
+    ``visible`` (*voxel) marks voxels that all views measure. Projections are in cm of the material
     at its reference density, images in mg/mL and HU. ``spr_percent`` is the magnitude of the
     remaining scatter over primary of all bins together, averaged over the rays.
     """
@@ -37,10 +37,10 @@ def correction_errors(
         rays = thickness_cm(difference[:, number][through], name)
         errors[f"projection_{name}_rmse_cm"] = rms(rays)
     truth_HU = image.hounsfield(reference.at("maps"))[:, 0]
-    body = (truth_HU > BODY_HU) & seen
+    body = (truth_HU > BODY_HU) & visible
     maps = predicted.at("maps") - reference.at("maps")
     for number, name in enumerate(materials):
         errors[f"image_{name}_rmse_mg_mL"] = MG_ML * rms(maps[:, number][body])
-    seen_HU = image.hounsfield(predicted.at("maps"))[:, 0]
-    errors[f"vmi{image.energies_keV[0]:.0f}_rmse_HU"] = rms((seen_HU - truth_HU)[body])
+    found_HU = image.hounsfield(predicted.at("maps"))[:, 0]
+    errors[f"vmi{image.energies_keV[0]:.0f}_rmse_HU"] = rms((found_HU - truth_HU)[body])
     return errors

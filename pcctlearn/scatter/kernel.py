@@ -171,8 +171,8 @@ class KernelScatter(ScatterCorrection):
             scatter = counts * fraction
             primary = (counts - scatter).clamp(min=0)
             expected = self.spr(primary[:, -1] / self.air[-1].to(counts)) * primary
-            seen = primary > 0
-            truth, guess = (torch.where(seen, x / counts, 0.0) for x in (scatter, expected))
+            lit = primary > 0
+            truth, guess = (torch.where(lit, x / counts, 0.0) for x in (scatter, expected))
             both += (truth * guess).double().sum((0, 2, 3, 4)).cpu()
             squares += guess.square().double().sum((0, 2, 3, 4)).cpu()
         if not (squares > 0).all():

@@ -77,14 +77,14 @@ class ScatterNetwork(ScatterCorrection):
         halvings = max(0, round(math.log2(panel[1] / grid[1])))
         strides = [2 if k < halvings - 1 else 1 for k in range(len(channels))]
         stages = [
-            _stage(before, after, stride)
-            for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+            _stage(n_in, n_out, stride)
+            for n_in, n_out, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         ]
         self.encoder = nn.Sequential(*stages, _layer(widths[-1], widths[-1], 1))
         self.shrink = _layer(widths[-1], widths[-1], 2 if halvings else 1)
         self.head = nn.Conv2d(widths[-1], len(air), 1)
         nn.init.zeros_(self.head.weight)
-        bias = _before(initial_scatter, predicts)
+        bias = _bias(initial_scatter, predicts)
         self.head.bias = nn.Parameter(torch.full((len(air),), bias))
 
     def coarse(self, counts: Counts) -> Float[Tensor, "image bin grid_row grid_column"]:
@@ -155,18 +155,18 @@ def _check_weights(widths: Sequence[int]) -> None:
         )
 
 
-def _before(start: float, predicts: str) -> float:
-    """The value before the exponential or the sigmoid."""
-    return math.log(start / (1 - start)) if predicts == "fraction" else math.log(start)
+def _bias(initial: float, predicts: str) -> float:
+    """The value before the sigmoid or the exponential."""
+    return math.log(initial / (1 - initial)) if predicts == "fraction" else math.log(initial)
 
 
-def _layer(before: int, after: int, stride: int) -> nn.Module:
+def _layer(n_in: int, n_out: int, stride: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(after),
+        nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(n_out),
         nn.ReLU(),
     )
 
 
-def _stage(before: int, after: int, stride: int) -> nn.Module:
-    return nn.Sequential(_layer(before, after, stride), _layer(after, after, 1))
+def _stage(n_in: int, n_out: int, stride: int) -> nn.Module:
+    return nn.Sequential(_layer(n_in, n_out, stride), _layer(n_out, n_out, 1))

@@ -102,9 +102,9 @@ class Adjoint(LinearOperator):
         return self.operator.matvec(y)
 
     def peak_bytes(self, n_images: int, itemsize: int) -> int:  # noqa: D102
-        own = self.operator.peak_bytes(n_images, itemsize)
-        swap = prod(self.out_shape) - prod(self.in_shape)
-        return own + n_images * itemsize * swap
+        forward = self.operator.peak_bytes(n_images, itemsize)
+        difference = prod(self.out_shape) - prod(self.in_shape)  # of the results
+        return forward + n_images * itemsize * difference
 
     @property
     def T(self) -> LinearOperator:  # noqa: D102

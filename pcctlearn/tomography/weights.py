@@ -51,10 +51,10 @@ def redundancy_weights(beam: Geometry, grid: SliceGrid) -> FloatArray:
     """
     _require_measured(beam, grid)
     positions = _positions(beam, beam.columns_cm)
-    own, conjugate = (_column_confidence(beam, grid, side * positions) for side in (1, -1))
+    direct, conjugate = (_column_confidence(beam, grid, side * positions) for side in (1, -1))
     if isinstance(beam, DivergentGeometry):
-        return _over_the_turn(beam, own, conjugate)
-    return _over_half_turns(beam, own, conjugate)
+        return _over_the_turn(beam, direct, conjugate)
+    return _over_half_turns(beam, direct, conjugate)
 
 
 def extended_weights(
@@ -74,28 +74,30 @@ def extended_weights(
     return wide
 
 
-def _over_half_turns(beam: Geometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+def _over_half_turns(beam: Geometry, direct: FloatArray, conjugate: FloatArray) -> FloatArray:
     """Weights of a parallel beam, whose n half turns measure a line from alternate sides."""
     n = round(beam.arc_rad / pi)
     half_turns = np.arange(beam.n_views + 1) * n / beam.n_views
     odd_half_turns = half_turns // 2 + np.maximum(half_turns % 2 - 1, 0)  # covered up to each view
     odd_part = np.diff(odd_half_turns)[:, None] * beam.n_views / n
     n_even, n_odd = (n + 1) // 2, n // 2
-    even = own / (n_even * own + n_odd * conjugate)
-    odd = own / (n_odd * own + n_even * conjugate) if n_odd else 0 * own
+    even = direct / (n_even * direct + n_odd * conjugate)
+    odd = direct / (n_odd * direct + n_even * conjugate) if n_odd else 0 * direct
     return (1 - odd_part) * even + odd_part * odd
 
 
-def _over_the_turn(beam: DivergentGeometry, own: FloatArray, conjugate: FloatArray) -> FloatArray:
+def _over_the_turn(
+    beam: DivergentGeometry, direct: FloatArray, conjugate: FloatArray
+) -> FloatArray:
     """Weights of a fan, from the confidence of its columns and of their mirror images."""
     coverage, turn = beam.coverage(), pi - 2 * (beam.gammas_rad - beam.axis_gamma_rad)
     if not beam.is_short_scan:
-        return np.tile(own / (own + conjugate), (beam.n_views, 1))
+        return np.tile(direct / (direct + conjugate), (beam.n_views, 1))
     n_samples = max(_SAMPLES_PER_VIEW, ceil(_SAMPLES_PER_TURN / beam.n_views))
     weights = np.zeros((beam.n_views, beam.n_columns))
     for offset in (np.arange(n_samples) + 0.5) / n_samples - 0.5:
         theta = (coverage.centers_rad + offset * coverage.view_weights_rad)[:, None]
-        ray = coverage.taper(theta) * own
+        ray = coverage.taper(theta) * direct
         weights += ray / (ray + coverage.taper(theta + turn) * conjugate) / n_samples
     return weights
 

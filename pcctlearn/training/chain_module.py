@@ -42,7 +42,9 @@ class ChainModule(LightningModule):
     ) -> None:
         super().__init__()
         if chain.correct is None:
-            raise ValueError("a chain without a correction has nothing to learn: choose a scatter")
+            raise ValueError(
+                "a chain without a correction has nothing to learn: use scatter=network"
+            )
         if n_gradient_views is not None and n_gradient_views < 1:
             raise ValueError(f"training.n_gradient_views must be 1 or more, got {n_gradient_views}")
         self.chain, self.loss = chain, loss

@@ -159,7 +159,7 @@ def test_the_files_hold_the_output_of_the_chain(scans, checkpoint, tmp_path):
             np.testing.assert_allclose(file[stage][()], wanted, rtol=1e-4, atol=1e-4, err_msg=stage)
     path = tmp_path / "head_00000/vmi_60keV.nii.gz"
     stored = np.asarray(nib.load(path).dataobj)[::-1, ::-1].transpose(2, 1, 0)
-    known = GEOMETRY.seen_in_z(VOLUME)
+    known = GEOMETRY.visible_in_z(VOLUME)
     wanted = image.hounsfield(expected.at("maps"))[0, 0].numpy()
     np.testing.assert_allclose(stored[known], wanted[known], rtol=1e-4, atol=0.05)
     assert np.isnan(stored[~known]).all()
@@ -267,7 +267,7 @@ def without_truth(path):
 def test_voxels_whose_rays_miss_the_panel_are_unknown(copy, tmp_path, caplog):
     _, by_scan = run(copy, tmp_path / "out", "scatter=none")
     numbers = by_scan["mine"]["numbers"]
-    known = GEOMETRY.seen_in_z(VOLUME)
+    known = GEOMETRY.visible_in_z(VOLUME)
     assert numbers["voxels_unknown_percent"] == pytest.approx(100 * (~known).mean())
     assert numbers["slices_with_unknown_voxels"] == (~known).any((1, 2)).sum()
     assert "n_z" in caplog.text

@@ -149,7 +149,7 @@ def test_a_study_without_a_correction_is_rejected(scans):
 
 
 def test_voxels_visible_in_all_views():
-    visible = GEOMETRY.seen_by_all_views(VOLUME)
+    visible = GEOMETRY.visible_in_all_views(VOLUME)
     assert visible.shape == VOLUME.shape
     assert visible[12, 14, 12]
     assert not visible[0].any()  # 12 cm below the orbit; the panel covers 8.7 cm

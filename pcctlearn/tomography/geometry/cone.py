@@ -100,20 +100,20 @@ class ConeBeam(DivergentGeometry):
         (n_z, n_x), (dz, dx) = counts, sizes
         return VolumeGrid(n_z, n_x, n_x, (dz, dx, dx), ((bottom + top) / 2, 0.0, 0.0))
 
-    def seen_in_z(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+    def visible_in_z(self, grid: VolumeGrid) -> NDArray[np.bool_]:
         """(z, y, x): voxels whose center falls between the first and last row in every view.
 
         The point (x, y, z) is projected to v = magnification · z / depth, with the depth of (x, y)
         in the view in units of source_to_axis_cm. FDK lacks data for all other voxels.
         """
-        bottom, top = self._seen_slices_cm(self._depth_range(grid))
+        bottom, top = self._visible_slices_cm(self._depth_range(grid))
         z = grid.slices_cm[:, None, None]
         return (z >= bottom) & (z <= top)
 
-    def seen_by_all_views(self, grid: VolumeGrid) -> NDArray[np.bool_]:
-        """(z, y, x): voxels of seen_in_z() in the field of view."""
+    def visible_in_all_views(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+        """(z, y, x): voxels of visible_in_z() in the field of view."""
         x, y = grid.positions_cm()
-        return (np.hypot(x, y) <= self.fov_radius_cm) & self.seen_in_z(grid)
+        return (np.hypot(x, y) <= self.fov_radius_cm) & self.visible_in_z(grid)
 
     def whole_slices(self, grid: VolumeGrid) -> NDArray[np.bool_]:
         """(z): slices whose inscribed ellipse falls between the first and last row in all views."""
@@ -161,7 +161,7 @@ class ConeBeam(DivergentGeometry):
             *sentences,
             f"truncated along z: {whole.sum()} of the {grid.n_z} slices are projected onto the "
             f"panel in every view, and densities in the others are wrong; {remedy}, or exclude "
-            "voxels for which seen_in_z() is False",
+            "voxels for which visible_in_z() is False",
         ]
 
     def frames(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -225,7 +225,7 @@ class ConeBeam(DivergentGeometry):
             nearest, farthest = np.minimum(nearest, depth), np.maximum(farthest, depth)
         return np.stack([nearest, farthest])
 
-    def _seen_slices_cm(self, depths: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _visible_slices_cm(self, depths: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Smallest and largest z projected onto the rows at all depths of the first axis."""
         low, high = self.axial_range_cm
         return (low * depths).max(0, keepdims=True), (high * depths).min(0, keepdims=True)
@@ -233,7 +233,7 @@ class ConeBeam(DivergentGeometry):
     def _axial_range_at(self, radius_cm: float) -> tuple[float, float]:
         """Smallest and largest z projected onto the rows in all views within this radius."""
         radius = min(radius_cm * self.source_curvature, 0.999)
-        bottom, top = self._seen_slices_cm(np.array([1 - radius, 1 + radius]))
+        bottom, top = self._visible_slices_cm(np.array([1 - radius, 1 + radius]))
         return float(bottom[0]), float(top[0])
 
     def _panel_shows(self, grid: VolumeGrid) -> bool:

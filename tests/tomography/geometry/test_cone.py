@@ -199,17 +199,17 @@ def projected_rows(beam, grid):
 @pytest.mark.parametrize(
     "change", [{}, {"arc_rad": 3.6}, {"row_offset_cm": 1.0}, {"row_offset_cm": -1.8}]
 )
-def test_seen_in_z_marks_voxels_projected_onto_the_rows_in_every_view(n_z, change):
+def test_visible_in_z_marks_voxels_projected_onto_the_rows_in_every_view(n_z, change):
     volume = VolumeGrid(n_z, 7, 5, (0.21, 0.4, 0.5), center_cm=(-0.13, 0.2, 0.1))
     beam = ConeBeam(9, 8, 12, (0.37, 0.6), 8.0, 13.0, axis_offset_cm=0.2, **change)
     rows = projected_rows(beam, volume)
     expected = ((rows >= -0.5) & (rows <= beam.n_rows - 0.5)).all(0)
-    seen = beam.seen_in_z(volume)
-    np.testing.assert_array_equal(seen, expected)
-    assert not beam.seen_by_all_views(volume)[~seen].any()
+    visible = beam.visible_in_z(volume)
+    np.testing.assert_array_equal(visible, expected)
+    assert not beam.visible_in_all_views(volume)[~visible].any()
     if n_z == 40:
-        assert seen.any()
-        assert not seen.all()
+        assert visible.any()
+        assert not visible.all()
 
 
 @pytest.mark.parametrize("row_offset_cm", [0.0, 0.7, -0.4])
@@ -223,7 +223,7 @@ def test_the_warning_of_truncation_along_z_has_a_remedy_that_works(
     with pytest.warns(UserWarning, match=r"along z.* 12 slices") as caught:
         fbp(beam, volume)
     assert len(caught) == 1
-    assert not beam.seen_in_z(volume).all()
+    assert not beam.visible_in_z(volume).all()
     number = int(re.search(rf"{setting}=(\d+)", str(caught[0].message))[1])
 
     def changed(number):
@@ -234,7 +234,7 @@ def test_the_warning_of_truncation_along_z_has_a_remedy_that_works(
     repaired, grid = changed(number)
     assert repaired.truncations(grid) == []
     x, y = np.meshgrid(*2 * [np.arange(-1.75, 2, 0.5)])
-    assert repaired.seen_in_z(grid)[:, np.hypot(x, y) <= 2].all()
+    assert repaired.visible_in_z(grid)[:, np.hypot(x, y) <= 2].all()
     with pytest.warns(UserWarning, match="along z"):  # the remedy is the smallest change
         fbp(*changed(number + (1 if setting == "n_z" else -1)))
 
