@@ -1,1 +1,1 @@
-"""Photons one by one: what a detector registers, and what an object scatters into it."""
+"""Monte Carlo photon transport: detector responses and object scatter."""

@@ -59,7 +59,7 @@ def _plus(path, length_cm, densities, m=0):
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def mix(z):
-    """The finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014)."""
+    """The finalizer of SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014)."""
     z = (z ^ (z >> _S30)) * _MIX_1
     z = (z ^ (z >> _S27)) * _MIX_2
     return z ^ (z >> _S31)

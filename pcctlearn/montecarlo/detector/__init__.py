@@ -1,1 +1,1 @@
-"""Photons in a sensor: the response of a detector, simulated."""
+"""Monte Carlo simulation of the response of a detector."""

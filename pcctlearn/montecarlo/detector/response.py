@@ -96,9 +96,9 @@ class SimulatedResponse:
     ) -> "SimulatedResponse":
         """Convolve the tallies with the noise and bin them into cells from lowest_keV on."""
         n_cells = math.ceil((highest_keV - lowest_keV) / step_keV)
-        borders = regular(lowest_keV, step_keV, n_cells + 1)
+        borders = lowest_keV + step_keV * np.arange(n_cells + 1)
         n_pair = math.ceil((highest_keV - lowest_keV) / PAIR_CELL_keV)
-        pair_borders = regular(lowest_keV, PAIR_CELL_keV, n_pair + 1)
+        pair_borders = lowest_keV + PAIR_CELL_keV * np.arange(n_pair + 1)
         singles = np.array([tally.singles for tally in tallies])
         density = _registered(borders, singles.shape[1], HIT_keV, noise_keV) @ singles.T
         fold = _registered(pair_borders, len(tallies[0].pairs), PAIR_keV, noise_keV)
@@ -173,13 +173,8 @@ class SimulatedResponse:
         ]
 
 
-def regular(first_keV: float, step_keV: float, n: int) -> Array:
-    """Equally spaced energies."""
-    return np.array([first_keV + step_keV * i for i in range(n)])
-
-
 def _registered(borders_keV: Array, n_charges: int, charge_keV: float, noise_keV: float) -> Array:
-    """Probability (cell, charge) that a hit in a cell of charge is registered in each cell."""
+    """Probability (cell, charge) that a hit of each charge is registered in each energy cell."""
     sigma = max(noise_keV, charge_keV / math.sqrt(12))  # at least the width of a charge cell
     charges = charge_keV * np.arange(n_charges)
     below = ndtr((borders_keV[:, None] - charges) / sigma)

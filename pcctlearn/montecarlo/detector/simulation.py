@@ -1,6 +1,6 @@
 """Photon-counting detector model and Monte Carlo simulation of its response.
 
-Not modelled: Doppler broadening, Fano statistics of charge creation (0.1 keV in silicon), trapping,
+Not modeled: Doppler broadening, Fano statistics of charge creation (0.1 keV in silicon), trapping,
 diffusion along the depth, pile-up, and noise counts of pixels without charge, which matter for
 thresholds below three standard deviations of the noise.
 """
@@ -14,7 +14,7 @@ import xraylib
 from numpy.typing import NDArray
 
 from pcctlearn.montecarlo.detector.charge_numba import Sensor
-from pcctlearn.montecarlo.detector.response import SimulatedResponse, Tallies, regular
+from pcctlearn.montecarlo.detector.response import SimulatedResponse, Tallies
 from pcctlearn.montecarlo.detector.transport_numba import (
     N_LEDGER,
     HIT_keV,
@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Detector:
-    """Pixellated semiconductor, face-on, or edge-on wafers divided into strips.
+    """Pixelated semiconductor, face-on, or edge-on wafers divided into strips.
 
     The charge cloud at the electrode is Gaussian with σ² = σ₀(E)² + 2 (kT/q) d L / V, where d is
     the drift distance and L the distance between the electrodes. σ₀ = 1 µm + R/4, with the range R
@@ -254,7 +254,7 @@ class ResponseSimulation:
     def energies_keV(self) -> Array:
         """Photon energies of the simulation."""
         n_steps = int((self.last_keV - self.first_keV) / self.energy_step_keV + 1e-6)
-        return regular(self.first_keV, self.energy_step_keV, n_steps + 1)
+        return self.first_keV + self.energy_step_keV * np.arange(n_steps + 1)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> SimulatedResponse:
         """Simulate all energies; ``progress`` is called with the number done and their total."""

@@ -1,1 +1,1 @@
-"""Scatter of an object: photons from the source through voxels to the panel."""
+"""Monte Carlo simulation of the scatter of an object."""

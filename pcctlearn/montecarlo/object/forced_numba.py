@@ -116,7 +116,7 @@ def sample_rayleigh_cosine(tables, chances, total, energy, quantile, state):
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
-def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, zeros, kind, tally):
+def score_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, zeros, kind, tally):
     """Next-event estimate of a Compton scattering at one point of the panel.
 
     weight · Σ_m P_m p_m(θ) · cos α / d² · area · exp(−τ'), with P_m from ``chances``, p_m per
@@ -151,7 +151,7 @@ def send_compton(panel, voxels, tables, energies, photon, chances, p_u, p_v, zer
 
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 @no_type_check
-def send_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, zeros, kind, tally):
+def score_rayleigh(panel, voxels, tables, energies, photon, cosine, azimuth, zeros, kind, tally):
     """Next-event estimate of a Rayleigh scattering in one direction, weight · exp(−τ).
 
     Directions are sampled from p(θ) because p(θ) is so peaked that only a few of uniformly sampled
@@ -205,7 +205,7 @@ def score_interaction(
     a, state = draw(state)
     b, state = draw(state)
     for _ in range(n_points):
-        send_compton(panel, voxels, tables, energies, share, chances, a, b, zeros, kinds[0], tally)
+        score_compton(panel, voxels, tables, energies, share, chances, a, b, zeros, kinds[0], tally)
         a, b = a + _STEP_U, b + _STEP_V
         a, b = a - math.floor(a), b - math.floor(b)
     rayleigh = 0.0
@@ -217,7 +217,7 @@ def score_interaction(
     for _ in range(n_points):
         cosine, state = sample_rayleigh_cosine(tables, chances, rayleigh, energy, a, state)
         azimuth = 2 * math.pi * b
-        send_rayleigh(
+        score_rayleigh(
             panel, voxels, tables, energies, share, cosine, azimuth, zeros, kinds[1], tally
         )
         a, b = a + _STEP_U, b + _STEP_V

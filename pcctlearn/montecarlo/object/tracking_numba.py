@@ -25,7 +25,7 @@ EMITTED, ABSORBED, ESCAPED, N_PHOTO, N_COMPTON, N_RAYLEIGH, N_SCATTERED = range(
     7
 )  # columns of a ledger
 N_LEDGER = 7
-LOWEST_TRACKED_keV = 5.0  # below every threshold: absorbed on the spot
+LOWEST_TRACKED_keV = 5.0  # below every threshold: absorbed locally
 
 FASTMATH = {"contract", "arcp", "nsz", "reassoc"}
 
