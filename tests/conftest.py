@@ -9,11 +9,11 @@ import torch
 from jaxtyping import config, install_import_hook
 
 if not torch.cuda.is_available():
-    # Triton's kernels then run on the CPU, slowly; it reads this once, when it is first imported
+    # Triton's kernels then run on the CPU, slowly; it is read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 install_import_hook("pcctlearn", "beartype.beartype")
 pytest.register_assert_rewrite("support")
-# small tensors: a second thread that waits for a busy core costs more than it brings
+# for small tensors, waiting for a second thread takes longer than it saves
 torch.set_num_threads(1)
 numba.set_num_threads(1)
 
@@ -61,7 +61,7 @@ def _double_precision_and_seed():
 
 @pytest.fixture
 def annotations_off():
-    """As users run it: constructors themselves check shapes."""
+    """Switch the annotations off, as for users: only constructors check shapes."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
@@ -75,5 +75,5 @@ def matrix_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _own_cache(matrix_folder, monkeypatch):
-    """Projection matrices of the tests stay out of the user's cache."""
+    """Keep the projection matrices of the tests out of the user's cache."""
     monkeypatch.setenv("PCCTLEARN_CACHE", str(matrix_folder))

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from pcctlearn.reading.targets import locate
 
 
@@ -29,7 +31,8 @@ def require_known(
         node = known
         for part in group.partition("@")[0].split("/"):
             node = node.setdefault(part, {})
-    _require(config, _merged(known, written), "")
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(known, dict(written)))
+    _require(config, merged, "")
     if missing := [key for key in written if key not in ("hydra", "defaults", *config)]:
         raise ValueError(
             f"{missing[0]} was deleted from the configuration: leave out ~{missing[0]}"
@@ -72,15 +75,6 @@ def _require(config: Mapping[str, Any], known: Mapping[str, Any], path: str) -> 
             raise ValueError(unknown(where, path, known))
         if isinstance(node, Mapping) and not builds and isinstance(known[key], Mapping):
             _require(node, known[key], where)
-
-
-def _merged(known: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(known)
-    for key, value in written.items():
-        below = known.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def unknown(name: str, parent: str, accepted: Iterable[str]) -> str:

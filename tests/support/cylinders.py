@@ -56,7 +56,7 @@ def small(**changes):
 
 @cache
 def tube():
-    """120 kV, 2 mm of aluminium, one photon in all."""
+    """A spectrum of 120 kV behind 2 mm of aluminium, one photon in total."""
     spectrum = Spectrum(
         SPECTRA / "tungsten_120kV_12deg.csv", {"aluminium": 0.2}, photons_per_pixel=1.0
     )
@@ -64,13 +64,13 @@ def tube():
 
 
 def ideal(energies_keV):
-    """A detector that counts every photon in the bin of its energy."""
+    """Response of a detector that counts every photon in the bin of its energy."""
     edges = [*FOUR_BINS[:-1], 1000.0]
     bins = pairwise(edges)
     return torch.stack([((energies_keV >= a) & (energies_keV < b)).double() for a, b in bins])
 
 
 def of_total(tally):
-    """Image of all scatter and its standard error."""
+    """Image of the total scatter, and its standard error."""
     values = tally.values.sum((1, 4))
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))

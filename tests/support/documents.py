@@ -1,4 +1,4 @@
-"""The code blocks and commands of the documents, found where they are written."""
+"""Find the code blocks and commands of the documents."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from support.studies import REPOSITORY
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:PYTHONPATH=\. )?python [^`]+)`")
-_DESCRIPTION = re.compile(r"\s{2,}")  # what stands behind a command, two spaces or more away
+_DESCRIPTION = re.compile(r"\s{2,}")  # two or more spaces separate it from its command
 
 
 class Command(NamedTuple):

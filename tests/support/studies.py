@@ -59,13 +59,13 @@ def likelihood():
 
 
 def slabs(n_pixels=1):
-    """(slab, pixel, material) in g/cm², twelve of them."""
+    """Area densities (slab, pixel, material) of twelve slabs in g/cm²."""
     table = torch.cartesian_prod(torch.tensor(WATER_G_CM2), torch.tensor(CALCIUM_G_CM2))
     return table[:, None].expand(-1, n_pixels, -1)
 
 
 def slab_problem(n_pixels=1, bias_keV=0.5):
-    """A chain with nominal thresholds, the scan of a detector that is off, and its true edges."""
+    """A chain with nominal thresholds, the scan of a detector with other ones, and these."""
     model = scanner(every=4)
     nominal = model.thresholds.edges_keV.detach().expand(n_pixels, -1)
     true_edges = biased(nominal, model.thresholds.learn, bias_keV)
@@ -92,7 +92,7 @@ def tiny_beam():
 
 
 def phantom_problem(columns=(7, 15), bias_keV=0.5):
-    """24 columns × 20 views of the calibration phantom; two columns are off."""
+    """24 columns × 20 views of the calibration phantom; the thresholds of two columns are off."""
     model, beam = scanner(every=4), tiny_beam()
     nominal = model.thresholds.edges_keV.detach().expand(beam.n_columns, -1)
     off = torch.zeros_like(nominal)

@@ -31,7 +31,7 @@ def to_unit_disc(vectors, half_axes, tilt):
 
 
 def image(grid, ellipses, oversampling=8):
-    """Mean over each voxel."""
+    """Mean density of the ellipses in each voxel."""
     i = (np.arange(grid.n_x * oversampling) + 0.5) / oversampling - 0.5
     j = (np.arange(grid.n_y * oversampling) + 0.5) / oversampling - 0.5
     indices = np.stack([*np.meshgrid(i, j), np.ones((len(j), len(i)))], -1)

@@ -1,4 +1,4 @@
-"""Libraries that write files, each in its own manner of reporting a full disk."""
+"""Functions that write files with different libraries, for tests of a full disk."""
 
 import h5py
 import matplotlib.figure
