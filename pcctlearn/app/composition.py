@@ -79,7 +79,7 @@ class CheckedLoader(ConfigLoaderImpl):
     ) -> list[str]:
         """The choices of a group, without the files that others are based on (``_base``).
 
-        Hydra's own method copies all configurations for each group: a second of each --help.
+        Hydra's own method copies all configurations for each group, which takes a second.
         """
         choices = self.repository.get_group_options(group_name, results_filter)
         return [choice for choice in choices if not choice.startswith("_")]

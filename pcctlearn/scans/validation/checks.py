@@ -42,11 +42,11 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         return Findings(foreign_links, [])
     faults = [*root_faults(file.attrs), *group_faults(items)]
     readable: dict[str, h5py.Dataset] = {}
-    for name, item in ((name, items[name]) for name in ARRAYS):
+    for name in ARRAYS:
         wrong = list(array_faults(name, items))
         faults += wrong
-        if item is not None and not wrong:
-            readable[name] = item
+        if items[name] is not None and not wrong:
+            readable[name] = items[name]
     faults += misspelt_names(file)
     wrong_sizes = list(size_faults(items, readable))
     faults += [sentence for _, sentence in wrong_sizes]

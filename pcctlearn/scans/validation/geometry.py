@@ -75,10 +75,10 @@ def maps_grid_faults(items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset
     """A sentence if the maps have no grid, half a grid or an impossible one."""
     if "maps" not in arrays:
         return
-    own = MAPS_GRID & set(arrays["maps"].attrs)
-    if not own and items["geometry/volume"] is None:
+    given = MAPS_GRID & set(arrays["maps"].attrs)
+    if not given and items["geometry/volume"] is None:
         yield "the grid of maps is unknown: add geometry/volume, or voxel_cm and center_cm of maps"
-    elif len(own) == 1:
+    elif len(given) == 1:
         yield "maps have one of the attributes voxel_cm and center_cm: give both (z, y, x), or none"
     else:
         try:
