@@ -39,7 +39,7 @@ class RampFilter(LinearOperator):
         if not pixel_cm > 0:
             raise ValueError(f"pixel_cm must be positive, got {pixel_cm}")
         super().__init__(shape, shape)
-        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice as wide: it is not periodic
+        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice: the ramp is not periodic
         k = np.arange(n_padded)
         k = np.minimum(k, n_padded - k)
         ramp = np.where(k % 2 == 1, -1 / (pi * np.maximum(k, 1)) ** 2, 0.0)
