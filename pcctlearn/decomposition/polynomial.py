@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
-_BELOW_ZERO = -0.03  # lower end of the lattice, relative to the range: air is negative with noise
+_BELOW_ZERO = -0.03  # lower end of the lattice over the range: with noise, air has negative values
 _RIDGE = 1e-6
 _THIN = 0.02  # mean log counts below which errors are absolute
 _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
