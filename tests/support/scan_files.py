@@ -118,18 +118,18 @@ def reversed_axes(name):
     return lambda file: store(file, name, file[name][()].T)
 
 
-def as_group(name):
+def replaced(name, value):
     def replace(file):
         del file[name]
-        file.create_group(name)
+        file[name] = value
 
     return replace
 
 
-def as_dataset(name):
+def as_group(name):
     def replace(file):
         del file[name]
-        file[name] = np.ones(3)
+        file.create_group(name)
 
     return replace
 
