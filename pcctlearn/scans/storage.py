@@ -64,28 +64,24 @@ def _heaps_end(path: Path) -> bool:
     return True
 
 
-class _ForeignLinkError(ValueError):
-    """A name refers to another file."""
-
-
 def items_in(file: h5py.File, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """{name: its group or dataset, or ``None``}, and a sentence for each link to another file.
 
     Every link is checked before it is followed, because an external link may name any file or
     device.
     """
-    items: dict[str, Any] = {}
-    foreign_links = []
-    for name in names:
-        try:
-            items[name] = _item_at(file, name)
-        except _ForeignLinkError as error:
-            foreign_links.append(str(error))
+    items = {name: _item_at(file, name) for name in names}
+    foreign_links = [
+        f"{name} is a link to another file, which is never opened: copy the data into this file, "
+        "for example with h5repack after h5copy -f ext"
+        for name, item in items.items()
+        if isinstance(item, h5py.ExternalLink)
+    ]
     return items, foreign_links
 
 
 def _item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
-    """The object of this name; ``None`` if there is none or if it cannot be opened."""
+    """The object or the external link of this name; ``None`` if there is none that opens."""
     item: Any = file
     parts = [part for part in name.split("/") if part not in ("", ".")]
     for index, part in enumerate(parts):
@@ -93,10 +89,7 @@ def _item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
             return None
         link = item.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise _ForeignLinkError(
-                f"{name} is a link to another file, which is never opened: copy the data into this "
-                "file, for example with h5repack after h5copy -f ext"
-            )
+            return link
         if isinstance(link, h5py.SoftLink):
             base = "" if link.path.startswith("/") else item.name + "/"
             rest = "/".join([base + link.path, *parts[index + 1 :]])

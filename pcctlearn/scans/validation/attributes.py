@@ -23,15 +23,14 @@ class Number(NamedTuple):
     required: bool = False
 
     def accepts(self, value: np.ndarray) -> bool:
-        """Whether an attribute has this value."""
+        """Whether an attribute may have this value."""
         if value.dtype.kind not in "iuf" or value.size not in self.sizes:
             return False
-        numbers = value.ravel().tolist()
-        return (
-            (value.size == 1 or value.ndim == 1)
-            and (not self.whole or all(float(number).is_integer() for number in numbers))
-            and (not self.non_negative or all(0 <= number < math.inf for number in numbers))
-        )
+        sound = value.size == 1 or value.ndim == 1
+        for number in value.ravel().tolist():
+            sound &= not self.whole or float(number).is_integer()
+            sound &= not self.non_negative or 0 <= number < math.inf
+        return sound
 
     def __str__(self) -> str:
         words = [" or ".join(map(str, self.sizes)), *(["whole"] if self.whole else []), "number(s)"]

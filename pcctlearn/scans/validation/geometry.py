@@ -51,24 +51,19 @@ def geometry_faults(
     sound = not faults and all(isinstance(group, h5py.Group) for group in groups)
     if not (sound and sizes_agree and "counts" in arrays and angles_readable):
         return
-    if too_large := list(_volume_faults(items["geometry/volume"])):
-        yield from too_large
+    n_voxels = 0.0
+    if (volume := items["geometry/volume"]) is not None:
+        n_voxels = math.prod(float(np.asarray(volume.attrs[f"n_{axis}"]).item()) for axis in "zyx")
+    if 4 * n_voxels >= usable_bytes():
+        yield (
+            f"geometry/volume has {n_voxels:.3g} voxels, more than the free memory holds: lower "
+            "n_z, n_y and n_x, and enlarge voxel_cm"
+        )
         return
     try:
         grid_of(items["geometry"], geometry_of(items["geometry"]))
     except ValueError as error:
         yield f"geometry: {error}"
-
-
-def _volume_faults(volume: h5py.Group | None) -> Iterator[str]:
-    if volume is None:
-        return
-    n_voxels = math.prod(float(np.asarray(volume.attrs[f"n_{axis}"]).item()) for axis in "zyx")
-    if not 4 * n_voxels < usable_bytes():
-        yield (
-            f"geometry/volume has {n_voxels:.3g} voxels, more than the free memory holds: lower "
-            "n_z, n_y and n_x, and enlarge voxel_cm"
-        )
 
 
 def maps_grid_faults(items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset]) -> Iterator[str]:
