@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.losses.curvature import Curvature
+from pcctlearn.validation import require_positive
 
 EdgeVector = Float[Tensor, "pixel edge"]
 
@@ -32,8 +33,7 @@ class GaussNewton:
     max_iterations: int = 100
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {self.damping:g}")
+        require_positive(damping=self.damping)
 
     def step(
         self,

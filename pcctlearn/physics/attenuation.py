@@ -9,43 +9,27 @@ from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, Energies
 
-# name in this project -> formula or NIST compound of xraylib
-NAMED_MATERIALS = {
-    "water": "H2O",
-    "air": "Air, Dry (near sea level)",
-    "aluminium": "Al",
-    "calcium": "Ca",
-    "iodine": "I",
-    "gadolinium": "Gd",
-    "gold": "Au",
-    "tin": "Sn",
-    "copper": "Cu",
-    "silicon": "Si",
-    "CdTe": "CdTe",
-    "PMMA": "C5H8O2",
-    "soft_tissue": "Tissue, Soft (ICRU four-component)",
-    "adipose": "Adipose Tissue (ICRP)",
-    "cortical_bone": "Bone, Cortical (ICRP)",
+# name in this project: formula or NIST compound of xraylib, and density in g/cm³, which converts
+# between thickness and area density (elements of xraylib, compounds of NIST)
+_MATERIALS = {
+    "water": ("H2O", 1.0),
+    "air": ("Air, Dry (near sea level)", 1.205e-3),
+    "aluminium": ("Al", 2.699),
+    "calcium": ("Ca", 1.55),
+    "iodine": ("I", 4.93),
+    "gadolinium": ("Gd", 7.90),
+    "gold": ("Au", 19.32),
+    "tin": ("Sn", 7.31),
+    "copper": ("Cu", 8.96),
+    "silicon": ("Si", 2.33),
+    "CdTe": ("CdTe", 5.85),
+    "PMMA": ("C5H8O2", 1.19),
+    "soft_tissue": ("Tissue, Soft (ICRU four-component)", 1.0),
+    "adipose": ("Adipose Tissue (ICRP)", 0.92),
+    "cortical_bone": ("Bone, Cortical (ICRP)", 1.85),
 }
-
-# g/cm³, to convert between thickness and area density (elements of xraylib, compounds of NIST)
-DENSITY_G_CM3 = {
-    "water": 1.0,
-    "air": 1.205e-3,
-    "aluminium": 2.699,
-    "calcium": 1.55,
-    "iodine": 4.93,
-    "gadolinium": 7.90,
-    "gold": 19.32,
-    "tin": 7.31,
-    "copper": 8.96,
-    "silicon": 2.33,
-    "CdTe": 5.85,
-    "PMMA": 1.19,
-    "soft_tissue": 1.0,
-    "adipose": 0.92,
-    "cortical_bone": 1.85,
-}
+NAMED_MATERIALS = {name: compound for name, (compound, _) in _MATERIALS.items()}
+DENSITY_G_CM3 = {name: density for name, (_, density) in _MATERIALS.items()}
 
 Material = str | Mapping[str, float]
 

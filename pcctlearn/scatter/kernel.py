@@ -12,6 +12,7 @@ from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
 from pcctlearn.tomography.geometry.cone import ConeBeam, point_source_flux
+from pcctlearn.validation import require_positive
 
 HIGHEST_FRACTION = 0.95  # largest scatter over counts
 _LEAST_TRANSMISSION = 1e-6
@@ -109,8 +110,7 @@ class KernelScatter(ScatterCorrection):
                 f"grid_transmission must be a number ≥ 0, or {n_bins} of them, got "
                 f"{grid_transmission}"
             )
-        if not 0 < edge_cm < float("inf"):
-            raise ValueError(f"edge_cm of kernel scatter must be positive, got {edge_cm:g}")
+        require_positive(edge_cm=edge_cm)
         if not (0 <= edge_weight <= 1 and gamma_per_cm >= 0):
             raise ValueError(
                 f"edge_weight must lie in 0 … 1 and gamma_per_cm be 0 or more, got "

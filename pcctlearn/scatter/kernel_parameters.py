@@ -13,6 +13,7 @@ from torch import Tensor
 from pcctlearn.files.atomic import written_whole
 from pcctlearn.reading.damaged import damaged
 from pcctlearn.reading.text import read_json
+from pcctlearn.validation import require_positive
 
 QUANTITY = "scatter kernels of each bin and thickness group"
 KERNEL = ("amplitude_per_cm2", "alpha", "beta", "sigma1_cm", "share", "sigma2_cm", "residual")
@@ -75,11 +76,9 @@ class KernelParameters:
         borders = list(self.borders_cm)
         if borders != sorted(set(borders)) or min(borders, default=1) <= 0:
             raise ValueError(f"borders_cm must be positive and increase, got {borders}")
-        for name in ("water_per_cm", "source_to_detector_cm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} of the scatter kernels must be positive, got {getattr(self, name):g}"
-                )
+        require_positive(
+            water_per_cm=self.water_per_cm, source_to_detector_cm=self.source_to_detector_cm
+        )
 
     @property
     def n_bins(self) -> int:

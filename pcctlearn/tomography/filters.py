@@ -9,7 +9,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pcctlearn.tomography.linear_operator import LinearOperator
-from pcctlearn.validation import FloatArray
+from pcctlearn.validation import FloatArray, require_positive
 
 _ROWS_AT_ONCE = 512
 # apodisation of the ramp at a frequency in cycles per column, from −1/2 to 1/2
@@ -36,8 +36,7 @@ class RampFilter(LinearOperator):
     def __init__(self, shape: tuple[int, ...], pixel_cm: float, filter: str = "ramp") -> None:
         if filter not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
-        if not pixel_cm > 0:
-            raise ValueError(f"pixel_cm must be positive, got {pixel_cm}")
+        require_positive(pixel_cm=pixel_cm)
         super().__init__(shape, shape)
         n_padded = next_fast_len(2 * shape[-1], real=True)  # twice: the ramp is not periodic
         k = np.arange(n_padded)

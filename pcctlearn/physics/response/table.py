@@ -13,6 +13,7 @@ from pcctlearn.reading.arrays import Arrays, read_mat, read_npz
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.text import read_text
 from pcctlearn.shapes import Edges, Energies
+from pcctlearn.validation import require_positive
 
 _LAYOUT = (
     "a .csv whose first line is '# unit: 1/keV' and whose table has a first row "
@@ -115,8 +116,7 @@ class Table(Response):
         Raises:
             ValueError: a step that is not positive; events beyond ``highest_keV``.
         """
-        if not step_keV > 0:
-            raise ValueError(f"step_keV must be positive, got {step_keV}")
+        require_positive(step_keV=step_keV)
         last = energies_keV.max().item() + 20 if highest_keV is None else highest_keV
         n_cells = math.ceil(last / step_keV)
         borders = step_keV * torch.arange(n_cells + 1).to(energies_keV)
