@@ -1,1 +1,1 @@
-"""What the numbers of the README come from, beside peers timed in the same run."""
+"""Benchmarks behind the numbers in README.md, with peers timed in the same run."""

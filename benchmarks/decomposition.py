@@ -1,8 +1,8 @@
-"""Maximum-likelihood decomposition: rays per second, forward and with the gradient.
+"""Benchmark of maximum-likelihood decomposition: rays per second, with and without the gradient.
 
-4 bins × 2 materials × 108 energies, float32, deep silicon at 120 kV, 1e6 photons a ray, Poisson
-noise on; water 0-30 g/cm², calcium 0-3 g/cm², drawn at random. Methods take turns in one run and
-times are medians. The peer is RTK's simplex where it is installed, and Nelder-Mead of this project.
+4 bins × 2 materials × 108 energies, float32, deep silicon at 120 kV, 1e6 photons a ray with Poisson
+noise; random water 0-30 g/cm² and calcium 0-3 g/cm². Methods take turns in one run; times are
+medians. Peers: Nelder–Mead of this project, and the simplex of RTK if it is installed.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.measures import timed
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.analytic import Analytic
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rays", type=int, default=400_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-rays", type=int, default=10_000_000, help="0 leaves it out")
+    parser.add_argument("--memory-rays", type=int, default=10_000_000, help="0: no memory test")
     parser.add_argument("--memory-only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_only:
@@ -58,7 +58,7 @@ def main() -> None:
     }
     results |= measure(counts, spectra, attenuation, arguments.repeats, arguments.device)
     if arguments.memory_rays and arguments.device == "cpu":
-        results |= memory_of_its_own(arguments.memory_rays)
+        results |= memory_of_a_fresh_process(arguments.memory_rays)
     Console(width=100).print(table(results))
     print(
         f"{100 * results['converged_share']:.2f} % of the rays converged, RMS error "
@@ -67,7 +67,7 @@ def main() -> None:
     if "peak_growth_mb" in results:
         print(
             f"{arguments.memory_rays / 1e6:g} million rays, forward and backward: "
-            f"{results['peak_growth_mb']:.0f} MB beyond what was there before, counts included; "
+            f"{results['peak_growth_mb']:.0f} MB in addition to the counts; "
             f"{results['peak_mb']:.0f} MB at the peak"
         )
     if arguments.json:
@@ -88,13 +88,13 @@ def scanner(device: str) -> tuple[Tensor, Tensor]:
 
 
 def rays(n: int, spectra: Tensor, attenuation: Tensor) -> tuple[Tensor, Tensor]:
-    """Line integrals and noisy counts, made in pieces so that they are all that is left."""
+    """Line integrals and noisy counts, made in pieces to save memory."""
     generator = torch.Generator().manual_seed(0)
     A = torch.rand(n, 2, generator=generator) * torch.tensor([30.0, 3.0])
     counts = torch.empty(n, spectra.shape[0])
     S, mu = spectra.cpu(), attenuation.cpu()
-    for some, target in zip(A.split(65536), counts.split(65536), strict=True):
-        target.copy_(draw_counts(expected_counts(some, S, mu), generator))
+    for piece, target in zip(A.split(65536), counts.split(65536), strict=True):
+        target.copy_(draw_counts(expected_counts(piece, S, mu), generator))
     return A.to(spectra.device), counts.to(spectra.device)
 
 
@@ -126,7 +126,7 @@ def measure(
         "forward_backward_all": (both_in_all, len(counts), repeats),
         "nelder_mead": (nelder_mead, len(few), 1),
     }
-    forward()  # caches and threads warm
+    forward()  # warms caches and threads
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats):
         for name, (job, _, most) in jobs.items():
@@ -143,18 +143,8 @@ def measure(
     return results
 
 
-def timed(job: Callable[[], None], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = perf_counter()
-    job()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return perf_counter() - start
-
-
-def memory_of_its_own(n: int) -> dict[str, float]:
-    """``memory`` in a fresh process: the peak of this one may be that of an earlier method."""
+def memory_of_a_fresh_process(n: int) -> dict[str, float]:
+    """``memory`` in a fresh process, whose peak does not include other methods."""
     command = [sys.executable, __file__, "--memory-only", str(n)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -162,7 +152,7 @@ def memory_of_its_own(n: int) -> dict[str, float]:
 
 
 def memory(n: int) -> dict[str, float]:
-    """Peak resident memory while so many rays are solved and differentiated, and its growth."""
+    """Peak resident memory of the decomposition of n rays with its gradient, and its growth."""
     spectra, attenuation = scanner("cpu")
     counts = rays(n, spectra, attenuation)[1].requires_grad_()
     before = resident_mb()
@@ -172,21 +162,21 @@ def memory(n: int) -> dict[str, float]:
 
 
 def resident_mb(field: str = "VmRSS") -> float:
-    """Resident memory now, or its peak as ``VmHWM``; where /proc is missing, the peak so far."""
+    """Resident memory, or its peak with ``VmHWM``; without /proc always the peak."""
     status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would be that of the parent, which Linux hands on through exec
+    if status.is_file():  # on Linux, ru_maxrss includes the parent process before exec
         (line,) = (
             row
             for row in status.read_text(encoding="ascii").splitlines()
             if row.startswith(f"{field}:")
         )
         return float(line.split()[1]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss in bytes there, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def error_over_crlb(x: Tensor, A: Tensor, spectra: Tensor, attenuation: Tensor) -> float:
-    """RMS of (x − A) in units of its bound, over rays with a hundred counts or more in each bin."""
+    """RMS of x − A in units of its bound, over rays with at least 100 counts in each bin."""
     from pcctlearn.decomposition.sensitivity import fisher_information
 
     A, x = A[:50_000].double(), x[:50_000].double()
@@ -198,12 +188,12 @@ def error_over_crlb(x: Tensor, A: Tensor, spectra: Tensor, attenuation: Tensor) 
 
 
 def rtk_simplex() -> dict[str, float]:
-    """RTK's Nelder–Mead decomposition of as many energies and bins, where itk-rtk is installed."""
+    """Speed of RTK's Nelder–Mead decomposition of the same problem, if itk-rtk is installed."""
     try:
         import itk
         from itk import RTK
     except ImportError:
-        print("RTK is not installed: its simplex decomposition is left out")
+        print("RTK (itk-rtk) is not installed: skipped")
         return {}
     import numpy as np
 
@@ -214,7 +204,7 @@ def rtk_simplex() -> dict[str, float]:
     def image(array, kind):
         return itk.image_from_array(np.ascontiguousarray(array, np.float32), ttype=kind)
 
-    # each bin has one pulse height, far from its edges, so that RTK's binning rule does not matter
+    # one pulse height in the middle of each bin: RTK's rule at bin edges has no effect
     edges = 10 + 30 * np.arange(n_bins + 1)
     response = np.zeros((edges[-1], n_energies), np.float32)
     total = spectra.sum(0)
@@ -235,9 +225,7 @@ def rtk_simplex() -> dict[str, float]:
     simplex.SetMaterialAttenuations(image(attenuation.T, plane))
     simplex.SetThresholds(thresholds)
     simplex.SetNumberOfIterations(300)
-    start = perf_counter()
-    simplex.Update()
-    seconds = perf_counter() - start
+    seconds = timed(simplex.Update, "cpu")
     theirs = torch.from_numpy(itk.array_from_image(simplex.GetOutput(0))).reshape(A.shape)
     ours = decompose(counts, *scanner("cpu"), bounds=BOUNDS).x
     return {

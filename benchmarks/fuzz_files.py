@@ -1,10 +1,11 @@
-"""Damage files of every kind that pcctlearn reads, and count what the readers make of them.
+"""Damage files of every kind that pcctlearn reads, and count the outcomes of reading them.
 
     python -m benchmarks.fuzz_files --mutants 300 --seed 0
 
-A reader may return finite numbers, or refuse the file in one line that names it. Anything else is a
-fault: another exception, a message without the file's name, a signal, more than 30 s or 4 GB, code
-that ran. Readers run in a process of their own, which is started anew when it dies.
+A reader may return finite numbers, or refuse the file with an error of one line that names it.
+Anything else is a fault: another exception, an error without the name of the file, a signal, more
+than 30 s or 4 GB, or execution of code from the file. Readers run in a separate process, which is
+restarted when it ends.
 """
 
 import argparse
@@ -29,9 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 LIMIT_s, LIMIT_BYTES = 30.0, 4 * 2**30
-MOST_BYTES = 4 * LIMIT_BYTES  # of address space: a process that needs this much is stopped
-PAYLOADS = 0.05  # of the mutants hold code
-EDITED = 0.5  # of the others are edited by the library of their format, the rest in their bytes
+MOST_BYTES = 4 * LIMIT_BYTES  # address space of a reader
+PAYLOADS = 0.05  # share of mutants that contain code
+EDITED = 0.5  # share of the others that are edited with the library of the format, not as bytes
 OUTCOMES = (
     "accepted",
     "refused",
@@ -47,9 +48,9 @@ FAULTS = OUTCOMES[2:]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mutants", type=int, default=300, help="of each kind")
+    parser.add_argument("--mutants", type=int, default=300, help="number for each kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", help="names of files; by default all")
+    parser.add_argument("--kinds", nargs="+", help="kinds of files; by default all")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--keep", type=Path, help="folder for the mutants that show a fault")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -68,7 +69,7 @@ def main() -> None:
 def fuzz(
     n_mutants: int, seed: int, kinds: list[str] | None = None, keep: Path | None = None
 ) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Counts of each outcome by kind of file, and a line for each fault."""
+    """Counts of the outcomes for each kind of file, and a line for each fault."""
     from benchmarks.fuzz_sources import SOURCES
 
     if unknown := set(kinds or ()) - set(SOURCES):
@@ -125,7 +126,7 @@ def make_mutant(sound: Path, mutant: Path, marker: Path, generator: np.random.Ge
 
 
 class Reader:
-    """A process that reads files of one kind; it is started anew after a signal or a hang."""
+    """A process that reads files of one kind; it is restarted after a signal or a hang."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -138,7 +139,7 @@ class Reader:
         self._stop()
 
     def outcome(self, path: Path) -> tuple[str, str]:
-        """One of ``OUTCOMES``, and the words that belong to it."""
+        """One of ``OUTCOMES``, and a description."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -168,7 +169,7 @@ class Reader:
                 env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
             )
             assert self.process.stdout is not None
-            self.process.stdout.readline()  # it has imported what it needs
+            self.process.stdout.readline()  # waits until its imports are done
         return self.process
 
     def _stop(self) -> None:
@@ -179,13 +180,13 @@ class Reader:
 
 
 def read_forever(kind: str) -> None:
-    """Read the files that standard input names; answer each with a line of JSON."""
+    """Read the files named on standard input, and write a line of JSON for each."""
     from benchmarks.fuzz_sources import SOURCES
 
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    SOURCES[kind].read(sound_file(kind))  # imports and compiled code are loaded before the limit
+    os.dup2(2, 1)  # output of libraries is kept apart from the answers
+    SOURCES[kind].read(sound_file(kind))  # imports and compiles before the limit is set
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -193,7 +194,7 @@ def read_forever(kind: str) -> None:
 
 
 def sound_file(kind: str) -> Path:
-    """A file without damage, left for the process to read once."""
+    """An undamaged file of this kind."""
     from benchmarks.fuzz_sources import SOURCES
 
     path = Path(tempfile.mkdtemp()) / kind
@@ -202,7 +203,7 @@ def sound_file(kind: str) -> Path:
 
 
 def outcome_of(kind: str, path: Path) -> tuple[str, str]:
-    """What a reader makes of one file."""
+    """Outcome of reading one file, and a description."""
     from benchmarks.fuzz_sources import SOURCES, numbers_in
     from pcctlearn.app.sentences import EXPECTED, explain
 
@@ -216,7 +217,7 @@ def outcome_of(kind: str, path: Path) -> tuple[str, str]:
         names = str(path) in words or any(str(file) in words for file in path.glob("*"))
         if names and "\n" not in str(error) and len(words) < 1500:
             return "refused", words
-        return "traceback", f"no sentence: {type(error).__name__}: {words[:300]}"
+        return "traceback", f"improper message: {type(error).__name__}: {words[:300]}"
     except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return "traceback", f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
@@ -227,7 +228,7 @@ def outcome_of(kind: str, path: Path) -> tuple[str, str]:
 
 
 def peak_bytes() -> int:
-    """Largest memory of this process so far."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

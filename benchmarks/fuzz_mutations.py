@@ -1,4 +1,4 @@
-"""Seeded damage to files: of bytes, of header fields, and of what a format's own library edits."""
+"""Seeded damage to files: to bytes, to header fields, and by the library of each format."""
 
 import gzip
 import re
@@ -38,7 +38,7 @@ Generator = np.random.Generator
 
 
 def of_bytes(path: Path, generator: Generator) -> None:
-    """Flip bits, cut, take out, repeat, empty or insert a block, or write an extreme number."""
+    """Flip bits, truncate, remove, repeat, zero or insert a block, or write an extreme number."""
     content = bytearray(path.read_bytes())
     size = len(content)
     start = int(generator.integers(size))
@@ -66,25 +66,25 @@ def of_bytes(path: Path, generator: Generator) -> None:
 
 
 def of_text(path: Path, generator: Generator) -> None:
-    """Another word, sign or indent in the place of one, many times over, or an alias bomb."""
+    """Replace words, signs or indents by others, repeat the text, or insert an alias bomb."""
     words = re.split(r"([,;:\s\[\]]+)", path.read_text(encoding="utf-8"))
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 10)
     )
-    odd = [
+    replacements = [
         *("nan", "inf", "-1", "1e300", "1e-400", "x", "", "µ", "9" * 400, "1_0", "0x1F", "1,5"),
         *("[" * 2000, "{a: ", "&a *a", "!!python/name:os.system", "---\n", "\t", "\x00", bomb),
     ]
     for _ in range(int(generator.integers(1, 6))):
-        place, word = generator.integers(len(words)), odd[int(generator.integers(len(odd)))]
-        words[int(place)] = word
+        place = int(generator.integers(len(words)))
+        words[place] = replacements[int(generator.integers(len(replacements)))]
     if generator.random() < 0.1:
         words = words * 50
     path.write_text("".join(words), encoding="utf-8")
 
 
 def of_hdf5(path: Path, generator: Generator) -> None:
-    """Datasets and attributes of other kinds, shapes and values; links to other files."""
+    """Change kinds, shapes and values of datasets and attributes, or link to other files."""
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visit(names.append)
@@ -113,7 +113,7 @@ def of_hdf5(path: Path, generator: Generator) -> None:
 def _instead(
     file: h5py.File, name: str, kind: str, value: Any, generator: Generator
 ) -> h5py.Dataset | None:
-    if kind == "huge":  # declared, not stored
+    if kind == "huge":  # declared without storing data
         n_axes = int(generator.integers(1, 5))
         shape = tuple(int(10 ** generator.uniform(0, 6)) for _ in range(n_axes))
         return file.create_dataset(name, shape, "f4", chunks=(1,) * n_axes)
@@ -135,7 +135,7 @@ def _instead(
 
 
 def _stored(value: Any) -> Any:
-    """As HDF5 can hold it."""
+    """The value in a form that HDF5 accepts."""
     if value is None or (isinstance(value, list) and not value):
         return h5py.Empty("f4")
     if isinstance(value, str) and "\x00" in value:
@@ -144,7 +144,7 @@ def _stored(value: Any) -> Any:
 
 
 def of_nifti(path: Path, generator: Generator) -> None:
-    """Header fields with extreme numbers, or extreme voxels."""
+    """Write extreme numbers into header fields."""
     image = nib.Nifti1Image.from_filename(path)
     header = image.header.structarr.copy()
     field = str(generator.choice(list(header.dtype.names)))
@@ -164,7 +164,7 @@ def of_nifti(path: Path, generator: Generator) -> None:
 
 
 def of_dicom(path: Path, generator: Generator) -> None:
-    """An element of a slice with another value, or without any."""
+    """Change or remove an element of a slice."""
     dataset = pydicom.dcmread(path)
     element = list(dataset)[int(generator.integers(len(dataset)))]
     value = _any(generator, EXTREMES)
@@ -174,12 +174,12 @@ def of_dicom(path: Path, generator: Generator) -> None:
         else:
             dataset[element.tag].value = value
         dataset.save_as(path)
-    except Exception:  # what pydicom itself refuses to write is no mutant; damage bytes instead
+    except Exception:  # pydicom does not write it: damage bytes instead
         of_bytes(path, generator)
 
 
 def of_arrays(path: Path, generator: Generator) -> None:
-    """An array with another shape, kind or value, without a name, or a header that lies."""
+    """Change shape, kind or value of an array, remove it, or falsify its header."""
     content = loadmat(path) if path.suffix == ".mat" else dict(np.load(path))
     arrays = {name: values for name, values in content.items() if name[0] != "_"}
     name = str(generator.choice(list(arrays)))
@@ -207,11 +207,11 @@ def of_arrays(path: Path, generator: Generator) -> None:
     else:
         np.savez(path, **arrays)
         if kind == "header":
-            _add_liar(path, name, generator)
+            _add_false_header(path, name, generator)
 
 
-def _add_liar(path: Path, name: str, generator: Generator) -> None:
-    """A member whose header declares far more than it has, or a bomb of zeros."""
+def _add_false_header(path: Path, name: str, generator: Generator) -> None:
+    """Add a member whose header declares more data than it has, or a bomb of compressed zeros."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         if generator.random() < 0.3:
             with archive.open(f"{name}.npy", "w") as member:
@@ -230,7 +230,7 @@ def _add_liar(path: Path, name: str, generator: Generator) -> None:
 
 
 def of_checkpoint(path: Path, generator: Generator) -> None:
-    """A fact, a setting or a weight with another value, kind or shape."""
+    """Change value, kind or shape of a fact, a setting or a weight."""
     content = torch.load(path, weights_only=True)
     facts, state = content["correction"], content["state_dict"]
     value = _any(generator, EXTREMES)

@@ -1,4 +1,4 @@
-"""Sound files of every kind that pcctlearn reads, and the readers that fuzzing tries on them."""
+"""Undamaged files of every kind that pcctlearn reads, and their readers."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ GRID = VolumeGrid(3, 4, 5, 0.3)
 
 
 class Source(NamedTuple):
-    """How a sound file is written, and what reads it; ``read`` returns the numbers it found."""
+    """Writer of an undamaged file, and its reader; ``read`` returns the numbers in the file."""
 
     name: str
     write: Callable[[Path], None]
@@ -65,7 +65,7 @@ def model() -> SpectralModel:
 
 
 def write_scan_file(path: Path) -> None:
-    """A scan with truth, spectrum, response and the configuration that made it."""
+    """A scan with truth, spectrum, response and configuration."""
     generator = torch.Generator().manual_seed(1)
     spectral_model, response = model(), table()
     expected = spectral_model.air().detach().float()
@@ -97,13 +97,13 @@ def write_scan_file(path: Path) -> None:
 
 
 def read_scan_file(path: Path) -> RecordedScan:
-    """What ``evaluate.py`` and the checker read."""
+    """Read a scan as ``evaluate.py`` and ``pcctlearn check`` do."""
     faults(path)
     return read_scan(path)
 
 
 def write_nifti(path: Path) -> None:
-    """A head in millimetres."""
+    """A CT volume with an affine matrix in mm."""
     affine = np.diag([-0.8, -0.9, 3.0, 1.0])
     nib.save(nib.Nifti1Image(hounsfield().transpose(2, 1, 0), affine), path)
 
@@ -150,12 +150,12 @@ def write_response_csv(path: Path) -> None:
     arrays = response_arrays()
     lines = ["# unit: 1/keV", ",".join(["deposited_keV", *(f"{e:g}" for e in ENERGIES.tolist())])]
     rows = zip(arrays["deposited_keV"], arrays["response_per_keV"], strict=True)
-    lines += [",".join(f"{x:.6g}" for x in (centre, *row)) for centre, row in rows]
+    lines += [",".join(f"{x:.6g}" for x in (center, *row)) for center, row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_response(path: Path) -> list[Any]:
-    """A response, and what it registers above two thresholds."""
+    """A response, and the counts that it registers above two thresholds."""
     made = Table.from_file(path)
     edges = made.deposited_keV[[2, -2]]
     return [made.response_per_keV, made.above(edges, made.energies_keV.sort().values)]
@@ -169,14 +169,14 @@ def write_pairs_file(path: Path) -> None:
 
 
 def write_spectrum(path: Path) -> None:
-    """Two columns with a title, as SpekPy users write them."""
+    """Two columns with a title line, a common format of exported spectra."""
     fluence = (ENERGIES - 10) * (121 - ENERGIES)
     rows = [f"{e:g},{f:g}" for e, f in zip(ENERGIES.tolist(), fluence.tolist(), strict=True)]
     path.write_text("\n".join(["Energy [keV],Fluence", *rows]) + "\n", encoding="utf-8")
 
 
 def read_spectrum(path: Path) -> list[Tensor]:
-    """A spectrum, normalised."""
+    """The energies and fluence of a spectrum."""
     tube = Spectrum(path, photons_per_pixel=1e5)
     return [tube.energies_keV, tube.fluence]
 
@@ -190,7 +190,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> list[Tensor]:
-    """The scatter that a checkpoint's network sees in air."""
+    """The scattered fraction that a checkpoint's network predicts for air counts."""
     spectral_model = model()
     correction = SavedCorrection(path)(GEOMETRY, spectral_model)
     air = spectral_model.air().detach().to(torch.get_default_dtype())
@@ -211,7 +211,7 @@ def write_yaml(path: Path) -> None:
 
 
 def read_configuration(path: Path) -> list[Tensor]:
-    """As a comparison reads the words of a run; it holds no numbers to check."""
+    """Read the overrides of a run as a comparison does; they hold no numbers."""
     read_yaml(path, "a configuration", "write it again")
     return []
 
@@ -235,7 +235,7 @@ SOURCES = {
 
 
 def numbers_in(found: Any) -> Iterator[Tensor]:
-    """All tensors of numbers in what a reader returned."""
+    """All tensors in the return value of a reader."""
     if isinstance(found, Tensor):
         yield found
     elif isinstance(found, RecordedScan):
@@ -246,7 +246,7 @@ def numbers_in(found: Any) -> Iterator[Tensor]:
 
 
 class Payload:
-    """Unpickled, it makes a file: no reader may do that."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -256,7 +256,7 @@ class Payload:
 
 
 def write_payload(path: Path, marker: Path, generator: np.random.Generator) -> None:
-    """A file of this kind, or none, whose contents would run code if they were unpickled."""
+    """Write a file, in its own format or as a pickle, that runs code when it is unpickled."""
     payload = Payload(marker)
     objects = np.empty(1, object)
     objects[0] = payload

@@ -1,17 +1,18 @@
-"""Decomposition of hostile rays: is every answer finite, honest and independent of its neighbours?
+"""Check that decompositions of difficult rays are finite, correctly marked and independent.
 
-Seven kinds of rays (usual, thick, few counts, inconsistent counts, negative second material,
-more counts than air, fractions of a photon) of six doses × float32 and float64 × with and without
-a box × two and three materials. One ray in eight is measured by pixels with shifted thresholds. A
-sample of the rays marked converged is minimised anew by scipy in float64 from five starts.
+Seven kinds of rays (usual, thick, few counts, inconsistent counts, negative second material, more
+counts than air, fractions of a photon) and six doses, in float32 and float64, with and without
+bounds (a box), with two and three materials. One ray in eight is measured by pixels with shifted
+thresholds. A sample of the rays marked converged is minimized again by scipy in float64 from five
+starts.
 
     not finite           answers with NaN or inf
     no information       rays with less than half a photon that are marked converged
     falsely converged    scipy, started at the answer, ends more than 1e-4 g/cm² away, or the answer
-                         is no minimum
+                         is not a minimum
     likelier elsewhere   scipy finds another minimum, of lower half deviance, from one of the starts
-    neighbours           answers or flags that change when the rays are permuted or split
-    precision            float32 answers more than 1e-4 g/cm² from the float64 ones, both converged
+    neighbors            answers or flags that change when the rays are permuted or split
+    far from float64     float32 answers more than 1e-4 g/cm² from the float64 ones, both converged
 """
 
 import argparse
@@ -46,7 +47,7 @@ LEAST_PHOTONS = 0.5
 
 
 class Setup(NamedTuple):
-    """Spectra shared and per pixel, attenuation, a wide box, and areas that patients span."""
+    """Shared and per-pixel spectra, attenuation, a wide box, and area densities of patients."""
 
     spectra: Tensor
     pixel_spectra: Tensor
@@ -58,8 +59,8 @@ class Setup(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
-    parser.add_argument("--rays", type=int, default=1_000_000, help="of each of the eight cases")
-    parser.add_argument("--checked", type=int, default=5000, help="rays minimised by scipy, in all")
+    parser.add_argument("--rays", type=int, default=1_000_000, help="in each of the eight cases")
+    parser.add_argument("--checked", type=int, default=5000, help="rays minimized by scipy, in all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results, solutions = {}, {}
@@ -80,7 +81,7 @@ def main() -> None:
             "converged": sum(int(s.converged.sum()) for s in solution),
             "not finite": sum(int((~s.x.isfinite()).any(-1).sum()) for s in solution),
             "no information": no_information(batches, solution),
-            **neighbours(batches, setup, boxed, dtype, solution),
+            **neighbors(batches, setup, boxed, dtype, solution),
             **apart(solution, reference),
             **scipy_check(batches, setup, boxed, solution, n_checked, arguments.seed),
         }
@@ -103,12 +104,12 @@ def scanner(n_materials: int) -> Setup:
     pixels = torch.tensor(edges, dtype=torch.float64) + shift
     box = [[-5.0, -7.75, -2.0][:n_materials], [60.0, 15.5, 2.0][:n_materials]]
     usual = torch.tensor([30.0, 3.0, 0.2][:n_materials], dtype=torch.float64)
-    # of float32 values, so that both precisions solve the same problem
-    spectra, own, attenuation = (
+    # rounded to float32, so that both precisions solve the same problem
+    spectra, pixel_spectra, attenuation = (
         t.detach().float().double()
         for t in (model.spectra(), model.spectra(pixels), model.attenuation)
     )
-    return Setup(spectra, own.clamp(min=0), attenuation, box, usual)
+    return Setup(spectra, pixel_spectra.clamp(min=0), attenuation, box, usual)
 
 
 class Batch(NamedTuple):
@@ -119,7 +120,7 @@ class Batch(NamedTuple):
 
 
 def hostile_rays(setup: Setup, n: int, seed: int) -> list[Batch]:
-    """Six doses of 1e2 to 1e7 photons with shared spectra, and 1e5 photons with pixels' own."""
+    """Six doses from 1e2 to 1e7 photons with shared spectra, and 1e5 with spectra per pixel."""
     generator = torch.Generator().manual_seed(seed)
     share = n // 8
     doses = [10.0**k for k in range(2, 8)]
@@ -139,7 +140,7 @@ def hostile_rays(setup: Setup, n: int, seed: int) -> list[Batch]:
 def counts_of(
     setup: Setup, spectra: Tensor, n: int, photons: float, generator: torch.Generator
 ) -> Tensor:
-    """An equal share of each of the seven kinds, mixed."""
+    """Counts of the seven kinds of rays in equal shares, in random order."""
     n_bins, n_materials = spectra.shape[0], len(setup.attenuation)
 
     def uniform(*shape: int) -> Tensor:
@@ -168,16 +169,16 @@ def counts_of(
 
 
 def solve(batches: list[Batch], setup: Setup, boxed: bool, dtype: torch.dtype) -> list[Solution]:
-    """Decompose every batch, in the precision asked for."""
+    """Decompose every batch in the given precision."""
     box = setup.box if boxed else None
     mu = setup.attenuation.to(dtype)
     return [decompose(b.counts.to(dtype), b.spectra.to(dtype), mu, bounds=box) for b in batches]
 
 
-def neighbours(
+def neighbors(
     batches: list[Batch], setup: Setup, boxed: bool, dtype: torch.dtype, whole: list[Solution]
 ) -> dict[str, float]:
-    """Solve the rays again, permuted and in pieces of many sizes: flags and answers that differ."""
+    """Numbers of flags and answers that change when rays are permuted and split into pieces."""
     generator = torch.Generator().manual_seed(1)
     flags, moved, largest = 0, 0, 0.0
     for batch, before in zip(batches, whole, strict=True):
@@ -201,7 +202,7 @@ def no_information(batches: list[Batch], solutions: list[Solution]) -> int:
 
 
 def apart(solutions: list[Solution], reference: list[Solution]) -> dict[str, int]:
-    """Rays whose answer differs from that of float64, and whose flag does."""
+    """Numbers of rays whose answer or flag differs from that of float64."""
     far, only, only_reference = 0, 0, 0
     for s, r in zip(solutions, reference, strict=True):
         shift = (s.x.double() - r.x).abs().amax(-1)
@@ -210,20 +211,20 @@ def apart(solutions: list[Solution], reference: list[Solution]) -> dict[str, int
         only_reference += int((~s.converged & r.converged).sum())
     return {
         "far from float64": far,
-        "converged here only": only,
+        "converged in this precision only": only,
         "converged in float64 only": only_reference,
     }
 
 
 class Ray:
-    """Half the deviance of one ray, its gradient and its Hessian, in numpy."""
+    """Half the deviance of one ray with its gradient and Hessian, in numpy."""
 
     def __init__(self, counts: Tensor, spectra: Tensor, attenuation: Tensor) -> None:
         self.n, self.S, self.mu = counts.numpy(), spectra.numpy(), attenuation.numpy()
         self.pairs = self.mu[:, None] * self.mu[None]
 
     def terms(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Expected counts, their slopes, and the photons of each energy."""
+        """Expected counts, their derivatives, and the expected photons of each energy."""
         weighted = self.S * np.exp(np.clip(-x @ self.mu, -300, 300))
         mean = np.maximum(weighted.sum(-1), 1e-130)
         return mean, -weighted @ self.mu.T, weighted
@@ -239,7 +240,7 @@ class Ray:
         return float(value), gradient
 
     def hessian(self, x: np.ndarray) -> np.ndarray:
-        """Its exact Hessian."""
+        """Exact Hessian of half the deviance."""
         mean, slope, weighted = self.terms(x)
         second = np.einsum("be,kme->bkm", weighted, self.pairs)
         outer = slope[:, :, None] * slope[:, None]
@@ -249,7 +250,7 @@ class Ray:
 
 
 def scipy_minimum(ray: Ray, start: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """L-BFGS-B in units of the curvature, then trust-region Newton for what the box leaves free."""
+    """L-BFGS-B in units of the curvature, then trust-region Newton in the free unknowns."""
     scale = np.clip(1 / np.sqrt(np.maximum(np.abs(np.diag(ray.hessian(start))), 1e-12)), 1e-6, 10)
 
     def scaled(u: np.ndarray) -> tuple[float, np.ndarray]:
@@ -299,7 +300,7 @@ def trust_region(ray: Ray, x: np.ndarray, free: np.ndarray, scale: np.ndarray) -
 
     def hessian(u: np.ndarray) -> np.ndarray:
         matrix = ray.hessian(full(u))[np.ix_(free, free)] * np.outer(scale, scale)
-        return np.clip(np.nan_to_num(matrix, nan=1e100), -1e100, 1e100)  # scipy takes no inf
+        return np.clip(np.nan_to_num(matrix, nan=1e100), -1e100, 1e100)  # scipy rejects inf
 
     options = {"gtol": 1e-11, "maxiter": 300}
     method, first = "trust-exact", x[free] / scale
@@ -307,13 +308,13 @@ def trust_region(ray: Ray, x: np.ndarray, free: np.ndarray, scale: np.ndarray) -
 
 
 def free_of(x: np.ndarray, gradient: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Indices of the unknowns that the descent does not press against a side of the box."""
+    """Indices of the unknowns that are not held at a side of the box by the gradient."""
     held = ((x <= box[:, 0]) & (gradient > 0)) | ((x >= box[:, 1]) & (gradient < 0))
     return np.flatnonzero(~held)
 
 
 def is_minimum(ray: Ray, x: np.ndarray, box: np.ndarray) -> bool:
-    """Positive definite among the free unknowns, with a Newton step below 1e-4 g/cm²."""
+    """Whether the Hessian of the free unknowns is positive and the step below 1e-4 g/cm²."""
     gradient = ray.value(x)[1]
     free = free_of(x, gradient, box)
     if not len(free):
@@ -337,7 +338,7 @@ def scipy_check(
     n_checked: int,
     seed: int,
 ) -> dict[str, float]:
-    """Minimise a sample of the converged rays anew from five starts."""
+    """Minimize a sample of the converged rays again from five starts."""
     generator = torch.Generator().manual_seed(seed + 1)
     lower, upper = np.array(setup.box)
     box = np.array(setup.box).T

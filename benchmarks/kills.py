@@ -1,11 +1,11 @@
 """Kill simulate, train, evaluate and sweeps at random times, and start them again.
 
-Every command runs at its smallest size in a folder of its own, in every second case one that holds
-the outputs of a finished run with other settings. It is killed (SIGKILL, one time in four SIGTERM)
-at a random moment of its run, and started again. Counted are: files that cannot be read after the
-kill; folders with results.json and without all other outputs, or with outputs of two runs; and,
-after the second start, files that are left over or differ from those of a run that nobody killed.
-Scans, volumes and results are compared bit by bit, results of training to 1e-5.
+Every command runs in its smallest size in its own folder, which every second time holds the outputs
+of a finished run with other settings. It is killed at a random moment (SIGKILL, or one time in four
+SIGTERM) and started again. Faults after the kill are files that cannot be read, and folders with
+results.json but without all other outputs or with outputs of two runs. Faults after the second
+start are temporary files, and outputs that differ from those of an uninterrupted run. Scans,
+volumes and results are compared bit by bit, results of training to 1e-5.
 """
 
 import argparse
@@ -40,12 +40,12 @@ SMALL += ["datasets.n_cases=3", "n_threads=1"]
 LEARNED = ["experiment=scatter_direct", "scatter.correction.channels=[4,4]"]
 LEARNED += ["scatter.correction.grid=[2,3]"]
 LEARNED += ["study.split=[1,1,1]", "study.with_noise=false", "trainer.max_epochs=8", "logger=none"]
-TIMES = ("seconds", "per_second", "step_share")  # in the names of results that differ each time
+TIMES = ("seconds", "per_second", "step_share")  # parts of the names of results that are times
 
 
 @dataclass
 class Command:
-    """Words of a command for a folder, other settings of it, and outputs that must be the same."""
+    """The words of a command for a folder, another setting, and outputs compared bit by bit."""
 
     words: Callable[[Path], list[str]]
     other: str
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None) -> dict:
-    """Counts for each command, and what was wrong, a sentence each."""
+    """Counts for each command, and a description of each fault."""
     commands = prepared(folder, only)
     draw, counts, faults = random.Random(seed), {name: _zeros() for name in commands}, []
     for number in track(range(n_kills), "kills", console=Console(stderr=True)):
@@ -82,26 +82,26 @@ def measure(folder: Path, n_kills: int, seed: int, only: list[str] | None = None
         has_earlier = number // len(commands) % 2 == 1
         if has_earlier:
             shutil.copytree(command.earlier, run)
-        sent = signal.SIGTERM if draw.random() < 0.25 else signal.SIGKILL
-        after = draw.uniform(0.2, 1.0) * command.seconds
-        killed = _killed(command.words(run), after, sent)
-        case = f"{name} {number}, {sent.name} after {after:.2f} s"
+        kind = signal.SIGTERM if draw.random() < 0.25 else signal.SIGKILL
+        after_s = draw.uniform(0.2, 1.0) * command.seconds
+        killed = _killed(command.words(run), after_s, kind)
+        case = f"{name} {number}, {kind.name} after {after_s:.2f} s"
         wrong = damaged(run) + unfinished(run, command, has_earlier)
         status = _started(command.words(run)).returncode
         wrong += [f"the second start exits with {status}"] * bool(status)
         again = damaged(run) + leftover(run) + different(run, command)
         count = counts[name]
         count["kills"] += killed
-        count["ended before"] += not killed
-        count["stale, truncated or half"] += bool(wrong)
-        count["not as without a kill"] += bool(again)
-        faults += [f"{case}: {sentence}" for sentence in wrong + again]
+        count["finished before"] += not killed
+        count["damaged"] += bool(wrong)
+        count["different"] += bool(again)
+        faults += [f"{case}: {fault}" for fault in wrong + again]
         shutil.rmtree(run, ignore_errors=True)
     return {"seed": seed, "commands": counts, "faults": faults}
 
 
 def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
-    """The commands with its reference, timed, and a finished run with other settings."""
+    """The commands, each with its time, a reference run, and a finished run with other settings."""
     scans = folder / "scans"
     train = [*SMALL, *LEARNED, f"paths.data={folder / 'data'}"]
 
@@ -111,7 +111,7 @@ def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
     commands = {
         "simulate": Command(
             lambda run: script("simulate", *SMALL, f"folder={run}"),
-            "datasets.n_cases=2",  # other settings are refused, by name; a smaller set is not
+            "datasets.n_cases=2",  # a smaller set; scans with other settings would be rejected
             ("scans/", "results.json"),
         ),
         "train": Command(lambda run: script("train", *train, f"hydra.run.dir={run}"), "seed=7"),
@@ -127,11 +127,11 @@ def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
             "trainer.max_epochs=4",
         ),
     }
-    _run(commands["simulate"].words(scans))  # which evaluate reads
+    _run(commands["simulate"].words(scans))  # the input of evaluate
     commands = {name: command for name, command in commands.items() if not only or name in only}
     for name, command in commands.items():
         command.reference, command.earlier = folder / f"{name}_0", folder / f"{name}_1"
-        _run([*command.words(command.earlier), command.other])  # compiles and makes data, too
+        _run([*command.words(command.earlier), command.other])  # also compiles, and makes the scans
         began = perf_counter()
         _run(command.words(command.reference))
         command.seconds = perf_counter() - began
@@ -139,53 +139,53 @@ def prepared(folder: Path, only: list[str] | None = None) -> dict[str, Command]:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Files under their final names that cannot be read."""
+    """Outputs under their final names that cannot be read."""
     wrong = []
     for path in (path for path in folder.rglob("*") if path.is_file() and _is_output(path)):
         try:
             _read(path)
-        except Exception as error:  # whatever a library raises on half a file
+        except Exception as error:  # libraries raise many kinds for a truncated file
             wrong.append(f"{path.relative_to(folder)} cannot be read: {error}")
     return wrong
 
 
 def unfinished(run: Path, command: Command, has_earlier: bool) -> list[str]:
-    """Runs that look finished and are not, or that hold outputs of two runs."""
+    """Folders with results.json that lack outputs, or that hold outputs of two runs."""
     wrong = []
     for marker in run.rglob("results.json"):
         job = marker.parent
         place = job.relative_to(run)
         if any(part.startswith((".", "earlier_")) for part in place.parts):
             continue
-        here = _outputs(job)
-        as_new = here == _outputs(command.reference / place)
-        as_earlier = has_earlier and here == _outputs(command.earlier / place)
+        outputs = _outputs(job)
+        as_new = outputs == _outputs(command.reference / place)
+        as_earlier = has_earlier and outputs == _outputs(command.earlier / place)
         if not (as_new or as_earlier):
-            wrong.append(f"{place} has results.json beside other outputs than its run makes")
+            wrong.append(f"{place} has results.json, but not the outputs of one run")
     return wrong
 
 
 def leftover(run: Path) -> list[str]:
-    """Temporary files and locks after a run that ended."""
+    """Temporary files and locks in the folder of a finished run."""
     left = [path for path in run.rglob("*") if path.name.endswith((".part", ".lock"))]
     return [f"{path.relative_to(run)} is left over" for path in left]
 
 
 def different(run: Path, command: Command) -> list[str]:
-    """Outputs that are not those of a run that nobody killed."""
+    """Outputs that differ from those of an uninterrupted run."""
     found, wanted = _outputs(run), _outputs(command.reference)
-    wrong = [f"{name} is missing or not of this run" for name in sorted(found ^ wanted)]
+    wrong = [f"{name} is missing or belongs to another run" for name in sorted(found ^ wanted)]
     for name in found & wanted:
         if any(word in name for word in command.same_bytes):
             if (run / name).read_bytes() != (command.reference / name).read_bytes():
-                wrong.append(f"{name} is not the same")
+                wrong.append(f"{name} differs")
         elif name.endswith("results.json"):
             ours, theirs = (
                 json.loads((place / name).read_text(encoding="utf-8"))
                 for place in (run, command.reference)
             )
             wrong += [
-                f"{name}: {key} is {ours.get(key)}, without a kill {value}"
+                f"{name}: {key} is {ours.get(key)}, uninterrupted {value}"
                 for key, value in theirs.items()
                 if not any(word in key for word in TIMES)
                 and not abs(ours.get(key, float("nan")) - value) <= 1e-5 * abs(value) + 1e-9
@@ -204,12 +204,11 @@ def table(results: dict) -> Table:
 
 
 def _zeros() -> dict[str, int]:
-    columns = ("kills", "ended before", "stale, truncated or half", "not as without a kill")
-    return dict.fromkeys(columns, 0)
+    return dict.fromkeys(("kills", "finished before", "damaged", "different"), 0)
 
 
 def _outputs(folder: Path) -> set[str]:
-    """Names of all outputs, but logs and what a run has moved aside."""
+    """Names of all outputs, without logs and outputs that were moved aside."""
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     kept = (name for name in names if not any(part.startswith("earlier_") for part in name.parts))
     return {name.as_posix() for name in kept if _is_output(name)}
@@ -239,18 +238,18 @@ def _read(path: Path) -> None:
     elif path.suffix == ".html" and not path.read_text(encoding="utf-8").rstrip().endswith(
         "</html>"
     ):
-        raise ValueError("it has no end")
+        raise ValueError("</html> is missing")
 
 
-def _killed(words: list[str], after_s: float, sent: signal.Signals) -> bool:
-    """Start a command and end it; whether it was still running."""
+def _killed(words: list[str], after_s: float, kind: signal.Signals) -> bool:
+    """Start a command and send it a signal after a time; whether it was still running."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(words, env=_environment(), **quiet)  # type: ignore[call-overload]
     try:
         process.wait(after_s)
         return False
     except subprocess.TimeoutExpired:
-        process.send_signal(sent)
+        process.send_signal(kind)
         process.wait()
         return True
 

@@ -1,12 +1,11 @@
-"""Photon Monte Carlo: histories per second of the detectors and of an object, and the cost of a
-view of a head.
+"""Benchmark of the Monte Carlo simulations of detectors and of a head.
 
-Detectors are those of conf/detector. The object is a head on 128³ voxels of 0.16 cm, seen by
-96 × 64 pixels of 0.4 cm through silicon with four bins at 120 kV, with the defaults of
-ObjectScatter. Every interaction of a forced history is scored at n_points points of the panel for
-Compton scattering, and in as many directions for Rayleigh scattering. Costs are those of the best
-of several turns after a first one that compiles; core-seconds are the process's own, with one
-thread. No peer simulates this without a download: there is none to compare with.
+Detectors are those of conf/detector. The head has 128³ voxels of 0.16 cm and is projected onto
+96 × 64 pixels of 0.4 cm, silicon with four bins, at 120 kV, with the defaults of ObjectScatter.
+Every interaction of a forced history is scored at n_points points of the panel (Compton) and in as
+many directions (Rayleigh). Times are the best of several turns after one that compiles;
+core-seconds are the CPU time of the process with one thread. There is no peer: none that simulates
+this can be installed from the package index.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def main() -> None:
     numba.set_num_threads(arguments.threads)
     for name in ("silicon", "cdte"):
         results[f"{name}_histories_per_s"] = detector_speed(name, arguments.repeats)
-    # a thread that waits for others spins, and its time would be counted
+    # idle threads of a pool spin, and their CPU time would be counted
     numba.set_num_threads(1)
     torch.set_num_threads(1)
     scatter = ObjectScatter(ACCURACY)
@@ -64,10 +63,10 @@ def main() -> None:
     results |= efficiency(scene, scatter, registered)
     Console(width=100).print(table(results))
     print(
-        f"A forced history interacts {results['interactions_per_history']:.2f} times and is scored "
-        f"at {results['points_per_interaction']:.0f} points and in as many directions each: "
-        f"{results['rays_per_history']:.1f} rays a history, "
-        f"{results['forced_rays_per_core_s'] / 1e6:.2f} million a core-second. A view takes "
+        f"A forced history has {results['interactions_per_history']:.2f} interactions, each scored "
+        f"at {results['points_per_interaction']:.0f} points and in as many directions: "
+        f"{results['rays_per_history']:.1f} rays per history, "
+        f"{results['forced_rays_per_core_s'] / 1e6:.2f} million per core-second. A view needs "
         f"{results['view_histories']:.0f} histories for {100 * results['view_noise']:.2f} % noise."
     )
     if arguments.json:
@@ -75,7 +74,7 @@ def main() -> None:
 
 
 def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
-    """The head in its scanner, and counts per photon (bin, group)."""
+    """The head in a scanner, and counts per photon (bin, group)."""
     spectrum = Spectrum(
         ROOT / "data/physics/spectra/tungsten_120kV_12deg.csv",
         {"aluminium": 0.2},
@@ -100,7 +99,7 @@ def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
 
 
 def detector_speed(name: str, repeats: int) -> float:
-    """Histories per second of wall time, at energies over the spectrum."""
+    """Histories per second of wall-clock time, at three energies of the spectrum."""
     config = OmegaConf.load(ROOT / f"conf/detector/{name}.yaml")
     few = {"first_keV": DETECTOR_keV[0], "last_keV": DETECTOR_keV[-1], "n_histories": 400_000}
     few["energy_step_keV"] = DETECTOR_keV[1] - DETECTOR_keV[0]
@@ -140,7 +139,7 @@ def object_speed(scene: Scene, scatter: ObjectScatter, repeats: int) -> dict[str
 def view_cost(
     scene: Scene, scatter: ObjectScatter, registered: Tensor, repeats: int
 ) -> dict[str, float]:
-    """Core-seconds until all four bins are known to ACCURACY."""
+    """Core-seconds until the relative noise of all four bins is below ACCURACY."""
     estimates = [scatter.estimate(scene, VIEW, registered, seed) for seed in range(2)]
     seconds = best(lambda: scatter.estimate(scene, VIEW, registered, 0), repeats)
     return {
@@ -151,18 +150,16 @@ def view_cost(
 
 
 def efficiency(scene: Scene, scatter: ObjectScatter, registered: Tensor) -> dict[str, float]:
-    """1 / (variance · time) of forced over analog photons, on the smoothed image of all counts."""
-    per_s = {
-        "forced": worth(scene, scatter, registered, 4000, scatter.n_points),
-        "analog": worth(scene, scatter, registered, 50_000, None),
-    }
-    return {"forced_over_analog": per_s["forced"] / per_s["analog"]}
+    """1 / (variance · time) of forced over analog photons, for the smoothed image of all counts."""
+    forced = figure_of_merit(scene, scatter, registered, 4000, scatter.n_points)
+    analog = figure_of_merit(scene, scatter, registered, 50_000, None)
+    return {"forced_over_analog": forced / analog}
 
 
-def worth(
+def figure_of_merit(
     scene: Scene, scatter: ObjectScatter, registered: Tensor, n_histories: int, n_points: int | None
 ) -> float:
-    """Information on scatter per core-second: mean² / (variance · seconds) where it is strong."""
+    """mean² / (variance · core-seconds) of the scatter in pixels where it is strong."""
     panel = scene.panel(VIEW)
     tallied = scene.tallied
     smooth_rows, smooth_columns = (
@@ -177,7 +174,7 @@ def worth(
     images: list[NDArray[np.float64]] = []
     for first_chunk in range(0, 4 * N_CHUNKS, N_CHUNKS):
         tally = follow(scene, panel, 3, N_CHUNKS, n_histories, first_chunk, n_points)
-        # of analog photons the primary ones are left out; forced ones have one kind
+        # analog tallies also hold primary photons, which are left out
         kinds = tally.values[:, 1:] if n_points is None else tally.values
         images += [smooth_rows @ image @ smooth_columns.T for image in kinds.sum(1) @ per_photon]
     seconds = process_time() - start
@@ -189,7 +186,7 @@ def worth(
 def best(
     job: Callable[[], object], repeats: int, clock: Callable[[], float] = process_time
 ) -> float:
-    """Seconds of the fastest of several turns, after one that compiles."""
+    """Time in seconds of the fastest of several calls, after one that compiles."""
     job()
     seconds = []
     for _ in range(repeats):
@@ -207,21 +204,21 @@ def table(results: dict[str, float]) -> Table:
         ("head, analog", "analog_histories_per_core_s", 1e6, "M histories/core-s", "≥ 0.75"),
         ("head, forced", "forced_histories_per_core_s", 1e3, "k histories/core-s", ""),
         (
-            "head, forced, 4 points an interaction",
+            "head, forced, 4 points per interaction",
             "forced_4_points_histories_per_core_s",
             1e3,
             "k histories/core-s",
             "≥ 60",
         ),
-        ("head, forced, its rays", "forced_rays_per_core_s", 1e6, "M rays/core-s", ""),
+        ("rays of forced detection", "forced_rays_per_core_s", 1e6, "M rays/core-s", ""),
         ("96 × 64 view of the head, 2 %, four bins", "view_core_s", 1, "core-s", "≤ 2.5"),
         ("efficiency of forced over analog", "forced_over_analog", 1, "", "≥ 5"),
     ]
     shown = Table(title="photon Monte Carlo", title_justify="left")
-    for heading in ("what", "measured", "unit", "asked"):
+    for heading in ("quantity", "measured", "unit", "target"):
         shown.add_column(heading, justify="right" if heading == "measured" else "left")
-    for label, key, scale, unit, asked in rows:
-        shown.add_row(label, f"{results[key] / scale:.3g}", unit, asked)
+    for label, key, scale, unit, target in rows:
+        shown.add_row(label, f"{results[key] / scale:.3g}", unit, target)
     return shown
 
 

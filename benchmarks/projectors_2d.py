@@ -1,7 +1,7 @@
-"""Parallel-beam projection and back-projection: time, accuracy and adjointness beside its peers.
+"""Benchmark of parallel-beam projection and back-projection: time, accuracy, adjointness, peers.
 
-256 columns × 180 views × 256² voxels of 0.15 cm, a batch of 8. All methods take turns in one run,
-and times are medians. Errors are against exact line integrals averaged over a column.
+256 columns × 180 views × 256² voxels of 0.15 cm, a batch of 8. All methods take turns in one run;
+times are medians. Errors are relative to exact line integrals averaged over a column.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.measures import adjoint_error, timed
 from pcctlearn.phantoms.ellipses import Ellipse, EllipsePhantom
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import ParallelBeam
@@ -29,7 +29,7 @@ from pcctlearn.tomography.slice_projector import SliceProjector
 
 BATCH = 8
 BEAM, GRID = ParallelBeam(180, 256, 0.15), ImageGrid(256, 256, 0.15)
-PHANTOM = EllipsePhantom(  # nothing is symmetric
+PHANTOM = EllipsePhantom(  # without any symmetry
     [
         Ellipse((0.5, -0.7), (14.0, 11.0), (0.2,), tilt_rad=0.3),
         Ellipse((4.0, 3.0), (3.0, 2.0), (0.15,), tilt_rad=0.8),
@@ -50,7 +50,7 @@ class Method:
     label: str
     forward: Map
     back: Map
-    axis_shift_cm: float = 0.0  # how far right of and below the image centre its rotation axis is
+    axis_shift_cm: float = 0.0  # of the rotation axis, to the right of and below the image center
     most_repeats: int = 1000
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     Console(width=110).print(table(methods, results))
     print(f"FBP {results['fbp_ms']:.1f} ms")
     print(
-        f"a pass over the matrix reads {results['bytes_per_pass'] / 1e6:.0f} MB, which takes "
+        f"lower limit: a pass over the matrix reads {results['bytes_per_pass'] / 1e6:.0f} MB, "
         f"{results['floor_ms']:.1f} ms at the measured {results['bandwidth_gb_s']:.1f} GB/s"
     )
     if arguments.json:
@@ -84,7 +84,7 @@ def main() -> None:
 
 def measure(methods: list[Method], reconstruct: LinearOperator, repeats: int) -> dict[str, float]:
     image = phantom().expand(BATCH, -1, -1).contiguous()
-    x = torch.randn(image.shape) * inscribed_disc()  # scikit-image takes nothing outside it
+    x = torch.randn(image.shape) * inscribed_disc()  # scikit-image ignores voxels outside it
     sinogram = methods[0].forward(image)
     jobs: dict[str, tuple[Callable[[], Tensor], int]] = {}
     results: dict[str, float] = {}
@@ -92,50 +92,34 @@ def measure(methods: list[Method], reconstruct: LinearOperator, repeats: int) ->
         truth = line_integrals(method.axis_shift_cm)
         error = method.forward(image)[0] - truth
         results[f"{method.name}_relative_error"] = float(error.norm() / truth.norm())
-        results[f"{method.name}_adjoint_error"] = adjoint_error(method, x)
-        for way, function, operand in (
+        results[f"{method.name}_adjoint_error"] = adjoint_error(method.forward, method.back, x)
+        for direction, function, operand in (
             ("forward", method.forward, image),
             ("back", method.back, sinogram),
         ):
-            jobs[f"{method.name}_{way}_ms"] = partial(function, operand), method.most_repeats
+            jobs[f"{method.name}_{direction}_ms"] = partial(function, operand), method.most_repeats
     jobs["fbp_ms"] = partial(reconstruct, sinogram), repeats
 
     times_ms: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats):
         for name, (job, most_repeats) in jobs.items():
             if repeat < most_repeats:
-                start = perf_counter()
-                job()
-                times_ms[name].append(1e3 * (perf_counter() - start))
+                times_ms[name].append(1e3 * timed(job, "cpu"))
     results |= {name: median(times) for name, times in times_ms.items()}
     for peer in methods[2:]:
-        for way in ("forward", "back"):
-            ratio = results[f"{peer.name}_{way}_ms"] / results[f"ours_{way}_ms"]
-            results[f"{way}_speedup_over_{peer.name}"] = ratio
+        for direction in ("forward", "back"):
+            ratio = results[f"{peer.name}_{direction}_ms"] / results[f"ours_{direction}_ms"]
+            results[f"{direction}_speedup_over_{peer.name}"] = ratio
     return results
 
 
-def adjoint_error(method: Method, x: Tensor) -> float:
-    """|⟨A x, y⟩ − ⟨x, Aᵀ y⟩| / (‖A x‖ ‖y‖), the larger of y = A x and any y."""
-    Ax = method.forward(x)
-    errors = []
-    for y in (Ax, torch.randn_like(Ax)):
-        gap = (Ax.double() * y.double()).sum() - (x.double() * method.back(y).double()).sum()
-        errors.append(float(gap.abs() / (Ax.double().norm() * y.double().norm())))
-    return max(errors)
-
-
 def floor(projector: SliceProjector) -> dict[str, float]:
-    """What reading the matrix once would take at the speed at which a large array is summed."""
+    """Time to read the matrix once at the bandwidth of the sum of a large array."""
     n_bytes = sum(
         projector.get_buffer(f"matrix_{part}").nbytes for part in ("starts", "indices", "weights")
     )
-    array, times = torch.ones(n_bytes // 4), []
-    for _ in range(9):
-        start = perf_counter()
-        array.sum()
-        times.append(perf_counter() - start)
-    seconds = median(times)
+    array = torch.ones(n_bytes // 4)
+    seconds = median(timed(array.sum, "cpu") for _ in range(9))
     return {
         "bytes_per_pass": n_bytes,
         "bandwidth_gb_s": n_bytes / seconds / 1e9,
@@ -169,9 +153,9 @@ def scikit_image() -> list[Method]:
 
 
 def rtk_joseph() -> list[Method]:
-    """The batch becomes slices along RTK's rotation axis; parallel rays are sdd = 0.
+    """RTK's Joseph projectors, with the batch as slices along the axis and sdd = 0 (parallel rays).
 
-    Rays in the outermost slices miss the volume, which ends there: one empty slice is added.
+    An empty slice is added at either end, since RTK's rays miss the outermost slices.
     """
     try:
         import itk
@@ -226,7 +210,7 @@ def inscribed_disc() -> Tensor:
 
 
 def line_integrals(axis_shift_cm: float, oversampling: int = 8) -> Tensor:
-    """Exact, as seen from a rotation axis and a central column that are off by axis_shift_cm."""
+    """Exact line integrals, for a rotation axis and a central column displaced by axis_shift_cm."""
     n_columns, pixel_cm = BEAM.n_columns * oversampling, BEAM.pixel_cm / oversampling
     points, directions = replace(BEAM, n_columns=n_columns, pixel_cm=pixel_cm).rays()
     along_detector = np.stack([directions[..., 1], -directions[..., 0]], -1)

@@ -1,7 +1,7 @@
-"""Cone-beam projection, its adjoint and FDK: time, accuracy and memory beside RTK.
+"""Benchmark of cone-beam projection, its adjoint and FDK against RTK: time, accuracy, memory.
 
 256³ voxels of 0.08 cm, a panel of 256 rows × 384 columns of 0.1035 cm, 48 views over 240°. All
-methods take turns in one run, and times are medians. Errors are against exact line integrals
+methods take turns in one run; times are medians. Errors are relative to exact line integrals
 averaged over a pixel.
 """
 
@@ -17,7 +17,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from math import radians
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from benchmarks.measures import adjoint_error, timed
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.tomography.fbp import fbp
@@ -34,7 +34,7 @@ from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.tomography.projector import projector
 
 SIZE, VIEWS = 256, 48
-PHANTOM = EllipsoidPhantom(  # nothing is symmetric
+PHANTOM = EllipsoidPhantom(  # without any symmetry
     [
         Ellipse((0.3, -0.4, 0.2), (8.0, 6.5, 6.0), (0.2,), tilt_rad=0.3),
         Ellipse((2.5, 1.5, 1.0), (1.5, 1.0, 2.0), (0.15,), tilt_rad=0.8),
@@ -50,7 +50,7 @@ JOBS = ("forward", "back", "fdk")
 
 @dataclass
 class Method:
-    """(z, y, x) to (view, row, column), the transpose, and the reconstruction."""
+    """Projection from (z, y, x) to (view, row, column), its transpose, and FDK."""
 
     name: str
     label: str
@@ -62,14 +62,14 @@ class Method:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=SIZE, help="voxels a side, in the same space")
+    parser.add_argument("--size", type=int, default=SIZE, help="voxels a side, same extent")
     parser.add_argument("--views", type=int, default=VIEWS)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--baseline", type=Path, help="kernels to compare with: a Python file")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--alone", action="store_true", help="without peers")
-    parser.add_argument("--memory-only", action="store_true", help="one pass, and its peak memory")
+    parser.add_argument("--memory-only", action="store_true", help="peak memory of one pass")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     beam, grid = setup(arguments.size, arguments.views)
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def setup(size: int, views: int) -> tuple[ConeBeam, VolumeGrid]:
-    """The benchmark's voxels made larger or smaller, and its pixels with them."""
+    """The benchmark's scanner and grid with scaled voxels and pixels."""
     scale = SIZE / size
     grid = VolumeGrid(size, size, size, 0.08 * scale)
     rows, columns = round(256 / scale), round(384 / scale)
@@ -121,7 +121,7 @@ def measure(
         projected = method.forward(volume)
         error = projected[few.tolist()].cpu() - exact
         results[f"{method.name}_relative_error"] = float(error.norm() / exact.norm())
-        results[f"{method.name}_adjoint_error"] = adjoint_error(method, x)
+        results[f"{method.name}_adjoint_error"] = adjoint_error(method.forward, method.back, x)
         if method.name == "rtk":
             inner = (slice(grid.n_z // 8, -grid.n_z // 8),) * 3
             gap = (method.fdk(sinogram) - ours_fdk)[inner].norm() / ours_fdk[inner].norm()
@@ -152,31 +152,11 @@ def take_turns(
     return times
 
 
-def timed(job: Callable[[], Tensor], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = perf_counter()
-    job()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - start
-
-
-def adjoint_error(method: Method, x: Tensor) -> float:
-    """|⟨A x, y⟩ − ⟨x, Aᵀ y⟩| / (‖A x‖ ‖y‖), the larger of y = A x and any y."""
-    Ax = method.forward(x)
-    errors = []
-    for y in (Ax, torch.randn_like(Ax)):
-        gap = (Ax.double() * y.double()).sum() - (x.double() * method.back(y).double()).sum()
-        errors.append(float(gap.abs() / (Ax.double().norm() * y.double().norm())))
-    return max(errors)
-
-
 def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, float]:
-    """Samples taken, and what they would cost at the speed of nothing but their arithmetic.
+    """Number of samples, and a lower limit of the time from arithmetic speed and bandwidth.
 
     A sample of the projector is a ray in one plane: two multiply-adds along x or y, and one and a
-    difference along z. FDK takes as many for each voxel in each view.
+    difference along z. FDK needs as many for each voxel in each view.
     """
     rays = beam.n_views * beam.n_rows * beam.n_columns
     samples = {"forward": rays * grid.n_x, "fdk": beam.n_views * grid.n_x**3}
@@ -190,14 +170,14 @@ def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, fl
 
 
 def arithmetic_flops(device: torch.device) -> float:
-    """Multiply-adds of a large float32 matrix product, counted as two operations."""
+    """Operations a second of a large float32 matrix product; a multiply-add counts as two."""
     n = 2048 if device.type == "cpu" else 8192
     a = torch.randn(n, n, device=device)
     return 2 * n**3 / median(timed(lambda: a @ a, device) for _ in range(7))
 
 
 def bandwidth_bytes(device: torch.device) -> float:
-    """Bytes read and written a second by a copy."""
+    """Bytes read and written a second in a copy."""
     a = torch.randn(1 << 26, device=device)
     b = torch.empty_like(a)
     return 2 * a.nbytes / median(timed(lambda: b.copy_(a), device) for _ in range(7))
@@ -210,7 +190,7 @@ def growth(
     device: torch.device,
     console: Console,
 ) -> dict[str, float]:
-    """Time against work, beside the benchmark's own size in the same run."""
+    """Ratio of times over ratio of work, relative to the benchmark's default size."""
     volume = torch.rand(reference[1].shape, device=device)
     method = ours(*reference, device)
     sinogram = method.forward(volume)
@@ -232,13 +212,13 @@ def growth(
 
 
 def fresh_process_peak_memory_mb(size: int, views: int) -> float:
-    """Asked before this process grows: a child counts its parent's memory as its own."""
+    """Peak memory of a fresh process; call this first, since it includes the parent's memory."""
     options = ["--memory-only", "--size", str(size), "--views", str(views)]
     return float(subprocess.check_output([sys.executable, __file__, *options]))
 
 
 def peak_memory_mb(beam: ConeBeam, grid: VolumeGrid) -> float:
-    """Of this whole process, after projection, adjoint and FDK."""
+    """Peak memory of this process after projection, adjoint and FDK."""
     A, reconstruct = projector(beam, grid), fbp(beam, grid)
     y = A @ torch.rand(grid.shape)
     for operator in (A.T, reconstruct):
@@ -262,9 +242,9 @@ def rtk(beam: ConeBeam, grid: VolumeGrid) -> list[Method]:
 
 
 def baseline(beam: ConeBeam, grid: VolumeGrid, path: Path | None) -> list[Method]:
-    """Other compiled loops (fwd, adj, vd_bp) on volumes (y, x, z) and sinograms (view, u, v).
+    """Loops of another program (fwd, adj, vd_bp): volumes (y, x, z), sinograms (view, u, v).
 
-    Only their loops are timed, on arrays already in their order; FDK is left without its filter.
+    Only the loops are timed, on arrays already in their axis order; FDK has no filter.
     """
     if path is None:
         return []
@@ -296,7 +276,7 @@ def baseline(beam: ConeBeam, grid: VolumeGrid, path: Path | None) -> list[Method
 
 
 def line_integrals(beam: ConeBeam, oversampling: int = 3) -> Tensor:
-    """Exact, averaged over each pixel."""
+    """Exact line integrals, averaged over each pixel."""
     k = oversampling
     pixel_cm = (beam.row_cm / k, beam.column_cm / k)
     fine = replace(beam, n_rows=beam.n_rows * k, n_columns=beam.n_columns * k, pixel_cm=pixel_cm)
@@ -335,10 +315,10 @@ def remarks(results: dict[str, float]) -> list[str]:
         )
         lines.append(
             f"{job}: {samples / 1e9:.2f} G samples, {seconds / samples * 1e9:.3f} ns each; "
-            f"floor {floor:.4f} s, {floor / seconds:.0%} of the speed it allows"
+            f"lower limit {floor:.4f} s, {floor / seconds:.0%} of the speed it allows"
         )
     lines.append(
-        f"floors from {results['flops'] / 1e9:.0f} GFLOP/s and "
+        f"lower limits from {results['flops'] / 1e9:.0f} GFLOP/s and "
         f"{results['bandwidth_bytes'] / 1e9:.1f} GB/s, measured in this run"
     )
     if "forward_difference_from_rtk" in results:

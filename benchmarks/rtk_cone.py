@@ -1,4 +1,4 @@
-"""RTK's cone-beam operators on our arrays: a peer for benchmarks and an oracle for tests.
+"""Cone-beam operators of RTK for our arrays: a peer for benchmarks and a reference for tests.
 
 RTK's rotation axis is y and its first view looks along −z: with RTK's (x, y, z) = our (x, z, −y)
 its angles, rows and columns are ours. Needs itk-rtk (requirements-bench.txt).
@@ -24,7 +24,7 @@ class RtkCone:
 
     def __init__(self, beam: ConeBeam, grid: VolumeGrid) -> None:
         if beam.axis_offset_cm or any(grid.center_cm):
-            raise ValueError("RTK needs a centered volume and no axis offset here")
+            raise ValueError("RtkCone needs center_cm=(0, 0, 0) and axis_offset_cm=0")
         self.beam, self.grid = beam, grid
         self.geometry = self._geometry(beam.angles_rad)
         self.closed_geometry = self._geometry(
@@ -38,18 +38,18 @@ class RtkCone:
         return torch.from_numpy(itk.array_from_image(image))
 
     def adjoint(self, sinogram: Tensor) -> Tensor:
-        """The transpose of forward."""
+        """The transpose of ``forward``."""
         return self._back(RTK.JosephBackProjectionImageFilter, sinogram)
 
     def back(self, sinogram: Tensor) -> Tensor:
-        """The voxel-driven back-projector, which is not the transpose of forward."""
+        """Voxel-driven back-projection, which is not the transpose of ``forward``."""
         return self._back(RTK.BackProjectionImageFilter, sinogram)
 
     def fdk(self, sinogram: Tensor) -> Tensor:
-        """Feldkamp's reconstruction with the plain ramp, and Parker's weights in a short scan.
+        """FDK with the plain ramp, and with Parker's weights for a short scan.
 
-        To RTK an arc ends at its last view, to us a step later: a short scan is given the view at
-        that end too, which weighs nothing in Parker's weights.
+        RTK's arc ends at the last view, ours one step later. A short scan gets an additional view
+        at the end of our arc, which has zero weight.
         """
         is_short = self.beam.is_short_scan
         geometry = self.closed_geometry if is_short else self.geometry

@@ -44,9 +44,9 @@ def test_damaged_files_are_read_or_refused(tmp_path, sound, annotations_off, kin
 @pytest.mark.parametrize(
     ("read", "expected"),
     [
-        (lambda path: 1 / 0, ("traceback", "no sentence: ZeroDivisionError")),
+        (lambda path: 1 / 0, ("traceback", "improper message: ZeroDivisionError")),
         (lambda path: {}["x"], ("traceback", "KeyError")),
-        (lambda path: int("x"), ("traceback", "no sentence: ValueError")),
+        (lambda path: int("x"), ("traceback", "improper message: ValueError")),
         (lambda path: [np.nan * fuzz_sources.ENERGIES], ("not finite", "NaN")),
         (lambda path: fuzz_sources.ENERGIES, ("accepted", "")),
     ],
