@@ -1,16 +1,15 @@
 """Axial slices on any grid: of a procedural abdomen, or of a CT file."""
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from support.ct_files import REAL_CT
 
 from pcctlearn.patients.axial_slice import AxialSlice
 from pcctlearn.tomography.grids import ImageGrid
 
-REAL_CT = Path(__file__).parents[3] / "shared/data/ct/chest_upper_abdomen.nii.gz"
+CHEST = REAL_CT / "chest_upper_abdomen.nii.gz"
 
 GRID = ImageGrid(64, 64, 0.6)
 
@@ -59,9 +58,9 @@ def test_body_too_wide_raises_or_is_shrunk(tmp_path):
     assert slice_.names == name
 
 
-@pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT at {REAL_CT}")
+@pytest.mark.skipif(not CHEST.exists(), reason=f"needs the real CT at {CHEST}")
 def test_real_abdomen():
-    maps = AxialSlice(str(REAL_CT), index=14).maps(0, ImageGrid(128, 128, 0.3))
+    maps = AxialSlice(str(CHEST), index=14).maps(0, ImageGrid(128, 128, 0.3))
     water, calcium = maps
     assert 0.9 < water[water > 0.5].median() < 1.1
     assert 0.1 < calcium.max() < 1.5

@@ -2,17 +2,17 @@
 
 import gzip
 import pickle
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from support.ct_files import REAL_CT
 
 from pcctlearn.patients.nifti import read_nifti, read_slice
 
-REAL_CT = Path(__file__).parents[3] / "shared/data/ct/chest_upper_abdomen.nii.gz"
+CHEST = REAL_CT / "chest_upper_abdomen.nii.gz"
 SPACING_MM = (0.8, 0.9, 3.0)  # right-left, front-back, up-down
 
 
@@ -212,9 +212,9 @@ def test_slice_out_of_range_raises(tmp_path, index):
         read_slice(save(tmp_path / "ct.nii"), index)
 
 
-@pytest.mark.skipif(not REAL_CT.exists(), reason=f"needs the real CT at {REAL_CT}")
+@pytest.mark.skipif(not CHEST.exists(), reason=f"needs the real CT at {CHEST}")
 def test_real_abdomen():
-    hounsfield, spacing_cm = read_slice(REAL_CT, 14)
+    hounsfield, spacing_cm = read_slice(CHEST, 14)
     assert hounsfield.shape == (512, 512)
     assert spacing_cm == pytest.approx((0.0883, 0.0883), abs=1e-4)
     assert hounsfield.min() == -1000
