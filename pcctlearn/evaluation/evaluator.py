@@ -75,7 +75,7 @@ class ScanEvaluator:
     Args:
         chains: chains of the recorded scanners; image errors are those of their first energy.
         max_dead_share: share of dead pixels above which a scan is rejected.
-        grid: the grid of the reconstruction from that of a file; by default the same.
+        grid: function from the grid of a file to that of the reconstruction; by default the same.
         seed: seed of the noise added to primary counts for comparison.
     """
 

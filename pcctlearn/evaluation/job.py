@@ -38,7 +38,7 @@ class Evaluation:
         vmi_keV: energies of the monoenergetic images; errors are computed at the first.
         materials: basis materials; by default those of each file's truth, else water and calcium.
         filter, truncation: settings of the reconstruction, as in ``fbp``.
-        grid: the grid of the reconstruction from that of a file; by default the same.
+        grid: function from the grid of a file to that of the reconstruction; by default the same.
         max_dead_share: share of dead pixels above which a scan is rejected.
         seed: seed of the noise added to primary counts for comparison.
     """
