@@ -33,7 +33,7 @@ from pcctlearn.physics.attenuation import DENSITY_G_CM3, Material
 from pcctlearn.validation import require_positive
 
 BOLTZMANN_V_PER_K = 8.617333e-5
-_SEGMENT_keV = 70.0  # segments absorb equally many photons of this energy
+_SEGMENT_keV = 70.0  # segments absorb equally many photons of this, the mean energy behind a body
 _LOWEST_LINE_keV = 5.0  # lower lines are absorbed locally
 _N_CHUNKS = 16
 _HISTORIES_PER_eV = 2**32  # random streams reserved for every eV of photon energy
