@@ -96,9 +96,9 @@ class SimulatedResponse:
     ) -> "SimulatedResponse":
         """Convolve the tallies with the noise and bin them into cells from lowest_keV on."""
         n_cells = math.ceil((highest_keV - lowest_keV) / step_keV)
-        borders = lowest_keV + step_keV * np.arange(n_cells + 1)
+        borders = lowest_keV + step_keV * np.arange(n_cells + 1, dtype=np.float64)
         n_pair = math.ceil((highest_keV - lowest_keV) / PAIR_CELL_keV)
-        pair_borders = lowest_keV + PAIR_CELL_keV * np.arange(n_pair + 1)
+        pair_borders = lowest_keV + PAIR_CELL_keV * np.arange(n_pair + 1, dtype=np.float64)
         singles = np.array([tally.singles for tally in tallies])
         density = _registered(borders, singles.shape[1], HIT_keV, noise_keV) @ singles.T
         fold = _registered(pair_borders, len(tallies[0].pairs), PAIR_keV, noise_keV)

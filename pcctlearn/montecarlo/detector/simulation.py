@@ -254,7 +254,7 @@ class ResponseSimulation:
     def energies_keV(self) -> Array:
         """Photon energies of the simulation."""
         n_steps = int((self.last_keV - self.first_keV) / self.energy_step_keV + 1e-6)
-        return self.first_keV + self.energy_step_keV * np.arange(n_steps + 1)
+        return self.first_keV + self.energy_step_keV * np.arange(n_steps + 1, dtype=np.float64)
 
     def run(self, progress: Callable[[int, int], None] | None = None) -> SimulatedResponse:
         """Simulate all energies; ``progress`` is called with the number done and their total."""
