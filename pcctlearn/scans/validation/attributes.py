@@ -33,8 +33,10 @@ class Number(NamedTuple):
         return sound
 
     def __str__(self) -> str:
-        words = [" or ".join(map(str, self.sizes)), *(["whole"] if self.whole else []), "number(s)"]
-        return " ".join(words) + (", not negative" if self.non_negative else "")
+        kind = ("non-negative " if self.non_negative else "") + ("whole " if self.whole else "")
+        if self.sizes == (1,):
+            return f"a {kind}number"
+        return f"{' or '.join(map(str, self.sizes))} {kind}numbers"
 
 
 _SIZES = {"pixel_cm": (1, 2), "voxel_cm": (1, 3), "center_cm": (3,)}
@@ -106,4 +108,4 @@ def _number_faults(
                 got = shown(repr(value.tolist()))
                 yield f"the attribute {name} of {owner} must be {number}, got {got}: correct it"
         elif number.required:
-            yield f"{owner} has no attribute {name}: add {number} in the unit of its name"
+            yield f"{owner} has no attribute {name}: add {number}"
