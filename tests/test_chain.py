@@ -34,7 +34,7 @@ def chain_and_counts(beam=None, grid=TINY_IMAGE):
         ("vmi", {"counts", "line_integrals", "maps", "vmi"}),
     ],
 )
-def test_until(until, reached):
+def test_the_chain_stops_at_the_requested_stage(until, reached):
     chain, counts = chain_and_counts()
     scan = chain(counts, until=until)
     assert {stage for stage in STAGES if getattr(scan, stage) is not None} == reached

@@ -75,7 +75,7 @@ def test_different_and_temporary_files_are_found(tmp_path, run):
 
 
 @pytest.mark.physics
-def test_a_few_kills_leave_no_fault(tmp_path):
+def test_killed_commands_can_be_restarted(tmp_path):
     results = measure(tmp_path, 2, 0, ["simulate", "evaluate"])
     assert results["faults"] == []
     assert sum(counts["kills"] for counts in results["commands"].values()) > 0

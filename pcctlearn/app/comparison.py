@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
 _SETTING = "hydra.sweep.dir"  # key that sets the folder
-_MOST_METHODS = 6  # settings in a table of corrections; more are a search of settings
+_MOST_METHODS = 6  # above this number the sweep is treated as a parameter search
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _short(word: str) -> str:
 
 
 def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
-    """The table of scatter corrections, if all runs are such and had the same test set."""
+    """Table of scatter corrections, if every run is a scatter study on the same test scans."""
     runs = {name: [job.folder for job in jobs] for name, jobs in settings.items()}
     if len(runs) > _MOST_METHODS or not all(
         _judges_scatter(folder) for folders in runs.values() for folder in folders

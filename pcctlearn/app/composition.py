@@ -87,7 +87,7 @@ class CheckedLoader(ConfigLoaderImpl):
     def _sentence(
         self, text: str, config_name: str | None, overrides: list[str], run_mode: RunMode
     ) -> str | None:
-        """The message in place of one of Hydra's whose remedy is wrong; ``None`` for others."""
+        """Replacement for a Hydra message that suggests a wrong remedy; ``None`` for all others."""
         words = [word for word in overrides if f"'{word}'" in text]
         if text.startswith("Ambiguous value"):
             return ambiguous(words[0])

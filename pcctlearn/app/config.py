@@ -91,7 +91,7 @@ def _source(raw: Any, key: Any, path: str) -> str:
 
 
 def _builds_something(value: Any) -> bool:
-    """Whether a node becomes an object, or holds such a node; these are checked on their own."""
+    """True if the node or a node below it has a ``_target_``; such nodes are checked separately."""
     if isinstance(value, DictConfig):
         return "_target_" in value or any(_builds_something(value[key]) for key in value)
     if isinstance(value, ListConfig):

@@ -71,8 +71,8 @@ def decompose(
             ``solver`` for all rays (use ``UnrolledNewton``).
         bounds: box for each material, (lower, upper), each of length ``material``, g/cm².
         start: first iterate, (*ray, material); rays that do not converge from it start again from
-            an empty beam. By default the polynomial of these spectra; rays that need more than a
-            few steps from it are also solved from an empty beam, and the likelier minimum is kept.
+            zero material. By default the polynomial of these spectra; rays that need more than a
+            few steps from it are also solved from zero material, and the likelier minimum is kept.
             The likelihood may have other minima: ``compare_starts`` finds such rays.
 
     Returns:

@@ -58,12 +58,12 @@ def find_minima(
     The first solver of ``warm_start`` solves all rays in their own precision. A ray that does not
     converge, because it needs more steps or because rounding moves its minimum too far, is solved
     in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
-    start and, if that fails, from an empty beam. With three materials the start may lie on the far
-    side of a ridge; from an empty beam the expected counts only fall towards the measured ones. A
-    ray whose likelihood may have several minima (``_ambiguous``) is also solved in double
-    precision, because in float32 rounding would choose among them. With ``likelier`` rays in double
-    precision are solved from both starts, and the likelier minimum is kept. Without a warm start
-    all rays are solved in double precision.
+    start and, if that fails, from zero material. With three materials the start may be separated
+    from the minimum by a maximum; from zero material the expected counts decrease monotonically to
+    the measured ones. A ray whose likelihood may have several minima (``_ambiguous``) is also
+    solved in double precision, because in float32 rounding would choose among them. With
+    ``likelier`` rays in double precision are solved from both starts, and the likelier minimum is
+    kept. Without a warm start all rays are solved in double precision.
     """
     possible = informative(rays.counts).flatten()
     assert rays.start is not None

@@ -65,7 +65,7 @@ def added_whole(folder: Path, last: str) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for entry in sorted(temporary.iterdir(), key=lambda entry: (entry.name == last, entry)):
-            _flush(folder)  # what was moved so far, before the next
+            _flush(folder)  # flush moved entries to disk before moving the next
             os.replace(entry, folder / entry.name)
         _flush(folder)
 

@@ -83,7 +83,7 @@ def _acquired(path: Path) -> int:
 
 
 def _release(path: Path, handle: int) -> None:
-    if fcntl is None:  # a system that does not remove open files
+    if fcntl is None:  # Windows cannot delete an open file
         os.close(handle)
         path.unlink(missing_ok=True)
     else:  # removed first: a process that opened it meanwhile sees that it is gone

@@ -130,7 +130,7 @@ def finished_with(folder: Path, config: str) -> bool:
     try:
         with h5py.File(folder / "arrays.h5") as file:
             return bool(file.attrs.get("config", "") == config)
-    except library_errors():  # damaged since
+    except library_errors():  # files damaged after the run
         return False
 
 

@@ -81,7 +81,7 @@ def items_in(file: h5py.File, names: Iterable[str]) -> tuple[dict[str, Any], lis
 
 
 def _item_at(file: h5py.File, name: str, n_links: int = _MOST_LINKS) -> Any:
-    """The object or the external link of this name; ``None`` if there is none that opens."""
+    """The object or external link of this name; ``None`` if missing or impossible to open."""
     item: Any = file
     parts = [part for part in name.split("/") if part not in ("", ".")]
     for index, part in enumerate(parts):

@@ -95,7 +95,8 @@ class SavedCorrection:
         """The correction with its weights, for scans of this scanner.
 
         Raises:
-            ValueError: its bins count other energies, or its settings and weights do not match.
+            ValueError: its energy bins differ from those of the scan, or its weights do not match
+                its settings.
         """
         _check_bins(self._path, self._content.bins_keV, _bins_keV(model))
         try:
@@ -153,12 +154,14 @@ def _check_shapes(correction: ScatterCorrection, weights: Mapping[str, Tensor]) 
     wanted = {name: value.shape for name, value in correction.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     if different := sorted(n for n in wanted | found if wanted.get(n) != found.get(n)):
-        raise ValueError(f"the weights {', '.join(different[:3])} have other shapes")
+        raise ValueError(
+            f"the shapes of weights {', '.join(different[:3])} do not match the settings"
+        )
 
 
 @torch.no_grad()
 def _check_answers(correction: ScatterCorrection, geometry: ConeBeam, model: SpectralModel) -> None:
-    """Try three views, without an object to a thick one: finite weights may still overflow."""
+    """Evaluate at transmissions 1, 0.1 and 0.001: finite weights may still overflow."""
     air = model.air().detach().double()
     pixels = air.expand(geometry.n_rows, geometry.n_columns, -1) if air.ndim == 1 else air
     views = torch.tensor([1.0, 0.1, 0.001]).to(air)

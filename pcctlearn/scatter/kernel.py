@@ -232,9 +232,10 @@ class KernelScatter(ScatterCorrection):
         return [a - b for a, b in zip(lower, upper, strict=True)]
 
     def _edges(self, thickness_cm: Panels, rows: Tensor, columns: Tensor) -> Panels:
-        """w: 1 well inside the shadow, edge_weight where it fills half or less of the surroundings.
+        """Edge weight: 1 well inside the shadow, falling to edge_weight at its edge.
 
-        The shadow is assumed to continue beyond the panel.
+        It is edge_weight where at most half of the neighbourhood is shadowed. The shadow is assumed
+        to continue beyond the panel.
         """
         shadow = 1 - torch.exp(-thickness_cm / _SHADOW_cm)
         down, across = (_gaussian(positions, self.edge_cm) for positions in (rows, columns))

@@ -19,7 +19,7 @@ from pcctlearn.scans.file import read_scan
 from pcctlearn.simulation.scans import SimulatedScans, bars, is_report
 from pcctlearn.simulation.simulator import mean_spr
 
-_MOST_LISTED = 12  # files of other scans
+_MOST_LISTED = 12  # scan files listed in the warning, at most
 _MOST_SHOWN = 10  # objects in a figure
 
 

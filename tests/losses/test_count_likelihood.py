@@ -19,7 +19,7 @@ def split_and_exact(bias_keV):
     return split.detach(), exact.detach()
 
 
-def test_their_sum_is_the_deviance_to_second_order():
+def test_misfit_plus_deviance_is_the_deviance_at_the_truth_to_second_order():
     """L is proportional to the square of the bias, and the difference to its cube."""
     biases = [0.04, 0.02, 0.01]
     split, exact = torch.tensor([split_and_exact(bias) for bias in biases]).T

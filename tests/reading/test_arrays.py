@@ -78,7 +78,7 @@ def test_an_array_that_contradicts_its_header_is_refused(tmp_path, content):
         read_npz(path, ["a"], *CALLED)
 
 
-def test_a_bomb_is_not_unpacked(tmp_path):
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
     path = npz_with(tmp_path / "a.npz", "a", header((10**6,)) + bytes(8 * 10**6))
     assert read_npz(path, ["a"], *CALLED)["a"].shape == (10**6,)
     with pytest.raises(ValueError, match=r"8 MB.* 1 MB"):

@@ -22,7 +22,7 @@ FEW, MANY = np.arange(1.0, 4.0), np.arange(1.0, 9.0)
         (MANY, MANY + np.array([1, -1.5] * 4), "not significantly different (p = 0.28, 8 scans)"),
     ],
 )
-def test_words_for_a_comparison(first, second, words):
+def test_text_of_a_paired_comparison(first, second, words):
     assert compared(first, second) == words
 
 

@@ -94,7 +94,7 @@ def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
     fits = np.log(_DOUBTFUL_FACTOR)
     if distinct and found > np.log(_CUMULATED) and spread(above) < min(found / 5, fits):
         findings.faults.append(
-            f"air holds counts above each threshold, not of each bin: air over its model is "
+            f"air is cumulative (counts above each threshold), not per bin: air over its model is "
             f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
             f"{_DIFFERENCES.format('air')}"
         )
@@ -146,7 +146,7 @@ def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
     spread = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
     if len(air) > 1 and spread < np.ptp(np.log(cumulated)) / 3:
         yield (
-            f"counts are counts above each threshold, air is of each bin: counts over air is "
+            f"counts are cumulative (above each threshold), air is per bin: counts over air is "
             f"{shown} in the bins of the brightest rays; store {_DIFFERENCES.format('counts')}"
         )
     else:

@@ -31,7 +31,12 @@ _CONVERSIONS = {
 
 
 def array_faults(name: str, items: Mapping[str, Any]) -> Iterator[str]:
-    """The first reason not to read a dataset, if there is one; ``items`` are those of the file."""
+    """Yield the first fault that makes a dataset unreadable.
+
+    Args:
+        name: name of the dataset.
+        items: objects of the file by name.
+    """
     array, item = ARRAYS[name], items[name]
     axes = array.axes.replace(" |", ", or as")
     if item is None:

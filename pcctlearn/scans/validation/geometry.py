@@ -18,7 +18,7 @@ _LARGEST_PIXEL_CM = 5.0
 
 
 def group_faults(items: Mapping[str, Any]) -> Iterator[str]:
-    """Other objects with the name of a group."""
+    """Report datasets and named types stored under the name of a group."""
     for name in GROUPS:
         if items[name] is not None and not isinstance(items[name], h5py.Group):
             kind = "a dataset" if isinstance(items[name], h5py.Dataset) else "a named data type"

@@ -79,7 +79,10 @@ def noise_free(counts: Sample, air: PerPixel) -> bool:
 
 
 def _expects_counts(total: PerPixel, open_beam: PerPixel, steepness: int) -> Found:
-    """Pixels that should count in a bin, if its log T is ``steepness`` times that of the others."""
+    """Pixels expected to count in a bin even if it attenuates far more than the other bins.
+
+    Its attenuation, −log of the transmission, is taken as ``steepness`` times that of the others.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         others = (total.sum(0) - total) / (open_beam.sum(0) - open_beam)
         return open_beam * others**steepness > _FEWEST_PHOTONS
