@@ -24,7 +24,7 @@ from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.scans.file import faults, read_scan, write_scan
-from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.tomography.geometry.cone import ConeBeam
@@ -74,7 +74,7 @@ def write_scan_file(path: Path) -> None:
     line_integrals[0] *= 10
     with torch.no_grad():
         primary = spectral_model(line_integrals.movedim(0, -1)).movedim(-1, 0)
-    scan = RecordedScan(
+    scan = ScanRecord(
         name="a scan",
         geometry=GEOMETRY,
         grid=GRID,
@@ -86,8 +86,8 @@ def write_scan_file(path: Path) -> None:
         line_integrals=line_integrals,
         maps=torch.rand(2, 3, 4, 5, generator=generator),
         materials=("water", "calcium"),
-        spectrum=RecordedSpectrum(ENERGIES, spectral_model.fluence),
-        response=RecordedResponse(ENERGIES, response.deposited_keV, response.response_per_keV),
+        spectrum=SpectrumRecord(ENERGIES, spectral_model.fluence),
+        response=ResponseRecord(ENERGIES, response.deposited_keV, response.response_per_keV),
         seed=1,
         grid_transmission=1.0,
         config="physics:\n  materials: [water, calcium]\n",
@@ -96,7 +96,7 @@ def write_scan_file(path: Path) -> None:
     write_scan(path, scan)
 
 
-def read_scan_file(path: Path) -> RecordedScan:
+def read_scan_file(path: Path) -> ScanRecord:
     """Read a scan as ``evaluate.py`` and ``pcctlearn check`` do."""
     faults(path)
     return read_scan(path)
@@ -238,7 +238,7 @@ def numbers_in(found: Any) -> Iterator[Tensor]:
     """All tensors in the return value of a reader."""
     if isinstance(found, Tensor):
         yield found
-    elif isinstance(found, RecordedScan):
+    elif isinstance(found, ScanRecord):
         yield from numbers_in(list(vars(found).values()))
     elif isinstance(found, list | tuple):
         for member in found:

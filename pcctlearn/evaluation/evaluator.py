@@ -18,7 +18,7 @@ from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, listed
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.flat_field import FlatFielded, flat_fielded, pixels_to_fill
-from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.record import ScanRecord
 from pcctlearn.tomography.grids import VolumeGrid, changed_grid
 from pcctlearn.units import MG_ML
 
@@ -39,7 +39,7 @@ class EvaluatedScan:
     """
 
     path: Path
-    recorded: RecordedScan
+    recorded: ScanRecord
     correction: str
     materials: tuple[str, ...]
     image: MonoenergeticImages
@@ -135,7 +135,7 @@ class ScanEvaluator:
             differences=scanner.differences,
         )
 
-    def _read(self, path: Path) -> RecordedScan:
+    def _read(self, path: Path) -> ScanRecord:
         recorded = read_scan(path, _READ)
         for doubt in recorded.doubts:
             log.warning("%s: %s", path, doubt)

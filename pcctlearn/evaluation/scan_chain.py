@@ -13,7 +13,7 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scans.folder import same_scanner
-from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import fbp, require_truncation
 from pcctlearn.tomography.filters import RampFilter
@@ -30,12 +30,12 @@ SCANNER = ("spectrum", "response")  # parts of a file that describe its scanner,
 class ScanChain:
     """A chain, its images, and the differences from the geometry of the correction."""
 
-    recorded: RecordedScan
+    recorded: ScanRecord
     chain: Chain
     image: MonoenergeticImages
     differences: list[str]
 
-    def fits(self, other: RecordedScan) -> bool:
+    def fits(self, other: ScanRecord) -> bool:
         """Whether another scan was made with the same scanner and names the same materials."""
         return self.recorded.materials == other.materials and same_scanner(self.recorded, other)
 
@@ -76,7 +76,7 @@ class ScanChains:
         self.reconstruct = partial(fbp, filter=filter, truncation=truncation)
         self._last: ScanChain | None = None
 
-    def of(self, path: Path, recorded: RecordedScan) -> ScanChain:
+    def of(self, path: Path, recorded: ScanRecord) -> ScanChain:
         """The chain for this scan's scanner; differences from the checkpoint are logged."""
         if self._last is None or not self._last.fits(recorded):
             model, geometry = self._model(path, recorded), recorded.geometry
@@ -95,7 +95,7 @@ class ScanChains:
             )
         return self._last
 
-    def _model(self, path: Path, recorded: RecordedScan) -> SpectralModel:
+    def _model(self, path: Path, recorded: ScanRecord) -> SpectralModel:
         """The spectral model with the file's spectrum, response and thresholds."""
         basis = self.materials or recorded.materials
         if not basis:

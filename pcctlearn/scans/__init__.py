@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "file": ["read_scan", "write_scan"],
-        "record": ["RecordedScan"],
+        "record": ["ScanRecord"],
         "folder": ["ScanFiles"],
         "data_set": ["ScanSet"],
         "flat_field": ["FlatFielded"],

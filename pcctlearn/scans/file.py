@@ -18,7 +18,7 @@ from torch import Tensor
 from pcctlearn.files.atomic import written_whole
 from pcctlearn.reading.text import shown
 from pcctlearn.scans.dead_pixels import dead_pixels, listed
-from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.scans.schema import (
     ARRAYS,
     MATERIALS,
@@ -39,7 +39,7 @@ _ALWAYS = {"thresholds_keV", "air"}  # small, and needed for all else
 READABLE = tuple(  # names that ``only`` accepts
     dict.fromkeys(name.partition("/")[0] for name in ARRAYS if not name.startswith("geometry/"))
 )
-_GROUPS: dict[str, Any] = {"spectrum": RecordedSpectrum, "response": RecordedResponse}
+_GROUPS: dict[str, Any] = {"spectrum": SpectrumRecord, "response": ResponseRecord}
 _MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # fields with another name
 _ROOT_ATTRIBUTES = {
     "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
@@ -58,7 +58,7 @@ def faults(path: str | Path) -> list[str]:
         return [_unreadable(error)]
 
 
-def read_scan(path: str | Path, only: Collection[str] | None = None) -> RecordedScan:
+def read_scan(path: str | Path, only: Collection[str] | None = None) -> ScanRecord:
     """Read a scan file: all of its arrays, or ``only`` those named (``READABLE``).
 
     Geometry, thresholds and air are always read. Arrays that are read are checked as by ``faults``.
@@ -84,7 +84,7 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> Recorded
         raise ValueError(f"{path}: {_unreadable(error)}") from error
 
 
-def write_scan(path: str | Path, scan: RecordedScan) -> None:
+def write_scan(path: str | Path, scan: ScanRecord) -> None:
     """Write a scan file, whole or not at all, and only if it is valid.
 
     It is checked by ``faults`` before it gets its name. Arrays are rounded to the precision of the
@@ -164,7 +164,7 @@ def _total(dataset: h5py.Dataset) -> float:
     return sum(float(values.sum(dtype="float64")) for _, values in blocks(dataset))
 
 
-def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> RecordedScan:
+def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> ScanRecord:
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(file[name].astype(ARRAYS[name].dtype)[()])
 
@@ -184,10 +184,10 @@ def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> Re
             members = _GROUPS[name]._fields if name in _GROUPS else ()
             parts = [tensor(f"{name}/{member}") for member in members]
             found[name] = _GROUPS[name](*parts) if members else tensor(name)
-    return RecordedScan(**found, doubts=tuple(doubts))
+    return ScanRecord(**found, doubts=tuple(doubts))
 
 
-def _write(file: h5py.File, scan: RecordedScan) -> None:
+def _write(file: h5py.File, scan: ScanRecord) -> None:
     file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION)
     for name in _ROOT_ATTRIBUTES:
         if (value := getattr(scan, name)) is not None:

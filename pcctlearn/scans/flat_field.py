@@ -9,7 +9,7 @@ from torch import Tensor
 from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.scan import Scan
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
-from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.record import ScanRecord
 
 Pixels = Bool[Tensor, "row column"]
 
@@ -22,7 +22,7 @@ class FlatFielded:
     pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
     """
 
-    recorded: RecordedScan
+    recorded: ScanRecord
     gain: Float[Tensor, "bin 1 row column"]
     dead: Pixels
 
@@ -77,7 +77,7 @@ class FlatFielded:
 
 
 def flat_fielded(
-    recorded: RecordedScan, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
+    recorded: ScanRecord, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
 ) -> FlatFielded:
     """Correct a scan so that every pixel has the air of the model.
 
@@ -101,7 +101,7 @@ def flat_fielded(
     return FlatFielded(recorded, gain, dead)
 
 
-def pixels_to_fill(recorded: RecordedScan, max_dead_share: float) -> dict[str, Pixels]:
+def pixels_to_fill(recorded: ScanRecord, max_dead_share: float) -> dict[str, Pixels]:
     """Dead pixels of a measured scan, by kind.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.file import read_scan
-from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -86,12 +86,12 @@ def scan_files(path: str | Path) -> list[Path]:
     return files
 
 
-def same_scanner(one: RecordedScan, other: RecordedScan) -> bool:
+def same_scanner(one: ScanRecord, other: ScanRecord) -> bool:
     """Whether two files record the same geometry, grid, thresholds, spectrum and response."""
     return (one.geometry, one.grid) == (other.geometry, other.grid) and all(
         torch.equal(a, b) for a, b in zip(_tensors(one), _tensors(other), strict=True)
     )
 
 
-def _tensors(recorded: RecordedScan) -> list[Tensor]:
+def _tensors(recorded: ScanRecord) -> list[Tensor]:
     return [recorded.thresholds_keV, *(recorded.spectrum or ()), *(recorded.response or ())]

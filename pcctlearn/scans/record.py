@@ -16,14 +16,14 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 
-class RecordedSpectrum(NamedTuple):
+class SpectrumRecord(NamedTuple):
     """Photons per energy sample that reach a central pixel with nothing in the beam."""
 
     energies_keV: Energies
     fluence: Fluence
 
 
-class RecordedResponse(NamedTuple):
+class ResponseRecord(NamedTuple):
     """The arrays of a ``Table``; ``response_per_keV`` in events per keV and photon."""
 
     energies_keV: Energies
@@ -32,7 +32,7 @@ class RecordedResponse(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RecordedScan:
+class ScanRecord:
     """The contents of a scan file; ``None`` for arrays that are absent or were not read.
 
     Counts, primary, scatter (after ``grid_transmission``), its standard error and air, the expected
@@ -63,8 +63,8 @@ class RecordedScan:
     skew_cm: Float[Tensor, "filter row column"] | None = None
     scanner_to_patient: Float[Tensor, "4 4"] | None = None
     filter_materials: tuple[str, ...] = ()
-    spectrum: RecordedSpectrum | None = None
-    response: RecordedResponse | None = None
+    spectrum: SpectrumRecord | None = None
+    response: ResponseRecord | None = None
     seed: int | None = None
     grid_transmission: float | None = None
     config: str | None = None

@@ -66,7 +66,7 @@ ARRAYS = {
     "response/deposited_keV": ScanArray("deposited", "keV", refused=_SIGNED),
     "response/response_per_keV": ScanArray("deposited energy", "1/keV"),
 }
-MATERIALS = {  # arrays with an attribute materials: the field of RecordedScan that holds it
+MATERIALS = {  # arrays with an attribute materials: the field of ScanRecord that holds it
     "line_integrals": "materials",
     "maps": "materials",
     "skew_cm": "filter_materials",

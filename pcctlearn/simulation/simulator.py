@@ -14,7 +14,7 @@ from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
-from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.shapes import Energies
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -113,7 +113,7 @@ class ScanSimulator:
         config: str | None = None,
         scanner_to_patient: FloatArray | None = None,
         materials: Sequence[str] | None = None,
-    ) -> RecordedScan:
+    ) -> ScanRecord:
         """Simulate one scan; the same seed gives the same scan.
 
         ``scanner_to_patient`` is recorded as the position of the maps in their CT volume.
@@ -145,7 +145,7 @@ class ScanSimulator:
             response = Table.sampled(response, model.energies_keV)
         differ = detector.thresholds_keV.shape[:2] != (1, 1)
         skewed = len(detector.filters) > 0
-        return RecordedScan(
+        return ScanRecord(
             name=name,
             geometry=self.geometry,
             grid=self.grid,
@@ -165,8 +165,8 @@ class ScanSimulator:
                 None if scanner_to_patient is None else torch.from_numpy(scanner_to_patient)
             ),
             filter_materials=detector.filters,
-            spectrum=RecordedSpectrum(model.energies_keV, model.fluence),
-            response=RecordedResponse(
+            spectrum=SpectrumRecord(model.energies_keV, model.fluence),
+            response=ResponseRecord(
                 response.energies_keV, response.deposited_keV, response.response_per_keV
             ),
             seed=seed,

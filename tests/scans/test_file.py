@@ -24,7 +24,7 @@ from support.scan_files import (
 
 from pcctlearn.physics.response.table import Table
 from pcctlearn.scans.file import faults, main, read_scan, write_scan
-from pcctlearn.scans.record import RecordedScan
+from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.schema import ARRAYS
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -47,7 +47,7 @@ def test_round_trip_is_exact(tmp_path, make, default):
     torch.set_default_dtype(default)
     write_scan(path, scan)
     again = read_scan(path)
-    for name in {field.name for field in fields(RecordedScan)} - {"doubts"}:
+    for name in {field.name for field in fields(ScanRecord)} - {"doubts"}:
         assert equal(getattr(again, name), getattr(scan, name)), name
     assert faults(path) == []
     assert list(path.parent.iterdir()) == [path]

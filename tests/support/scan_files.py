@@ -9,7 +9,7 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
-from pcctlearn.scans.record import RecordedResponse, RecordedScan, RecordedSpectrum
+from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -23,7 +23,7 @@ BEAM = ConeBeam(
 N_BINS = 2
 
 
-def recorded() -> RecordedScan:
+def recorded() -> ScanRecord:
     """A scan with all fields, and with axes of different lengths wherever possible."""
     generator = torch.Generator().manual_seed(1)
 
@@ -42,7 +42,7 @@ def recorded() -> RecordedScan:
         0.9 + 0.1 * some(*views)
     )
     expected = air[:, None] * transmission
-    return RecordedScan(
+    return ScanRecord(
         name="all there is",
         geometry=BEAM,
         grid=VOLUME,
@@ -63,8 +63,8 @@ def recorded() -> RecordedScan:
             [[-1.25, 0, 0, 3], [0, 1.25, 0, -12], [0, 0, 1.25, 40], [0, 0, 0, 1]],
             dtype=torch.float64,
         ),
-        spectrum=RecordedSpectrum(ENERGIES, fluence),
-        response=RecordedResponse(ENERGIES, table.deposited_keV, table.response_per_keV),
+        spectrum=SpectrumRecord(ENERGIES, fluence),
+        response=ResponseRecord(ENERGIES, table.deposited_keV, table.response_per_keV),
         seed=2**63 + 1,
         grid_transmission=1.5,
         config="physics:\n  response: silicon\n",
@@ -72,10 +72,10 @@ def recorded() -> RecordedScan:
     )
 
 
-def small() -> RecordedScan:
+def small() -> ScanRecord:
     """A scan with only the fields that a file needs."""
     scan = recorded()
-    return RecordedScan("small", BEAM, VOLUME, scan.thresholds_keV, scan.air, scan.counts)
+    return ScanRecord("small", BEAM, VOLUME, scan.thresholds_keV, scan.air, scan.counts)
 
 
 def change(path, what):
