@@ -12,7 +12,8 @@
     A, converged = pc.decompose(counts, model.spectra(), model.attenuation)
 
 The names below are imported on first use; more are in the packages ``pc.physics``,
-``pc.tomography``, ``pc.solvers``, ``pc.decomposition``, ``pc.scatter`` and ``pc.testing``.
+``pc.tomography``, ``pc.solvers``, ``pc.decomposition``, ``pc.scatter``, ``pc.calibration``,
+``pc.scans``, ``pc.patients``, ``pc.simulation``, ``pc.training`` and ``pc.testing``.
 """
 
 from typing import TYPE_CHECKING

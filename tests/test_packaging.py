@@ -10,22 +10,24 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.documents import code_blocks, made_smaller
 from support.studies import REPOSITORY
 
 import pcctlearn
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-APPLICATION = (
-    "hydra jinja2 matplotlib monai nibabel omegaconf pydicom pytorch_lightning rich wandb yaml"
-)
+APPLICATION = "hydra jinja2 matplotlib monai nibabel omegaconf pydicom pytorch_lightning wandb yaml"
 CORE = "calibration decomposition losses montecarlo phantoms physics scatter solvers tomography"
 WITHOUT_APPLICATION = f"""
-import importlib, pkgutil, sys
+import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {APPLICATION.split()}:
-            raise ImportError(name + " is blocked")
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
+"""
+IMPORT_THE_CORE = f"""
+import importlib, pkgutil
 import pcctlearn
 for name in pcctlearn.__all__:
     getattr(pcctlearn, name)
@@ -58,13 +60,32 @@ def test_the_names_for_type_checkers_are_the_public_names():
         pcctlearn.Scanner  # noqa: B018
 
 
-@pytest.mark.parametrize("room", [*CORE.split(), "physics.response"])
-def test_the_public_names_of_a_room_exist(room):
+NOUNS = {
+    "calibration": "calibrate_thresholds Calibration GaussNewton",
+    "decomposition": "Decomposition MaximumLikelihood PolynomialDecomposition decompose",
+    "losses": "StageLoss TotalLoss",
+    "metrics": "ErrorTable",
+    "patients": "Cases NiftiCases DicomCases KitsCases SinoctCases Variants",
+    "phantoms": "head",
+    "physics": "SpectralModel Spectrum Thresholds mass_attenuation poisson_likelihood",
+    "physics.response": "silicon cdte",
+    "scans": "read_scan write_scan ScanFiles",
+    "scatter": "ScatterCorrection ScatterNetwork KernelScatter UniformScatter",
+    "simulation": "ScanSimulator SimulatedScans",
+    "solvers": "Objective Solver Bounds Solution DampedNewton implicit_minimum",
+    "testing": "check_adjoint check_linear check_gradient check_response",
+    "tomography": "LinearOperator ImageGrid VolumeGrid projector fbp sirt os_sart cgls fista_tv",
+    "training": "ChainModule ThresholdModule",
+}
+
+
+@pytest.mark.parametrize("room", NOUNS)
+def test_the_public_nouns_of_a_room_exist(room):
     package = pcctlearn
     for part in room.split("."):
         package = getattr(package, part)
-    for name in getattr(package, "__all__", []):
-        assert getattr(package, name).__name__ == name
+    for noun in {*NOUNS[room].split(), *getattr(package, "__all__", [])}:
+        assert getattr(package, noun) is not None
 
 
 def test_importing_the_package_loads_no_library():
@@ -73,7 +94,23 @@ def test_importing_the_package_loads_no_library():
 
 
 def test_the_numerical_core_does_not_need_the_application():
-    python("-c", WITHOUT_APPLICATION)
+    python("-c", WITHOUT_APPLICATION + IMPORT_THE_CORE)
+
+
+def test_a_command_without_the_application_says_what_to_install():
+    start = (
+        "import sys; sys.argv = ['pcctlearn', 'train']\nfrom pcctlearn.app.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_APPLICATION + start],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install 'pcctlearn[app,ct,sweeps]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_versions_are_equal():
@@ -138,10 +175,9 @@ def test_an_installed_wheel_trains_outside_the_repository(tmp_path):
         "-c", "import pcctlearn; print(pcctlearn.__file__)", interpreter=fresh, cwd=elsewhere
     )
     assert Path(where.strip()).is_relative_to(tmp_path / "venv")
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-    imports = [line for block in blocks for line in block.splitlines() if "import " in line]
-    python("-c", "\n".join(imports), interpreter=fresh, cwd=elsewhere)
+    blocks = code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8"), "python")
+    code = WITHOUT_APPLICATION + made_smaller("".join(blocks))
+    python("-c", code, interpreter=fresh, cwd=elsewhere)
     words = ["experiment=thresholds_slabs", "study.max_steps=2", "logger=none", "n_threads=1"]
     words += ["study.water_cm=[0.0,24.0,8.0]", "study.calcium_cm=[0.0,1.0,0.5]"]
     command = str(tmp_path / "venv" / "bin" / "pcctlearn")

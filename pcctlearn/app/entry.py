@@ -38,12 +38,24 @@ def run_command(main: Callable[[], object], script: str) -> None:
         try:
             main()
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and not wants_traceback:
+                _require_ours(error)
             from pcctlearn.app.sentences import EXPECTED, explain
 
             if wants_traceback or not isinstance(error, EXPECTED):
                 raise
             print(f"pcctlearn: {explain(error, script)}", file=sys.stderr)
             sys.exit(2)
+
+
+def _require_ours(error: ModuleNotFoundError) -> None:
+    """Exit where a library of the application is missing; return where a module of ours is."""
+    if not (error.name or "pcctlearn").startswith("pcctlearn"):
+        print(
+            f"pcctlearn: {error.name} is not installed: pip install 'pcctlearn[app,ct,sweeps]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def keep_freed_memory() -> bool:

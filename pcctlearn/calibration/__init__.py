@@ -1,1 +1,11 @@
 """Detector calibration through the decomposition layer."""
+
+from pcctlearn.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "thresholds": ["calibrate_thresholds", "Calibration"],
+        "gauss_newton": ["GaussNewton"],
+    },
+)

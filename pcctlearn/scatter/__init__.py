@@ -5,8 +5,10 @@ from pcctlearn.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "base": ["ScatterCorrection"],
         "network": ["ScatterNetwork"],
         "kernel": ["KernelScatter"],
+        "pencil_beams": ["pencil_beam_kernels"],
         "uniform": ["UniformScatter"],
     },
 )

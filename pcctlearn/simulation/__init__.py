@@ -2,4 +2,10 @@
 
 from pcctlearn.lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {"simulator": ["ScanSimulator"]})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "simulator": ["ScanSimulator"],
+        "scans": ["SimulatedScans"],
+    },
+)

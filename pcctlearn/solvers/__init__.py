@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = attach(
         "nelder_mead": ["NelderMead"],
         "unrolled": ["UnrolledNewton"],
         "implicit": ["implicit_minimum"],
-        "quadratic": ["Quadratic", "Solution"],
+        "quadratic": ["Quadratic", "Objective", "Solver", "Bounds", "Solution"],
     },
 )

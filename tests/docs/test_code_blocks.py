@@ -5,17 +5,8 @@ import re
 import matplotlib as mpl
 import pytest
 import torch
-from support.documents import DOCUMENTS, code_blocks
+from support.documents import DOCUMENTS, SMALLER, code_blocks, made_smaller
 
-# the sizes of a laptop scan, made small enough for a test
-SMALLER = {
-    r"n_views=360": "n_views=12",
-    r"n_rows=300": "n_rows=12",
-    r"n_columns=400": "n_columns=16",
-    r"pixel_cm=0\.12": "pixel_cm=3.0",
-    r"VolumeGrid\(160, 256, 256, 0\.1\)": "VolumeGrid(10, 16, 16, 1.6)",
-    r"progress=True": "progress=False",
-}
 WITH_CODE = [d for d in DOCUMENTS if code_blocks(d.read_text(encoding="utf-8"), "python")]
 
 
@@ -27,10 +18,7 @@ def test_the_blocks_of_a_document_run_in_order(document, tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     names: dict = {}
     for block in code_blocks(document.read_text(encoding="utf-8"), "python"):
-        code = block
-        for size, smaller in SMALLER.items():
-            code = re.sub(size, smaller, code)
-        exec(compile(code, document.name, "exec"), names)
+        exec(compile(made_smaller(block), document.name, "exec"), names)
     for value in names.values():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             assert value.isfinite().all()

@@ -7,6 +7,14 @@ from typing import NamedTuple
 from support.studies import REPOSITORY
 
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+# the sizes of a laptop scan, made small enough for a test
+SMALLER = {
+    r"n_views=360": "n_views=12",
+    r"n_rows=300": "n_rows=12",
+    r"n_columns=400": "n_columns=16",
+    r"pixel_cm=0\.12": "pixel_cm=3.0",
+    r"VolumeGrid\(160, 256, 256, 0\.1\)": "VolumeGrid(10, 16, 16, 1.6)",
+}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:PYTHONPATH=\. )?python [^`]+)`")
 _DESCRIPTION = re.compile(r"\s{2,}")  # two or more spaces separate it from its command
@@ -22,6 +30,13 @@ class Command(NamedTuple):
     def words(self) -> list[str]:
         """Script or module and its arguments, as a shell splits them."""
         return shlex.split(self.line.removeprefix("PYTHONPATH=. "))[1:]
+
+
+def made_smaller(code: str) -> str:
+    """A block of code with the sizes of ``SMALLER``."""
+    for size, smaller in SMALLER.items():
+        code = re.sub(size, smaller, code)
+    return code
 
 
 def code_blocks(text: str, language: str) -> list[str]:
