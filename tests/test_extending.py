@@ -60,8 +60,8 @@ class Scoring:
     def __call__(self, objective, start, theta=(), bounds=None):
         x = start
         for _ in range(self.steps):
-            here = objective(x, *theta, exact=False)
-            step = torch.linalg.solve(here.hessian, here.gradient)
+            quadratic = objective(x, *theta, exact=False)
+            step = torch.linalg.solve(quadratic.hessian, quadratic.gradient)
             x = x - step
             x = x if bounds is None else x.clamp(*bounds)
         return Solution(x, step.abs().amax(-1) < 1e-6)

@@ -202,16 +202,16 @@ def walk(voxels, x, y, z, u, v, w, length_cm, path, rates=None, target=0.0):
     t, reached = start, 0.0
     while True:
         face = min(next_x, next_y, next_z, end)
-        here = density[k, j, i]
+        densities = density[k, j, i]
         if rates is not None:
             per_cm = 0.0
             for m in range(len(path)):
-                per_cm += rates[m] * here[m]
+                per_cm += rates[m] * densities[m]
             if reached + (face - t) * per_cm >= target:
                 piece = (target - reached) / per_cm if per_cm > 0 else 0.0
-                return plus(path, piece, here), t + piece, i, j, k
+                return plus(path, piece, densities), t + piece, i, j, k
             reached += (face - t) * per_cm
-        path = plus(path, face - t, here)
+        path = plus(path, face - t, densities)
         t = face
         if face >= end:
             return path, t, i, j, k

@@ -18,8 +18,8 @@ def positive(*shape):
 def problem():
     jacobian, gradient = torch.randn(V, P, K, E), torch.randn(P, E)
     of_rays, of_edges = positive(V, P, K), positive(P, E)
-    own = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, of_rays, jacobian)
-    return jacobian, gradient, of_rays, of_edges, own
+    per_pixel = torch.einsum("vpkj,vpkm,vpml->pjl", jacobian, of_rays, jacobian)
+    return jacobian, gradient, of_rays, of_edges, per_pixel
 
 
 def as_matrix(blocks):
@@ -28,18 +28,20 @@ def as_matrix(blocks):
 
 @pytest.mark.parametrize("with_edges", [False, True])
 def test_without_coupling_pixels_are_solved_separately(with_edges):
-    jacobian, gradient, of_rays, of_edges, own = problem()
-    own = own + of_edges if with_edges else own
+    jacobian, gradient, of_rays, of_edges, per_pixel = problem()
+    per_pixel = per_pixel + of_edges if with_edges else per_pixel
     curvature = Curvature(of_rays, of_edges if with_edges else None)
     step = GaussNewton().step(jacobian, gradient, curvature, DAMPING)
-    damped = as_matrix(own) + DAMPING * torch.diag(own.diagonal(dim1=1, dim2=2).flatten())
+    damped = as_matrix(per_pixel) + DAMPING * torch.diag(
+        per_pixel.diagonal(dim1=1, dim2=2).flatten()
+    )
     torch.testing.assert_close(step.flatten(), -torch.linalg.solve(damped, gradient.flatten()))
 
 
 @pytest.mark.parametrize("with_edges", [False, True])
 def test_with_coupling_all_pixels_are_solved_together(with_edges):
-    jacobian, gradient, of_rays, of_edges, own = problem()
-    own = own + of_edges if with_edges else own
+    jacobian, gradient, of_rays, of_edges, per_pixel = problem()
+    per_pixel = per_pixel + of_edges if with_edges else per_pixel
     F = torch.randn(30, K * V * P)
 
     def coupling(sinogram):
@@ -48,7 +50,9 @@ def test_with_coupling_all_pixels_are_solved_together(with_edges):
     curvature = Curvature(of_rays, of_edges if with_edges else None, coupling)
     step = GaussNewton(tolerance=1e-12).step(jacobian, gradient, curvature, DAMPING)
     J = torch.einsum("vpkj,pq->kvpqj", jacobian, torch.eye(P)).reshape(K * V * P, P * E)
-    normal = J.mT @ F.mT @ F @ J + DAMPING * torch.diag(own.diagonal(dim1=1, dim2=2).flatten())
+    normal = J.mT @ F.mT @ F @ J + DAMPING * torch.diag(
+        per_pixel.diagonal(dim1=1, dim2=2).flatten()
+    )
     normal = normal + as_matrix(of_edges) if with_edges else normal
     torch.testing.assert_close(step.flatten(), -torch.linalg.solve(normal, gradient.flatten()))
 

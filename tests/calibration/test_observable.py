@@ -43,8 +43,8 @@ def test_count_information_is_the_fisher_matrix_of_autograd(model):
         return expected_counts(A, model.spectra(edges), model.attenuation)
 
     slope = torch.autograd.functional.jacobian(counts, edges)  # (slab, pixel, bin, pixel, edge)
-    own = torch.stack([slope[:, p, :, p] for p in range(N_PIXELS)], 1)
-    fisher = torch.einsum("vpbj,vpbl,vpb->pjl", own, own, 1 / counts(edges).detach())
+    diagonal = torch.stack([slope[:, p, :, p] for p in range(N_PIXELS)], 1)
+    fisher = torch.einsum("vpbj,vpbl,vpb->pjl", diagonal, diagonal, 1 / counts(edges).detach())
     torch.testing.assert_close(count_information(model, A), fisher)
 
 

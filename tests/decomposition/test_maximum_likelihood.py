@@ -196,24 +196,24 @@ def test_the_solver_gets_rays_that_the_warm_start_does_not_solve():
     counts, spectra, attenuation, _ = problem(noisy=True)
     counts[4] = torch.tensor([3.0, 0.0, 1.0, 2.0])  # few photons
     reference = decompose(counts, spectra, attenuation)
-    seen = []
+    solved = []
 
     def solver(objective, start, theta, bounds):
-        seen.append(theta[0])
+        solved.append(theta[0])
         return DampedNewton()(objective, start, theta, bounds)
 
     def solve(warm_start):
-        seen.clear()
+        solved.clear()
         return decompose(counts, spectra, attenuation, solver=solver, warm_start=warm_start)
 
     for first in (DampedNewton(max_steps=1), DampedNewton()):
         solution = solve([first])
         assert torch.equal(solution.converged, reference.converged)
         torch.testing.assert_close(solution.x, reference.x, rtol=0, atol=1e-6)
-        assert any(torch.equal(counts[4], row) for row in seen[0])
-    assert len(seen[0]) == 1
+        assert any(torch.equal(counts[4], row) for row in solved[0])
+    assert len(solved[0]) == 1
     solve(())
-    assert torch.equal(seen[0], counts)
+    assert torch.equal(solved[0], counts)
 
 
 @pytest.mark.parametrize("n_pixels", [None, 30])

@@ -102,8 +102,8 @@ def test_scatter_does_not_wrap_around_at_the_edges_of_the_panel():
 def test_scatter_is_independent_of_the_pixel_size():
     coarse = transmissions(1, 1, 8, 8)
     fine = coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)
-    seen = method(pixel_cm=0.5).spr(fine)
-    averaged = torch.nn.functional.avg_pool2d(seen[:, :, 0], 2)[:, :, None]
+    spr = method(pixel_cm=0.5).spr(fine)
+    averaged = torch.nn.functional.avg_pool2d(spr[:, :, 0], 2)[:, :, None]
     torch.testing.assert_close(averaged, method(pixel_cm=1.0).spr(coarse), rtol=0.02, atol=0)
 
 

@@ -220,8 +220,8 @@ def test_the_gradient_is_independent_of_the_start():
         return bowl(matrix, theta)(x)
 
     x, _ = implicit_minimum(objective, DampedNewton(), start, (theta,))
-    own, none = torch.autograd.grad(x.sum(), (theta, start), allow_unused=True)
-    torch.testing.assert_close(own, torch.ones_like(theta))
+    gradient, none = torch.autograd.grad(x.sum(), (theta, start), allow_unused=True)
+    torch.testing.assert_close(gradient, torch.ones_like(theta))
     assert none is None
 
 

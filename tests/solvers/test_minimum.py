@@ -50,10 +50,10 @@ def test_a_ray_on_a_limit_converges_only_if_the_descent_leads_out():
     ],
 )
 def test_a_zero_gradient_is_not_sufficient(hessian, rounding, expected):
-    here = Quadratic(
+    quadratic = Quadratic(
         torch.zeros(1), torch.zeros(1, 2), torch.tensor([hessian]), torch.tensor([rounding])
     )
-    assert last_step(torch.zeros(1, 2), here).converged.item() is expected
+    assert last_step(torch.zeros(1, 2), quadratic).converged.item() is expected
 
 
 @EVERY_SOLVER

@@ -67,19 +67,19 @@ def summed_by_hand(primary, pixel_cm, gamma_per_cm=0.0):
     scatter = torch.zeros(2, n_rows, n_columns)
     for b in range(2):
         for i, j, y, x in places:
-            here = -math.log(primary[i, j]) / 0.2
+            thickness_cm = -math.log(primary[i, j]) / 0.2
             for k, m, v, u in places:
                 p = primary[k, m].item()
                 depth = -math.log(p)
-                there = depth / 0.2
-                second = min(max((there - 6.0) / 2.0 + 0.5, 0.0), 1.0)
+                source_cm = depth / 0.2
+                second = min(max((source_cm - 6.0) / 2.0 + 0.5, 0.0), 1.0)
                 squared = (x - u) ** 2 + (y - v) ** 2
                 flux = (1 + (u**2 + v**2) / 110.0**2) ** -1.5
                 for group, part in enumerate((1 - second, second)):
                     A, alpha, beta, s1, B, s2 = (VALUES[name][b][group] for name in KERNEL[:-1])
                     c = A * p**alpha * depth * (depth + 1e-3) ** (beta - 1)
                     g = math.exp(-squared / (2 * s1**2)) + B * math.exp(-squared / (2 * s2**2))
-                    weight = 1 - gamma_per_cm * here + gamma_per_cm * there
+                    weight = 1 - gamma_per_cm * thickness_cm + gamma_per_cm * source_cm
                     scatter[b, i, j] += weight * p * flux * part * c * g
             scatter[b, i, j] *= pixel_cm[0] * pixel_cm[1] * (1 + (x**2 + y**2) / 110.0**2) ** 1.5
     return scatter

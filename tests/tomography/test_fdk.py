@@ -87,9 +87,9 @@ def test_ball_from_uneven_and_shuffled_views(monkeypatch):
         middle = volume[VOLUME.n_z // 2] - DENSITY
         return middle[distance[VOLUME.n_z // 2] < 2.1].square().mean().sqrt()
 
-    own = error()
+    weighted = error()
     monkeypatch.setattr(ConeBeam, "view_weights_rad", np.full(240, 2 * pi / 240))
-    assert own < 0.2 * error()
+    assert weighted < 0.2 * error()
 
 
 def test_the_same_short_scan_given_as_a_list():

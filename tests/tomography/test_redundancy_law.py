@@ -217,7 +217,7 @@ def test_scans_with_unmeasured_lines_are_rejected(scans):
             unexplained += min(beam.detector_extent_cm) > 0 and not unmeasured.any()
             continue
         # up to two columns of a panel that is truncated on both sides
-        seen_cm = distances_cm.max() - 2 * beam.column_cm / beam.magnification
-        within = distances_cm < min(grid.fov_radius_cm, seen_cm)
+        visible_cm = distances_cm.max() - 2 * beam.column_cm / beam.magnification
+        within = distances_cm < min(grid.fov_radius_cm, visible_cm)
         assert not (unmeasured & within).any(), beam
     assert unexplained <= 0.01 * N_BEAMS  # holes narrower than two degrees

@@ -25,13 +25,13 @@ def fit(problem, optimizer, max_steps, trainer=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "max_steps", "within_keV"),
+    ("optimizer", "max_steps", "max_error_keV"),
     [(GaussNewton(), 12, 1e-3), (LBFGS, 12, 2e-2), (ADAM, 80, 0.25)],
     ids=["gauss_newton", "lbfgs", "adam"],
 )
-def test_slabs(optimizer, max_steps, within_keV):
+def test_slabs(optimizer, max_steps, max_error_keV):
     found, error = fit(slab_problem(), optimizer, max_steps)
-    assert error.abs().max() < within_keV
+    assert error.abs().max() < max_error_keV
     assert found.history[-1].loss < 1e-2 * found.history[0].loss
     assert found.edges_keV[0, -1] == 120.0
     assert len(found.history) <= max_steps

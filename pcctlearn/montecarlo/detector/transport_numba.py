@@ -163,13 +163,13 @@ def history(sensor, rates, energy, state, hits, ledger):
             ledger[FIRST_RAYLEIGH] += 1.0 if process == RAYLEIGH else 0.0
         if after < LOWEST_TRACKED_keV or n_hits > MAX_HITS - 10:
             after = 0.0
-        here = energy - after
-        if here > 0.0:
+        deposit = energy - after
+        if deposit > 0.0:
             if _collects(sensor, x, y, z):
-                deposited += here
-                n_hits = collect(sensor, hits, n_hits, i, j, x, y, z, here)
+                deposited += deposit
+                n_hits = collect(sensor, hits, n_hits, i, j, x, y, z, deposit)
             else:
-                absorbed += here
+                absorbed += deposit
         energy = after
         if energy > 0.0:
             r, state = draw(state)

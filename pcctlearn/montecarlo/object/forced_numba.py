@@ -60,8 +60,8 @@ def _scatter_rates(zeros, tables, energy, m=0):
 
     @no_type_check
     def rates(zeros, tables, energy, m=0):
-        here = rate_at(tables.rates[m, 1], energy) + rate_at(tables.rates[m, 2], energy)
-        return (here, *scatter_rates(zeros[1:], tables, energy, m + 1))
+        rate = rate_at(tables.rates[m, 1], energy) + rate_at(tables.rates[m, 2], energy)
+        return (rate, *scatter_rates(zeros[1:], tables, energy, m + 1))
 
     return rates
 
