@@ -85,7 +85,7 @@ def test_a_chain_without_reconstruction_ends_at_the_line_integrals():
     chain, target, _ = slab_problem()
     scan = chain(target.counts)
     assert scan.maps is None
-    with pytest.raises(ValueError, match="maps"):
+    with pytest.raises(ValueError, match="no maps"):
         scan.at("maps")
 
 

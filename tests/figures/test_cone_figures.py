@@ -45,8 +45,12 @@ def test_all_slices_have_the_same_display_window(tmp_path):
 def test_figures_of_a_run_with_one_method(tmp_path):
     results = cone_study(methods=["cgls"], photons=None).run(in_context())
     write_results(results, tmp_path)
-    for name in results.figures:
-        draw(name, tmp_path)
+    labels = {name.split(".")[1]: words(draw(name, tmp_path)) for name in results.figures}
+    assert set(labels) == {"setup", "central_slices", "convergence"}
+    assert "CGLS" in labels["central_slices"]
+    assert "FISTA-TV" not in labels["central_slices"]
+    assert "relative residual" in labels["convergence"]
+    assert "from above" in labels["setup"]
 
 
 def test_distances_and_offsets_of_the_drawing_are_those_of_the_scanner():

@@ -29,7 +29,9 @@ def test_every_layout_reads_the_same_volume(ct, layout):
     cases_of, name = LAYOUTS[layout]
     cases = cases_of(str(ct / layout))
     assert (len(cases), cases.names) == (1, [name])
-    np.testing.assert_array_equal(cases.volume(0).hounsfield, round_patient())
+    volume = cases.volume(0)
+    np.testing.assert_array_equal(volume.hounsfield, round_patient())
+    assert volume.voxel_cm == pytest.approx(np.array(VOXEL_MM) / 10)
 
 
 def test_path_of_a_single_case(ct):
@@ -86,6 +88,8 @@ def test_kits_cases_of_every_release(tmp_path, below):
     (tmp_path / below / "case_00001").mkdir()  # images not downloaded
     cases = KitsCases(str(tmp_path)).cases
     assert [case.path.name for case in cases] == ["case_00002", "case_00010"]
+    single = tmp_path / below / "case_00002"
+    assert [case.path for case in KitsCases(str(single)).cases] == [single]
 
 
 def test_sinoct_series_are_in_numerical_order(tmp_path):

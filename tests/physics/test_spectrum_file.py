@@ -94,11 +94,17 @@ def test_a_bad_file_is_named(tmp_path, text, message):
     assert "tube.csv" in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"\xff\x00\x80" * 99, b"1,2\n" * 3_000_000])
-def test_binary_and_oversized_files_raise_an_error(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\x00\x80" * 99, "damaged or not a spectrum"),
+        (b"1,2\n" * 3_000_000, "more than the limit"),
+    ],
+)
+def test_binary_and_oversized_files_raise_an_error(tmp_path, content, words):
     path = tmp_path / "tube.csv"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"tube\.csv"):
+    with pytest.raises(ValueError, match=rf"tube\.csv .*{words}"):
         read_spectrum(path)
 
 

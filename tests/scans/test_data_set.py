@@ -69,5 +69,5 @@ def test_a_batch_has_every_stage(paths):
 def test_another_number_of_bins_and_no_scans_are_refused(paths):
     with pytest.raises(ValueError, match=r"4 bins.* 2"):
         ScanSet(paths, torch.ones(2))
-    with pytest.raises(ValueError, match="paths"):
+    with pytest.raises(ValueError, match="paths is empty"):
         ScanSet([], torch.ones(4))

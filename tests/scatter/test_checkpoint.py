@@ -158,7 +158,7 @@ def test_another_number_of_bins_raises_an_error(saved):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*none\.ckpt"):
         read(tmp_path / "none.ckpt", GEOMETRY, model())
 
 

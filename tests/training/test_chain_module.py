@@ -71,7 +71,7 @@ def test_a_loss_on_counts_does_not_decompose():
 def test_a_chain_without_a_correction_raises_an_error():
     chain, _, _ = problem()
     chain.correct = None
-    with pytest.raises(ValueError, match="correction"):
+    with pytest.raises(ValueError, match=r"correction.*scatter=network"):
         ChainModule(chain, l1("maps"), torch.optim.Adam)
 
 
@@ -126,18 +126,18 @@ def test_zero_gradient_views_raise_an_error():
 
 def test_only_the_correction_runs_in_mixed_precision():
     chain, scan, _ = problem()
-    seen = {}
+    dtypes = {}
 
     class Layer(ScatterCorrection):
         def forward(self, counts):
             x = counts.flatten().float()
-            seen["correct"] = (x[None, :4] @ x[:4, None]).dtype
+            dtypes["correct"] = (x[None, :4] @ x[:4, None]).dtype
             return torch.full_like(counts, 0.1)
 
     chain.correct = Layer()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = chain(collate([scan]).at("counts"), until="maps")
-    assert seen["correct"] == torch.bfloat16
+    assert dtypes["correct"] == torch.bfloat16
     torch.testing.assert_close(mixed.at("maps"), chain(mixed.at("counts"), until="maps").at("maps"))
 
 

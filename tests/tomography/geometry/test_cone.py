@@ -6,6 +6,7 @@ from math import inf, nan, pi, radians
 
 import numpy as np
 import pytest
+import torch
 from support.cones import SMALL_CONE, SMALL_CONES, SMALL_SHORT_CONE, SMALL_VOLUME
 
 from pcctlearn.tomography.fbp import fbp
@@ -133,11 +134,23 @@ def test_missing_views_are_a_gap():
     assert few.arc_rad == pytest.approx(2 * pi)
 
 
-def test_a_volume_that_is_projected_at_one_end_only_is_accepted():
-    long = VolumeGrid(4, 4, 40, 0.5)
-    ConeBeam(4, 4, 6, 0.8, 15.0, 20.0, offset_cm=9.0).require_grid(long)
-    thick = VolumeGrid(1, 4, 4, (10.0, 0.5, 0.5), center_cm=(6.0, 0.0, 0.0))
-    ConeBeam(4, 4, 9, 0.8, 15.0, 20.0).require_grid(thick)
+@pytest.mark.parametrize(
+    ("offset_cm", "n_columns", "grid", "n_views"),
+    [
+        (9.0, 6, VolumeGrid(4, 4, 40, 0.5), 2),
+        (0.0, 9, VolumeGrid(1, 4, 4, (10.0, 0.5, 0.5), center_cm=(6.0, 0.0, 0.0)), 4),
+    ],
+    ids=["long", "thick"],
+)
+def test_a_volume_that_is_projected_at_one_end_only_is_accepted(
+    offset_cm, n_columns, grid, n_views
+):
+    """Its projection is nonzero in ``n_views`` of the four views."""
+    beam = ConeBeam(4, 4, n_columns, 0.8, 15.0, 20.0, offset_cm=offset_cm)
+    with pytest.warns(UserWarning, match="truncated"):
+        A = projector(beam, grid)
+    shown = (A @ torch.ones(A.in_shape)).amax((1, 2)) > 0
+    assert shown.sum() == n_views
 
 
 @pytest.mark.parametrize(
