@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcctlearn.physics.attenuation import Material, attenuation_table
 from pcctlearn.physics.response.base import Response
+from pcctlearn.physics.skew import Skew
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.shapes import (
@@ -38,7 +39,7 @@ def expected_counts(
 
 
 class SpectralModel(nn.Module):
-    """Line integrals → expected counts: fluence, detector response, thresholds and attenuation.
+    """Line integrals → expected counts: fluence, skew, detector response, thresholds, attenuation.
 
     Args:
         energies_keV, fluence: photons per energy sample that reach a pixel; the fluence may differ
@@ -47,6 +48,7 @@ class SpectralModel(nn.Module):
         thresholds: edges of the energy bins.
         attenuation: mass attenuation of the basis materials at these energies, cm²/g.
         materials: names of the basis materials.
+        skew: filter of each pixel, by which its spectrum differs from the fluence; by default none.
 
     Raises:
         ValueError: shapes that do not match, or energies that do not cover the thresholds.
@@ -64,6 +66,7 @@ class SpectralModel(nn.Module):
         thresholds: Thresholds,
         attenuation: Attenuation,
         materials: Sequence[str] | None = None,
+        skew: Skew | None = None,
     ) -> None:
         super().__init__()
         for name, values in (("fluence", fluence), ("attenuation", attenuation)):
@@ -85,7 +88,7 @@ class SpectralModel(nn.Module):
         self.register_buffer("energies_keV", energies_keV)
         self.register_buffer("fluence", fluence)
         self.register_buffer("attenuation", attenuation)
-        self.response, self.thresholds = response, thresholds
+        self.response, self.thresholds, self.skew = response, thresholds, skew
         self.materials = list(materials or (f"material {i}" for i in range(len(attenuation))))
 
     @classmethod
@@ -131,7 +134,8 @@ class SpectralModel(nn.Module):
         """S_b(E'): counts in bin b per energy sample without an object."""
         edges = self.thresholds() if edges_keV is None else edges_keV
         above = self.response.above(edges, self.energies_keV)  # smooth in the edges
-        return (above[..., :-1, :] - above[..., 1:, :]) * self.fluence[..., None, :]
+        fluence = self.fluence if self.skew is None else self.fluence * self.skew()
+        return (above[..., :-1, :] - above[..., 1:, :]) * fluence[..., None, :]
 
     def air(self) -> Float[Tensor, "*pixel bin"]:
         """Expected counts without an object."""

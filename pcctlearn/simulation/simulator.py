@@ -11,6 +11,7 @@ from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.skew import linear_attenuation, skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
@@ -38,11 +39,13 @@ class _Detector:
     def registered(self, energies_keV: Energies) -> Float[Tensor, "row column bin energy"]:
         """Counts in each bin for one photon of each energy that reaches a pixel."""
         above = self.model.response.above(self.thresholds_keV, energies_keV).detach()
-        passed = torch.ones_like(energies_keV)
-        for name, thickness_cm in zip(self.filters, self.skew_cm, strict=True):
-            one_cm = transmission(name, 1.0, energies_keV)
-            passed = passed * one_cm ** thickness_cm[..., None]
-        return (above[..., :-1, :] - above[..., 1:, :]) * passed[..., None, :]
+        bins = above[..., :-1, :] - above[..., 1:, :]
+        if not self.filters:
+            return bins
+        thickness_cm = self.skew_cm.movedim(0, -1)
+        attenuation = linear_attenuation(self.filters, energies_keV)
+        passed = skew_filter(torch.ones_like(thickness_cm[..., 0]), thickness_cm, attenuation)
+        return bins * passed[..., None, :]
 
 
 class ScanSimulator:
