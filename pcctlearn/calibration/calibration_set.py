@@ -1,0 +1,143 @@
+"""Counts of every pixel behind known plates: what a detector is calibrated from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.physics.skew import linear_attenuation
+from pcctlearn.shapes import Energies
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Counts above thresholds behind plates, one exposure after the other, air among them.
+
+    Args:
+        counts: photons registered above each threshold, all frames of an exposure together.
+        plates_cm: thickness of each material in the beam.
+        materials: of the plates, of known density.
+        thresholds_keV: nominal ones, increasing.
+        exposure: tube current times time of each, relative, from a monitor; ``None`` where nothing
+            measured it.
+
+    Raises:
+        ValueError: arrays that do not fit together, plates that are listed twice, counts that do
+            not fall with the threshold in most pixels, or do not fall with the plates.
+    """
+
+    counts: Float[Tensor, "exposure *pixel threshold"]
+    plates_cm: Float[Tensor, "exposure material"]
+    materials: tuple[str, ...]
+    thresholds_keV: Float[Tensor, "threshold"]
+    exposure: Float[Tensor, "exposure"] | None = None
+
+    def __post_init__(self) -> None:
+        n_exposures, n_thresholds = len(self.plates_cm), len(self.thresholds_keV)
+        if len(self.counts) != n_exposures:
+            raise ValueError(
+                f"counts have {len(self.counts)} exposures, plates_cm {n_exposures}: list the "
+                "plates of every exposure, in order"
+            )
+        if self.counts.shape[-1] != n_thresholds:
+            raise ValueError(
+                f"counts have {self.counts.shape[-1]} thresholds, thresholds_keV {n_thresholds}: "
+                "give both for the same thresholds"
+            )
+        if self.plates_cm.shape[1] != len(self.materials):
+            raise ValueError(
+                f"plates_cm has {self.plates_cm.shape[1]} columns for {len(self.materials)} "
+                "materials: give one thickness of each material"
+            )
+        if self.exposure is not None and not (
+            self.exposure.shape == (n_exposures,) and (self.exposure > 0).all()
+        ):
+            raise ValueError(
+                f"exposure must be {n_exposures} positive numbers, got {self.exposure.tolist()}"
+            )
+        if not (self.plates_cm.isfinite().all() and (self.plates_cm >= 0).all()):
+            raise ValueError("plates_cm must be finite and 0 or more")
+        if not (self.thresholds_keV.diff() > 0).all():
+            raise ValueError(
+                f"thresholds_keV must increase, got {self.thresholds_keV.tolist()}: sort them, and "
+                "the last axis of the counts with them"
+            )
+        self._check_plates()
+        self._check_counts()
+
+    @classmethod
+    def from_bins(
+        cls, bins: Float[Tensor, "exposure *pixel bin"], *arguments: Any, **named: Any
+    ) -> "CalibrationSet":
+        """The set of counts in energy bins, the last of which has no upper limit."""
+        return cls(bins.flip(-1).cumsum(-1).flip(-1), *arguments, **named)
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """Shape of the detector."""
+        return tuple(self.counts.shape[1:-1])
+
+    def of_threshold(self, index: int) -> Float[Tensor, "pixel exposure"]:
+        """Counts above one threshold, pixel by pixel."""
+        return self.counts[..., index].flatten(1).T
+
+    def transmission(self, energies_keV: Energies) -> Float[Tensor, "exposure energy"]:
+        """A_m(E) = exp(−Σ_q μ_q(E) L_mq)."""
+        attenuation = linear_attenuation(self.materials, energies_keV)
+        return torch.exp(-self.plates_cm.to(attenuation) @ attenuation)
+
+    def named(self, exposure: int) -> str:
+        """The plates of an exposure, in words."""
+        parts = [
+            f"{10 * thickness:g} mm {name}"
+            for name, thickness in zip(
+                self.materials, self.plates_cm[exposure].tolist(), strict=True
+            )
+            if thickness > 0
+        ]
+        return " + ".join(parts) or "air"
+
+    def _check_plates(self) -> None:
+        rows = [tuple(row) for row in self.plates_cm.tolist()]
+        for index, row in enumerate(rows):
+            if row in rows[:index]:
+                raise ValueError(
+                    f"exposures {rows.index(row)} and {index} are both {self.named(index)}: add "
+                    "their counts and their exposures, and list them once"
+                )
+
+    def _check_counts(self) -> None:
+        counts = self.counts.flatten(1, -2)
+        if not bool((counts >= 0).all()):  # NaN is not
+            raise ValueError("counts must be numbers of 0 or more: set those of dead pixels to 0")
+        total = counts.sum(1)  # (exposure, threshold)
+        for index in range(1, total.shape[1]):
+            if not (total[:, index] < total[:, index - 1]).all():
+                raise ValueError(
+                    f"counts above {self.thresholds_keV[index]:g} keV are not fewer than those "
+                    f"above {self.thresholds_keV[index - 1]:g} keV: counts in bins are read with "
+                    "CalibrationSet.from_bins, counts above thresholds go with rising thresholds"
+                )
+        # plates attenuate; without the exposure, they harden the spectrum
+        known = self.exposure is not None
+        falling = (
+            total[:, :1] / total[:, -1:]
+            if self.exposure is None
+            else total / self.exposure[:, None]
+        )
+        what = (
+            "counts"
+            if known
+            else "counts above the lowest threshold, over those above the highest,"
+        )
+        for i in range(len(counts)):
+            for j in range(len(counts)):
+                thicker = i != j and (self.plates_cm[j] >= self.plates_cm[i]).all()
+                if thicker and bool((falling[j] > falling[i]).any()):
+                    raise ValueError(
+                        f"{what} behind {self.named(j)} (exposure {j}) are more than behind "
+                        f"{self.named(i)} (exposure {i}): check the order of the plates"
+                        + (" and the exposures" if known else "")
+                    )

@@ -1,0 +1,70 @@
+"""What a calibration finds of every pixel: gain, skew, thresholds, and how well it knows them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.physics.skew import Skew
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds
+
+Gauge = Literal["absolute", "relative"]
+
+
+@dataclass(frozen=True)
+class PixelModel:
+    """Gain, thicknesses and thresholds of every pixel [2, eqs 3, 4].
+
+    Args:
+        gain: k, one on average.
+        thickness_cm: x of each skew material, of either sign.
+        materials: of the skew.
+        thresholds_keV: true thresholds.
+        nominal_keV: nominal thresholds.
+        gain_covariance: of (ln k, x), for Poisson counts.
+        threshold_sd_keV: zero for the reference threshold, which is nominal by definition.
+        gauge: "relative" where a skew or bias common to all pixels is not determined.
+        flags: {kind: pixels that could not be calibrated, for this reason}; they are nominal.
+    """
+
+    gain: Float[Tensor, "*pixel"]
+    thickness_cm: Float[Tensor, "*pixel material"]
+    materials: tuple[str, ...]
+    thresholds_keV: Float[Tensor, "*pixel threshold"]
+    nominal_keV: Float[Tensor, "threshold"]
+    gain_covariance: Float[Tensor, "*pixel unknown unknown"]
+    threshold_sd_keV: Float[Tensor, "*pixel threshold"]
+    gauge: Gauge
+    flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
+
+    @property
+    def thickness_sd_cm(self) -> Float[Tensor, "*pixel material"]:
+        """Standard deviations of the thicknesses."""
+        return self.gain_covariance.diagonal(dim1=-2, dim2=-1)[..., 1:].clamp(min=0).sqrt()
+
+    @property
+    def calibrated(self) -> Bool[Tensor, "*pixel"]:
+        """Pixels without a flag."""
+        good = torch.ones_like(self.gain, dtype=torch.bool)
+        for flagged in self.flags.values():
+            good = good & ~flagged
+        return good
+
+    def spectral_model(self, nominal: SpectralModel) -> SpectralModel:
+        """The nominal scanner with the skew and the thresholds of every pixel."""
+        last = nominal.thresholds.edges_keV.detach()[..., -1:]
+        edges = torch.cat(
+            [self.thresholds_keV, last.expand(*self.gain.shape, 1).to(self.thresholds_keV)], -1
+        )
+        return SpectralModel(
+            nominal.energies_keV,
+            nominal.fluence,
+            nominal.response,
+            Thresholds(edges),
+            nominal.attenuation,
+            nominal.materials,
+            Skew(self.gain, self.thickness_cm, self.materials, nominal.energies_keV),
+        )

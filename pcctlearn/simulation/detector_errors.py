@@ -1,0 +1,80 @@
+"""Detectors whose pixels differ in gain, skew and thresholds, drawn from a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.calibration.pixel_model import PixelModel
+
+
+@dataclass(frozen=True)
+class DetectorErrors:
+    """How pixels differ from nominal ones.
+
+    The thickness of the skew is a cosine over the detector plus a part of its own for every pixel,
+    clipped to a range. All thresholds but the lowest have a bias of their own; all of them are
+    biased by the energy scale g V + o of the pixel [2, eq. 11]. Biases are normal variables,
+    truncated at three standard deviations and without a mean over the pixels: counts that are
+    divided by their sum over the pixels do not determine a mean.
+
+    Args:
+        wave_cm, pixel_cm: amplitude of the cosine, standard deviation of the part of each pixel.
+        range_cm: limits of the thickness.
+        bias_sd_keV: of each threshold above the lowest.
+        scale_sd, offset_sd_keV: of the energy scale of a pixel.
+        gain_sd: of the gain.
+    """
+
+    wave_cm: float
+    pixel_cm: float
+    range_cm: Sequence[float]
+    bias_sd_keV: float
+    scale_sd: float = 0.0
+    offset_sd_keV: float = 0.0
+    gain_sd: float = 0.01
+
+    def pixels(
+        self,
+        nominal_keV: Float[Tensor, "threshold"],
+        n_pixels: int,
+        seed: int,
+        material: str = "CdTe",
+        factor: float = 1.0,
+    ) -> PixelModel:
+        """A row of pixels.
+
+        Args:
+            nominal_keV: nominal thresholds.
+            n_pixels: of the row.
+            seed: of the differences.
+            material: of the skew.
+            factor: of its thickness.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        place = torch.linspace(-1, 1, n_pixels, dtype=torch.float64)
+        low, high = self.range_cm
+        wave = (low + high) / 2 + self.wave_cm * torch.cos(2.2 * pi * place + 0.4)
+        thickness = (wave + self.pixel_cm * normal(n_pixels)).clamp(low, high)
+        bias = self.bias_sd_keV * torch.fmod(normal(n_pixels, len(nominal_keV)), 3.0)
+        bias[:, 0] = 0
+        scale, offset = torch.fmod(normal(2, n_pixels, 1), 3.0)
+        bias = bias + self.scale_sd * scale * nominal_keV + self.offset_sd_keV * offset
+        bias = bias - bias.mean(0)
+        return PixelModel(
+            gain=1 + self.gain_sd * normal(n_pixels),
+            thickness_cm=factor * thickness[:, None],
+            materials=(material,),
+            thresholds_keV=nominal_keV + bias,
+            nominal_keV=nominal_keV,
+            gain_covariance=torch.zeros(n_pixels, 2, 2, dtype=torch.float64),
+            threshold_sd_keV=torch.zeros_like(bias),
+            gauge="absolute",
+        )

@@ -1,0 +1,52 @@
+"""Counts behind plates are refused in one sentence where they cannot be used."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.plates import PLATES_CM, flawed, plates_of
+
+from pcctlearn.calibration.calibration_set import CalibrationSet
+
+
+@pytest.fixture(name="plates", scope="module")
+def _plates():
+    return plates_of(flawed(n_pixels=6))
+
+
+def test_bins_are_summed_from_the_top(plates):
+    counts = plates.counts
+    bins = torch.stack([counts[..., 0] - counts[..., 1], counts[..., 1]], -1)
+    again = CalibrationSet.from_bins(bins, PLATES_CM, ("aluminium",), plates.thresholds_keV)
+    torch.testing.assert_close(again.counts, counts)
+
+
+WRONG = {
+    "counts behind one plate less": (lambda p: {"counts": p.counts[1:]}, "4 exposures"),
+    "a threshold less": (lambda p: {"thresholds_keV": p.thresholds_keV[:1]}, "thresholds_keV 1"),
+    "another material": (lambda p: {"materials": ("aluminium", "PMMA")}, "2 materials"),
+    "the same plate twice": (
+        lambda p: {"plates_cm": torch.tensor([[0.0], [0.5], [0.5], [1.5], [2.0]])},
+        "5 mm aluminium",
+    ),
+    "plates in another order": (lambda p: {"plates_cm": p.plates_cm.flip(0)}, "exposure 0"),
+    "plates in another order, without the exposure": (
+        lambda p: {"plates_cm": p.plates_cm.flip(0), "exposure": None},
+        "exposure 0",
+    ),
+    "a negative plate": (lambda p: {"plates_cm": p.plates_cm - 1}, "plates_cm"),
+    "thresholds that fall": (lambda p: {"thresholds_keV": p.thresholds_keV.flip(0)}, "increase"),
+    "bins": (
+        lambda p: {"counts": torch.stack([p.counts[..., 1], p.counts[..., 0]], -1)},
+        "from_bins",
+    ),
+    "NaN": (lambda p: {"counts": torch.full_like(p.counts, torch.nan)}, "dead pixels"),
+    "no exposure": (lambda p: {"exposure": torch.zeros(5)}, "exposure"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_named(kind, plates, annotations_off):
+    change, named = WRONG[kind]
+    with pytest.raises(ValueError, match=named):
+        replace(plates, **change(plates))

@@ -1,0 +1,169 @@
+"""ETB-Cal finds the skew and the thresholds of every pixel [2]."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.plates import PLATES_CM, cdte_scanner, flawed, plates_of
+
+from pcctlearn.calibration.direct_inversion import direct_inversion
+from pcctlearn.calibration.etb import EtbCal, plate_model
+from pcctlearn.calibration.skew_step import fit_skew
+from pcctlearn.calibration.threshold_step import fit_threshold
+
+PROPOSED = {"normalisation": "model", "comparison": "counts"}
+
+
+@pytest.mark.parametrize("material", ["CdTe", "copper"])
+def test_expected_counts_give_the_truth(material):
+    truth = flawed(material=material)
+    found = EtbCal(materials=[material]).fit(plates_of(truth), cdte_scanner())
+    assert found.calibrated.all()
+    torch.testing.assert_close(found.thickness_cm, truth.thickness_cm, rtol=0, atol=1e-11)
+    torch.testing.assert_close(found.thresholds_keV, truth.thresholds_keV, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.gain, truth.gain / truth.gain.mean(), rtol=1e-9, atol=0)
+
+
+def test_four_thresholds():
+    edges_keV = (31.0, 37.0, 54.0, 60.0, 149.0)
+    truth = flawed(edges_keV=edges_keV)
+    found = EtbCal().fit(plates_of(truth), cdte_scanner(edges_keV))
+    torch.testing.assert_close(found.thresholds_keV, truth.thresholds_keV, rtol=0, atol=1e-9)
+
+
+def test_as_proposed_what_pixels_have_in_common_stays_undetermined():
+    truth = flawed(n_pixels=200)
+    found = EtbCal(**PROPOSED).fit(plates_of(truth), cdte_scanner())
+    error = found.thresholds_keV[:, 1] - truth.thresholds_keV[:, 1]
+    assert found.gauge == "relative"
+    assert error.std() < 0.01
+    skew = (found.thickness_cm - truth.thickness_cm)[:, 0]
+    assert skew.std() < 0.1 * truth.thickness_cm.std()
+
+
+@pytest.mark.parametrize("normalisation", ["model", "nominal"])
+def test_sums_over_pixels_do_not_see_the_exposure(normalisation):
+    truth = flawed()
+    plates = plates_of(truth)
+    exposure = torch.tensor([1.0, 0.7, 1.3, 0.9, 1.1], dtype=torch.float64)
+    other = replace(plates, counts=plates.counts * exposure[:, None, None], exposure=None)
+    calibrate = EtbCal(normalisation=normalisation, comparison="counts").fit
+    one, two = (calibrate(p, cdte_scanner()) for p in (plates, replace(other, exposure=exposure)))
+    # the exposure changes the weights of the plates alone
+    torch.testing.assert_close(one.thickness_cm, two.thickness_cm, rtol=0, atol=1e-6)
+
+
+def test_a_common_skew_or_bias_changes_sum_normalised_counts_at_second_order_only():
+    truth = flawed()
+
+    def normalised(shift_cm, shift_keV):
+        moved = replace(
+            truth,
+            thickness_cm=truth.thickness_cm + shift_cm,
+            thresholds_keV=truth.thresholds_keV + torch.tensor([0.0, shift_keV]),
+        )
+        counts = plates_of(moved).counts
+        return counts / counts.mean(1, keepdim=True)
+
+    base = normalised(0.0, 0.0)
+    for shift in ((1e-4, 0.0), (0.0, 0.05)):
+        common = (normalised(*shift) - base).abs().max()
+        alone = truth.thickness_cm.clone()
+        alone[0] += shift[0]
+        biased = truth.thresholds_keV.clone()
+        biased[0, 1] += shift[1]
+        one = plates_of(replace(truth, thickness_cm=alone, thresholds_keV=biased)).counts
+        one = (one / one.mean(1, keepdim=True) - base).abs().max()
+        assert common < 0.2 * one
+
+
+@pytest.mark.physics
+def test_error_bars_hold_68_percent():
+    truth = flawed(n_pixels=600)
+    found = [EtbCal().fit(plates_of(truth, 1e8, seed), cdte_scanner()) for seed in range(4)]
+    skew = torch.stack([f.thickness_cm - truth.thickness_cm for f in found])
+    skew_sd = torch.stack([f.thickness_sd_cm for f in found])
+    bias = torch.stack([f.thresholds_keV - truth.thresholds_keV for f in found])[..., 1]
+    bias_sd = torch.stack([f.threshold_sd_keV for f in found])[..., 1]
+    for error, sd in ((skew, skew_sd), (bias, bias_sd)):
+        assert (error.abs() < sd).double().mean().item() == pytest.approx(0.683, abs=0.03)
+        assert error.std().item() == pytest.approx(sd.square().mean().sqrt().item(), rel=0.06)
+
+
+@pytest.mark.physics
+def test_errors_fall_with_the_square_root_of_the_photons():
+    truth = flawed(n_pixels=300)
+    found = [EtbCal().fit(plates_of(truth, n, 1), cdte_scanner()) for n in (1e7, 1e9)]
+    sd = [(f.thresholds_keV - truth.thresholds_keV)[:, 1].std() for f in found]
+    assert (sd[0] / sd[1]).item() == pytest.approx(10, rel=0.15)
+
+
+def test_direct_inversion_is_ten_times_worse_with_noise():
+    truth = flawed(n_pixels=200, skew_cm=0.001, bias_keV=0.67)
+    plates = plates_of(truth, 1e8, seed=1)
+    found = EtbCal(**PROPOSED).fit(plates, cdte_scanner())
+    rms = (found.thresholds_keV - truth.thresholds_keV)[:, 1].square().mean().sqrt()
+    model = plate_model(plates, cdte_scanner(), ["CdTe"])
+    for ridge in (0.0, 1e-10, 1e-8, 1e-6, 1e-4):
+        direct = direct_inversion(plates.of_threshold(1), model, 60.0, ridge)[2]
+        error = (direct - truth.thresholds_keV[:, 1]).square().mean().sqrt()
+        assert error > 10 * rms
+
+
+def test_pixels_without_counts_are_flagged_and_stay_nominal():
+    truth = flawed()
+    plates = plates_of(truth)
+    counts = plates.counts.clone()
+    counts[:, 7] = 0
+    found = EtbCal().fit(replace(plates, counts=counts), cdte_scanner())
+    assert found.flags["without counts"].nonzero().tolist() == [[7]]
+    assert found.thresholds_keV[7].tolist() == [40.0, 60.0]
+    others = torch.arange(40) != 7
+    torch.testing.assert_close(
+        found.thresholds_keV[others], truth.thresholds_keV[others], rtol=0, atol=1e-9
+    )
+
+
+def test_a_pixel_far_from_nominal_is_flagged():
+    truth = flawed()
+    thresholds = truth.thresholds_keV.clone()
+    thresholds[3, 1] += 25
+    plates = plates_of(replace(truth, thresholds_keV=thresholds))
+    found = EtbCal(max_rounds=20).fit(plates, cdte_scanner())
+    assert found.flags["far from nominal"].nonzero().tolist() == [[3]]
+
+
+def test_fewer_plates_than_unknowns():
+    plates = plates_of(flawed())
+    few = replace(plates, counts=plates.counts[:2], plates_cm=PLATES_CM[:2], exposure=None)
+    with pytest.raises(ValueError, match="2 exposures"):
+        EtbCal(materials=["CdTe", "aluminium"], **PROPOSED).fit(few, cdte_scanner())
+
+
+def test_the_exposure_is_needed_by_anchor_only():
+    plates = replace(plates_of(flawed()), exposure=None)
+    with pytest.raises(ValueError, match="normalisation=model"):
+        EtbCal().fit(plates, cdte_scanner())
+    EtbCal(**PROPOSED).fit(plates, cdte_scanner())
+
+
+def test_ratio_and_sums_do_not_mix():
+    with pytest.raises(ValueError, match="comparison=counts"):
+        EtbCal(normalisation="model", comparison="ratio")
+
+
+def test_thresholds_outside_the_spectrum():
+    plates = replace(plates_of(flawed()), thresholds_keV=torch.tensor([40.0, 130.0]))
+    with pytest.raises(ValueError, match="spectrum"):
+        EtbCal().fit(plates, cdte_scanner())
+
+
+def test_the_bias_is_found_from_known_skew_within_five_rounds():
+    truth = flawed(n_pixels=100, bias_keV=3.3)
+    plates = plates_of(truth)
+    model = plate_model(plates, cdte_scanner(), ["CdTe"])
+    low, high = plates.of_threshold(0), plates.of_threshold(1)
+    reference = torch.full((100,), 40.0)
+    skew = fit_skew(low, plates.exposure, model, reference)
+    found = fit_threshold(high, low, model, skew, 60.0, reference, max_rounds=5)
+    torch.testing.assert_close(found.threshold_keV, truth.thresholds_keV[:, 1], rtol=0, atol=1e-9)
