@@ -37,8 +37,23 @@ NEEDS = {
 }
 
 
+# groups that only some experiments have, and the key under which they have them
+OWNERS = {
+    "phantoms": ("thresholds_phantom", "phantoms"),
+    "calibration": ("etb_validation_single", "study.calibrations.anchored"),
+}
+
+
+def key_of(file):
+    """Where a choice stands in the configuration."""
+    return OWNERS.get(file.parts[0], (None, ".".join(file.parent.parts)))[1]
+
+
 def choice(file):
-    return f"{file.parent.as_posix()}={file.stem}"
+    group, key = file.parent.as_posix(), key_of(file)
+    return (
+        f"{group}={file.stem}" if key == group.replace("/", ".") else f"{group}@{key}={file.stem}"
+    )
 
 
 def composed_with(file, folder, *overrides):
@@ -46,7 +61,7 @@ def composed_with(file, folder, *overrides):
     if file.parts[0] in OF_SIMULATE:
         return composed(folder, choice(file), name="simulate")
     logger = [] if file.parts[0] == "logger" else ["logger=none"]
-    owner = ["experiment=thresholds_phantom"] if file.parts[0] == "phantoms" else []
+    owner = [f"experiment={OWNERS[file.parts[0]][0]}"] if file.parts[0] in OWNERS else []
     return composed(folder, *owner, choice(file), *logger, *overrides)
 
 
@@ -80,7 +95,7 @@ def test_every_choice_composes_and_its_keys_are_parameters(file, tmp_path):
 )
 def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
     path = ".".join(file.parent.parts)
-    node = OmegaConf.select(composed_with(file, tmp_path), path)
+    node = OmegaConf.select(composed_with(file, tmp_path), key_of(file))
     room = ROOMS.get(f"{path}.{file.stem}", ROOMS.get(path, path))
     built = [node] if "_target_" in node else list(node.values())
     assert all(part._target_.startswith(f"pcctlearn.{room}.") for part in built)

@@ -7,5 +7,10 @@ __getattr__, __dir__, __all__ = attach(
     {
         "thresholds": ["calibrate_thresholds", "Calibration"],
         "gauss_newton": ["GaussNewton"],
+        "base": ["Calibrator"],
+        "calibration_set": ["CalibrationSet"],
+        "pixel_model": ["PixelModel"],
+        "etb": ["EtbCal"],
+        "beam_hardening": ["BeamHardening", "beam_hardening"],
     },
 )

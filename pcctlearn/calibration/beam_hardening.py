@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.pixel_model import PixelModel
-from pcctlearn.physics.skew import linear_attenuation
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 
-Projections = Float[Tensor, "*view pixel threshold"]
+Projections = Float[Tensor, "*ray threshold"]
 
 _LENGTHS_CM = torch.linspace(0.4, 26.0, 65, dtype=torch.float64)
 
@@ -26,7 +26,7 @@ class BeamHardening:
         water_per_cm: attenuation of water at these energies.
     """
 
-    coefficients: Float[Tensor, "pixel threshold power"]
+    coefficients: Float[Tensor, "*pixel threshold power"]
     effective_keV: Float[Tensor, "threshold"]
     water_per_cm: Float[Tensor, "threshold"]
 
@@ -63,7 +63,7 @@ def beam_hardening(
         spectra = above_thresholds(pixels.spectral_model(nominal).spectra().double())
     transmission = torch.exp(-_LENGTHS_CM[:, None] * water)
     total = spectra.sum(-1, keepdim=True)
-    p = -(torch.einsum("ite,le->itl", spectra, transmission) / total).log()
+    p = -(torch.einsum("...te,le->...tl", spectra, transmission) / total).log()
     target = monochromatic[:, None] * _LENGTHS_CM
     # relative residuals: rows are divided by the projection that they should give
     rows = torch.stack([p**q for q in range(1, order + 1)], -1) / target[..., None]

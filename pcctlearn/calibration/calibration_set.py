@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.physics.skew import linear_attenuation
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.shapes import Energies
 
 
@@ -52,7 +52,9 @@ class CalibrationSet:
                 "materials: give one thickness of each material"
             )
         if self.exposure is not None and not (
-            self.exposure.shape == (n_exposures,) and (self.exposure > 0).all()
+            self.exposure.shape == (n_exposures,)
+            and (self.exposure > 0).all()
+            and self.exposure.isfinite().all()
         ):
             raise ValueError(
                 f"exposure must be {n_exposures} positive numbers, got {self.exposure.tolist()}"
@@ -109,35 +111,30 @@ class CalibrationSet:
                 )
 
     def _check_counts(self) -> None:
-        counts = self.counts.flatten(1, -2)
-        if not bool((counts >= 0).all()):  # NaN is not
-            raise ValueError("counts must be numbers of 0 or more: set those of dead pixels to 0")
-        total = counts.sum(1)  # (exposure, threshold)
-        for index in range(1, total.shape[1]):
-            if not (total[:, index] < total[:, index - 1]).all():
+        """Counts of the median pixel fall with the threshold, and behind thicker plates."""
+        pixels = self.counts.flatten(1, -2)
+        pixels = pixels[:, pixels.isfinite().all(-1).all(0)]
+        if not pixels.shape[1] or bool((pixels < 0).any()):
+            raise ValueError(
+                "counts must be numbers of 0 or more in some pixels: set those of dead pixels to 0"
+            )
+        typical = pixels.median(1).values  # (exposure, threshold)
+        for index in range(1, typical.shape[1]):
+            if not (typical[:, index] < typical[:, index - 1]).all():
                 raise ValueError(
                     f"counts above {self.thresholds_keV[index]:g} keV are not fewer than those "
                     f"above {self.thresholds_keV[index - 1]:g} keV: counts in bins are read with "
                     "CalibrationSet.from_bins, counts above thresholds go with rising thresholds"
                 )
-        # plates attenuate; without the exposure, they harden the spectrum
-        known = self.exposure is not None
-        falling = (
-            total[:, :1] / total[:, -1:]
-            if self.exposure is None
-            else total / self.exposure[:, None]
-        )
-        what = (
-            "counts"
-            if known
-            else "counts above the lowest threshold, over those above the highest,"
-        )
-        for i in range(len(counts)):
-            for j in range(len(counts)):
+        if self.exposure is None:
+            return  # counts may rise with it
+        typical = typical / self.exposure[:, None]
+        for i in range(len(typical)):
+            for j in range(len(typical)):
                 thicker = i != j and (self.plates_cm[j] >= self.plates_cm[i]).all()
-                if thicker and bool((falling[j] > falling[i]).any()):
+                if thicker and bool((typical[j] > typical[i]).any()):
                     raise ValueError(
-                        f"{what} behind {self.named(j)} (exposure {j}) are more than behind "
-                        f"{self.named(i)} (exposure {i}): check the order of the plates"
-                        + (" and the exposures" if known else "")
+                        f"counts behind {self.named(j)} (exposure {j}) are more than behind "
+                        f"{self.named(i)} (exposure {i}): check the order of the plates and the "
+                        "exposures"
                     )

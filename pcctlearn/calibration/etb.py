@@ -1,20 +1,33 @@
 """ETB-Cal: skew at the lowest threshold, then the bias of every other threshold [2]."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import stats
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
-from pcctlearn.calibration.pixel_model import PixelModel
-from pcctlearn.calibration.plate_counts import PlateModel
+from pcctlearn.calibration.pixel_model import Gauge, PixelModel
+from pcctlearn.calibration.plate_counts import OfPlates, PlateModel
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
-from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
-from pcctlearn.physics.skew import linear_attenuation
+from pcctlearn.calibration.threshold_step import (
+    Comparison,
+    FURTHEST_keV,
+    ThresholdFit,
+    fit_threshold,
+)
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.validation import require_positive
 
-_LARGEST_BIAS_keV = 12.0
+_MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
+# ln of counts above thresholds over those that the scanner expects, of the median pixel
+_THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
+_LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
+_LEAST_RESIDUAL = 3e-4  # of ln counts, that changes a calibration
 
 
 class EtbCal:
@@ -44,16 +57,27 @@ class EtbCal:
         prior_cm: Mapping[str, float] | None = None,
         max_rounds: int = 8,
     ) -> None:
+        for name, value, accepted in (
+            ("normalisation", normalisation, get_args(Normalisation)),
+            ("comparison", comparison, get_args(Comparison)),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
         if comparison == "ratio" and normalisation != "anchor":
             raise ValueError(
                 f"comparison=ratio needs normalisation=anchor, got {normalisation}: the skew that "
                 "all pixels share would appear as a bias of 0.2 keV; use comparison=counts"
             )
+        if isinstance(materials, str) or len(set(materials)) != len(materials) or not materials:
+            raise ValueError(f"materials must be different names, got {materials!r}: use [CdTe]")
         if prior_cm is not None and set(prior_cm) != set(materials):
             raise ValueError(
                 f"prior_cm names {sorted(prior_cm)}, materials {sorted(materials)}: give one "
                 "for each"
             )
+        require_positive(
+            max_rounds=max_rounds, **{f"prior_cm.{k}": v for k, v in (prior_cm or {}).items()}
+        )
         self.materials, self.normalisation, self.comparison = materials, normalisation, comparison
         self.prior_cm, self.max_rounds = prior_cm, max_rounds
 
@@ -70,15 +94,31 @@ class EtbCal:
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)
         counts = [plates.of_threshold(j).double() for j in range(len(plates.thresholds_keV))]
-        good = torch.stack(counts).amin((0, 2)) > 0
-        if not good.any():
-            raise ValueError("every pixel lacks counts in some exposure: check the thresholds")
+        flags = unusable(torch.stack(counts, -1))
+        require_nested(torch.stack(counts, -1)[~_any(flags)], model, plates)
+        once = self._fit(plates, counts, exposure.double(), model, flags)
+        sums = self.normalisation != "anchor" or self.comparison == "counts"
+        if sums and not bool((once.calibrated.flatten() | _any(flags)).all()):
+            # the sums over the pixels again, without those that do not fit
+            flags = {kind: flagged.flatten() for kind, flagged in once.flags.items()}
+            once = self._fit(plates, counts, exposure.double(), model, flags)
+        return once
+
+    def _fit(
+        self,
+        plates: CalibrationSet,
+        counts: list[Tensor],
+        exposure: Tensor,
+        model: PlateModel,
+        flags: dict[str, Tensor],
+    ) -> PixelModel:
+        good = ~_any(flags)
         used = [values[good] for values in counts]
         reference_keV = torch.full_like(used[0][:, 0], plates.thresholds_keV[0].item())
         prior = None
         if self.prior_cm is not None:
             prior = torch.tensor([self.prior_cm[name] for name in self.materials]).double()
-        skew = fit_skew(used[0], exposure.double(), model, reference_keV, self.normalisation, prior)
+        skew = fit_skew(used[0], exposure, model, reference_keV, self.normalisation, prior)
         found = [
             fit_threshold(
                 values,
@@ -94,7 +134,73 @@ class EtbCal:
                 used[1:], plates.thresholds_keV[1:].tolist(), strict=True
             )
         ]
-        return assembled(plates, self.materials, good, used[0], skew, found, self.normalisation)
+        absolute = self.normalisation == "anchor" and self.comparison == "ratio"
+        gauge: Gauge = "absolute" if absolute else "relative"
+        return assembled(plates, self.materials, flags, used[0], skew, found, gauge)
+
+
+def unusable(counts: Float[Tensor, "pixel exposure threshold"]) -> dict[str, Bool[Tensor, "pixel"]]:
+    """{kind: pixels} that no calibration can use, or that would spoil sums over the pixels."""
+    finite = counts.isfinite().flatten(1).all(-1)
+    counted = (counts > 0).flatten(1).all(-1)
+    good = finite & counted
+    if not good.any():
+        raise ValueError("every pixel lacks counts in some exposure: check the thresholds")
+    apart = (counts / counts[good].median(0).values).log().abs().flatten(1).amax(-1)
+    return {
+        "not finite": ~finite,
+        "without counts": finite & ~counted,
+        "unlike the others": good & ~(apart < math.log(_MOST_APART)),
+    }
+
+
+def require_nested(
+    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
+) -> None:
+    """Raise ValueError if the counts of a typical pixel are not those above the thresholds."""
+    air = int(plates.plates_cm.sum(-1).argmin())
+    typical = counts[:, air].median(0).values
+    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
+    expected = torch.cat(
+        [
+            model.counts(no_skew, keV[None].double()).counts[0, air : air + 1]
+            for keV in plates.thresholds_keV
+        ]
+    )
+    bins = torch.cat([expected[:-1] - expected[1:], expected[-1:]])
+    sums = expected.flip(0).cumsum(0).flip(0)
+    if (off := _off(typical, expected)) <= _NEARLY:
+        return
+    if _off(typical, bins) < _THE_SAME:
+        raise ValueError(
+            "the counts are those in bins, not above thresholds: read them with "
+            "CalibrationSet.from_bins"
+        )
+    if _off(typical, sums) < _THE_SAME:
+        raise ValueError(
+            "the counts are sums of counts above thresholds: give these to CalibrationSet without "
+            "from_bins"
+        )
+    if off > _MOST_OFF:
+        found, wanted = ((x / x[0]).tolist() for x in (typical, expected))
+        raise ValueError(
+            f"counts behind {plates.named(air)} are {_listed(found)} of those above "
+            f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
+            "spectrum, response and thresholds"
+        )
+
+
+def _off(counts: Tensor, expected: Tensor) -> float:
+    """Largest difference of the logarithms, relative to the lowest threshold."""
+    return float(((counts / counts[0]) / (expected / expected[0])).log().abs().max())
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _any(flags: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([*flags.values()]).any(0)
 
 
 def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
@@ -112,6 +218,22 @@ def plate_model(
     """Expected counts behind the plates in float64."""
     energies = nominal.energies_keV.double()
     low, high = float(energies[0]), float(energies[-1])
+    edges = nominal.thresholds.edges_keV.detach().double()
+    wanted, given = edges[..., :-1].tolist(), plates.thresholds_keV.tolist()
+    if (
+        edges.ndim != 1
+        or len(wanted) != len(given)
+        or not torch.allclose(edges[:-1], plates.thresholds_keV.double(), rtol=0, atol=1e-3)
+    ):
+        raise ValueError(
+            f"the plates were measured above {given} keV, the scanner has thresholds of {wanted} "
+            f"keV: use physics.thresholds.edges_keV={[*given, 149.0]}"
+        )
+    if float(edges[-1]) < high:
+        raise ValueError(
+            f"counts above thresholds have no upper limit, but the scanner counts up to "
+            f"{float(edges[-1]):g} keV only: raise the last edge above {high:g} keV"
+        )
     if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
         raise ValueError(
             f"thresholds of {plates.thresholds_keV.tolist()} keV are not all within the spectrum, "
@@ -129,27 +251,48 @@ def plate_model(
 def assembled(
     plates: CalibrationSet,
     materials: Sequence[str],
-    good: Tensor,
-    counts: Float[Tensor, "pixel exposure"],
+    flags: Mapping[str, Bool[Tensor, "pixel"]],
+    counts: Float[Tensor, "usable exposure"],
     skew: SkewFit,
     found: Sequence[ThresholdFit],
-    normalisation: Normalisation,
+    gauge: Gauge,
 ) -> PixelModel:
-    """The model of all pixels: nominal where a pixel is flagged."""
+    """The model of all pixels: nominal where a pixel is flagged.
+
+    Raises:
+        ValueError: fewer than half of the usable pixels fit.
+    """
+    good = ~_any(flags)
     nominal = plates.thresholds_keV.double()
-    reference = nominal[0].expand(len(counts))
+    reference = torch.full_like(skew.gain, float(nominal[0]))
     T = torch.stack([reference, *(f.threshold_keV for f in found)], -1)
     sd = torch.stack([torch.zeros_like(reference), *(f.sd_keV for f in found)], -1)
-    covariance = torch.einsum("iue,ie,ive->iuv", skew.gain_matrix, 1 / counts, skew.gain_matrix)
-    finite = T.isfinite().all(-1) & covariance.isfinite().flatten(1).all(-1)
-    flags = {"without counts": ~good}
-    flags["undetermined"] = _full(~(skew.converged & finite), good, False)
-    far = ((T - nominal).abs() > _LARGEST_BIAS_keV).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
-    flags["far from nominal"] = _full(far & finite, good, False)
-    ok = skew.converged & finite & ~far
-    gain = skew.gain / skew.gain[ok].mean()
+    finite = T.isfinite().all(-1) & skew.covariance.isfinite().flatten(1).all(-1)
+    converged = torch.stack([skew.converged, *(f.converged for f in found)]).all(0) & finite
+    far = ((T - nominal).abs() > FURTHEST_keV - 1e-6).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
+    n_spare = len(plates.counts) - 1 - len(materials)
+    misfit = _is_misfit(skew.residual, 1 / counts, n_spare)
+    for each in found:
+        misfit = misfit | _is_misfit(each.residual, each.noise, len(plates.counts) - 1)
+    new = {
+        "far from nominal": far & finite,
+        "undetermined": ~converged & ~far,
+        "not as the model": misfit & converged & ~far,
+    }
+    full = {kind: flagged.clone() for kind, flagged in flags.items()}
+    for kind, flagged in new.items():
+        full[kind] = full.get(kind, torch.zeros_like(good)) | _full(flagged, good, False)
+    ok = ~_any(new)
+    if int(ok.sum()) < 0.5 * len(ok):
+        kind = max(new, key=lambda name: int(new[name].sum()))
+        raise ValueError(
+            f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated, {int(new[kind].sum())} "
+            f"are {kind!r}: check the lengths and materials of the plates, the spectrum and the "
+            "response"
+        )
+    gain = skew.gain / skew.gain[ok].median()
     shape = plates.pixel_shape
-    n_unknowns = covariance.shape[-1]
+    n_unknowns = 1 + len(materials)
     return PixelModel(
         gain=_full(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
         thickness_cm=_full(torch.where(ok[:, None], skew.thickness_cm, 0.0), good, 0.0).reshape(
@@ -160,11 +303,26 @@ def assembled(
             *shape, len(nominal)
         ),
         nominal_keV=nominal,
-        gain_covariance=_full(covariance, good, torch.nan).reshape(*shape, n_unknowns, n_unknowns),
+        gain_covariance=_full(skew.covariance, good, torch.nan).reshape(
+            *shape, n_unknowns, n_unknowns
+        ),
         threshold_sd_keV=_full(sd, good, torch.nan).reshape(*shape, len(nominal)),
-        gauge="absolute" if normalisation == "anchor" else "relative",
-        flags={kind: flagged.reshape(shape) for kind, flagged in flags.items()},
+        gauge=gauge,
+        flags={kind: flagged.reshape(shape) for kind, flagged in full.items()},
     )
+
+
+def _is_misfit(residual: OfPlates, noise: OfPlates, n_spare: int) -> Bool[Tensor, "pixel"]:
+    """Residuals that are neither noise, nor those of most pixels, nor too small to matter.
+
+    A wrong spectrum raises those of all pixels.
+    """
+    chi2 = (residual.square() / noise).sum(-1)
+    if n_spare < 1:
+        return torch.zeros_like(chi2, dtype=torch.bool)
+    chance = float(stats.chi2.isf(_LEAST_CHANCE, n_spare))
+    large = residual.abs().amax(-1) > _LEAST_RESIDUAL
+    return large & (chi2 > max(chance, 20 * float(chi2.median())))
 
 
 def _full(values: Tensor, good: Tensor, missing: float | bool | Tensor) -> Tensor:

@@ -19,13 +19,15 @@ _ROUNDING = 16.0  # of ln(measured/expected), in eps
 class SkewFit(NamedTuple):
     """Gain and thicknesses of each pixel, and how they follow the counts of the exposures.
 
-    ``gain_matrix`` is ∂(ln k, x)/∂ ln N, so that their covariance is gain_matrix · diag(1/N) ·
-    gain_matrixᵀ for Poisson counts.
+    ``gain_matrix`` is ∂(ln k, x)/∂ ln N. ``covariance`` is that of (ln k, x) for Poisson counts
+    and, where there is one, the prior. ``residual`` is that of ln N for each exposure.
     """
 
     gain: OfPixels
     thickness_cm: Skews
     gain_matrix: Float[Tensor, "pixel unknown exposure"]
+    covariance: Float[Tensor, "pixel unknown unknown"]
+    residual: OfPlates
     converged: Bool[Tensor, "pixel"]
 
 
@@ -84,7 +86,7 @@ def fit_skew(
             jacobian = torch.cat([jacobian, rows[:, 1:]], 1)
         return Residuals(value, jacobian, rounding)
 
-    # ln k starts where the counts in air are right
+    # ln k starts where the counts are right on average
     x[:, 0] = (measured * expected_sum / at.counts).log().mean(-1)
     longest = torch.cat([torch.tensor([torch.inf]).to(x), _LONGEST_STEP / at.slopes.amax((0, 1))])
     for _ in range(_REFRESHES if normalisation == "model" else 1):
@@ -92,6 +94,10 @@ def fit_skew(
         x = found.x
         if normalisation == "model":
             expected_sum = (x[:, :1].exp() * model.counts(x[:, 1:], above).counts).mean(0)
-    jacobian = residuals(x).jacobian[:, : counts.shape[1]]
-    gain_matrix = torch.linalg.solve(found.normal, -(jacobian * root[..., None]).mT)
-    return SkewFit(x[:, 0].exp(), x[:, 1:], gain_matrix, found.converged)
+    at_minimum = residuals(x)
+    jacobian = at_minimum.jacobian[:, : counts.shape[1]]
+    covariance, singular = torch.linalg.inv_ex(found.normal)
+    gain_matrix = -covariance @ (jacobian * root[..., None]).mT
+    residual = at_minimum.value[:, : counts.shape[1]] / root
+    converged = found.converged & (singular == 0)
+    return SkewFit(x[:, 0].exp(), x[:, 1:], gain_matrix, covariance, residual, converged)

@@ -20,6 +20,14 @@ def read_arrays(folder: Path, *names: str) -> list[np.ndarray]:
         return [file[name][()] for name in names]
 
 
+def read_names(folder: Path) -> list[str]:
+    """Names of all arrays of ``arrays.h5``."""
+    path, names = folder / "arrays.h5", []
+    with readable(path, "the arrays of a finished run", _AGAIN), h5py.File(path) as file:
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    return names
+
+
 def as_array(words: Sequence[str]) -> np.ndarray:
     """Words as an array for ``arrays.h5``, to be read with ``read_words``."""
     return np.array([word.encode() for word in words])

@@ -65,6 +65,15 @@ def attenuation_table(
     return torch.stack([mass_attenuation(material, energies_keV) for material in materials])
 
 
+def linear_attenuation(
+    materials: Sequence[str], energies_keV: Energies | Sequence[float]
+) -> Attenuation:
+    """Linear attenuation of materials of ``DENSITY_G_CM3``: (material, energy), 1/cm."""
+    return torch.stack(
+        [density_g_cm3(name) * mass_attenuation(name, energies_keV) for name in materials]
+    )
+
+
 def density_g_cm3(material: str) -> float:
     """Density of a material of ``DENSITY_G_CM3``; ValueError for other materials."""
     if material not in DENSITY_G_CM3:

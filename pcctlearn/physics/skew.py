@@ -6,18 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcctlearn.physics.attenuation import density_g_cm3, mass_attenuation
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.shapes import Energies
 
 Gain = Float[Tensor, "*pixel"]
 Thickness = Float[Tensor, "*pixel material"]
-
-
-def linear_attenuation(materials: Sequence[str], energies_keV: Energies) -> Tensor:
-    """Linear attenuation of materials of known density: (material, energy), 1/cm."""
-    return torch.stack(
-        [density_g_cm3(name) * mass_attenuation(name, energies_keV) for name in materials]
-    )
 
 
 def skew_filter(

@@ -1,8 +1,8 @@
 """Detectors whose pixels differ in gain, skew and thresholds, drawn from a seed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import pi
 
 import torch
 from jaxtyping import Float
@@ -59,13 +59,19 @@ class DetectorErrors:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
+        def truncated(*shape: int) -> Tensor:
+            """Normal variables within three standard deviations."""
+            within = math.erf(3 / math.sqrt(2))
+            uniform = torch.rand(*shape, generator=generator, dtype=torch.float64)
+            return math.sqrt(2) * torch.erfinv(within * (2 * uniform - 1))
+
         place = torch.linspace(-1, 1, n_pixels, dtype=torch.float64)
         low, high = self.range_cm
-        wave = (low + high) / 2 + self.wave_cm * torch.cos(2.2 * pi * place + 0.4)
+        wave = (low + high) / 2 + self.wave_cm * torch.cos(2.2 * math.pi * place + 0.4)
         thickness = (wave + self.pixel_cm * normal(n_pixels)).clamp(low, high)
-        bias = self.bias_sd_keV * torch.fmod(normal(n_pixels, len(nominal_keV)), 3.0)
+        bias = self.bias_sd_keV * truncated(n_pixels, len(nominal_keV))
         bias[:, 0] = 0
-        scale, offset = torch.fmod(normal(2, n_pixels, 1), 3.0)
+        scale, offset = truncated(2, n_pixels, 1)
         bias = bias + self.scale_sd * scale * nominal_keV + self.offset_sd_keV * offset
         bias = bias - bias.mean(0)
         return PixelModel(

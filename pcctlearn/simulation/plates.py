@@ -6,8 +6,8 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.noise import draw_counts
-from pcctlearn.physics.skew import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.montecarlo.object.transport import ObjectScatter
-from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.attenuation import attenuation_table, linear_attenuation
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
-from pcctlearn.physics.skew import linear_attenuation, skew_filter
+from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
@@ -95,6 +95,8 @@ class ScanSimulator:
             )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
+        if model.skew is not None:
+            raise ValueError("the model must have no skew: differences of pixels come from skew_cm")
         edges = model.thresholds.edges_keV.detach()
         if edges.ndim > 1:
             raise ValueError(

@@ -34,8 +34,8 @@ class LevenbergMarquardt:
 
     δ falls fivefold after a step that lowers ½ Σ r² and rises eightfold after one that does not,
     which is taken back. A problem has converged when the length √(sᵀJᵀJ s) of the step s, in
-    standard deviations where the residuals have one of 1, is at most ``tolerance`` plus the
-    rounding error of the residuals; this last step is still made.
+    standard deviations where the residuals have one of 1, is at most ``tolerance`` plus what the
+    rounding of residuals and cost hides; this last step is still made.
 
     Args:
         tolerance: largest step of a converged problem.
@@ -69,7 +69,10 @@ class LevenbergMarquardt:
             step, sound, size = _step(at, damping)
             if longest is not None:
                 step = step.clamp(-longest, longest)
-            near = sound & (size <= self.tolerance + at.rounding) & ~converged
+            # a step of length s changes the cost Σ r² by s², which rounding of r may hide
+            eps = torch.finfo(cost.dtype).eps
+            hidden = 2 * (cost.sqrt() * at.rounding + eps * cost).sqrt()
+            near = sound & (size <= self.tolerance + at.rounding + hidden) & ~converged
             x = torch.where(near[:, None], x - step, x)
             converged = converged | near
             if bool((converged | (damping > _STUCK)).all()):
@@ -90,11 +93,15 @@ class LevenbergMarquardt:
 
 
 def _step(at: Residuals, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The damped step, whether the system is positive definite, and √(gᵀs) ≥ √(sᵀJᵀJ s)."""
+    """The damped step, whether the system is positive definite, and √(gᵀ(JᵀJ)⁻¹g).
+
+    The length is that of the step without damping, which does not get short far from the minimum.
+    """
     normal = at.jacobian.mT @ at.jacobian
     gradient = (at.jacobian.mT @ at.value[..., None])[..., 0]
     scale = normal.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(normal.dtype).tiny).sqrt()
     scaled = normal / scale[:, :, None] / scale[:, None, :]
     step, sound = solve_positive_definite(scaled, gradient / scale, lift=damping)
-    length = (step * gradient / scale).sum(-1).clamp(min=0).sqrt()
-    return step / scale, sound, length
+    undamped, regular = solve_positive_definite(scaled, gradient / scale)
+    length = (undamped * gradient / scale).sum(-1).clamp(min=0).sqrt()
+    return step / scale, sound & regular, length

@@ -11,7 +11,7 @@ from pcctlearn.calibration.beam_hardening import (
     beam_hardening,
     mean_energies_keV,
 )
-from pcctlearn.physics.skew import linear_attenuation
+from pcctlearn.physics.attenuation import linear_attenuation
 
 
 def projections(pixels, lengths_cm):

@@ -30,10 +30,6 @@ WRONG = {
         "5 mm aluminium",
     ),
     "plates in another order": (lambda p: {"plates_cm": p.plates_cm.flip(0)}, "exposure 0"),
-    "plates in another order, without the exposure": (
-        lambda p: {"plates_cm": p.plates_cm.flip(0), "exposure": None},
-        "exposure 0",
-    ),
     "a negative plate": (lambda p: {"plates_cm": p.plates_cm - 1}, "plates_cm"),
     "thresholds that fall": (lambda p: {"thresholds_keV": p.thresholds_keV.flip(0)}, "increase"),
     "bins": (

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.scanners import scanner
 
-from pcctlearn.physics.skew import Skew, linear_attenuation, skew_filter
+from pcctlearn.physics.attenuation import linear_attenuation
+from pcctlearn.physics.skew import Skew, skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
 
