@@ -27,7 +27,7 @@ _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
 # ln of counts above thresholds over those that the scanner expects, of the median pixel
 _THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
 _LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
-_LEAST_RESIDUAL = 3e-4  # of ln counts, that changes a calibration
+_LEAST_RESIDUAL = 2.5e-3  # of ln counts, that changes a calibration
 
 
 class EtbCal:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pcctlearn.solvers.small_systems import solve_positive_definite
 
 _FIRST_DAMPING, _LESS, _MORE, _STUCK = 1e-3, 0.2, 8.0, 1e12
+_CLOSE = 1e-2  # standard deviations
 
 
 class Residuals(NamedTuple):
@@ -80,7 +81,7 @@ class LevenbergMarquardt:
             trial = x - step
             at_trial = residuals(trial)
             at_cost = at_trial.value.square().sum(-1)
-            taken = sound & (at_cost <= cost) & ~converged
+            taken = sound & (at_cost <= cost + 4 * cost.sqrt() * at.rounding) & ~converged
             x = torch.where(taken[:, None], trial, x)
             at = Residuals(
                 torch.where(taken[:, None], at_trial.value, at.value),
@@ -104,4 +105,6 @@ def _step(at: Residuals, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     step, sound = solve_positive_definite(scaled, gradient / scale, lift=damping)
     undamped, regular = solve_positive_definite(scaled, gradient / scale)
     length = (undamped * gradient / scale).sum(-1).clamp(min=0).sqrt()
+    # close to the minimum damping would only slow the unknowns that the data determine least
+    step = torch.where((length < _CLOSE)[:, None], undamped, step)
     return step / scale, sound & regular, length
