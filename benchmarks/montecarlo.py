@@ -17,6 +17,7 @@ from time import perf_counter, process_time
 import numba
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
@@ -98,11 +99,12 @@ def head(scatter: ObjectScatter) -> tuple[Scene, Tensor]:
     return scene, (above[..., :-1, :] - above[..., 1:, :]).detach().double()
 
 
-def detector_speed(name: str, repeats: int) -> float:
+def detector_speed(name: str, repeats: int, n_histories: int = 400_000) -> float:
     """Histories per second of wall-clock time, at three energies of the spectrum."""
-    config = OmegaConf.load(ROOT / f"conf/detector/{name}.yaml")
-    few = {"first_keV": DETECTOR_keV[0], "last_keV": DETECTOR_keV[-1], "n_histories": 400_000}
-    few["energy_step_keV"] = DETECTOR_keV[1] - DETECTOR_keV[0]
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        config = compose("simulate", [f"detector={name}"]).detector
+    few = {"first_keV": DETECTOR_keV[0], "last_keV": DETECTOR_keV[-1]}
+    few |= {"energy_step_keV": DETECTOR_keV[1] - DETECTOR_keV[0], "n_histories": n_histories}
     simulation = instantiate(OmegaConf.merge(config, few))
     seconds = best(simulation.run, repeats, perf_counter)
     return simulation.n_histories * len(simulation.energies_keV) / seconds

@@ -45,6 +45,7 @@ SLOW = (
     "simulation/test_job",
     "solvers/test_implicit",
     "studies",
+    "test_benchmarks",
     "test_conf",
     "test_extending",
     "test_fuzz_files",
