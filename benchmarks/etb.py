@@ -18,9 +18,9 @@ from rich.table import Table
 from scipy.optimize import least_squares
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
-from pcctlearn.calibration.etb import EtbCal, plate_model
+from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model import PixelModel
-from pcctlearn.calibration.plate_counts import PlateModel
+from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.physics.response.presets import cdte_monte_carlo
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "thresholds": ["calibrate_thresholds", "Calibration"],
         "gauss_newton": ["GaussNewton"],
-        "base": ["Calibrator"],
+        "base": ["Calibrator", "PixelCalibration", "ProjectionCorrection"],
         "calibration_set": ["CalibrationSet"],
         "pixel_model": ["PixelModel"],
         "etb": ["EtbCal"],

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.calibration.base import Projections
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
-
-Projections = Float[Tensor, "*ray threshold"]
+from pcctlearn.physics.thresholds import above_from_bins
 
 _LENGTHS_CM = torch.linspace(0.4, 26.0, 65, dtype=torch.float64)
 
@@ -40,7 +39,7 @@ class BeamHardening:
 
 
 def beam_hardening(
-    pixels: PixelModel,
+    spectra: Float[Tensor, "*pixel threshold energy"],
     nominal: SpectralModel,
     order: int = 5,
     effective_keV: Sequence[float] | None = None,
@@ -48,7 +47,7 @@ def beam_hardening(
     """Fit the polynomials of all pixels to water of 0.4 to 26 cm.
 
     Args:
-        pixels: the detector; only skew and thresholds matter, the gain cancels.
+        spectra: of the photons counted above each threshold (``spectra_above``); their sum cancels.
         nominal: the scanner.
         order: K.
         effective_keV: of each threshold; by default the mean energy of the photons that a nominal
@@ -59,8 +58,7 @@ def beam_hardening(
     effective = mean_energies_keV(nominal) if effective_keV is None else effective_keV
     keV = torch.as_tensor(effective, dtype=torch.float64)
     monochromatic = linear_attenuation(["water"], keV)[0]
-    with torch.no_grad():
-        spectra = above_thresholds(pixels.spectral_model(nominal).spectra().double())
+    spectra = spectra.detach().double()
     transmission = torch.exp(-_LENGTHS_CM[:, None] * water)
     total = spectra.sum(-1, keepdim=True)
     p = -(torch.einsum("...te,le->...tl", spectra, transmission) / total).log()
@@ -74,13 +72,11 @@ def beam_hardening(
 
 def mean_energies_keV(nominal: SpectralModel) -> list[float]:
     """Mean energy of the photons that are counted above each threshold in air."""
-    with torch.no_grad():
-        spectra = above_thresholds(nominal.spectra())
+    spectra = spectra_above(nominal)
     return ((spectra @ nominal.energies_keV.to(spectra)) / spectra.sum(-1)).tolist()
 
 
-def above_thresholds(
-    spectra: Float[Tensor, "*pixel bin energy"],
-) -> Float[Tensor, "*pixel threshold energy"]:
-    """Spectra of the counts above each threshold: sums of bins from the top."""
-    return spectra.flip(-2).cumsum(-2).flip(-2)
+@torch.no_grad()
+def spectra_above(model: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+    """Spectra of the photons counted above each threshold."""
+    return above_from_bins(model.spectra(), dim=-2)

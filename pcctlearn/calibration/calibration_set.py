@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.physics.attenuation import linear_attenuation
+from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.shapes import Energies
 
 
@@ -74,7 +75,7 @@ class CalibrationSet:
         cls, bins: Float[Tensor, "exposure *pixel bin"], *arguments: Any, **named: Any
     ) -> "CalibrationSet":
         """The set of counts in energy bins, the last of which has no upper limit."""
-        return cls(bins.flip(-1).cumsum(-1).flip(-1), *arguments, **named)
+        return cls(above_from_bins(bins), *arguments, **named)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """ETB-Cal: skew at the lowest threshold, then the bias of every other threshold [2]."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
-from pcctlearn.calibration.plate_counts import OfPlates, PlateModel
+from pcctlearn.calibration.plate_counts import OfPlates, PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import (
     Comparison,
@@ -19,13 +18,10 @@ from pcctlearn.calibration.threshold_step import (
     ThresholdFit,
     fit_threshold,
 )
-from pcctlearn.physics.attenuation import linear_attenuation
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.validation import require_positive
 
-_MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
-# ln of counts above thresholds over those that the scanner expects, of the median pixel
-_THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
 _LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
 _LEAST_RESIDUAL = 2.5e-3  # of ln counts, that changes a calibration
 
@@ -95,10 +91,10 @@ class EtbCal:
         model = plate_model(plates, nominal, self.materials)
         counts = [plates.of_threshold(j).double() for j in range(len(plates.thresholds_keV))]
         flags = unusable(torch.stack(counts, -1))
-        require_nested(torch.stack(counts, -1)[~_any(flags)], model, plates)
+        require_nested(torch.stack(counts, -1)[~any_of(flags)], model, plates)
         once = self._fit(plates, counts, exposure.double(), model, flags)
         sums = self.normalisation != "anchor" or self.comparison == "counts"
-        if sums and not bool((once.calibrated.flatten() | _any(flags)).all()):
+        if sums and not bool((once.calibrated.flatten() | any_of(flags)).all()):
             # the sums over the pixels again, without those that do not fit
             flags = {kind: flagged.flatten() for kind, flagged in once.flags.items()}
             once = self._fit(plates, counts, exposure.double(), model, flags)
@@ -112,7 +108,7 @@ class EtbCal:
         model: PlateModel,
         flags: dict[str, Tensor],
     ) -> PixelModel:
-        good = ~_any(flags)
+        good = ~any_of(flags)
         used = [values[good] for values in counts]
         reference_keV = torch.full_like(used[0][:, 0], plates.thresholds_keV[0].item())
         prior = None
@@ -139,115 +135,6 @@ class EtbCal:
         return assembled(plates, self.materials, flags, used[0], skew, found, gauge)
 
 
-def unusable(counts: Float[Tensor, "pixel exposure threshold"]) -> dict[str, Bool[Tensor, "pixel"]]:
-    """{kind: pixels} that no calibration can use, or that would spoil sums over the pixels."""
-    finite = counts.isfinite().flatten(1).all(-1)
-    counted = (counts > 0).flatten(1).all(-1)
-    good = finite & counted
-    if not good.any():
-        raise ValueError("every pixel lacks counts in some exposure: check the thresholds")
-    apart = (counts / counts[good].median(0).values).log().abs().flatten(1).amax(-1)
-    return {
-        "not finite": ~finite,
-        "without counts": finite & ~counted,
-        "unlike the others": good & ~(apart < math.log(_MOST_APART)),
-    }
-
-
-def require_nested(
-    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
-) -> None:
-    """Raise ValueError if the counts of a typical pixel are not those above the thresholds."""
-    air = int(plates.plates_cm.sum(-1).argmin())
-    typical = counts[:, air].median(0).values
-    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
-    expected = torch.cat(
-        [
-            model.counts(no_skew, keV[None].double()).counts[0, air : air + 1]
-            for keV in plates.thresholds_keV
-        ]
-    )
-    bins = torch.cat([expected[:-1] - expected[1:], expected[-1:]])
-    sums = expected.flip(0).cumsum(0).flip(0)
-    if (off := _off(typical, expected)) <= _NEARLY:
-        return
-    if _off(typical, bins) < _THE_SAME:
-        raise ValueError(
-            "the counts are those in bins, not above thresholds: read them with "
-            "CalibrationSet.from_bins"
-        )
-    if _off(typical, sums) < _THE_SAME:
-        raise ValueError(
-            "the counts are sums of counts above thresholds: give these to CalibrationSet without "
-            "from_bins"
-        )
-    if off > _MOST_OFF:
-        found, wanted = ((x / x[0]).tolist() for x in (typical, expected))
-        raise ValueError(
-            f"counts behind {plates.named(air)} are {_listed(found)} of those above "
-            f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
-            "spectrum, response and thresholds"
-        )
-
-
-def _off(counts: Tensor, expected: Tensor) -> float:
-    """Largest difference of the logarithms, relative to the lowest threshold."""
-    return float(((counts / counts[0]) / (expected / expected[0])).log().abs().max())
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
-
-
-def _any(flags: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([*flags.values()]).any(0)
-
-
-def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
-    """Raise ValueError for fewer plates than unknowns of a pixel."""
-    if len(plates.counts) < n_unknowns:
-        raise ValueError(
-            f"{len(plates.counts)} exposures do not determine {n_unknowns} numbers of a pixel: "
-            "measure more plates, or use fewer skew materials"
-        )
-
-
-def plate_model(
-    plates: CalibrationSet, nominal: SpectralModel, materials: Sequence[str]
-) -> PlateModel:
-    """Expected counts behind the plates in float64."""
-    energies = nominal.energies_keV.double()
-    low, high = float(energies[0]), float(energies[-1])
-    edges = nominal.thresholds.edges_keV.detach().double()
-    wanted, given = edges[..., :-1].tolist(), plates.thresholds_keV.tolist()
-    if (
-        edges.ndim != 1
-        or len(wanted) != len(given)
-        or not torch.allclose(edges[:-1], plates.thresholds_keV.double(), rtol=0, atol=1e-3)
-    ):
-        raise ValueError(
-            f"the plates were measured above {given} keV, the scanner has thresholds of {wanted} "
-            f"keV: use physics.thresholds.edges_keV={[*given, 149.0]}"
-        )
-    if float(edges[-1]) < high:
-        raise ValueError(
-            f"counts above thresholds have no upper limit, but the scanner counts up to "
-            f"{float(edges[-1]):g} keV only: raise the last edge above {high:g} keV"
-        )
-    if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
-        raise ValueError(
-            f"thresholds of {plates.thresholds_keV.tolist()} keV are not all within the spectrum, "
-            f"{low:g} to {high:g} keV"
-        )
-    return PlateModel(
-        energies,
-        nominal.fluence.double(),
-        plates.transmission(energies),
-        linear_attenuation(materials, energies),
-        nominal.response,
-    )
-
-
 def assembled(
     plates: CalibrationSet,
     materials: Sequence[str],
@@ -262,7 +149,7 @@ def assembled(
     Raises:
         ValueError: fewer than half of the usable pixels fit.
     """
-    good = ~_any(flags)
+    good = ~any_of(flags)
     nominal = plates.thresholds_keV.double()
     reference = torch.full_like(skew.gain, float(nominal[0]))
     T = torch.stack([reference, *(f.threshold_keV for f in found)], -1)
@@ -282,7 +169,7 @@ def assembled(
     full = {kind: flagged.clone() for kind, flagged in flags.items()}
     for kind, flagged in new.items():
         full[kind] = full.get(kind, torch.zeros_like(good)) | _full(flagged, good, False)
-    ok = ~_any(new)
+    ok = ~any_of(new)
     if int(ok.sum()) < 0.5 * len(ok):
         kind = max(new, key=lambda name: int(new[name].sum()))
         raise ValueError(

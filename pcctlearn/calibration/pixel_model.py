@@ -1,5 +1,6 @@
 """What a calibration finds of every pixel: gain, skew, thresholds, and how well it knows them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening, spectra_above
 from pcctlearn.physics.skew import Skew
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
@@ -40,6 +42,28 @@ class PixelModel:
     gauge: Gauge
     flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
 
+    @classmethod
+    def known(
+        cls,
+        gain: Float[Tensor, "*pixel"],
+        thickness_cm: Float[Tensor, "*pixel material"],
+        materials: tuple[str, ...],
+        thresholds_keV: Float[Tensor, "*pixel threshold"],
+        nominal_keV: Float[Tensor, "threshold"],
+    ) -> "PixelModel":
+        """A detector that is known exactly: all standard deviations are zero."""
+        n_unknowns = 1 + len(materials)
+        return cls(
+            gain,
+            thickness_cm,
+            materials,
+            thresholds_keV,
+            nominal_keV,
+            gain_covariance=gain.new_zeros(*gain.shape, n_unknowns, n_unknowns),
+            threshold_sd_keV=torch.zeros_like(thresholds_keV),
+            gauge="absolute",
+        )
+
     @property
     def thickness_sd_cm(self) -> Float[Tensor, "*pixel material"]:
         """Standard deviations of the thicknesses."""
@@ -68,3 +92,10 @@ class PixelModel:
             nominal.materials,
             Skew(self.gain, self.thickness_cm, self.materials, nominal.energies_keV),
         )
+
+    def correction(
+        self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
+    ) -> BeamHardening:
+        """Beam-hardening correction of every pixel (``PixelCalibration``)."""
+        spectra = spectra_above(self.spectral_model(nominal))
+        return beam_hardening(spectra, nominal, effective_keV=effective_keV)

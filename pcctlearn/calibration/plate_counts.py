@@ -1,5 +1,6 @@
 """Expected counts above a threshold behind plates, for every pixel, with their derivatives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.response.base import Response
 from pcctlearn.physics.skew import skew_filter
+from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Energies
 
 OfPixels = Float[Tensor, "pixel"]
@@ -65,3 +69,39 @@ class PlateModel:
         P = effective @ plates
         slopes = [(effective * mu) @ plates / P for mu in self.attenuation_per_cm]
         return PlateCounts(P, torch.stack(slopes, -1), (spectrum * density) @ plates / P)
+
+
+def plate_model(
+    plates: CalibrationSet, nominal: SpectralModel, materials: Sequence[str]
+) -> PlateModel:
+    """Expected counts behind the plates in float64."""
+    energies = nominal.energies_keV.double()
+    low, high = float(energies[0]), float(energies[-1])
+    edges = nominal.thresholds.edges_keV.detach().double()
+    wanted, given = edges[..., :-1].tolist(), plates.thresholds_keV.tolist()
+    if (
+        edges.ndim != 1
+        or len(wanted) != len(given)
+        or not torch.allclose(edges[:-1], plates.thresholds_keV.double(), rtol=0, atol=1e-3)
+    ):
+        raise ValueError(
+            f"the plates were measured above {given} keV, the scanner has thresholds of {wanted} "
+            f"keV: use physics.thresholds.edges_keV={[*given, 149.0]}"
+        )
+    if float(edges[-1]) < high:
+        raise ValueError(
+            f"counts above thresholds have no upper limit, but the scanner counts up to "
+            f"{float(edges[-1]):g} keV only: raise the last edge above {high:g} keV"
+        )
+    if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
+        raise ValueError(
+            f"thresholds of {plates.thresholds_keV.tolist()} keV are not all within the spectrum, "
+            f"{low:g} to {high:g} keV"
+        )
+    return PlateModel(
+        energies,
+        nominal.fluence.double(),
+        plates.transmission(energies),
+        linear_attenuation(materials, energies),
+        nominal.response,
+    )

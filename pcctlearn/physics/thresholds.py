@@ -62,3 +62,17 @@ class Thresholds(nn.Module):
         """Shape of the edges and, where shared, their values."""
         edges = self.edges_keV.detach()
         return f"edges_keV={edges.tolist()}" if edges.ndim == 1 else f"shape={tuple(edges.shape)}"
+
+
+def above_from_bins(bins: Tensor, dim: int = -1) -> Tensor:
+    """Counts above each threshold: sums of the bins from the top, which has no upper limit."""
+    return bins.flip(dim).cumsum(dim).flip(dim)
+
+
+def bins_from_above(above: Tensor, dim: int = -1) -> Tensor:
+    """Counts in bins: differences of counts above neighboring thresholds."""
+    n = above.shape[dim]
+    return torch.cat(
+        [above.narrow(dim, 0, n - 1) - above.narrow(dim, 1, n - 1), above.narrow(dim, n - 1, 1)],
+        dim,
+    )

@@ -74,13 +74,10 @@ class DetectorErrors:
         scale, offset = truncated(2, n_pixels, 1)
         bias = bias + self.scale_sd * scale * nominal_keV + self.offset_sd_keV * offset
         bias = bias - bias.mean(0)
-        return PixelModel(
+        return PixelModel.known(
             gain=1 + self.gain_sd * normal(n_pixels),
             thickness_cm=factor * thickness[:, None],
             materials=(material,),
             thresholds_keV=nominal_keV + bias,
             nominal_keV=nominal_keV,
-            gain_covariance=torch.zeros(n_pixels, 2, 2, dtype=torch.float64),
-            threshold_sd_keV=torch.zeros_like(bias),
-            gauge="absolute",
         )

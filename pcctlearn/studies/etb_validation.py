@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.base import Calibrator
-from pcctlearn.calibration.beam_hardening import above_thresholds
+from pcctlearn.calibration.beam_hardening import spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.direct_inversion import direct_inversion
-from pcctlearn.calibration.etb import plate_model
+from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -48,7 +48,7 @@ class EtbValidation:
     def __init__(
         self,
         model: SpectralModel,
-        calibrations: Mapping[str, Calibrator],
+        calibrations: Mapping[str, EtbCal],
         skews: Mapping[str, float],
         errors: DetectorErrors,
         aluminium_cm: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0),
@@ -147,9 +147,8 @@ class EtbValidation:
         """−ln of the transmission of water in counts above each threshold."""
         model = pixels.spectral_model(self.model)
         water = torch.exp(-_WATER_CM * linear_attenuation(["water"], model.energies_keV)[0])
-        with torch.no_grad():
-            above = above_thresholds(model.spectra())
-            return -((above @ water) / above.sum(-1)).log()
+        above = spectra_above(model)
+        return -((above @ water) / above.sum(-1)).log()
 
     def _direct(self, truth: PixelModel, plates: CalibrationSet, ridge: float) -> float:
         model = plate_model(plates, self.model, truth.materials)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.plates import PLATES_CM, cdte_scanner, flawed, plates_of
 
-from pcctlearn.calibration.beam_hardening import beam_hardening
 from pcctlearn.calibration.direct_inversion import direct_inversion
-from pcctlearn.calibration.etb import EtbCal, plate_model
+from pcctlearn.calibration.etb import EtbCal
+from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.skew_step import fit_skew
 from pcctlearn.calibration.threshold_step import fit_threshold
 
@@ -263,7 +263,7 @@ def test_pixels_in_rows_and_columns():
     counts = plates.counts.reshape(5, 3, 4, 2)
     found = EtbCal().fit(replace(plates, counts=counts), cdte_scanner())
     assert found.thresholds_keV.shape == (3, 4, 2)
-    assert beam_hardening(found, cdte_scanner()).coefficients.shape == (3, 4, 2, 5)
+    assert found.correction(cdte_scanner()).coefficients.shape == (3, 4, 2, 5)
     torch.testing.assert_close(
         found.thresholds_keV.reshape(12, 2), truth.thresholds_keV, rtol=0, atol=1e-9
     )

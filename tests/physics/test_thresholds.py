@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.scanners import FOUR_BINS, scanner
 
-from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.physics.thresholds import Thresholds, above_from_bins, bins_from_above
 
 
 def test_bins_sum_to_everything_above_the_lowest_threshold():
@@ -80,3 +80,12 @@ def test_learn_has_an_entry_for_each_edge():
 def test_repr_shows_the_edges():
     assert "[15.0, 33.0, 45.0, 59.0, 120.0]" in repr(Thresholds(FOUR_BINS))
     assert "(7, 5)" in repr(Thresholds(FOUR_BINS, n_pixels=7))
+
+
+def test_counts_above_thresholds_and_in_bins():
+    bins = torch.tensor([[4.0, 2.0, 1.0], [0.0, 5.0, 3.0]])
+    above = above_from_bins(bins)
+    assert above.tolist() == [[7.0, 3.0, 1.0], [8.0, 8.0, 3.0]]
+    assert torch.equal(bins_from_above(above), bins)
+    assert torch.equal(above_from_bins(bins.T, dim=0), above.T)
+    assert torch.equal(bins_from_above(above.T, dim=0), bins.T)

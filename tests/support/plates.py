@@ -40,15 +40,12 @@ def flawed(
     nominal = torch.tensor(edges_keV[:-1], dtype=torch.float64)
     bias = bias_keV * normal(n_pixels, len(nominal))
     bias[:, 0] = 0
-    return PixelModel(
+    return PixelModel.known(
         gain=1 + 0.01 * normal(n_pixels),
         thickness_cm=skew_cm * normal(n_pixels, 1),
         materials=(material,),
         thresholds_keV=nominal + bias - bias.mean(0),
         nominal_keV=nominal,
-        gain_covariance=torch.zeros(n_pixels, 2, 2, dtype=torch.float64),
-        threshold_sd_keV=torch.zeros_like(bias),
-        gauge="absolute",
     )
 
 

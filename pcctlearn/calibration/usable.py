@@ -1,0 +1,89 @@
+"""What every calibration from plates needs: usable pixels, and counts that are above thresholds."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.plate_counts import PlateModel
+from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
+
+_MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
+# ln of counts above thresholds over those that the scanner expects, of the median pixel
+_THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
+
+
+def unusable(counts: Float[Tensor, "pixel exposure threshold"]) -> dict[str, Bool[Tensor, "pixel"]]:
+    """{kind: pixels} that no calibration can use, or that would spoil sums over the pixels."""
+    finite = counts.isfinite().flatten(1).all(-1)
+    counted = (counts > 0).flatten(1).all(-1)
+    good = finite & counted
+    if not good.any():
+        raise ValueError("every pixel lacks counts in some exposure: check the thresholds")
+    apart = (counts / counts[good].median(0).values).log().abs().flatten(1).amax(-1)
+    return {
+        "not finite": ~finite,
+        "without counts": finite & ~counted,
+        "unlike the others": good & ~(apart < math.log(_MOST_APART)),
+    }
+
+
+def require_nested(
+    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
+) -> None:
+    """Raise ValueError if the counts of a typical pixel are not those above the thresholds."""
+    air = int(plates.plates_cm.sum(-1).argmin())
+    typical = counts[:, air].median(0).values
+    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
+    expected = torch.cat(
+        [
+            model.counts(no_skew, keV[None].double()).counts[0, air : air + 1]
+            for keV in plates.thresholds_keV
+        ]
+    )
+    bins, sums = bins_from_above(expected), above_from_bins(expected)
+    if (off := _off(typical, expected)) <= _NEARLY:
+        return
+    if _off(typical, bins) < _THE_SAME:
+        raise ValueError(
+            "the counts are those in bins, not above thresholds: read them with "
+            "CalibrationSet.from_bins"
+        )
+    if _off(typical, sums) < _THE_SAME:
+        raise ValueError(
+            "the counts are sums of counts above thresholds: give these to CalibrationSet without "
+            "from_bins"
+        )
+    if off > _MOST_OFF:
+        found, wanted = ((x / x[0]).tolist() for x in (typical, expected))
+        raise ValueError(
+            f"counts behind {plates.named(air)} are {_listed(found)} of those above "
+            f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
+            "spectrum, response and thresholds"
+        )
+
+
+def _off(counts: Tensor, expected: Tensor) -> float:
+    """Largest difference of the logarithms, relative to the lowest threshold."""
+    return float(((counts / counts[0]) / (expected / expected[0])).log().abs().max())
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
+    """Raise ValueError for fewer plates than unknowns of a pixel."""
+    if len(plates.counts) < n_unknowns:
+        raise ValueError(
+            f"{len(plates.counts)} exposures do not determine {n_unknowns} numbers of a pixel: "
+            "measure more plates, or use fewer skew materials"
+        )
+
+
+def any_of(flags: Mapping[str, Tensor]) -> Tensor:
+    """Pixels with any of the flags."""
+    return torch.stack([*flags.values()]).any(0)
