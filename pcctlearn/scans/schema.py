@@ -15,7 +15,7 @@ _BLOCK_BYTES = 2**26
 _IN_FLOAT32 = ("infinite", "beyond the range of float32 (3.4e38)")
 
 
-class ScanArray(NamedTuple):
+class StoredArray(NamedTuple):
     """One dataset of the schema.
 
     axes: names of the axes, alternatives after ``|``. dtype: type in memory. refused: kinds of
@@ -36,14 +36,14 @@ class ScanArray(NamedTuple):
         return next((axes for axes in choices if len(axes) == n_axes), ())
 
 
-_COUNTS = ScanArray("bin view row column", "photons", "float32")
+_COUNTS = StoredArray("bin view row column", "photons", "float32")
 _MEASURED = (*_IN_FLOAT32, "negative")  # NaN is a dead pixel
-_EDGES = ScanArray("edge | row column edge", "keV", increases=True)
+_EDGES = StoredArray("edge | row column edge", "keV", increases=True)
 _SIGNED = (*_IN_FLOAT32, "NaN")  # fat is water with a slightly negative density of calcium
 
 ARRAYS = {
     "counts": _COUNTS._replace(refused=_MEASURED, required=True),
-    "air": ScanArray(
+    "air": StoredArray(
         "bin row column",
         "photons",
         "float32",
@@ -51,20 +51,20 @@ ARRAYS = {
         required=True,
     ),
     "thresholds_keV": _EDGES._replace(required=True),
-    "geometry/measured_angles_rad": ScanArray("view", "rad", refused=_SIGNED),
+    "geometry/measured_angles_rad": StoredArray("view", "rad", refused=_SIGNED),
     "primary": _COUNTS,
     "scatter": _COUNTS,
     "scatter_standard_error": _COUNTS,
-    "line_integrals": ScanArray("material view row column", "g/cm2", "float32", _SIGNED),
-    "maps": ScanArray("material z y x", "g/cm3", "float32", _SIGNED),
+    "line_integrals": StoredArray("material view row column", "g/cm2", "float32", _SIGNED),
+    "maps": StoredArray("material z y x", "g/cm3", "float32", _SIGNED),
     "true_thresholds_keV": _EDGES._replace(axes="row column edge"),
-    "skew_cm": ScanArray("filter row column", "cm", refused=_SIGNED),
-    "scanner_to_patient": ScanArray("patient scanner", "cm", refused=_SIGNED),
-    "spectrum/energies_keV": ScanArray("energy", "keV", increases=True),
-    "spectrum/fluence": ScanArray("energy", "photons"),
-    "response/energies_keV": ScanArray("energy", "keV"),
-    "response/deposited_keV": ScanArray("deposited", "keV", refused=_SIGNED),
-    "response/response_per_keV": ScanArray("deposited energy", "1/keV"),
+    "skew_cm": StoredArray("filter row column", "cm", refused=_SIGNED),
+    "scanner_to_patient": StoredArray("patient scanner", "cm", refused=_SIGNED),
+    "spectrum/energies_keV": StoredArray("energy", "keV", increases=True),
+    "spectrum/fluence": StoredArray("energy", "photons"),
+    "response/energies_keV": StoredArray("energy", "keV"),
+    "response/deposited_keV": StoredArray("deposited", "keV", refused=_SIGNED),
+    "response/response_per_keV": StoredArray("deposited energy", "1/keV"),
 }
 MATERIALS = {  # arrays with an attribute materials: the field of ScanRecord that holds it
     "line_integrals": "materials",

@@ -1,7 +1,7 @@
-"""Check each dataset of a scan file against the schema: name, type, axes, unit and materials."""
+"""Check each dataset of a file against its schema: name, type, axes, unit and materials."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -10,7 +10,7 @@ import torch
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.reading.text import shown
-from pcctlearn.scans.schema import ARRAYS, MATERIALS, texts
+from pcctlearn.scans.schema import MATERIALS, StoredArray, texts
 from pcctlearn.scans.storage import storage_faults
 
 _ENERGY_keV = torch.tensor([60.0], dtype=torch.float64)  # any, to look a material up
@@ -30,18 +30,18 @@ _CONVERSIONS = {
 }
 
 
-def array_faults(name: str, items: Mapping[str, Any]) -> Iterator[str]:
+def array_faults(name: str, array: StoredArray, items: Mapping[str, Any]) -> Iterator[str]:
     """Yield the first fault that makes a dataset unreadable.
 
     Args:
-        name: name of the dataset.
+        name, array: name of the dataset, and what the schema says of it.
         items: objects of the file by name.
     """
-    array, item = ARRAYS[name], items[name]
+    item = items[name]
     axes = array.axes.replace(" |", ", or as")
     if item is None:
         group = name.partition("/")[0]
-        in_group = group in ("spectrum", "response") and isinstance(items[group], h5py.Group)
+        in_group = group in ("spectrum", "response") and isinstance(items.get(group), h5py.Group)
         if array.required or in_group:
             others = f" beside the others in {group}" if in_group else ""
             yield f"{name} is missing{others}: add it, axes {axes}, in {array.unit}"
@@ -58,9 +58,9 @@ def array_faults(name: str, items: Mapping[str, Any]) -> Iterator[str]:
         yield from storage_faults(name, item)
 
 
-def unit_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+def unit_faults(name: str, array: StoredArray, item: h5py.Dataset) -> Iterator[str]:
     """A sentence if the attribute ``unit`` is not that of the schema."""
-    expected, got = ARRAYS[name].unit, shown(" ".join(texts(item.attrs, "unit")))
+    expected, got = array.unit, shown(" ".join(texts(item.attrs, "unit")))
     if not got:
         yield f"{name} has no attribute unit: set it to {expected!r}, if that is its unit"
     elif got != expected:
@@ -70,9 +70,9 @@ def unit_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
         )
 
 
-def misspelt_names(file: h5py.File) -> Iterator[str]:
+def misspelt_names(file: h5py.File, names: Iterable[str]) -> Iterator[str]:
     """Unknown names that resemble one that is absent; all others are the user's own."""
-    known = {name.partition("/")[0] for name in ARRAYS}
+    known = {name.partition("/")[0] for name in names}
     for name in file:
         close = difflib.get_close_matches(name, known - set(file), n=1, cutoff=0.75)
         if name not in known and close:

@@ -42,12 +42,12 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         return Findings(foreign_links, [])
     faults = [*root_faults(file.attrs), *group_faults(items)]
     readable: dict[str, h5py.Dataset] = {}
-    for name in ARRAYS:
-        wrong = list(array_faults(name, items))
+    for name, array in ARRAYS.items():
+        wrong = list(array_faults(name, array, items))
         faults += wrong
         if items[name] is not None and not wrong:
             readable[name] = items[name]
-    faults += misspelt_names(file)
+    faults += misspelt_names(file, ARRAYS)
     wrong_sizes = list(size_faults(items, readable))
     faults += [sentence for _, sentence in wrong_sizes]
     for name, _ in wrong_sizes:
@@ -57,9 +57,9 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     faults += maps_grid_faults(items, readable)
     valid: dict[str, h5py.Dataset] = {}
     for name, item in readable.items():
-        wrong = list(unit_faults(name, item))
+        wrong = list(unit_faults(name, ARRAYS[name], item))
         if name in checked:
-            wrong += value_faults(name, item)
+            wrong += value_faults(name, ARRAYS[name], item)
             if not wrong:
                 valid[name] = item
         faults += wrong

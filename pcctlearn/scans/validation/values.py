@@ -1,4 +1,4 @@
-"""Check the values of each array of a scan file: finite, in the expected range, in order.
+"""Check the values of each array of a file: finite, in the expected range, in order.
 
 Large arrays are read in blocks.
 """
@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from pcctlearn.reading.damaged import reason_of
-from pcctlearn.scans.schema import ARRAYS, blocks
+from pcctlearn.scans.schema import StoredArray, blocks
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
@@ -31,22 +31,11 @@ _PLAUSIBLE = {  # range of the greatest absolute value; remedies if it is below 
     "g/cm2": (0.0, 5000.0, "", "is it in mg/cm2? Divide by 1000"),
     "rad": (0.0, 8 * math.pi, "", "is it in degrees? Multiply by π / 180"),
 }
-_IN_RANGE = (  # arrays whose greatest value must be plausible
-    "thresholds_keV",
-    "true_thresholds_keV",
-    "spectrum/energies_keV",
-    "response/energies_keV",
-    "response/deposited_keV",
-    "geometry/measured_angles_rad",
-    "maps",
-    "line_integrals",
-)
 _MEASURED = ("counts", "air")
 
 
-def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
+def value_faults(name: str, array: StoredArray, item: h5py.Dataset) -> Iterator[str]:
     """Values that an array must not hold: their number, the place of the first, and a remedy."""
-    array = ARRAYS[name]
     axes = array.axes_of(item.ndim)
     n_bad = dict.fromkeys(array.refused, 0)
     first: dict[str, list[int]] = {}
@@ -74,7 +63,7 @@ def value_faults(name: str, item: h5py.Dataset) -> Iterator[str]:
     if first:
         return
     low, high, too_low, too_high = _PLAUSIBLE.get(array.unit, (0.0, math.inf, "", ""))
-    if name in _IN_RANGE and not low <= most <= high:
+    if not low <= most <= high:
         yield (
             f"the greatest value of {name} is {most:.6g} {array.unit}: "
             f"{too_low if most < low else too_high}, or correct the values"
