@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = attach(
         "base": ["Calibrator", "PixelCalibration", "ProjectionCorrection"],
         "calibration_set": ["CalibrationSet"],
         "pixel_model": ["PixelModel"],
+        "plate_file": ["PlateRecord", "read_plates", "write_plates"],
+        "pixel_model_file": ["read_pixel_model", "write_pixel_model"],
         "etb": ["EtbCal"],
         "beam_hardening": ["BeamHardening", "beam_hardening"],
     },

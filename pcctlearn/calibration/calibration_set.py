@@ -1,10 +1,10 @@
 """Counts of every pixel behind known plates: what a detector is calibrated from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pcctlearn.physics.attenuation import linear_attenuation
@@ -23,6 +23,7 @@ class CalibrationSet:
         thresholds_keV: nominal ones, increasing.
         exposure: tube current times time of each, relative, from a monitor; ``None`` where nothing
             measured it.
+        flags: {kind: pixels that must not be used}, such as "dead" and "saturated".
 
     Raises:
         ValueError: arrays that do not fit together, plates that are listed twice, counts that do
@@ -34,6 +35,7 @@ class CalibrationSet:
     materials: tuple[str, ...]
     thresholds_keV: Float[Tensor, "threshold"]
     exposure: Float[Tensor, "exposure"] | None = None
+    flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n_exposures, n_thresholds = len(self.plates_cm), len(self.thresholds_keV)
@@ -114,7 +116,10 @@ class CalibrationSet:
     def _check_counts(self) -> None:
         """Counts of the median pixel fall with the threshold, and behind thicker plates."""
         pixels = self.counts.flatten(1, -2)
-        pixels = pixels[:, pixels.isfinite().all(-1).all(0)]
+        usable = pixels.isfinite().all(-1).all(0)
+        for flagged in self.flags.values():
+            usable = usable & ~flagged.flatten()
+        pixels = pixels[:, usable]
         if not pixels.shape[1] or bool((pixels < 0).any()):
             raise ValueError(
                 "counts must be numbers of 0 or more in some pixels: set those of dead pixels to 0"
@@ -125,7 +130,8 @@ class CalibrationSet:
                 raise ValueError(
                     f"counts above {self.thresholds_keV[index]:g} keV are not fewer than those "
                     f"above {self.thresholds_keV[index - 1]:g} keV: counts in bins are read with "
-                    "CalibrationSet.from_bins, counts above thresholds go with rising thresholds"
+                    "CalibrationSet.from_bins (in a file: counted = 'bins'), counts above "
+                    "thresholds go with rising thresholds"
                 )
         if self.exposure is None:
             return  # counts may rise with it

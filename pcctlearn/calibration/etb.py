@@ -90,7 +90,7 @@ class EtbCal:
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)
         counts = [plates.of_threshold(j).double() for j in range(len(plates.thresholds_keV))]
-        flags = unusable(torch.stack(counts, -1))
+        flags = unusable(torch.stack(counts, -1), plates.flags)
         require_nested(torch.stack(counts, -1)[~any_of(flags)], model, plates)
         once = self._fit(plates, counts, exposure.double(), model, flags)
         sums = self.normalisation != "anchor" or self.comparison == "counts"

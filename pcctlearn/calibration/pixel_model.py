@@ -30,6 +30,7 @@ class PixelModel:
         threshold_sd_keV: zero for the reference threshold, which is nominal by definition.
         gauge: "relative" where a skew or bias common to all pixels is not determined.
         flags: {kind: pixels that could not be calibrated, for this reason}; they are nominal.
+        provenance: what the model was made from, by name.
     """
 
     gain: Float[Tensor, "*pixel"]
@@ -41,6 +42,7 @@ class PixelModel:
     threshold_sd_keV: Float[Tensor, "*pixel threshold"]
     gauge: Gauge
     flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def known(

@@ -16,17 +16,27 @@ _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
 _THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
 
 
-def unusable(counts: Float[Tensor, "pixel exposure threshold"]) -> dict[str, Bool[Tensor, "pixel"]]:
-    """{kind: pixels} that no calibration can use, or that would spoil sums over the pixels."""
+def unusable(
+    counts: Float[Tensor, "pixel exposure threshold"],
+    known: Mapping[str, Bool[Tensor, "*pixel"]] | None = None,
+) -> dict[str, Bool[Tensor, "pixel"]]:
+    """{kind: pixels} that no calibration can use, or that would spoil sums over the pixels.
+
+    Args:
+        counts: of all pixels.
+        known: flags of the calibration set.
+    """
+    flags = {kind: flagged.flatten() for kind, flagged in (known or {}).items()}
+    free = ~any_of(flags) if flags else torch.ones(len(counts), dtype=torch.bool)
     finite = counts.isfinite().flatten(1).all(-1)
     counted = (counts > 0).flatten(1).all(-1)
-    good = finite & counted
+    good = free & finite & counted
     if not good.any():
         raise ValueError("every pixel lacks counts in some exposure: check the thresholds")
     apart = (counts / counts[good].median(0).values).log().abs().flatten(1).amax(-1)
-    return {
-        "not finite": ~finite,
-        "without counts": finite & ~counted,
+    return flags | {
+        "not finite": free & ~finite,
+        "without counts": free & finite & ~counted,
         "unlike the others": good & ~(apart < math.log(_MOST_APART)),
     }
 
@@ -50,12 +60,12 @@ def require_nested(
     if _off(typical, bins) < _THE_SAME:
         raise ValueError(
             "the counts are those in bins, not above thresholds: read them with "
-            "CalibrationSet.from_bins"
+            "CalibrationSet.from_bins (in a file: counted = 'bins')"
         )
     if _off(typical, sums) < _THE_SAME:
         raise ValueError(
             "the counts are sums of counts above thresholds: give these to CalibrationSet without "
-            "from_bins"
+            "from_bins (in a file: counted = 'above')"
         )
     if off > _MOST_OFF:
         found, wanted = ((x / x[0]).tolist() for x in (typical, expected))

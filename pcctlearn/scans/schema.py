@@ -20,7 +20,7 @@ class StoredArray(NamedTuple):
 
     axes: names of the axes, alternatives after ``|``. dtype: type in memory. refused: kinds of
     values that it must not hold (validation/values.py). increases: its values increase along the
-    last axis.
+    last axis. any_magnitude: its greatest value may be far from those usual for its unit.
     """
 
     axes: str
@@ -29,6 +29,7 @@ class StoredArray(NamedTuple):
     refused: tuple[str, ...] = (*_IN_FLOAT32, "NaN", "negative")
     required: bool = False
     increases: bool = False
+    any_magnitude: bool = False
 
     def axes_of(self, n_axes: int) -> tuple[str, ...]:
         """Names of the axes if there are ``n_axes``; empty if there cannot be as many."""

@@ -84,21 +84,8 @@ def material_faults(arrays: Mapping[str, h5py.Dataset]) -> Iterator[str]:
     materials = {
         name: texts(arrays[name].attrs, "materials") for name in MATERIALS if name in arrays
     }
-    for name, named in materials.items():
-        n_expected = arrays[name].shape[0]
-        if len(named) != n_expected:
-            yield (
-                f"the attribute materials of {name} must name {n_expected}, got {_listed(named)}: "
-                "list one for each entry of its first axis"
-            )
-        for material in named:
-            try:
-                if name == "skew_cm":
-                    transmission(material, 0.0, _ENERGY_keV)  # needs a density too
-                else:
-                    mass_attenuation(material, _ENERGY_keV)
-            except ValueError as error:
-                yield f"the attribute materials of {name}: {shown(str(error), 300)}"
+    for name in materials:
+        yield from material_names_faults(name, arrays[name], needs_density=name == "skew_cm")
     if {"line_integrals", "maps"} <= materials.keys():
         one, other = materials["line_integrals"], materials["maps"]
         if one != other:
@@ -106,6 +93,24 @@ def material_faults(arrays: Mapping[str, h5py.Dataset]) -> Iterator[str]:
                 f"line_integrals are of {_listed(one)}, maps of {_listed(other)}: give both the "
                 "same materials in the same order"
             )
+
+
+def material_names_faults(name: str, item: h5py.Dataset, needs_density: bool) -> Iterator[str]:
+    """An attribute ``materials`` that does not name a known material for each entry of axis 0."""
+    named, n_expected = texts(item.attrs, "materials"), item.shape[0]
+    if len(named) != n_expected:
+        yield (
+            f"the attribute materials of {name} must name {n_expected}, got {_listed(named)}: "
+            "list one for each entry of its first axis"
+        )
+    for material in named:
+        try:
+            if needs_density:
+                transmission(material, 0.0, _ENERGY_keV)
+            else:
+                mass_attenuation(material, _ENERGY_keV)
+        except ValueError as error:
+            yield f"the attribute materials of {name}: {shown(str(error), 300)}"
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -63,7 +63,7 @@ def value_faults(name: str, array: StoredArray, item: h5py.Dataset) -> Iterator[
     if first:
         return
     low, high, too_low, too_high = _PLAUSIBLE.get(array.unit, (0.0, math.inf, "", ""))
-    if not low <= most <= high:
+    if not (array.any_magnitude or low <= most <= high):
         yield (
             f"the greatest value of {name} is {most:.6g} {array.unit}: "
             f"{too_low if most < low else too_high}, or correct the values"

@@ -1,0 +1,199 @@
+"""Plate files: counts behind known plates, spectrum and response (docs/plate_file.md)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.stored import (
+    Contents,
+    FileSchema,
+    read_stored,
+    stored_faults,
+    write_stored,
+)
+from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.response.table import Table
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import Thresholds, above_from_bins
+from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
+from pcctlearn.scans.schema import ARRAYS as SCAN_ARRAYS
+from pcctlearn.scans.schema import StoredArray
+from pcctlearn.scans.validation.saturation import saturation_faults
+
+_MEASURED = ("infinite", "negative")  # NaN is a dead pixel
+_MASK = StoredArray("row column | pixel", "1")
+_GROUPS = {
+    name: array._replace(required=True)
+    for name, array in SCAN_ARRAYS.items()
+    if name.startswith(("spectrum/", "response/"))
+}
+
+PLATES = FileSchema(
+    title="pcctlearn plates",
+    version=1,
+    page="docs/plate_file.md",
+    arrays={
+        "counts": StoredArray(
+            "exposure threshold row column | exposure threshold pixel",
+            "photons",
+            refused=_MEASURED,
+            required=True,
+        ),
+        "plates_cm": StoredArray("material exposure", "cm", required=True),
+        "thresholds_keV": StoredArray("threshold", "keV", required=True, increases=True),
+        "exposure": StoredArray("exposure", "1"),
+        "frames": StoredArray("exposure", "1"),
+        "dead": _MASK,
+        "saturated": _MASK,
+        "true_thresholds_keV": StoredArray(
+            "row column threshold | pixel threshold", "keV", increases=True
+        ),
+        "skew_cm": StoredArray("filter row column | filter pixel", "cm", refused=("NaN",)),
+        **_GROUPS,
+    },
+    names={"plates_cm": "materials", "skew_cm": "materials"},
+    choices={"counted": ("above", "bins")},
+    attributes={"name": str, "tube_kV": float, "seed": int, "config": str, "software": str},
+)
+_FLAGS = ("dead", "saturated")
+
+
+@dataclass(frozen=True)
+class PlateRecord:
+    """The contents of a plate file.
+
+    ``frames`` were added for each exposure. ``true_thresholds_keV`` and ``skew_cm``, the thickness
+    of ``filter_materials`` before each pixel, are those of a simulated detector.
+    """
+
+    name: str
+    plates: CalibrationSet
+    spectrum: SpectrumRecord
+    response: ResponseRecord
+    frames: Float[Tensor, "exposure"] | None = None
+    tube_kV: float | None = None
+    true_thresholds_keV: Float[Tensor, "*pixel threshold"] | None = None
+    skew_cm: Float[Tensor, "filter *pixel"] | None = None
+    filter_materials: tuple[str, ...] = ()
+    seed: int | None = None
+    config: str | None = None
+    software: str | None = None
+
+    def nominal_model(self) -> SpectralModel:
+        """The scanner with nominal thresholds; everything above the last one is counted."""
+        energies = self.spectrum.energies_keV
+        highest = max(self.response.deposited_keV[-1].item(), energies[-1].item() + 1)
+        thresholds = Thresholds([*self.plates.thresholds_keV.tolist(), highest])
+        materials = ["water", "calcium"]
+        table = attenuation_table(materials, energies)
+        return SpectralModel(
+            energies, self.spectrum.fluence, Table(*self.response), thresholds, table, materials
+        ).requires_grad_(False)
+
+
+def plate_faults(path: str | Path) -> list[str]:
+    """All faults of a plate file, one sentence each; empty for a valid one."""
+    path = Path(path)
+    if wrong := stored_faults(path, PLATES):
+        return wrong
+    contents = read_stored(path, PLATES)
+    try:
+        _record(contents).nominal_model()
+    except ValueError as error:
+        return [str(error)]
+    return _saturation(contents)
+
+
+def read_plates(path: str | Path) -> PlateRecord:
+    """Read a plate file; counts in bins are summed to counts above thresholds.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: the first fault of the file.
+    """
+    path = Path(path)
+    contents = read_stored(path, PLATES)
+    try:
+        record = _record(contents)
+        if wrong := _saturation(contents):
+            raise ValueError(wrong[0])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return record
+
+
+def write_plates(path: str | Path, record: PlateRecord) -> None:
+    """Write a plate file, whole or not at all, and only if it is valid.
+
+    Raises:
+        ValueError: the first fault. OSError: the disk is full, or the folder cannot be written to.
+    """
+    plates = record.plates
+    optional = {
+        "exposure": plates.exposure,
+        "frames": record.frames,
+        "true_thresholds_keV": record.true_thresholds_keV,
+        "skew_cm": record.skew_cm,
+        **{kind: plates.flags[kind].double() for kind in _FLAGS if kind in plates.flags},
+    }
+    arrays = {
+        "counts": plates.counts.movedim(-1, 1),
+        "plates_cm": plates.plates_cm.T,
+        "thresholds_keV": plates.thresholds_keV,
+        **{name: values for name, values in optional.items() if values is not None},
+        **{f"spectrum/{k}": v for k, v in record.spectrum._asdict().items()},
+        **{f"response/{k}": v for k, v in record.response._asdict().items()},
+    }
+    names = {"plates_cm": plates.materials, "skew_cm": record.filter_materials}
+    attributes = {name: getattr(record, name) for name in PLATES.attributes} | {"counted": "above"}
+    write_stored(Path(path), PLATES, Contents(arrays, names, attributes))
+
+
+def _record(contents: Contents) -> PlateRecord:
+    arrays = contents.arrays
+    counts = arrays["counts"].movedim(1, -1)
+    if contents.attributes["counted"] == "bins":
+        counts = above_from_bins(counts)
+    plates = CalibrationSet(
+        counts,
+        arrays["plates_cm"].T,
+        contents.names["plates_cm"],
+        arrays["thresholds_keV"],
+        arrays.get("exposure"),
+        {kind: arrays[kind] != 0 for kind in _FLAGS if kind in arrays},
+    )
+    return PlateRecord(
+        contents.attributes.get("name", ""),
+        plates,
+        SpectrumRecord(*(arrays[f"spectrum/{name}"] for name in SpectrumRecord._fields)),
+        ResponseRecord(*(arrays[f"response/{name}"] for name in ResponseRecord._fields)),
+        arrays.get("frames"),
+        contents.attributes.get("tube_kV"),
+        arrays.get("true_thresholds_keV"),
+        arrays.get("skew_cm"),
+        contents.names.get("skew_cm", ()),
+        **{k: contents.attributes.get(k) for k in ("seed", "config", "software")},
+    )
+
+
+def _saturation(contents: Contents) -> list[str]:
+    """Thresholds above which many pixels have the greatest count."""
+    counts = contents.arrays["counts"].flatten(2).movedim(1, 0)[..., None, :]
+    counts = counts[..., ~_marked(contents, counts.shape[-1])]
+    air = int(contents.arrays["plates_cm"].sum(0).argmin())
+    return [
+        f"counts above {keV:g} keV are saturated: many pixels have the greatest count, "
+        f"{np.nanmax(n):.6g}; measure with less tube current or shorter frames, or mark the pixels "
+        "in the dataset saturated if they are few"
+        for keV, n in zip(contents.arrays["thresholds_keV"].tolist(), counts.numpy(), strict=True)
+        if any(saturation_faults(n[None].astype(np.float32), n[None, air].astype(np.float32)))
+    ]
+
+
+def _marked(contents: Contents, n_pixels: int) -> Bool[Tensor, "pixel"]:
+    masks = [contents.arrays[kind].flatten() != 0 for kind in _FLAGS if kind in contents.arrays]
+    return torch.stack([torch.zeros(n_pixels, dtype=torch.bool), *masks]).any(0)
