@@ -21,10 +21,11 @@ EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
 GLOBAL = {"experiment", "launcher", "sweep"}  # set keys of other groups
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer", "callbacks"}  # build other libraries' classes
-OF_SIMULATE = {"detector", "montecarlo", "scan"}  # groups that train.yaml lacks
+OF_SIMULATE = ("detector", "montecarlo", "scan", "datasets/plates")  # what train.yaml lacks
 # groups whose name differs from the module that is built
 ROOMS = {
     "datasets": "patients",
+    "datasets.plates": "simulation.plates",
     "datasets.scans": "scans",
     "detector": "montecarlo.detector",
     "montecarlo.transport": "montecarlo.object.transport",
@@ -58,7 +59,7 @@ def choice(file):
 
 def composed_with(file, folder, *overrides):
     """Compose the choice of this file, in the command that has its group."""
-    if file.parts[0] in OF_SIMULATE:
+    if file.as_posix().startswith(OF_SIMULATE):
         return composed(folder, choice(file), name="simulate")
     logger = [] if file.parts[0] == "logger" else ["logger=none"]
     owner = [f"experiment={OWNERS[file.parts[0]][0]}"] if file.parts[0] in OWNERS else []
@@ -146,7 +147,7 @@ def test_every_data_set_can_be_simulated(file, tmp_path):
         instantiate(config.scan, _convert_="all")
 
 
-@pytest.mark.parametrize("command", ["train", "simulate", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "simulate", "calibrate", "evaluate"])
 @pytest.mark.parametrize("name", ["local", "joblib", "slurm"])
 def test_every_command_has_the_launchers(command, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):

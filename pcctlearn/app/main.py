@@ -1,4 +1,4 @@
-"""The command ``pcctlearn``, and what train.py, simulate.py and evaluate.py call."""
+"""The command ``pcctlearn``, and what train.py, simulate.py, calibrate.py and evaluate.py call."""
 
 import sys
 from collections.abc import Callable
@@ -11,12 +11,13 @@ _USAGE = """pcctlearn COMMAND [WORDS …]
 
 train      run an experiment: fit or calibrate, measure, write results and a report
 simulate   make scans of phantoms or CT volumes, or the response table of a detector
+calibrate  find gain, skew and thresholds of every detector pixel from plates
 evaluate   correct scans for scatter, decompose and reconstruct them
-check      FILE …: print the contents of scan files, or their faults
+check      FILE …: print the contents of scan, plate and pixel model files, or their faults
 compare    FOLDER: compare the finished runs below a folder
 report     FOLDER: draw the figures of a finished run again, and write its report
 
-`pcctlearn COMMAND --help` lists the settings of train, simulate and evaluate."""
+`pcctlearn COMMAND --help` lists the settings of train, simulate, calibrate and evaluate."""
 
 
 def train() -> None:
@@ -29,14 +30,19 @@ def simulate() -> None:
     run_configured(_run, "simulate.py")
 
 
+def calibrate() -> None:
+    """Calibrate the pixels of a detector from counts behind plates."""
+    run_configured(_run, "calibrate.py")
+
+
 def evaluate() -> None:
     """Correct scans for scatter, decompose and reconstruct them."""
     run_configured(_run, "evaluate.py")
 
 
 def check() -> None:
-    """Print the contents of scan files, or their faults; exit with 1 if there are any."""
-    from pcctlearn.scans.file import main as check_files
+    """Print the contents of files, or their faults; exit with 1 if there are any."""
+    from pcctlearn.app.check import check_files
 
     sys.exit(check_files())
 
@@ -72,6 +78,7 @@ def report() -> None:
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": train,
     "simulate": simulate,
+    "calibrate": calibrate,
     "evaluate": evaluate,
     "check": check,
     "compare": compare,

@@ -1,4 +1,4 @@
-"""The job of simulate.py: a set of scans with its report, or the response table of a detector."""
+"""The job of simulate.py: a set of scans, counts behind plates, or the response of a detector."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import torch
 
+from pcctlearn.calibration.plate_file import write_plates
 from pcctlearn.console import say
 from pcctlearn.figures.arrays import as_array
 from pcctlearn.montecarlo.detector.simulation import ResponseSimulation
@@ -16,19 +17,22 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS, held
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.file import read_scan
+from pcctlearn.simulation.plates import PlateMeasurement
 from pcctlearn.simulation.scans import SimulatedScans, bars, is_report
 from pcctlearn.simulation.simulator import mean_spr
 
+PLATES_FILE = "plates.h5"
 _MOST_LISTED = 12  # scan files listed in the warning, at most
 _MOST_SHOWN = 10  # objects in a figure
 
 
 class Simulation:
-    """Simulate this job's shard of the scans, and report once all exist; or a response table.
+    """Simulate this job's shard of the scans, and report once all exist; or plates; or a response.
 
     Args:
-        scans: constructor of the set of scans, called if ``detector`` is ``None``.
+        scans: constructor of the set of scans, called if the next two are ``None``.
         detector: simulation of a detector, whose response table is made instead of scans.
+        plates: measurement of a detector behind plates, which is made instead of scans.
         response_folder: folder of the response table.
     """
 
@@ -39,8 +43,10 @@ class Simulation:
         scans: Callable[[], SimulatedScans],
         detector: ResponseSimulation | None,
         response_folder: str,
+        plates: PlateMeasurement | None = None,
     ) -> None:
-        self.scans = scans() if detector is None else None
+        self.scans = scans() if detector is None and plates is None else None
+        self.plates = plates
         self.detector, self.response_folder = detector, Path(response_folder)
 
     def run(self, context: Context) -> StudyResults | None:
@@ -48,6 +54,8 @@ class Simulation:
         if self.detector is not None:
             _make_response(self.detector, self.response_folder)
             return None
+        if self.plates is not None:
+            return _measure_plates(self.plates, context)
         assert self.scans is not None
         self.scans.make()
         paths = self.scans.paths
@@ -76,6 +84,30 @@ def _make_response(simulation: ResponseSimulation, folder: Path) -> None:
         for path in simulation.write(folder):
             verb = "replaced" if path in before else "wrote"
             say(f"{verb} {path}")
+
+
+def _measure_plates(measurement: PlateMeasurement, context: Context) -> StudyResults:
+    """Write a plate file and describe it."""
+    record = measurement.record(context.name, context.config)
+    plates, path = record.plates, context.path / PLATES_FILE
+    context.begin((MARKER, PLATES_FILE, *OUTPUTS[1:]))
+    write_plates(path, record)
+    median = plates.counts.flatten(1, -2).median(1).values
+    numbers = {"n_pixels": float(plates.counts[0, ..., 0].numel())}
+    for index, keV in enumerate(plates.thresholds_keV.tolist()):
+        for exposure, counts in enumerate(median[:, index].tolist()):
+            numbers[f"median_counts.{keV:g}keV.exposure_{exposure}"] = counts
+    named = ", ".join(plates.named(index) for index in range(len(plates.counts)))
+    return StudyResults(
+        numbers=numbers,
+        arrays={
+            "nominal_keV": plates.thresholds_keV,
+            "plates_cm": plates.plates_cm.sum(-1),
+            "median_counts": median,
+        },
+        figures=["plates.transmission"],
+        summary=f"Counts above thresholds behind {named}; wrote {path}.",
+    )
 
 
 def _results(paths: list[Path]) -> StudyResults:

@@ -1,14 +1,118 @@
 """Counts of a detector whose pixels differ, behind plates."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.calibration.plate_file import PlateRecord
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
+from pcctlearn.simulation.detector_errors import DetectorErrors
+from pcctlearn.validation import require_positive
+
+
+class PlateMeasurement:
+    """A detector with known flaws, measured behind plates.
+
+    Args:
+        model: the nominal scanner; everything above its last edge is counted in the last bin.
+        errors: how pixels differ.
+        plates_cm: {material: thickness in each exposure}.
+        n_rows, n_columns: of the detector.
+        photons: that reach a pixel in air in each exposure.
+        skew_material: of the flaws.
+        dead_share: share of pixels that count nothing.
+        exposure_error: relative standard deviation of the exposures, which a monitor measures.
+        noise: draw Poisson counts instead of using the expected ones.
+        seed: of flaws and noise.
+    """
+
+    def __init__(
+        self,
+        model: SpectralModel,
+        errors: DetectorErrors,
+        plates_cm: Mapping[str, Sequence[float]],
+        n_rows: int = 1,
+        n_columns: int = 896,
+        photons: float = 1e8,
+        skew_material: str = "CdTe",
+        dead_share: float = 0.0,
+        exposure_error: float = 0.0,
+        noise: bool = True,
+        seed: int = 0,
+    ) -> None:
+        lengths = {name: len(values) for name, values in plates_cm.items()}
+        if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise ValueError(
+                f"plates_cm must list the thickness of each material in every exposure, got "
+                f"{lengths} thicknesses: give all materials as many, 0 where one is absent"
+            )
+        require_positive(n_rows=n_rows, n_columns=n_columns, photons=photons)
+        if n_rows * n_columns < 2 or not 0 <= dead_share < 0.5 or not 0 <= exposure_error < 0.3:
+            raise ValueError(
+                "the detector needs two pixels or more, dead_share must be below 0.5, and "
+                f"exposure_error below 0.3, got n_rows={n_rows}, n_columns={n_columns}, "
+                f"dead_share={dead_share} and exposure_error={exposure_error}"
+            )
+        self.model, self.errors, self.photons = model, errors, photons
+        self.materials = tuple(plates_cm)
+        self.plates_cm = torch.tensor([*plates_cm.values()], dtype=torch.float64).T
+        self.shape, self.skew_material = (n_rows, n_columns), skew_material
+        self.dead_share, self.exposure_error = dead_share, exposure_error
+        self.noise, self.seed = noise, seed
+
+    def detector(self) -> PixelModel:
+        """The true detector."""
+        nominal = self.model.thresholds.edges_keV.detach()[:-1]
+        n_rows, n_columns = self.shape
+        row = self.errors.pixels(nominal, n_rows * n_columns, self.seed, self.skew_material)
+        return replace(
+            row,
+            gain=row.gain.reshape(self.shape),
+            thickness_cm=row.thickness_cm.reshape(*self.shape, 1),
+            thresholds_keV=row.thresholds_keV.reshape(*self.shape, -1),
+            gain_covariance=row.gain_covariance.reshape(*self.shape, 2, 2),
+            threshold_sd_keV=row.threshold_sd_keV.reshape(*self.shape, -1),
+        )
+
+    def record(self, name: str, config: str | None = None) -> PlateRecord:
+        """Measure the plates."""
+        truth = self.detector()
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        spread = torch.randn(len(self.plates_cm), generator=generator, dtype=torch.float64)
+        exposure = 1 + self.exposure_error * spread.clamp(-3, 3)
+        seed = self.seed + 2 if self.noise else None
+        plates = measured_plates(
+            truth, self.model, self.plates_cm, self.materials, self.photons, seed, exposure
+        )
+        dead = torch.rand(self.shape, generator=generator, dtype=torch.float64) < self.dead_share
+        plates = replace(plates, counts=plates.counts.masked_fill(dead[..., None], 0.0))
+        response, energies = self.model.response, self.model.energies_keV
+        if not isinstance(response, Table):
+            response = Table.sampled(response, energies)
+        fluence = self.model.fluence * (self.photons / self.model.fluence.sum())
+        return PlateRecord(
+            name,
+            plates,
+            SpectrumRecord(energies, fluence),
+            ResponseRecord(
+                response.energies_keV, response.deposited_keV, response.response_per_keV
+            ),
+            true_thresholds_keV=truth.thresholds_keV,
+            skew_cm=truth.thickness_cm.movedim(-1, 0),
+            filter_materials=truth.materials,
+            seed=self.seed,
+            config=config,
+            software="pcctlearn",
+        )
 
 
 @torch.no_grad()
@@ -19,6 +123,7 @@ def measured_plates(
     materials: tuple[str, ...],
     photons: float,
     seed: int | None = None,
+    exposure: Float[Tensor, "exposure"] | None = None,
 ) -> CalibrationSet:
     """Counts above thresholds behind plates, with the exposure known.
 
@@ -31,14 +136,14 @@ def measured_plates(
         plates_cm, materials: of each exposure.
         photons: that reach a pixel in air.
         seed: of the noise; expected counts without one.
+        exposure: factors of ``photons``, by default one.
     """
     attenuation = linear_attenuation(materials, nominal.energies_keV)
-    transmission = torch.exp(-plates_cm @ attenuation)
+    exposure = torch.ones_like(plates_cm[:, 0]) if exposure is None else exposure
+    transmission = torch.exp(-plates_cm @ attenuation) * exposure[:, None]
     spectra = pixels.spectral_model(nominal).spectra()
     bins = torch.einsum("...be,me->m...b", spectra, transmission)
     bins = bins * (photons / nominal.fluence.sum())
     if seed is not None:
         bins = draw_counts(bins, torch.Generator().manual_seed(seed))
-    return CalibrationSet.from_bins(
-        bins, plates_cm, materials, pixels.nominal_keV, torch.ones_like(plates_cm[:, 0])
-    )
+    return CalibrationSet.from_bins(bins, plates_cm, materials, pixels.nominal_keV, exposure)

@@ -101,6 +101,6 @@ def test_the_allow_list_is_extended_on_the_command_line(foreign):
     assert composed(word, conf=conf).solvers._target_ == "my_package.Solver"
 
 
-@pytest.mark.parametrize("name", ["train", "simulate", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "simulate", "calibrate", "evaluate"])
 def test_every_command_composes(name):
     assert composed(name=name).allowed_targets == []

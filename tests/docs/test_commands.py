@@ -48,6 +48,8 @@ COLUMNS = ["study.biased_columns=[12,20]"]
 TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
 SMALLER = [  # the first whose words are all in the command
     ("evaluate.py", ["n_threads=1"]),
+    ("calibrate.py", ["n_threads=1"]),
+    ("simulate.py datasets=plates", ["datasets.n_columns=40"]),
     ("simulate.py detector=silicon", TABLE),
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
@@ -106,6 +108,9 @@ def workshop(tmp_path_factory):
         as_a_user(patch, folder)
         page = (REPOSITORY / "docs/scan_file.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes my_scan.h5
+        page = (REPOSITORY / "docs/plate_file.md").read_text(encoding="utf-8")
+        exec(code_blocks(page, "python")[0], {})  # writes my_plates.h5
+        typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder

@@ -1,0 +1,102 @@
+"""calibrate.py: a plate file of simulate.py becomes a pixel model and a report."""
+
+import json
+
+import h5py
+import pytest
+import torch
+from support.configs import composed
+
+from pcctlearn.app.run import run
+from pcctlearn.calibration.pixel_model_file import read_pixel_model
+from pcctlearn.calibration.plate_file import read_plates
+
+SMALL = ["datasets.n_rows=4", "datasets.n_columns=12", "n_threads=1"]
+
+
+def plates(folder, *overrides):
+    run(
+        composed(folder, "datasets=plates", f"folder={folder}", *SMALL, *overrides, name="simulate")
+    )
+    return folder / "plates.h5"
+
+
+def calibrated(folder, path, *overrides):
+    words = [f"counts={path}", f"folder={folder}", "n_threads=1", *overrides]
+    run(composed(folder, *words, name="calibrate"))
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_plates_become_a_pixel_model(tmp_path):
+    path = plates(tmp_path / "plates", "datasets.exposure_error=0.05", "datasets.dead_share=0.2")
+    results = calibrated(tmp_path / "out", path)
+    found, record = read_pixel_model(tmp_path / "out/pixel_model.h5"), read_plates(path)
+    good = found.calibrated
+    n_dead = int((record.plates.counts == 0).all(-1).all(0).sum())
+    assert n_dead > 0
+    assert int((~good).sum()) == n_dead
+    error = (found.thresholds_keV - record.true_thresholds_keV)[good]
+    assert error.abs().max() < 0.05
+    assert found.provenance["plates"] == "plates.h5"
+    assert results["n_pixels"] == 48
+    assert results["threshold_error_rms_keV"] == pytest.approx(error[:, 1].square().mean().sqrt())
+    for keV in (40, 60):
+        before, after = (results[f"slab_{when}_sd_{keV}keV"] for when in ("before", "after"))
+        assert after < before / 10
+    assert (tmp_path / "out/report.html").is_file()
+    for figure in ("pixels", "residuals", "slab"):
+        assert (tmp_path / f"out/figures/{figure}.png").is_file()
+
+
+def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
+    calibrated(tmp_path / "out", plates(tmp_path / "plates"))
+    with h5py.File(tmp_path / "out/arrays.h5") as file:
+        after, noise = (file[f"residuals/{name}"][()] for name in ("calibrated", "noise"))
+        before = file["residuals/nominal"][()]
+    assert (after < 1.5 * noise).all()
+    assert (before[1:] > 5 * noise[1:]).all()
+
+
+def test_as_proposed_says_what_is_not_determined(tmp_path):
+    path = plates(tmp_path / "plates")
+    calibrated(tmp_path / "out", path, "calibration=etb_as_proposed")
+    assert "divided by their sum" in (tmp_path / "out/report.html").read_text()
+    assert read_pixel_model(tmp_path / "out/pixel_model.h5").gauge == "relative"
+
+
+def test_without_counts_the_way_to_them_is_shown(tmp_path):
+    with pytest.raises(Exception, match=r"datasets=plates"):
+        run(composed(tmp_path, f"folder={tmp_path}", name="calibrate"))
+
+
+def test_a_corrector_of_projections_is_no_pixel_model(tmp_path):
+    class Corrector:
+        def fit(self, plates, nominal):
+            return object()
+
+    from pcctlearn.runs.context import Context
+    from pcctlearn.studies.plate_calibration import PlateCalibration
+
+    path = plates(tmp_path / "plates")
+    job = PlateCalibration(str(path), Corrector())
+    with pytest.raises(ValueError, match="Corrector"):
+        job.run(Context(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_plates_leave_nothing_behind(tmp_path):
+    path = plates(tmp_path / "plates")
+    with h5py.File(path, "r+") as file:
+        file["plates_cm"][...] = file["plates_cm"][()][:, ::-1]
+    with pytest.raises(Exception, match=r"plates\.h5"):
+        calibrated(tmp_path / "out", path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plates_are_repeatable_and_their_seed_counts(tmp_path):
+    one, same, other = (
+        read_plates(plates(tmp_path / name, f"seed={seed}")).plates.counts
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
