@@ -1,10 +1,5 @@
-"""Read, write and check scan files (HDF5, docs/scan_file.md).
+"""Read, write and check scan files (HDF5, docs/scan_file.md)."""
 
-``python -m pcctlearn check FILE [FILE …]`` prints the contents of each file, or a numbered list of
-its faults; it exits with 1 if any file has faults.
-"""
-
-import argparse
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -125,23 +120,6 @@ def summary(path: str | Path) -> str:
     return "\n".join(
         [*lines, str(scan.geometry), str(scan.grid), *(f"warning: {doubt}" for doubt in doubts)]
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the contents of each file, or its faults; return 1 if there are any."""
-    parser = argparse.ArgumentParser(
-        prog="pcctlearn check",
-        description="Check scan files against docs/scan_file.md.",
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
-    status = 0
-    for path in parser.parse_args(arguments).files:
-        wrong = faults(path)
-        status = max(status, int(bool(wrong)))
-        print(f"{path}: {f'{len(wrong)} fault(s)' if wrong else 'valid'}")
-        lines = [f"{i}. {fault}" for i, fault in enumerate(wrong, 1)]
-        print("\n".join(f"  {line}" for line in lines or summary(path).splitlines()))
-    return status
 
 
 def _refuse(subject: str, wrong: list[str], to_list: str) -> None:

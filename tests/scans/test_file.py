@@ -22,8 +22,9 @@ from support.scan_files import (
     small,
 )
 
+from pcctlearn.app.check import check_files
 from pcctlearn.physics.response.table import Table
-from pcctlearn.scans.file import faults, main, read_scan, write_scan
+from pcctlearn.scans.file import faults, read_scan, write_scan
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.schema import ARRAYS
 from pcctlearn.tomography.geometry.cone import ConeBeam
@@ -197,7 +198,7 @@ def test_the_examples_of_the_page_write_and_read_a_valid_file(tmp_path, monkeypa
     write, read = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert "pcctlearn." not in write, "scan files can be written without this package"
     exec(write, {})
-    assert main(["my_scan.h5"]) == 0
+    assert check_files(["my_scan.h5"]) == 0
     names: dict = {}
     exec(read, names)
     assert names["rays"].shape == (36, 8, 16, 2)
