@@ -11,6 +11,8 @@ from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.shapes import Energies
 
+_SAME_CM = 1e-4  # plates that differ by less are the same
+
 
 @dataclass(frozen=True)
 class CalibrationSet:
@@ -105,7 +107,7 @@ class CalibrationSet:
         return " + ".join(parts) or "air"
 
     def _check_plates(self) -> None:
-        rows = [tuple(row) for row in self.plates_cm.tolist()]
+        rows = [tuple(row) for row in (self.plates_cm.double() / _SAME_CM).round().tolist()]
         for index, row in enumerate(rows):
             if row in rows[:index]:
                 raise ValueError(

@@ -23,7 +23,8 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.validation import require_positive
 
 _LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
-_LEAST_RESIDUAL = 2.5e-3  # of ln counts, that changes a calibration
+_LEAST_RESIDUAL = 2.5e-3  # of ln counts: 0.06 % of the projection of 20 cm of water
+_BLOCK = 20_000  # pixels
 
 
 class EtbCal:
@@ -109,30 +110,49 @@ class EtbCal:
         flags: dict[str, Tensor],
     ) -> PixelModel:
         good = ~any_of(flags)
-        used = [values[good] for values in counts]
-        reference_keV = torch.full_like(used[0][:, 0], plates.thresholds_keV[0].item())
+        used = torch.stack([values[good] for values in counts])
+        absolute = self.normalisation == "anchor" and self.comparison == "ratio"
+        # pixels that are not compared with one another are fitted in blocks, which limits memory
+        blocks = used.split(_BLOCK if absolute else used.shape[1], dim=1)
+        skews, found = zip(
+            *(self._steps(block, exposure, model, plates.thresholds_keV) for block in blocks),
+            strict=True,
+        )
+        skew = SkewFit(*map(torch.cat, zip(*skews, strict=True)))
+        thresholds = [
+            ThresholdFit(*map(torch.cat, zip(*parts, strict=True)))
+            for parts in zip(*found, strict=True)
+        ]
+        gauge: Gauge = "absolute" if absolute else "relative"
+        return assembled(plates, self.materials, flags, used[0], skew, thresholds, gauge)
+
+    def _steps(
+        self,
+        counts: Float[Tensor, "threshold pixel exposure"],
+        exposure: Tensor,
+        model: PlateModel,
+        nominal_keV: Float[Tensor, "threshold"],
+    ) -> tuple[SkewFit, list[ThresholdFit]]:
+        """Skew at the first threshold, then every other threshold."""
+        reference_keV = torch.full_like(counts[0][:, 0], nominal_keV[0].item())
         prior = None
         if self.prior_cm is not None:
             prior = torch.tensor([self.prior_cm[name] for name in self.materials]).double()
-        skew = fit_skew(used[0], exposure, model, reference_keV, self.normalisation, prior)
+        skew = fit_skew(counts[0], exposure, model, reference_keV, self.normalisation, prior)
         found = [
             fit_threshold(
                 values,
-                used[0],
+                counts[0],
                 model,
                 skew,
-                nominal_keV,
+                keV,
                 reference_keV,
                 self.comparison,
                 self.max_rounds,
             )
-            for values, nominal_keV in zip(
-                used[1:], plates.thresholds_keV[1:].tolist(), strict=True
-            )
+            for values, keV in zip(counts[1:], nominal_keV[1:].tolist(), strict=True)
         ]
-        absolute = self.normalisation == "anchor" and self.comparison == "ratio"
-        gauge: Gauge = "absolute" if absolute else "relative"
-        return assembled(plates, self.materials, flags, used[0], skew, found, gauge)
+        return skew, found
 
 
 def assembled(

@@ -29,6 +29,10 @@ WRONG = {
         lambda p: {"plates_cm": torch.tensor([[0.0], [0.5], [0.5], [1.5], [2.0]])},
         "5 mm aluminium",
     ),
+    "the same plate but for a tenth of a micrometer": (
+        lambda p: {"plates_cm": torch.tensor([[0.0], [0.5], [0.50001], [1.5], [2.0]])},
+        "5 mm aluminium",
+    ),
     "plates in another order": (lambda p: {"plates_cm": p.plates_cm.flip(0)}, "exposure 0"),
     "a negative plate": (lambda p: {"plates_cm": p.plates_cm - 1}, "plates_cm"),
     "thresholds that fall": (lambda p: {"thresholds_keV": p.thresholds_keV.flip(0)}, "increase"),

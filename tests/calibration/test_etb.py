@@ -267,3 +267,13 @@ def test_pixels_in_rows_and_columns():
     torch.testing.assert_close(
         found.thresholds_keV.reshape(12, 2), truth.thresholds_keV, rtol=0, atol=1e-9
     )
+
+
+def test_blocks_of_pixels_change_nothing(monkeypatch):
+    plates = plates_of(flawed(), 1e8, seed=3)
+    whole = EtbCal().fit(plates, cdte_scanner())
+    monkeypatch.setattr("pcctlearn.calibration.etb._BLOCK", 7)
+    blocks = EtbCal().fit(plates, cdte_scanner())
+    torch.testing.assert_close(blocks.thickness_cm, whole.thickness_cm, rtol=0, atol=1e-10)
+    torch.testing.assert_close(blocks.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-6)
+    torch.testing.assert_close(blocks.threshold_sd_keV, whole.threshold_sd_keV, rtol=1e-4, atol=0)
