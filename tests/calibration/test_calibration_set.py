@@ -31,7 +31,7 @@ WRONG = {
     ),
     "the same plate but for a tenth of a micrometer": (
         lambda p: {"plates_cm": torch.tensor([[0.0], [0.5], [0.50001], [1.5], [2.0]])},
-        "5 mm aluminium",
+        "exposures 1 and 2",
     ),
     "plates in another order": (lambda p: {"plates_cm": p.plates_cm.flip(0)}, "exposure 0"),
     "a negative plate": (lambda p: {"plates_cm": p.plates_cm - 1}, "plates_cm"),
