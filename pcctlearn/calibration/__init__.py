@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = attach(
         "plate_file": ["PlateRecord", "read_plates", "write_plates"],
         "pixel_model_file": ["read_pixel_model", "write_pixel_model"],
         "etb": ["EtbCal"],
+        "direct_inversion": ["DirectInversion"],
         "beam_hardening": ["BeamHardening", "beam_hardening"],
     },
 )

@@ -1,8 +1,19 @@
 """Gain, skew and threshold of a pixel from one linear system: what ETB-Cal is compared with."""
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateModel, Skews
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateModel, Skews, plate_model
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.physics.attenuation import linear_attenuation
+from pcctlearn.physics.skew import skew_filter
+from pcctlearn.physics.spectral_model import SpectralModel
 
 _LONGEST_STEP_keV, _FURTHEST_keV = 1.0, 15.0
 
@@ -40,3 +51,75 @@ def direct_inversion(
         step = (solved[:, -1] / gain).clamp(-_LONGEST_STEP_keV, _LONGEST_STEP_keV)
         T = (T + step).clamp(nominal_keV - _FURTHEST_keV, nominal_keV + _FURTHEST_keV)
     return gain, thickness, T
+
+
+class DirectInversion:
+    """Calibrate every threshold of every pixel on its own (``Calibrator``).
+
+    Args:
+        materials: of the skew.
+        ridge: of the scaled normal matrix; it steadies the solution and biases it.
+        max_rounds: linear systems, one after the other.
+    """
+
+    def __init__(
+        self, materials: Sequence[str] = ("CdTe",), ridge: float = 1e-8, max_rounds: int = 20
+    ) -> None:
+        if ridge < 0 or max_rounds < 1:
+            raise ValueError(
+                f"ridge must be 0 or more and max_rounds 1 or more, got {ridge} and {max_rounds}"
+            )
+        self.materials, self.ridge, self.max_rounds = tuple(materials), ridge, max_rounds
+
+    def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> "ThresholdModels":
+        """Calibrate all thresholds of all pixels."""
+        require_plates(plates, 2 + len(self.materials))
+        model = plate_model(plates, nominal, self.materials)
+        n_thresholds = len(plates.thresholds_keV)
+        counts = torch.stack([plates.of_threshold(j) for j in range(n_thresholds)], -1).double()
+        flags = unusable(counts, plates.flags)
+        good = ~any_of(flags)
+        require_nested(counts[good], model, plates)
+        found = [
+            direct_inversion(counts[good, :, j], model, keV, self.ridge, self.max_rounds)
+            for j, keV in enumerate(plates.thresholds_keV.tolist())
+        ]
+        gain, thickness, T = (torch.stack(part, 1) for part in zip(*found, strict=True))
+        shape = plates.pixel_shape
+        return ThresholdModels(
+            spread(gain, good, 1.0).reshape(*shape, -1),
+            spread(thickness, good, 0.0).reshape(*shape, n_thresholds, -1),
+            self.materials,
+            spread(T, good, plates.thresholds_keV.double()).reshape(*shape, -1),
+            {kind: flagged.reshape(shape) for kind, flagged in flags.items()},
+        )
+
+
+@dataclass(frozen=True)
+class ThresholdModels:
+    """Gain, skew and true threshold for each pixel and threshold (``PixelCalibration``)."""
+
+    gain: Float[Tensor, "*pixel threshold"]
+    thickness_cm: Float[Tensor, "*pixel threshold material"]
+    materials: tuple[str, ...]
+    thresholds_keV: Float[Tensor, "*pixel threshold"]
+    flags: dict[str, Bool[Tensor, "*pixel"]]
+
+    @property
+    def calibrated(self) -> Bool[Tensor, "*pixel"]:
+        """Pixels without a flag."""
+        return ~any_of(self.flags)
+
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold."""
+        energies = nominal.energies_keV
+        attenuation = linear_attenuation(self.materials, energies)
+        passed = skew_filter(self.gain, self.thickness_cm, attenuation)
+        above = nominal.response.above(self.thresholds_keV, energies)
+        return nominal.fluence * passed * above
+
+    def correction(
+        self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
+    ) -> BeamHardening:
+        """Beam-hardening correction of every pixel."""
+        return beam_hardening(self.spectra_above(nominal), nominal, effective_keV=effective_keV)

@@ -18,7 +18,7 @@ from pcctlearn.calibration.threshold_step import (
     ThresholdFit,
     fit_threshold,
 )
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.validation import require_positive
 
@@ -188,7 +188,7 @@ def assembled(
     }
     full = {kind: flagged.clone() for kind, flagged in flags.items()}
     for kind, flagged in new.items():
-        full[kind] = full.get(kind, torch.zeros_like(good)) | _full(flagged, good, False)
+        full[kind] = full.get(kind, torch.zeros_like(good)) | spread(flagged, good, False)
     ok = ~any_of(new)
     if int(ok.sum()) < 0.5 * len(ok):
         kind = max(new, key=lambda name: int(new[name].sum()))
@@ -201,19 +201,19 @@ def assembled(
     shape = plates.pixel_shape
     n_unknowns = 1 + len(materials)
     return PixelModel(
-        gain=_full(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
-        thickness_cm=_full(torch.where(ok[:, None], skew.thickness_cm, 0.0), good, 0.0).reshape(
+        gain=spread(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
+        thickness_cm=spread(torch.where(ok[:, None], skew.thickness_cm, 0.0), good, 0.0).reshape(
             *shape, len(materials)
         ),
         materials=tuple(materials),
-        thresholds_keV=_full(torch.where(ok[:, None], T, nominal), good, nominal).reshape(
+        thresholds_keV=spread(torch.where(ok[:, None], T, nominal), good, nominal).reshape(
             *shape, len(nominal)
         ),
         nominal_keV=nominal,
-        gain_covariance=_full(skew.covariance, good, torch.nan).reshape(
+        gain_covariance=spread(skew.covariance, good, torch.nan).reshape(
             *shape, n_unknowns, n_unknowns
         ),
-        threshold_sd_keV=_full(sd, good, torch.nan).reshape(*shape, len(nominal)),
+        threshold_sd_keV=spread(sd, good, torch.nan).reshape(*shape, len(nominal)),
         gauge=gauge,
         flags={kind: flagged.reshape(shape) for kind, flagged in full.items()},
     )
@@ -230,11 +230,3 @@ def _is_misfit(residual: OfPlates, noise: OfPlates, n_spare: int) -> Bool[Tensor
     chance = float(stats.chi2.isf(_LEAST_CHANCE, n_spare))
     large = residual.abs().amax(-1) > _LEAST_RESIDUAL
     return large & (chi2 > max(chance, 20 * float(chi2.median())))
-
-
-def _full(values: Tensor, good: Tensor, missing: float | bool | Tensor) -> Tensor:
-    """Values of the good pixels among all pixels."""
-    full = torch.empty(len(good), *values.shape[1:], dtype=values.dtype)
-    full[:] = torch.as_tensor(missing, dtype=values.dtype)
-    full[good] = values
-    return full

@@ -95,9 +95,12 @@ class PixelModel:
             Skew(self.gain, self.thickness_cm, self.materials, nominal.energies_keV),
         )
 
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold."""
+        return spectra_above(self.spectral_model(nominal))
+
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
     ) -> BeamHardening:
         """Beam-hardening correction of every pixel (``PixelCalibration``)."""
-        spectra = spectra_above(self.spectral_model(nominal))
-        return beam_hardening(spectra, nominal, effective_keV=effective_keV)
+        return beam_hardening(self.spectra_above(nominal), nominal, effective_keV=effective_keV)

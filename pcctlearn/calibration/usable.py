@@ -97,3 +97,11 @@ def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
 def any_of(flags: Mapping[str, Tensor]) -> Tensor:
     """Pixels with any of the flags."""
     return torch.stack([*flags.values()]).any(0)
+
+
+def spread(values: Tensor, good: Tensor, missing: float | bool | Tensor) -> Tensor:
+    """Values of the good pixels among all pixels."""
+    full = torch.empty(len(good), *values.shape[1:], dtype=values.dtype)
+    full[:] = torch.as_tensor(missing, dtype=values.dtype)
+    full[good] = values
+    return full

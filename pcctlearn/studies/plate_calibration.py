@@ -113,10 +113,10 @@ class PlateCalibration:
         differs by its noise, corrects them; else the correction would be judged by itself.
         """
         water = linear_attenuation(["water"], nominal.energies_keV)[0]
-        above = spectra_above(found.spectral_model(nominal))[good]
+        above = found.spectra_above(nominal)[good]
         measured = -((above @ torch.exp(-self.water_cm * water)) / above.sum(-1)).log()
         same = beam_hardening(spectra_above(nominal), nominal)
-        own = beam_hardening(spectra_above(redrawn.spectral_model(nominal))[good], nominal)
+        own = beam_hardening(redrawn.spectra_above(nominal)[good], nominal)
         true = self.water_cm * own.water_per_cm
         return same(measured) - true, own(measured) - true
 
@@ -160,7 +160,7 @@ def _expected(
     plates: CalibrationSet, nominal: SpectralModel, pixels: PixelModel
 ) -> Float[Tensor, "exposure *pixel threshold"]:
     """Predicted counts, scaled in each exposure to the lowest threshold of the median pixel."""
-    above = spectra_above(pixels.spectral_model(nominal))
+    above = pixels.spectra_above(nominal)
     expected = torch.einsum("...te,me->m...t", above, plates.transmission(nominal.energies_keV))
     good = pixels.calibrated
     lowest = (plates.counts[:, good] / expected[:, good])[..., 0].median(-1).values
