@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "pixel_model_file": ["read_pixel_model", "write_pixel_model"],
         "etb": ["EtbCal"],
         "direct_inversion": ["DirectInversion"],
+        "sfr": ["Sfr"],
         "beam_hardening": ["BeamHardening", "beam_hardening"],
     },
 )
