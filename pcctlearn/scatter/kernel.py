@@ -11,7 +11,8 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection
 from pcctlearn.scatter.kernel_parameters import KERNEL, KernelParameters
-from pcctlearn.tomography.geometry.cone import ConeBeam, point_source_flux
+from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import point_source_flux
 from pcctlearn.validation import require_positive
 
 HIGHEST_FRACTION = 0.95  # largest scatter over counts

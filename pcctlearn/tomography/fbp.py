@@ -81,17 +81,18 @@ def fbp(
     wide, n_before, n_after = widened(geometry, grid)
     back = backprojector(wide, grid, backend)
     back_filtered = back @ RampFilter(
-        wide.shape, geometry.column_cm / geometry.magnification, filter
+        wide.sinogram_shape(grid), geometry.column_cm / geometry.magnification, filter
     )
     redundancy = redundancy_weights(geometry, grid)
     if not n_before and not n_after:
-        return back_filtered @ _weights(geometry, redundancy)
+        return back_filtered @ _weights(geometry, grid, redundancy)
     if truncation == "cosine":
-        extend = EdgeExtension(geometry.shape, n_before, n_after)
-        return back_filtered @ extend @ _weights(geometry, redundancy)
+        extend = EdgeExtension(geometry.sinogram_shape(grid), n_before, n_after)
+        return back_filtered @ extend @ _weights(geometry, grid, redundancy)
     redundancy = extended_weights(geometry, redundancy, n_before, n_after)
     fitted = WaterExtension(wide, n_before, n_after, water_density)
-    return WaterExtended(back_filtered @ _weights(wide, redundancy), fitted, geometry.n_columns)
+    weighted = back_filtered @ _weights(wide, grid, redundancy)
+    return WaterExtended(weighted, fitted, geometry.n_columns)
 
 
 def require_truncation(truncation: str) -> None:
@@ -101,9 +102,9 @@ def require_truncation(truncation: str) -> None:
         raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
 
 
-def _weights(geometry: Geometry, redundancy: FloatArray) -> LinearOperator:
-    """Obliquity times redundancy (view, column), for a sinogram of the geometry's shape."""
-    dtype, shape = torch.get_default_dtype(), geometry.shape
+def _weights(geometry: Geometry, grid: SliceGrid, redundancy: FloatArray) -> LinearOperator:
+    """Obliquity times redundancy (view, column), for a sinogram of the grid."""
+    dtype, shape = torch.get_default_dtype(), geometry.sinogram_shape(grid)
     cosine = torch.from_numpy(cosine_weights(geometry)).to(dtype)
     weights = torch.from_numpy(redundancy).to(dtype)
     weights = weights.reshape(geometry.n_views, *(1,) * (len(shape) - 2), -1)

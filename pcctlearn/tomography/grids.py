@@ -20,6 +20,11 @@ class SliceGrid:
     n_x: int
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of voxels, ([z,] y, x)."""
+        raise NotImplementedError(f"{type(self).__name__} must define shape")
+
+    @property
     def slice_spacing_cm(self) -> tuple[float, float]:
         """(y, x) distance from voxel to voxel."""
         raise NotImplementedError(f"{type(self).__name__} must define slice_spacing_cm")
@@ -73,6 +78,10 @@ class ImageGrid(SliceGrid):
     @property
     def slice_spacing_cm(self) -> tuple[float, float]:  # noqa: D102
         return self.voxel_cm, self.voxel_cm
+
+    def as_volume(self) -> "VolumeGrid":
+        """The same voxels as a volume of one slice, z = 0 in its middle."""
+        return VolumeGrid(1, self.n_y, self.n_x, self.voxel_cm)
 
     def __str__(self) -> str:
         """Numbers of voxels and lengths."""

@@ -15,14 +15,16 @@ def projector(geometry: Geometry, grid: SliceGrid, backend: str = "auto") -> Lin
     """Line integrals of a grid along every ray, in operand · cm, by Joseph's method.
 
     Image (y, x) to sinogram (view, column) for a parallel or fan beam, and volume (z, y, x) to
-    sinogram (view, row, column) for a cone beam. ``backend`` "auto" follows the operand's device;
-    ``SliceProjector`` also accepts "matrix" and "numba", ``ConeProjector`` "numba" and "triton".
+    sinogram (view, row, column) for a cone beam, or for the others if the volume has one slice.
+    ``backend`` "auto" follows the operand's device; ``SliceProjector`` also accepts "matrix" and
+    "numba", ``ConeProjector`` "numba" and "triton".
 
     Warns if an object that fills the grid is projected beyond the detector.
 
     Raises:
-        TypeError: an ImageGrid for a cone beam, or a VolumeGrid for the others. ValueError: a grid
-        that reaches the source or is projected beside the detector, or an unknown backend.
+        TypeError: an ImageGrid for a cone beam. ValueError: a volume of several slices for the
+        others, a grid that reaches the source or is projected beside the detector, or an unknown
+        backend.
     """
     is_cone = isinstance(geometry, ConeBeam)
     build: Callable[..., LinearOperator] = ConeProjector if is_cone else SliceProjector

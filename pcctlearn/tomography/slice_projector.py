@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.tomography.geometry.planar import FlatGeometry
-from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.tomography.kernels.csr import csr_pair
 from pcctlearn.tomography.kernels.interpolation_numba import Interpolation, joseph, pixel_driven
 from pcctlearn.tomography.linear_operator import LinearOperator
@@ -94,20 +94,26 @@ class InterpolationOperator(LinearOperator):
 
 
 class SliceProjector(InterpolationOperator):
-    """Line integrals of an image (y, x) along every ray (view, column), in operand · cm."""
+    """Line integrals of an image (y, x) along every ray (view, column), in operand · cm.
 
-    def __init__(self, geometry: FlatGeometry, grid: ImageGrid, backend: str = "auto") -> None:
+    A volume (z, y, x) of one slice gives a sinogram (view, row, column) of one row.
+    """
+
+    def __init__(self, geometry: FlatGeometry, grid: SliceGrid, backend: str = "auto") -> None:
         geometry.require_grid(grid)
-        super().__init__(grid.shape, geometry.shape, joseph(geometry, grid), backend)
+        shape = geometry.sinogram_shape(grid)
+        super().__init__(grid.shape, shape, joseph(geometry, grid), backend)
 
 
 class SliceBackprojector(InterpolationOperator):
     """∫ y(θ, u) / depth² dθ of a sinogram y (view, column) at every voxel (y, x).
 
-    Depth is measured from the source, in units of source_to_axis_cm; one for a parallel beam.
+    Depth is measured from the source, in units of source_to_axis_cm; one for a parallel beam. For
+    volumes of one slice see ``SliceProjector``.
     This is the back-projection of filtered data; the adjoint of a projector A is ``A.T``.
     """
 
-    def __init__(self, geometry: FlatGeometry, grid: ImageGrid, backend: str = "auto") -> None:
+    def __init__(self, geometry: FlatGeometry, grid: SliceGrid, backend: str = "auto") -> None:
         geometry.require_grid(grid)
-        super().__init__(geometry.shape, grid.shape, pixel_driven(geometry, grid), backend)
+        shape = geometry.sinogram_shape(grid)
+        super().__init__(shape, grid.shape, pixel_driven(geometry, grid), backend)

@@ -5,12 +5,13 @@ from math import pi
 
 import pytest
 import torch
-from support.truth import image, sinogram
+from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL, image, sinogram
 
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.filters import FILTERS
 from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
-from pcctlearn.tomography.grids import ImageGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.projector import projector
 
 GRID = ImageGrid(120, 128, 0.1)
 DISC = (1.2, -0.9, 3.0, 3.0, 0.0, 0.8)
@@ -54,3 +55,24 @@ def test_conf_builds_the_operator():
     operator = fbp(geometry=small, grid=ImageGrid(8, 8, 0.1), filter="hann")
     assert (operator.in_shape, operator.out_shape) == ((6, 12), (8, 8))
     assert (operator @ torch.ones(2, 3, 6, 12)).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize("truncation", ["cosine", "water"])
+@pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN, replace(SMALL_FAN, n_columns=9)])
+def test_a_volume_of_one_slice_is_an_image(beam, truncation):
+    volume = SMALL.as_volume()
+    x = torch.randn(2, *SMALL.shape)
+    y = projector(beam, SMALL) @ x
+    rows = projector(beam, volume) @ x[:, None]
+    assert torch.equal(rows[:, :, 0], y)
+    expected = fbp(beam, SMALL, truncation=truncation) @ y
+    assert torch.equal((fbp(beam, volume, truncation=truncation) @ rows)[:, 0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+def test_a_slice_with_oblong_voxels_beside_the_axis():
+    beam = replace(PARALLEL, n_views=60, n_columns=150)
+    grid = VolumeGrid(1, 40, 50, (0.3, 0.15, 0.1), center_cm=(0.0, -0.9, 1.2))
+    result = fbp(beam, grid) @ sinogram(beam, [DISC])[:, None]
+    assert result[0, 15:25, 20:30].mean() == pytest.approx(0.8, rel=0.01)

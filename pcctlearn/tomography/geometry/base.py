@@ -1,22 +1,25 @@
 """Formulas shared by parallel, fan and cone beam, in the frame of planar.py; cm and rad."""
 
-from math import asin, atan, cos, degrees, pi, sin, tan
+from math import asin, atan, cos, degrees, floor, inf, pi, sin, tan
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pcctlearn.tomography.grids import ImageGrid, SliceGrid
+from pcctlearn.tomography.grids import ImageGrid, SliceGrid, VolumeGrid
 from pcctlearn.validation import FloatArray, require_finite, require_positive
 
 ARC_TOLERANCE_RAD = 1e-4  # accepts 3.1416 as π
 # Columns of a displaced detector beyond the projected axis. Errors at the axis are a few percent
 # with three such columns, and exceed 100 % with less than one.
 _MIN_OVERLAP_COLUMNS = 4
+_MOST_VOXELS = 512  # along an axis of a default grid
 
 
 class Geometry:
     """Formulas shared by all geometries; a parallel beam is a fan whose source is at infinity."""
 
     n_views: int
+    n_rows: int
     n_columns: int
     arc_rad: float
     offset_cm: float
@@ -51,6 +54,10 @@ class Geometry:
     def shape(self) -> tuple[int, ...]:
         """(n_views, n_columns), with n_rows between them for a cone."""
         return self.n_views, self.n_columns
+
+    def sinogram_shape(self, grid: SliceGrid) -> tuple[int, ...]:
+        """Shape of the sinogram of a grid, ``shape`` unless a flat geometry projects a volume."""
+        return self.shape
 
     @property
     def angles_rad(self) -> FloatArray:
@@ -94,6 +101,32 @@ class Geometry:
         first, last = (atan(end * self.source_curvature / self.magnification) for end in ends_cm)
         outermost = max(0.0, min(axis - first, last - axis))  # the circle touches this ray
         return sin(outermost) / (self.source_curvature * cos(axis))
+
+    @property
+    def rows_cm(self) -> FloatArray:
+        """z of every detector row."""
+        return np.zeros(self.n_rows)
+
+    def relative_flux(self) -> FloatArray:
+        """(row, column): fluence with nothing in the beam, over that of the central ray."""
+        return np.ones((self.n_rows, self.n_columns))
+
+    def visible_in_z(self, grid: SliceGrid) -> NDArray[np.bool_]:
+        """([z,] y, x): voxels projected onto the rows of the detector in every view."""
+        return np.ones(grid.shape, dtype=bool)
+
+    def visible_in_all_views(self, grid: SliceGrid) -> NDArray[np.bool_]:
+        """([z,] y, x): voxels of visible_in_z() in the field of view."""
+        x, y = grid.positions_cm()
+        return (np.hypot(x, y) <= self.fov_radius_cm) & self.visible_in_z(grid)
+
+    def default_grid(self) -> VolumeGrid:
+        """Volume of the field of view; the voxel size is the pixel size demagnified to the axis.
+
+        Its radius is at most half of source_to_axis_cm. Voxels are larger if there would be more
+        than 512 along an axis.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define default_grid")
 
     def needed_extent_cm(self, grid: SliceGrid) -> tuple[float, float]:
         """Extent of the projection of the ellipse inscribed in a slice, on either side."""
@@ -174,6 +207,26 @@ class Geometry:
         tangent = asin(min(radius_cm * curvature * cos(axis), 0.999))  # γ from the axis
         scale = self.magnification / curvature
         return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
+
+    @property
+    def _default_radius_cm(self) -> float:
+        """Radius of the default grid."""
+        radius = min(self.fov_radius_cm, self._largest_radius_cm)
+        if radius == 0:
+            raise ValueError(
+                "the detector does not reach the projected axis: there is no field of view; "
+                "change offset_cm or axis_offset_cm"
+            )
+        return radius
+
+    @property
+    def _largest_radius_cm(self) -> float:
+        return inf
+
+    def _default_voxels(self, length_cm: float, pixel_cm: float) -> tuple[int, float]:
+        """Number and size of the voxels of the default grid along one axis."""
+        size = max(pixel_cm / self.magnification, length_cm / _MOST_VOXELS)
+        return max(1, floor(length_cm / size + 1e-6)), size
 
     def _check_detector(self) -> None:
         require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)

@@ -7,7 +7,6 @@ that row 0 is the lowest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, degrees, floor, pi
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,6 @@ from numpy.typing import NDArray
 from pcctlearn.tomography.geometry.planar import DivergentGeometry
 from pcctlearn.tomography.grids import SliceGrid, VolumeGrid
 from pcctlearn.validation import FloatArray, one_or_each, require_finite, require_positive
-
-_MOST_VOXELS = 512  # along an axis of a default grid
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,7 @@ class ConeBeam(DivergentGeometry):
         return self.n_views, self.n_rows, self.n_columns
 
     @property
-    def rows_cm(self) -> FloatArray:
-        """z of every detector row."""
+    def rows_cm(self) -> FloatArray:  # noqa: D102
         return (np.arange(self.n_rows) - (self.n_rows - 1) / 2) * self.row_cm + self.row_offset_cm
 
     @property
@@ -83,46 +79,29 @@ class ConeBeam(DivergentGeometry):
         is at most half of source_to_axis_cm. Voxels are larger if there would be more than 512
         along an axis.
         """
-        radius = min(self.fov_radius_cm, self.source_to_axis_cm / 2)
-        if radius == 0:
-            raise ValueError(
-                "the detector does not reach the projected axis: there is no field of view; "
-                "change offset_cm or axis_offset_cm"
-            )
+        radius = self._default_radius_cm
         bottom, top = self._axial_range_at(radius)
         if not bottom < top:
             bottom, top = self.axial_range_cm
-        counts, sizes = [], []
-        for length, pixel in ((top - bottom, self.row_cm), (2 * radius, self.column_cm)):
-            size = max(pixel / self.magnification, length / _MOST_VOXELS)
-            counts.append(max(1, floor(length / size + 1e-6)))
-            sizes.append(size)
-        (n_z, n_x), (dz, dx) = counts, sizes
+        n_z, dz = self._default_voxels(top - bottom, self.row_cm)
+        n_x, dx = self._default_voxels(2 * radius, self.column_cm)
         return VolumeGrid(n_z, n_x, n_x, (dz, dx, dx), ((bottom + top) / 2, 0.0, 0.0))
 
-    def visible_in_z(self, grid: VolumeGrid) -> NDArray[np.bool_]:
+    def visible_in_z(self, grid: SliceGrid) -> NDArray[np.bool_]:
         """(z, y, x): voxels whose center falls between the first and last row in every view.
 
         The point (x, y, z) is projected to v = magnification · z / depth, with the depth of (x, y)
         in the view in units of source_to_axis_cm. FDK lacks data for all other voxels.
         """
+        assert isinstance(grid, VolumeGrid)
         bottom, top = self._visible_slices_cm(self._depth_range(grid))
         z = grid.slices_cm[:, None, None]
         return (z >= bottom) & (z <= top)
-
-    def visible_in_all_views(self, grid: VolumeGrid) -> NDArray[np.bool_]:
-        """(z, y, x): voxels of visible_in_z() in the field of view."""
-        x, y = grid.positions_cm()
-        return (np.hypot(x, y) <= self.fov_radius_cm) & self.visible_in_z(grid)
 
     def whole_slices(self, grid: VolumeGrid) -> NDArray[np.bool_]:
         """(z): slices whose inscribed ellipse falls between the first and last row in all views."""
         bottom, top = self._axial_range_at(grid.fov_radius_cm)
         return (grid.slices_cm >= bottom) & (grid.slices_cm <= top)
-
-    def relative_flux(self) -> FloatArray:
-        """(row, column): fluence of a point source on the panel, over that of the central ray."""
-        return point_source_flux(self.rows_cm, self.columns_cm, self.source_to_detector_cm)
 
     def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
         super().require_grid(grid)
@@ -247,12 +226,3 @@ class ConeBeam(DivergentGeometry):
         # the panel may end before the projected axis if the volume extends farther on that side
         left, right = self.detector_extent_cm
         return bool(sees_z and left > -beyond[1] and right > -beyond[0])
-
-
-def point_source_flux(rows_cm: Any, columns_cm: Any, source_to_detector_cm: float) -> Any:
-    """(row, column): cos³ of the angle of incidence, for arrays or tensors of positions.
-
-    The fluence of a point source on a plane falls with the inverse square of the distance, and
-    with the obliquity of the rays.
-    """
-    return (1 + (rows_cm[:, None] ** 2 + columns_cm**2) / source_to_detector_cm**2) ** -1.5

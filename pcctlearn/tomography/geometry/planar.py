@@ -12,12 +12,13 @@ A geometry does not contain voxels: methods that depend on them take a grid.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees, inf, pi
+from typing import Any
 
 import numpy as np
 
 from pcctlearn.tomography.geometry.angular_coverage import AngularCoverage
 from pcctlearn.tomography.geometry.base import ARC_TOLERANCE_RAD, Geometry
-from pcctlearn.tomography.grids import SliceGrid
+from pcctlearn.tomography.grids import SliceGrid, VolumeGrid
 from pcctlearn.validation import FloatArray, require_finite, require_positive
 
 _MOST_TURNS = 4  # largest |start_rad|
@@ -28,13 +29,34 @@ _BRIDGED_RAD = 5 / 180 * pi
 
 
 class FlatGeometry(Geometry):
-    """A geometry in the plane of one slice: parallel or fan."""
+    """A geometry in the plane of one slice, with one row of pixels: parallel or fan.
 
+    The slice is an ImageGrid with sinograms (view, column), or a VolumeGrid of n_z = 1 with
+    sinograms (view, row, column) of one row.
+    """
+
+    n_rows = 1
     pixel_cm: float
 
     @property
     def column_cm(self) -> float:  # noqa: D102
         return self.pixel_cm
+
+    def sinogram_shape(self, grid: SliceGrid) -> tuple[int, ...]:  # noqa: D102
+        return (self.n_views, *(1,) * (len(grid.shape) - 2), self.n_columns)
+
+    def require_grid(self, grid: SliceGrid) -> None:  # noqa: D102
+        if not isinstance(grid, VolumeGrid):
+            super().require_grid(grid)
+        elif grid.n_z != 1:
+            raise ValueError(
+                f"{type(self).__name__} measures one slice, got a volume of {grid.n_z}: set n_z to "
+                "1, and center_cm to the slice"
+            )
+
+    def default_grid(self) -> VolumeGrid:  # noqa: D102
+        n, size = self._default_voxels(2 * self._default_radius_cm, self.pixel_cm)
+        return VolumeGrid(1, n, n, size)
 
     def rays(self) -> tuple[FloatArray, FloatArray]:
         """Points on the rays, nearest to the axis, and unit vectors along them: view, column, 2."""
@@ -108,6 +130,10 @@ class DivergentGeometry(Geometry):
         """Angular width of every view: half the distance to either neighbour."""
         return self.coverage().view_weights_rad
 
+    def relative_flux(self) -> FloatArray:
+        """(row, column): fluence of a point source, over that of the central ray."""
+        return point_source_flux(self.rows_cm, self.columns_cm, self.source_to_detector_cm)
+
     def coverage(self) -> AngularCoverage:
         """Angular widths of the views, and the gaps between them."""
         if self.view_angles_rad is None:
@@ -135,6 +161,10 @@ class DivergentGeometry(Geometry):
             f"{self.source_to_detector_cm:.4g} cm, magnification {self.magnification:.4g}"
         )
         return [views, orbit, f"{detector}, axis offset {self.axis_offset_cm:.4g} cm", field]
+
+    @property
+    def _largest_radius_cm(self) -> float:
+        return self.source_to_axis_cm / 2
 
     def _check_orbit(self) -> None:
         require_positive(source_to_axis_cm=self.source_to_axis_cm)
@@ -187,3 +217,12 @@ class FanBeam(DivergentGeometry, FlatGeometry):
 
     def __post_init__(self) -> None:
         self._check_orbit()
+
+
+def point_source_flux(rows_cm: Any, columns_cm: Any, source_to_detector_cm: float) -> Any:
+    """(row, column): cos³ of the angle of incidence, for arrays or tensors of positions.
+
+    The fluence of a point source on a plane falls with the inverse square of the distance, and
+    with the obliquity of the rays.
+    """
+    return (1 + (rows_cm[:, None] ** 2 + columns_cm**2) / source_to_detector_cm**2) ** -1.5

@@ -16,7 +16,7 @@ from numba import njit, prange
 
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.planar import FlatGeometry
-from pcctlearn.tomography.grids import ImageGrid, SliceGrid
+from pcctlearn.tomography.grids import SliceGrid
 from pcctlearn.validation import FloatArray
 
 
@@ -49,7 +49,7 @@ def joseph_lines(beam: Geometry, grid: SliceGrid) -> tuple[FloatArray, np.ndarra
     return np.stack([-c / p, -q / p, np.hypot(step_cm, slot_cm * q / p)], -1), is_steep
 
 
-def joseph(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
+def joseph(beam: FlatGeometry, grid: SliceGrid) -> Interpolation:
     """Line integrals, in operand · cm: one row per ray, one column per voxel.
 
     P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images",
@@ -58,14 +58,14 @@ def joseph(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
     lines, is_steep = joseph_lines(beam, grid)
     return Interpolation(
         shape=(beam.n_views * beam.n_columns, grid.n_y * grid.n_x),
-        arguments=(lines.reshape(-1, 3), is_steep.ravel(), *grid.shape),
+        arguments=(lines.reshape(-1, 3), is_steep.ravel(), grid.n_y, grid.n_x),
         rows=_joseph_rows,
         forward=_joseph_forward,
         adjoint=_joseph_adjoint,
     )
 
 
-def pixel_driven(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
+def pixel_driven(beam: FlatGeometry, grid: SliceGrid) -> Interpolation:
     """Back-projection ∫ q(θ, u) / depth² dθ: one row per voxel, one column per ray.
 
     Depth is that of the voxel in units of source_to_axis_cm, and u its projected position.
@@ -75,7 +75,8 @@ def pixel_driven(beam: FlatGeometry, grid: ImageGrid) -> Interpolation:
         arguments=(
             beam.projections() @ grid.index_to_cm,
             beam.n_columns,
-            *grid.shape,
+            grid.n_y,
+            grid.n_x,
             beam.view_weights_rad,
         ),
         rows=_pixel_driven_rows,

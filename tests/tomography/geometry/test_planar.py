@@ -8,6 +8,7 @@ import pytest
 from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL
 
 from pcctlearn.tomography.fbp import fbp
+from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.projector import projector
@@ -110,9 +111,27 @@ def test_a_grid_that_reaches_the_source_raises_an_error():
         projector(replace(SMALL_FAN, source_to_axis_cm=2.0), SMALL)
 
 
-def test_a_grid_of_another_type_raises_an_error():
-    with pytest.raises(TypeError, match=r"FanBeam .* ImageGrid.* VolumeGrid"):
-        SMALL_FAN.require_grid(VolumeGrid(1, 6, 7, 0.5))
+def test_a_volume_of_several_slices_raises_an_error():
+    SMALL_FAN.require_grid(VolumeGrid(1, 6, 7, 0.5))
+    with pytest.raises(ValueError, match=r"FanBeam .*volume of 2.*n_z"):
+        SMALL_FAN.require_grid(VolumeGrid(2, 6, 7, 0.5))
+
+
+def test_the_flux_of_one_row():
+    cone = ConeBeam(7, 1, 12, 0.7, 5.0, 8.0, offset_cm=-0.2)
+    np.testing.assert_array_equal(SMALL_FAN.relative_flux(), cone.relative_flux())
+    np.testing.assert_array_equal(SMALL_PARALLEL.relative_flux(), np.ones((1, 11)))
+
+
+@pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
+def test_the_default_grid_is_one_slice_of_the_field_of_view(beam):
+    grid = beam.default_grid()
+    beam.require_grid(grid)
+    assert grid.n_z == 1
+    assert grid.fov_radius_cm <= beam.fov_radius_cm * (1 + 1e-9)
+    visible = beam.visible_in_all_views(grid)
+    assert visible.shape == grid.shape
+    assert visible.mean() == pytest.approx(np.pi / 4, abs=0.15)
 
 
 @pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
