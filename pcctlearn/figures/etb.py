@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pcctlearn.figures.arrays import read_arrays, read_names
-from pcctlearn.figures.style import COLORS, new_figure
+from pcctlearn.figures.arrays import read_arrays, read_names, read_numbers
+from pcctlearn.figures.style import COLORS, DISPLAY_WINDOWS, new_figure, show_image
 
 _TRUE = "true_thresholds_keV"
 
@@ -59,6 +59,50 @@ def threshold_errors(folder: Path) -> Figure:
         axis.set(xlabel="threshold error (keV)", title="with noise" if start else "without noise")
         axis.locator_params(axis="x", nbins=5)
         axis.axvline(0, color=COLORS["unobservable"], linewidth=0.8, zorder=0)
+    return figure
+
+
+def abdomen(folder: Path) -> Figure:
+    """Images of counts above the lowest threshold, and their differences from a nominal detector.
+
+    One column for each correction, from plates with noise; HU, with the RMS difference over the
+    body, from the largest to the smallest.
+    """
+    return _abdomens(folder, "")
+
+
+def abdomen_decomposed(folder: Path) -> Figure:
+    """Monoenergetic images at the mean energy above the lowest threshold, from the decomposition.
+
+    One column for each model of the pixels, from plates with noise, and below the differences from
+    a nominal detector; HU, with the RMS difference over the body, from the largest to the smallest.
+    """
+    return _abdomens(folder, "exact_")
+
+
+def _abdomens(folder: Path, start: str) -> Figure:
+    names = [name.removeprefix("images/") for name in read_names(folder) if "images/" in name]
+    names = [name.removeprefix(start) for name in names if name.startswith(start)]
+    if not start:
+        names = [name for name in names if not name.startswith("exact_")]
+    noisy = [name for name in names if name.startswith("noisy_")]
+    without = {"reference", *(name.removeprefix("noisy_") for name in noisy)}
+    keV, reference = read_arrays(folder, "keV", f"images/{start}reference")
+    numbers = read_numbers(folder)
+    rms = {
+        name: numbers[f"rms_HU_{keV[0]:g}keV.{start}{name}"]
+        for name in names
+        if name not in without
+    }
+    names = sorted(rms, key=lambda name: -rms[name])
+    images = read_arrays(folder, *(f"images/{start}{name}" for name in names))
+    figure = new_figure(2.6 * len(names), 4.8)
+    axes = figure.subplots(2, len(names), squeeze=False)
+    for column, (name, image) in enumerate(zip(names, images, strict=True)):
+        title = name.removeprefix("noisy_").replace("_", " ")
+        show_image(axes[0, column], image[0], DISPLAY_WINDOWS["HU"], title)
+        difference, words = image[0] - reference[0], f"RMS {rms[name]:.3g} HU"
+        show_image(axes[1, column], difference, DISPLAY_WINDOWS["error"], words, "RdBu_r")
     return figure
 
 

@@ -128,3 +128,31 @@ def water_calcium_phantom(
         for x in (-insert_x_cm, insert_x_cm)
     ]
     return EllipsePhantom([water, *inserts])
+
+
+def iodine_abdomen() -> EllipsePhantom:
+    """An abdomen 22 cm wide: fat, soft tissue, liver, bones, and iodine of 2 to 10 mg/mL."""
+    materials = ("water", "adipose", "cortical_bone", "iodine")
+    fat, bone = 0.92, 1.85  # g/cm³
+
+    def ellipse(x, y, a, b, tilt=0.0, water=0.0, adipose=0.0, cortical=0.0, iodine=0.0):
+        densities = (water, fat * adipose, bone * cortical, iodine)
+        return Ellipse((x, y), (a, b), densities, tilt)
+
+    return EllipsePhantom(
+        [
+            ellipse(0.0, 0.0, 11.2, 8.2, adipose=1.0),
+            ellipse(0.0, 0.0, 10.2, 7.2, adipose=-1.0, water=1.0),
+            ellipse(-4.5, 1.2, 3.8, 3.2, 0.3, water=0.05),
+            ellipse(0.0, -4.5, 1.6, 1.3, cortical=0.55, water=-0.45),
+            ellipse(-3.5, -5.0, 0.6, 0.4, 0.4, cortical=0.6, water=-0.5),
+            ellipse(3.5, -5.0, 0.6, 0.4, -0.4, cortical=0.6, water=-0.5),
+            ellipse(8.5, 2.0, 0.4, 0.9, 0.2, cortical=0.6, water=-0.5),
+            ellipse(-8.7, 2.0, 0.4, 0.9, -0.2, cortical=0.6, water=-0.5),
+            ellipse(3.0, 3.0, 0.9, 0.9, iodine=0.002),
+            ellipse(5.5, 0.0, 0.9, 0.9, iodine=0.005),
+            ellipse(3.0, -2.0, 0.9, 0.9, iodine=0.010),
+            ellipse(-1.0, 4.5, 1.0, 0.8, iodine=0.003),
+        ],
+        materials,
+    )

@@ -10,6 +10,7 @@ from scipy.ndimage import map_coordinates
 from pcctlearn.phantoms.ellipses import (
     Ellipse,
     EllipsePhantom,
+    iodine_abdomen,
     voxel_centers,
     water_calcium_phantom,
 )
@@ -98,3 +99,16 @@ def test_invalid_ellipses_raise():
         Ellipse((0.0, 0.0), (1.0, 0.0), (1.0,))
     with pytest.raises(ValueError, match="one density"):
         EllipsePhantom([Ellipse((0.0, 0.0), (1.0, 1.0), (1.0,))])
+
+
+def test_the_iodine_abdomen_has_its_materials():
+    phantom = iodine_abdomen()
+    maps = phantom.maps(ImageGrid(220, 220, 0.1), oversampling=2)
+    names = list(phantom.materials)
+    assert names == ["water", "adipose", "cortical_bone", "iodine"]
+    water, iodine = maps[0], maps[3]
+    assert iodine.max() == pytest.approx(0.010)
+    assert (maps.sum(0) > 0).double().mean() * 22.0**2 == pytest.approx(
+        math.pi * 11.2 * 8.2, rel=0.02
+    )
+    assert water[110, 110] == pytest.approx(1.0)

@@ -1,0 +1,96 @@
+"""A flat field behind a water slab: what scanners do in place of a calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pcctlearn.calibration.base import Projections
+from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening, spectra_above
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.plate_counts import plate_model
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.physics.spectral_model import SpectralModel
+
+_MOST_SCALED = 0.5  # of ln(projection / that of a nominal pixel)
+
+
+class WaterSlab:
+    """p ← p · p_nominal/p_i, measured behind a slab, then the correction of a nominal pixel.
+
+    Every pixel is right behind this slab. Two exposures: air, and a slab about as long as the rays
+    through the objects to be scanned.
+    """
+
+    def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> "SlabScale":
+        """Calibrate all pixels (``Calibrator``)."""
+        require_plates(plates, 2)
+        if len(plates.counts) != 2 or plates.exposure is None:
+            raise ValueError(
+                f"calibration=water_slab takes air and one slab with the exposure of each, got "
+                f"{len(plates.counts)} exposures: leave the others out"
+            )
+        air, slab = plates.plates_cm.sum(-1).argsort().tolist()
+        model = plate_model(plates, nominal, ["water"])
+        counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
+        flags = unusable(counts, plates.flags)
+        good = ~any_of(flags)
+        require_nested(counts[good], model, plates)
+        exposure = plates.exposure.double()
+        p = -(counts[good, slab] / counts[good, air] * exposure[air] / exposure[slab]).log()
+        behind = torch.einsum("te,me->mt", spectra_above(nominal).double(), model.transmission)
+        scale = -(behind[slab] / behind[air]).log() / p
+        ok = scale.log().abs().amax(-1) < _MOST_SCALED  # NaN is not
+        flags["unlike the slab"] = spread(~ok, good, False)
+        scale = spread(torch.where(ok[:, None], scale, 1.0), good, 1.0)
+        shape = plates.pixel_shape
+        return SlabScale(
+            scale.reshape(*shape, -1),
+            {kind: flagged.reshape(shape) for kind, flagged in flags.items()},
+        )
+
+
+@dataclass(frozen=True)
+class SlabScale:
+    """Factor of the projections of each pixel and threshold (``PixelCalibration``)."""
+
+    scale: Float[Tensor, "*pixel threshold"]
+    flags: dict[str, Bool[Tensor, "*pixel"]]
+
+    @property
+    def calibrated(self) -> Bool[Tensor, "*pixel"]:
+        """Pixels without a flag."""
+        return ~any_of(self.flags)
+
+    def correction(
+        self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
+    ) -> "ScaledHardening":
+        """Scaled projections, corrected as those of a nominal pixel."""
+        spectra = spectra_above(nominal)
+        return ScaledHardening(
+            self.scale, beam_hardening(spectra, nominal, effective_keV=effective_keV)
+        )
+
+
+@dataclass(frozen=True)
+class ScaledHardening:
+    """The beam-hardening correction of scaled projections."""
+
+    scale: Float[Tensor, "*pixel threshold"]
+    hardening: BeamHardening
+
+    @property
+    def effective_keV(self) -> Float[Tensor, "threshold"]:
+        """Energy of the monochromatic projections of each threshold."""
+        return self.hardening.effective_keV
+
+    @property
+    def water_per_cm(self) -> Float[Tensor, "threshold"]:
+        """Attenuation of water at these energies."""
+        return self.hardening.water_per_cm
+
+    def __call__(self, projections: Projections) -> Projections:
+        """Corrected projections."""
+        return self.hardening(self.scale.to(projections) * projections)

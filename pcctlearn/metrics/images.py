@@ -1,0 +1,40 @@
+"""Similarity of images to a reference: errors over a body, SSIM, and differences of regions."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Image = Float[Tensor, "y x"]
+
+
+def structural_similarity(image: Image, reference: Image, body: Bool[Tensor, "y x"]) -> float:
+    """Mean over a body of the SSIM in windows of 7 × 7 voxels; the range is that of the reference
+    in the body (Z. Wang et al., IEEE Trans. Image Process. 13 (2004) 600).
+    """
+    from monai.metrics.regression import compute_ssim_and_cs  # takes seconds
+
+    data_range = float(reference[body].max() - reference[body].min())
+    windows, _ = compute_ssim_and_cs(
+        image[None, None].float(),
+        reference[None, None].float(),
+        spatial_dims=2,
+        kernel_size=(7, 7),
+        kernel_sigma=(1.5, 1.5),
+        data_range=data_range,
+        kernel_type="uniform",
+    )
+    return windows[0, 0][body[3:-3, 3:-3]].mean().item()
+
+
+def region_difference(
+    image: Image,
+    points_cm: Float[Tensor, "y x 2"],
+    centers_cm: Float[Tensor, "region 2"],
+    radius_cm: float,
+) -> float:
+    """Largest minus smallest mean of discs in an image, which are of one material [2, eq. 26]."""
+    means = [
+        image[(points_cm - center).square().sum(-1) <= radius_cm**2].mean()
+        for center in centers_cm.to(points_cm)
+    ]
+    return (torch.stack(means).max() - torch.stack(means).min()).item()

@@ -1,0 +1,109 @@
+"""An abdomen of a flawed detector: the order of the corrections, and the floor of water alone."""
+
+from functools import partial
+
+import pytest
+import torch
+from support.plates import cdte_scanner
+from support.studies import in_context
+
+from pcctlearn.calibration.direct_inversion import DirectInversion
+from pcctlearn.calibration.etb import EtbCal
+from pcctlearn.calibration.water_slab import WaterSlab
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.figures import draw
+from pcctlearn.phantoms.ellipses import iodine_abdomen
+from pcctlearn.physics.attenuation import attenuation_table
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.runs.results import write_results
+from pcctlearn.simulation.detector_errors import DetectorErrors
+from pcctlearn.studies.etb_abdomen import EtbAbdomen, without_stripes
+from pcctlearn.tomography.geometry.planar import FanBeam
+from pcctlearn.tomography.grids import ImageGrid
+
+BASIS = ["PMMA", "aluminium"]
+ERRORS = DetectorErrors(0.0035, 0.0012, (-0.006, 0.006), 0.3333)
+PLATES = {
+    "default": {"aluminium": [0.0, 0.5, 1.0, 1.5, 2.0]},
+    "slab": {"water": [0.0, 20.0]},
+}
+
+
+def scanner():
+    model = cdte_scanner()
+    table = attenuation_table(BASIS, model.energies_keV)
+    return SpectralModel(
+        model.energies_keV, model.fluence, model.response, model.thresholds, table, BASIS
+    )
+
+
+def study(**options):
+    settings = {
+        "calibrations": {"etb": EtbCal(), "direct": DirectInversion(), "slab": WaterSlab()},
+        "plates_cm": PLATES,
+        **options,
+    }
+    return EtbAbdomen(
+        scanner(),
+        FanBeam(48, 96, 0.4, 75.0, 108.5),
+        ImageGrid(64, 64, 0.4),
+        iodine_abdomen(),
+        errors=ERRORS,
+        decomposition=partial(MaximumLikelihood),
+        regions_cm=[[0.0, 0.5], [-0.5, -1.5], [7.0, -2.0]],
+        **settings,
+    )
+
+
+@pytest.fixture(name="results", scope="module")
+def _results():
+    torch.set_default_dtype(torch.float64)
+    return study().run(in_context())
+
+
+def rms_of(results, name, keV=40):
+    return results.numbers[f"rms_HU_{keV}keV.{name}"]
+
+
+def test_the_order_of_the_corrections(results):
+    order = ["uncorrected", "direct", "etb"]
+    errors = [rms_of(results, name) for name in order]
+    assert errors == sorted(errors, reverse=True)
+    assert rms_of(results, "etb") == pytest.approx(rms_of(results, "true"), rel=0.01)
+    assert rms_of(results, "noisy_etb") < 1.2 * rms_of(results, "true")
+    assert rms_of(results, "slab") < rms_of(results, "uncorrected")
+
+
+def test_the_decomposition_has_no_floor(results):
+    assert rms_of(results, "exact_true") < 0.2
+    assert rms_of(results, "exact_etb") < 0.3
+    assert rms_of(results, "true") > 1.0
+    assert rms_of(results, "exact_uncorrected") > 20
+
+
+def test_only_pixel_models_decompose(results):
+    named = {key.partition("exact_")[2] for key in results.numbers if "exact_" in key}
+    assert named == {"uncorrected", "true", "etb", "noisy_etb"}
+
+
+def test_figures(results, tmp_path):
+    write_results(results, tmp_path)
+    for figure in results.figures:
+        assert draw(figure, tmp_path).axes
+
+
+def test_plates_of_unknown_calibrations_are_refused():
+    with pytest.raises(ValueError, match="plates_cm"):
+        study(plates_cm={**PLATES, "sfr": PLATES["default"]})
+    with pytest.raises(ValueError, match="plates_cm"):
+        study(plates_cm={})
+
+
+def test_stripes_are_removed_and_a_smooth_object_is_kept():
+    column = torch.linspace(-1, 1, 200)
+    smooth = (1 - column**2).clamp(min=0).expand(40, 200)[..., None]
+    stripes = torch.zeros(200)
+    stripes[::23] = 0.2
+    cleaned, untouched = without_stripes(smooth + stripes[:, None]), without_stripes(smooth)
+    assert (cleaned - untouched).abs()[:, 20:-20].max() < 0.02
+    assert (untouched - smooth).abs()[:, 20:-20].max() < 0.01  # the curvature over 31 columns
