@@ -33,6 +33,7 @@ ROOMS = {
 }
 NEEDS = {
     "datasets/scans.yaml": ["datasets.folder=scans"],
+    "scan/of_plates.yaml": ["scan.detector.path=plates.h5"],
     "physics/response/file.yaml": ["physics.response.path=response.csv"],
     "physics/spectrum/file.yaml": ["physics.spectrum.table=spectrum.csv"],
 }
@@ -60,7 +61,7 @@ def choice(file):
 def composed_with(file, folder, *overrides):
     """Compose the choice of this file, in the command that has its group."""
     if file.as_posix().startswith(OF_SIMULATE):
-        return composed(folder, choice(file), name="simulate")
+        return composed(folder, choice(file), *overrides, name="simulate")
     logger = [] if file.parts[0] == "logger" else ["logger=none"]
     owner = [f"experiment={OWNERS[file.parts[0]][0]}"] if file.parts[0] in OWNERS else []
     return composed(folder, *owner, choice(file), *logger, *overrides)
@@ -96,7 +97,8 @@ def test_every_choice_composes_and_its_keys_are_parameters(file, tmp_path):
 )
 def test_the_folder_is_the_path_of_what_is_built(file, tmp_path):
     path = ".".join(file.parent.parts)
-    node = OmegaConf.select(composed_with(file, tmp_path), key_of(file))
+    needs = NEEDS.get(file.as_posix(), [])
+    node = OmegaConf.select(composed_with(file, tmp_path, *needs), key_of(file))
     room = ROOMS.get(f"{path}.{file.stem}", ROOMS.get(path, path))
     built = [node] if "_target_" in node else list(node.values())
     assert all(part._target_.startswith(f"pcctlearn.{room}.") for part in built)

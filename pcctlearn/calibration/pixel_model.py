@@ -1,8 +1,8 @@
 """What a calibration finds of every pixel: gain, skew, thresholds, and how well it knows them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -94,6 +94,42 @@ class PixelModel:
             nominal.materials,
             Skew(self.gain, self.thickness_cm, self.materials, nominal.energies_keV),
         )
+
+    def as_panel(self, shape: tuple[int, ...]) -> "PixelModel":
+        """The same pixels as a panel of this shape, such as one row."""
+        n = self.gain.ndim
+        arrays: dict[str, Any] = {
+            field.name: values.reshape(*shape, *values.shape[n:])
+            for field in fields(self)
+            if isinstance(values := getattr(self, field.name), Tensor)
+            and field.name != "nominal_keV"
+        }
+        flags = {kind: flagged.reshape(shape) for kind, flagged in self.flags.items()}
+        return replace(self, **arrays, flags=flags)
+
+    def require_scanner(
+        self, shape: tuple[int, ...], edges_keV: Float[Tensor, "*pixel edge"]
+    ) -> None:
+        """Raise ValueError unless a scanner has these pixels and nominal thresholds.
+
+        Args:
+            shape: of its detector; a row of pixels and a panel of one row are the same.
+            edges_keV: its nominal thresholds, and the upper limit of the last bin.
+        """
+        own, nominal = tuple(self.gain.shape), edges_keV[..., :-1].to(self.nominal_keV)
+        if shape not in (own, (1, *own)):
+            raise ValueError(
+                f"the pixel model has {' x '.join(map(str, own))} pixels, the scanner "
+                f"{' x '.join(map(str, shape))}: calibrate the detector of the scan"
+            )
+        if nominal.shape[-1] != len(self.nominal_keV) or not torch.allclose(
+            nominal, self.nominal_keV.expand_as(nominal), rtol=0, atol=1e-3
+        ):
+            typical = nominal.reshape(-1, nominal.shape[-1])[0].tolist()
+            raise ValueError(
+                f"the pixel model is for thresholds of {self.nominal_keV.tolist()} keV, the scan "
+                f"has {typical}: calibrate with the thresholds of the scan"
+            )
 
     def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
         """Spectra of the photons counted above each threshold."""

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.stored import (
     Contents,
     FileSchema,
@@ -94,6 +95,27 @@ class PlateRecord:
         return SpectralModel(
             energies, self.spectrum.fluence, Table(*self.response), thresholds, table, materials
         ).requires_grad_(False)
+
+
+def true_detector(path: str | Path) -> PixelModel:
+    """The detector of a simulated plate file, of gain one.
+
+    Raises:
+        ValueError: the file holds no true thresholds or skew.
+    """
+    record = read_plates(path)
+    if record.true_thresholds_keV is None or record.skew_cm is None:
+        raise ValueError(
+            f"{path} holds no true_thresholds_keV or skew_cm: give plates that were simulated, as "
+            "by python simulate.py datasets=plates"
+        )
+    return PixelModel.known(
+        torch.ones_like(record.true_thresholds_keV[..., 0]),
+        record.skew_cm.movedim(0, -1),
+        record.filter_materials,
+        record.true_thresholds_keV,
+        record.plates.thresholds_keV,
+    )
 
 
 def plate_faults(path: str | Path) -> list[str]:

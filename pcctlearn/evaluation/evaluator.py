@@ -1,7 +1,7 @@
 """Evaluation of one scan file with the scanner that it records."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from pcctlearn.chain import Chain
 from pcctlearn.evaluation.judge import judge
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
-from pcctlearn.metrics.errors import ErrorTable
+from pcctlearn.metrics.errors import ErrorTable, rms
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, listed
 from pcctlearn.scans.file import read_scan
-from pcctlearn.scans.flat_field import FlatFielded, flat_fielded, pixels_to_fill
+from pcctlearn.scans.flat_field import FlatFielded, Pixels, flat_fielded, pixels_to_fill
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.tomography.grids import VolumeGrid, changed_grid
 from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
 
-_READ = (*SCANNER, "counts", "primary", "scatter", "scanner_to_patient")
+_READ = (*SCANNER, "counts", "primary", "scatter", "line_integrals", "scanner_to_patient")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ScanEvaluator:
         """
         recorded = self._read(path)
         try:
-            kinds = pixels_to_fill(recorded, self.max_dead_share)
+            kinds = pixels_to_fill(recorded, self.max_dead_share, self._uncalibrated(recorded))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         dead = any_of(kinds)
@@ -130,10 +130,18 @@ class ScanEvaluator:
             outcome=prepared.in_pixels(outcome),
             dead=dead.nonzero(),
             unknown=unknown,
-            numbers=_numbers(outcome, dead, unknown),
+            numbers=_numbers(outcome, dead, unknown)
+            | _pixel_biases(outcome, recorded, chain.decompose.model.materials),
             errors=self._errors(path, prepared, chain),
             differences=scanner.differences,
         )
+
+    def _uncalibrated(self, recorded: ScanRecord) -> dict[str, Pixels]:
+        """Pixels that the calibration flags, where there is one of this panel."""
+        pixels, shape = self.chains.pixels, recorded.air.shape[1:]
+        if pixels is None or pixels.gain.numel() != shape.numel():
+            return {}
+        return {"uncalibrated": ~pixels.calibrated.reshape(shape)}
 
     def _read(self, path: Path) -> ScanRecord:
         recorded = read_scan(path, _READ)
@@ -153,6 +161,22 @@ class ScanEvaluator:
             )
             return ErrorTable()
         return judge(chain, [scan], self.seed).errors
+
+
+def _pixel_biases(
+    outcome: Scan, recorded: ScanRecord, materials: Sequence[str]
+) -> dict[str, float]:
+    """RMS over the pixels of the mean error over the views, where the file holds the truth.
+
+    Such errors are rings in the images; noise averages out over the views.
+    """
+    if recorded.line_integrals is None or tuple(materials) != recorded.materials:
+        return {}
+    error = (outcome.at("line_integrals")[0] - recorded.line_integrals).mean(1)
+    return {
+        f"pixel_bias_{name}_rms_g_cm2": rms(values)
+        for name, values in zip(materials, error, strict=True)
+    }
 
 
 def _numbers(outcome: Scan, dead: Tensor, unknown: Tensor) -> dict[str, float]:

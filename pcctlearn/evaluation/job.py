@@ -6,6 +6,7 @@ import numpy as np
 from rich.progress import track
 from torch import Tensor
 
+from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.console import console
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.evaluation.evaluator import EvaluatedScan, ScanEvaluator
@@ -40,6 +41,8 @@ class Evaluation:
         filter, truncation: settings of the reconstruction, as in ``fbp``.
         grid: function from the grid of a file to that of the reconstruction; by default the same.
         max_dead_share: share of dead pixels above which a scan is rejected.
+        pixel_model: a pixel model (docs/pixel_model_file.md), with whose pixels the counts are
+            decomposed; pixels that it flags are filled from their neighbours.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -54,6 +57,7 @@ class Evaluation:
         truncation: str = "water",
         grid: Callable[[VolumeGrid], VolumeGrid] = changed_grid,
         max_dead_share: float = 0.05,
+        pixel_model: str | None = None,
         seed: int = 0,
     ) -> None:
         if scans is None:
@@ -64,7 +68,8 @@ class Evaluation:
         self.paths = scan_files(scans)
         for path in self.paths:
             safe_stem(path.stem, path, reserved=_RESERVED)
-        chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation)
+        pixels = None if pixel_model is None else read_pixel_model(pixel_model)
+        chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation, pixels)
         self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed)
 
     def run(self, context: Context) -> StudyResults:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.chain import Chain
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.physics.attenuation import attenuation_table
@@ -17,6 +18,7 @@ from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import fbp, require_truncation
 from pcctlearn.tomography.filters import RampFilter
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class ScanChains:
         vmi_keV: energies of the monoenergetic images.
         materials: basis materials; by default those of each file's truth, else water and calcium.
         filter, truncation: settings of the reconstruction, as in ``fbp``.
+        pixels: calibrated detector of all scans; by default all pixels are nominal.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class ScanChains:
         materials: Sequence[str] | None = None,
         filter: str = "ramp",
         truncation: str = "water",
+        pixels: PixelModel | None = None,
     ) -> None:
         require_truncation(truncation)
         RampFilter((1, 1), 1.0, filter)  # rejects an unknown filter before a scan is read
@@ -70,7 +74,7 @@ class ScanChains:
             )
         if not vmi_keV:
             raise ValueError("vmi_keV needs at least one energy, such as vmi_keV=[60]")
-        self.decomposition, self.scatter = decomposition, scatter
+        self.decomposition, self.scatter, self.pixels = decomposition, scatter, pixels
         self.vmi_keV = list(vmi_keV)
         self.materials = _checked_basis(materials)
         self.reconstruct = partial(fbp, filter=filter, truncation=truncation)
@@ -84,7 +88,7 @@ class ScanChains:
             differences = self.scatter.differences(geometry)
             for difference in differences:
                 log.warning("the checkpoint was trained with a different geometry: %s", difference)
-            decompose = self.decomposition(model)
+            decompose = self.decomposition(self._calibrated(path, model, geometry))
             image = MonoenergeticImages(model.materials, self.vmi_keV)
             reconstruct = self.reconstruct(geometry, recorded.grid)
             self._last = ScanChain(
@@ -94,6 +98,17 @@ class ScanChains:
                 differences,
             )
         return self._last
+
+    def _calibrated(self, path: Path, model: SpectralModel, geometry: ConeBeam) -> SpectralModel:
+        """The model with the gain, skew and thresholds of every pixel."""
+        if self.pixels is None:
+            return model
+        shape = (geometry.n_rows, geometry.n_columns)
+        try:
+            self.pixels.require_scanner(shape, model.thresholds.edges_keV.detach())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return self.pixels.as_panel(shape).spectral_model(model)
 
     def _model(self, path: Path, recorded: ScanRecord) -> SpectralModel:
         """The spectral model with the file's spectrum, response and thresholds."""

@@ -1,5 +1,6 @@
 """Flat-field correction: scale each pixel's counts to the air of the model, fill dead pixels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,8 +102,10 @@ def flat_fielded(
     return FlatFielded(recorded, gain, dead)
 
 
-def pixels_to_fill(recorded: ScanRecord, max_dead_share: float) -> dict[str, Pixels]:
-    """Dead pixels of a measured scan, by kind.
+def pixels_to_fill(
+    recorded: ScanRecord, max_dead_share: float, others: Mapping[str, Pixels] | None = None
+) -> dict[str, Pixels]:
+    """Dead pixels of a measured scan, by kind, and ``others`` that must be filled as well.
 
     Raises:
         ValueError: views are missing, or more than ``max_dead_share`` of the pixels are dead.
@@ -115,7 +118,7 @@ def pixels_to_fill(recorded: ScanRecord, max_dead_share: float) -> dict[str, Pix
             "them out of counts and n_views, and write the angles of the remaining views in rad "
             "as geometry/measured_angles_rad"
         )
-    kinds = dead_pixels(counts, recorded.air)
+    kinds = dead_pixels(counts, recorded.air) | dict(others or {})
     dead = any_of(kinds)
     if (share := dead.double().mean().item()) > max_dead_share:
         raise ValueError(

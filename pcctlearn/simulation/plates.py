@@ -74,14 +74,7 @@ class PlateMeasurement:
         nominal = self.model.thresholds.edges_keV.detach()[:-1]
         n_rows, n_columns = self.shape
         row = self.errors.pixels(nominal, n_rows * n_columns, self.seed, self.skew_material)
-        return replace(
-            row,
-            gain=row.gain.reshape(self.shape),
-            thickness_cm=row.thickness_cm.reshape(*self.shape, 1),
-            thresholds_keV=row.thresholds_keV.reshape(*self.shape, -1),
-            gain_covariance=row.gain_covariance.reshape(*self.shape, 2, 2),
-            threshold_sd_keV=row.threshold_sd_keV.reshape(*self.shape, -1),
-        )
+        return row.as_panel(self.shape)
 
     def record(self, name: str, config: str | None = None) -> PlateRecord:
         """Measure the plates."""

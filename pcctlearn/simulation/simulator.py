@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.physics.attenuation import attenuation_table, linear_attenuation
 from pcctlearn.physics.noise import draw_counts
@@ -35,11 +36,14 @@ class _Detector:
     skew_cm: Float[Tensor, "filter #row #column"]
     filters: tuple[str, ...]
     model: SpectralModel
+    gain: Float[Tensor, "row column"] | None = None
 
     def registered(self, energies_keV: Energies) -> Float[Tensor, "row column bin energy"]:
         """Counts in each bin for one photon of each energy that reaches a pixel."""
         above = self.model.response.above(self.thresholds_keV, energies_keV).detach()
         bins = above[..., :-1, :] - above[..., 1:, :]
+        if self.gain is not None:
+            bins = self.gain[..., None, None] * bins
         if not self.filters:
             return bins
         thickness_cm = self.skew_cm.movedim(0, -1)
@@ -67,6 +71,7 @@ class ScanSimulator:
         threshold_error_keV: standard deviation of the pixels' true thresholds about the nominal.
         skew_cm: {filter material: standard deviation of its thickness in front of each pixel}; the
             mean is zero, so that some thicknesses are negative.
+        detector: gain, skew and thresholds of every pixel, in place of the two random ones above.
         noise: draw Poisson counts instead of using the expected ones.
         seed: seed of the detector's imperfections, which are the same in every scan.
     """
@@ -81,6 +86,7 @@ class ScanSimulator:
         grid_transmission: float | None = None,
         threshold_error_keV: float = 0.0,
         skew_cm: Mapping[str, float] | None = None,
+        detector: PixelModel | None = None,
         noise: bool = True,
         seed: int = 0,
     ) -> None:
@@ -107,7 +113,15 @@ class ScanSimulator:
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
         self._projector = projector(geometry, grid)
-        self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
+        if detector is None:
+            self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
+        elif threshold_error_keV or skew_cm:
+            raise ValueError(
+                "detector determines thresholds and skew: set threshold_error_keV to 0 and skew_cm "
+                "to null"
+            )
+        else:
+            self._detector = self._given(detector, edges)
 
     def scan(
         self,
@@ -214,6 +228,18 @@ class ScanSimulator:
         if simulated == 0:
             raise ValueError(f"no scatter to be scaled to spr={self.spr:g}: set spr to null")
         return self.spr / simulated
+
+    def _given(self, pixels: PixelModel, edges_keV: Float[Tensor, "edge"]) -> _Detector:
+        shape = (self.geometry.n_rows, self.geometry.n_columns)
+        pixels.require_scanner(shape, edges_keV)
+        last = edges_keV[-1:].expand(*shape, 1)
+        return _Detector(
+            torch.cat([pixels.thresholds_keV.reshape(*shape, -1), last], -1),
+            pixels.thickness_cm.movedim(-1, 0).reshape(-1, *shape),
+            pixels.materials,
+            self.model,
+            pixels.gain.reshape(shape),
+        )
 
     def _imperfect(
         self,

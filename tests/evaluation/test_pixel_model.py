@@ -1,0 +1,104 @@
+"""Scans of a flawed detector, corrected with the pixel model of its plates."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from support.configs import composed
+
+from pcctlearn.app.run import run
+from pcctlearn.calibration.pixel_model_file import read_pixel_model, write_pixel_model
+
+PANEL = ["n_rows=4", "n_columns=24"]
+CDTE = [
+    "physics/response=cdte_monte_carlo",
+    "physics/thresholds=two_bins",
+    "physics.thresholds.edges_keV=[40.0,60.0,149.0]",
+    "physics.spectrum.filtration_cm.aluminium=0.2",
+]
+GEOMETRY = [
+    "tomography.geometry.n_views=24",
+    "tomography.geometry.pixel_cm=1.9",
+    *(f"tomography.geometry.{word}" for word in PANEL),
+    "tomography.grid.n_z=4",
+    "tomography.grid.n_y=28",
+    "tomography.grid.n_x=28",
+    "tomography.grid.voxel_cm=1.0",
+]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Plates of a detector, its pixel model, and a scan made with it."""
+    folder = tmp_path_factory.mktemp("workshop")
+    plates = folder / "plates/plates.h5"
+    words = ["datasets=plates", *(f"datasets.{word}" for word in PANEL)]
+    command(folder / "plates", "simulate", *words)
+    command(folder / "calibrated", "calibrate", f"counts={plates}")
+    of_plates = ["scan=of_plates", f"scan.detector.path={plates}"]
+    still = ["scan.spr=null", "scan.scatter=null", "datasets.n_cases=1"]
+    command(folder / "scans", "simulate", *of_plates, *still, *CDTE, *GEOMETRY)
+    return folder
+
+
+def command(folder, name, *words):
+    try:
+        run(composed(folder, *words, f"folder={folder}", "n_threads=1", name=name))
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
+def evaluated(workshop, folder, *words):
+    command(folder, "evaluate", f"scans={workshop / 'scans'}", "scatter=none", *words)
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_bias_of_pixels_falls_to_the_noise(workshop, tmp_path):
+    model = workshop / "calibrated/pixel_model.h5"
+    before = evaluated(workshop, tmp_path / "before")
+    after = evaluated(workshop, tmp_path / "after", f"pixel_model={model}")
+    for material in ("water", "calcium"):
+        key = f"pixel_bias_{material}_rms_g_cm2"
+        assert after[key] < before[key] / 3
+
+
+def test_flagged_pixels_are_filled(workshop, tmp_path):
+    pixels = read_pixel_model(workshop / "calibrated/pixel_model.h5")
+    flagged = torch.zeros(4, 24, dtype=torch.bool)
+    flagged[1, 5] = True
+    write_pixel_model(tmp_path / "model.h5", replace(pixels, flags={"odd": flagged}))
+    results = evaluated(workshop, tmp_path / "out", f"pixel_model={tmp_path / 'model.h5'}")
+    assert results["dead_pixels"] == 1
+    assert "(1, 5)" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda p: p.as_panel((24, 4)), "24 x 4"),
+        (lambda p: replace(p, nominal_keV=p.nominal_keV + 1), r"41\.0"),
+    ],
+)
+def test_another_detector_is_refused(workshop, tmp_path, change, named):
+    pixels = read_pixel_model(workshop / "calibrated/pixel_model.h5")
+    write_pixel_model(tmp_path / "model.h5", change(pixels))
+    with pytest.raises(ValueError, match=named):
+        evaluated(workshop, tmp_path / "out", f"pixel_model={tmp_path / 'model.h5'}")
+
+
+def test_a_plate_file_is_not_a_pixel_model(workshop, tmp_path):
+    with pytest.raises(ValueError, match="pcctlearn pixel model"):
+        evaluated(workshop, tmp_path, f"pixel_model={workshop / 'plates/plates.h5'}")
+
+
+def test_scans_of_plates_need_their_panel_and_thresholds(workshop, tmp_path):
+    words = ["scan=of_plates", f"scan.detector.path={workshop / 'plates/plates.h5'}"]
+    still = ["scan.spr=null", "scan.scatter=null", "datasets.n_cases=1", *GEOMETRY]
+    with pytest.raises(ValueError, match="thresholds of"):
+        command(tmp_path / "a", "simulate", *words, *still)
+    with pytest.raises(ValueError, match="4 x 24 pixels"):
+        command(tmp_path / "b", "simulate", *words, *still, *CDTE, "tomography.geometry.n_rows=6")
+    with pytest.raises(ValueError, match="threshold_error_keV"):
+        command(tmp_path / "c", "simulate", *words, *still, *CDTE, "scan.threshold_error_keV=1.0")
