@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.inputs import check
+from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
@@ -23,13 +25,14 @@ from pcctlearn.shapes import (
     channels_last,
 )
 from pcctlearn.solvers.quadratic import Solution
+from pcctlearn.validation import require_positive
 
 log = logging.getLogger(__name__)
 
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
 _BELOW_ZERO = -0.03  # lower end of the lattice over the range: with noise, air has negative values
-_RIDGE = 1e-6
+_RIDGE, _RIDGE_DEGREE = 1e-6, 3  # of the normal matrix, up to this degree
 _THIN = 0.02  # mean log counts below which errors are absolute
 _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 
@@ -37,8 +40,8 @@ _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 class Polynomial(NamedTuple):
     """A_m = Σ_α c_mα Π_b p_b^α_b, 1 ≤ total degree ≤ ``degree``, with p_b = log(air_b / n_b).
 
-    ``coefficients`` (feature, material); ``range`` (material) transmits a thousandth of the
-    photons, g/cm².
+    ``coefficients`` (*pixel, feature, material); ``range`` (material) is the largest fitted area
+    density of each material, g/cm².
     """
 
     coefficients: Tensor
@@ -48,7 +51,10 @@ class Polynomial(NamedTuple):
     def __call__(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> RayLineIntegrals:
         """Line integrals in g/cm²; outside the fitted range they are extrapolated."""
         p = torch.log(air / counts.clamp(min=_LEAST_PHOTONS))
-        return _features(p, self.degree).mT @ self.coefficients
+        if self.coefficients.ndim == 2:
+            return _features(p, self.degree).mT @ self.coefficients
+        monomials = _features(p, self.degree, dim=-1)
+        return (monomials[..., None, :] @ self.coefficients)[..., 0, :]
 
     def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
         """The line integrals, clamped to 0 … range."""
@@ -60,30 +66,66 @@ class Polynomial(NamedTuple):
         return (share >= _BELOW_ZERO).all(-1) & (share.sum(-1) <= 1)
 
 
-def fit_polynomial(spectra: Spectra, attenuation: Attenuation, degree: int = 2) -> Polynomial:
+def fit_polynomial(
+    spectra: Spectra,
+    attenuation: Attenuation,
+    degree: int = 2,
+    range_g_cm2: Sequence[float | None] | None = None,
+    each_pixel: bool = False,
+) -> Polynomial:
     """Least-squares fit to noise-free counts on a lattice of combinations of the materials.
 
-    The lattice extends from zero to a transmission of ``_DARKEST``; errors are weighted relative to
-    the mean of p. The fit uses the mean spectra of all pixels; the counts of each ray are divided
-    by the air counts of its pixel. The polynomial is exact in air, and its error at high counts is
+    The lattice extends from zero to a transmission of ``_DARKEST``, or to the given range; errors
+    are weighted relative to the mean of p. The counts of each ray are divided by the air counts of
+    its pixel. The polynomial is exact in air. The error of the second degree at high counts is
     about 0.05 g/cm² of water. Differentiable in spectra and attenuation.
+
+    Args:
+        spectra, attenuation: as in ``decompose``.
+        degree: of the polynomial.
+        range_g_cm2: largest area density of each material, ``None`` for the default.
+        each_pixel: fit one polynomial for each pixel [2, eqs 21, 22], not one to the mean of their
+            spectra.
     """
-    mean, mu = spectra.double(), attenuation.double()
-    if mean.ndim > 2:
-        mean = mean.flatten(0, -3).mean(0)
-    far = torch.stack([_range(mean.sum(0), one) for one in mu]).to(attenuation)
+    each, mu = spectra.double(), attenuation.double()
+    mean = each.flatten(0, -3).mean(0) if each.ndim > 2 else each
+    given = range_g_cm2 or [None] * len(mu)
+    far = torch.stack(
+        [
+            _range(mean.sum(0), one) if most is None else mu.new_tensor(most)
+            for one, most in zip(mu, given, strict=True)
+        ]
+    ).to(attenuation)
     lattice = _simplex(len(mu)).to(mu) * far.double()
-    p = torch.log(mean.sum(-1) / expected_counts(lattice, mean, mu))
+    shape = each.shape[:-2] if each_pixel else ()
+    S = (each if each_pixel else mean).reshape(-1, *mean.shape)
+    rays = lattice[:, None].expand(-1, len(S), -1)
+    counts = expected_counts(rays, S, mu).movedim(0, 1)  # (pixel, point, bin)
+    p = torch.log(S.sum(-1)[:, None] / counts)
     weight = 1 / (_THIN + p.mean(-1).clamp(min=0))
-    features = _features(p, degree) * weight
-    normal = features @ features.mT
-    normal = normal + _RIDGE * torch.diag(normal.diagonal())
-    moments = features @ (lattice * weight[:, None])
-    return Polynomial(torch.linalg.solve(normal, moments).to(attenuation), far, degree)
+    features = _features(p, degree) * weight[:, None]
+    wanted = lattice * weight[..., None]
+    if degree > _RIDGE_DEGREE:
+        coefficients = _least_squares(features.mT, wanted)
+    else:
+        normal = features @ features.mT
+        normal = normal + _RIDGE * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))
+        coefficients = torch.linalg.solve(normal, features @ wanted)
+    coefficients = coefficients.reshape(*shape, *coefficients.shape[1:])
+    return Polynomial(coefficients.to(attenuation), far, degree)
+
+
+def _least_squares(rows: Tensor, wanted: Tensor) -> Tensor:
+    """The solution by QR factors of columns of length one, as high degrees need."""
+    scale = rows.norm(dim=-2, keepdim=True)
+    Q, R = torch.linalg.qr(rows / scale)
+    return torch.linalg.solve_triangular(R, Q.mT @ wanted, upper=True) / scale.mT
 
 
 class PolynomialDecomposition(Decomposition):
-    """Polynomial of log counts, fitted to the model's spectra at each call (``fit_polynomial``).
+    """Polynomials of log counts, fitted to the model's spectra at each call (``fit_polynomial``).
+
+    Where the spectra differ between pixels, each pixel has its own polynomial.
 
     Gradients reach counts and, through the fit, thresholds, fluence and response. ``converged`` is
     True where every bin has half a photon or more and the line integrals are within the fitted
@@ -92,14 +134,24 @@ class PolynomialDecomposition(Decomposition):
 
     Args:
         model: the scanner.
-        degree: degree of the polynomial, 2 or 3.
+        degree: of the polynomial: 2 or 3 for any range, 5 for the range of the objects.
+        range_g_cm2: {material: largest area density of the fit}; other materials are fitted up to a
+            transmission of 0.1 %.
     """
 
-    def __init__(self, model: SpectralModel, degree: int = 2) -> None:
+    def __init__(
+        self,
+        model: SpectralModel,
+        degree: int = 2,
+        range_g_cm2: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(model)
         if degree < 1:
             raise ValueError(f"degree must be 1 or more, got {degree}")
-        self.degree = degree
+        require_positive(**{f"range_g_cm2.{k}": v for k, v in (range_g_cm2 or {}).items()})
+        for name in set(range_g_cm2 or {}) - set(model.materials):
+            mass_attenuation(name, [60.0])  # raises if the name is misspelt
+        self.degree, self.range_g_cm2 = degree, dict(range_g_cm2 or {})
 
     def forward(self, counts: Counts) -> Solution:
         """Line integrals (batch, material, view, *pixel) in g/cm², and the mask ``converged``."""
@@ -108,7 +160,9 @@ class PolynomialDecomposition(Decomposition):
             rays = rays.float()
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         check(rays, spectra, attenuation)
-        polynomial = fit_polynomial(spectra, attenuation, self.degree)
+        ranges = [self.range_g_cm2.get(name) for name in self.model.materials]
+        each_pixel = spectra.ndim > 2
+        polynomial = fit_polynomial(spectra, attenuation, self.degree, ranges, each_pixel)
         x = polynomial(rays, spectra.sum(-1))
         inside = polynomial.covers(x.detach()) & (rays >= _LEAST_PHOTONS).all(-1)
         if outside := int((~inside).sum()):
@@ -117,15 +171,15 @@ class PolynomialDecomposition(Decomposition):
         return Solution(channels_first(x), inside)
 
 
-def _features(p: Tensor, degree: int) -> Tensor:
-    """Monomials of the log counts: (*group, feature, ray)."""
+def _features(p: Tensor, degree: int, dim: int = -2) -> Tensor:
+    """Monomials of the log counts: (*group, feature, ray), or with the features elsewhere."""
     bins = list(p.unbind(-1))
     rows: list[Tensor] = []
     level: list[tuple[int, Tensor]] = [(0, torch.ones_like(bins[0]))]
     for _ in range(degree):
         level = [(b, row * bins[b]) for first, row in level for b in range(first, len(bins))]
         rows += [row for _, row in level]
-    return torch.stack(rows, -2)
+    return torch.stack(rows, dim)
 
 
 def _range(spectrum: Tensor, mu: Tensor) -> Tensor:

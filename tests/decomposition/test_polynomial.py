@@ -4,11 +4,14 @@ import logging
 
 import pytest
 import torch
+from support.plates import cdte_scanner, flawed
 from support.scanners import FOUR_BINS, SIX_BINS, scanner
 from torch.autograd import gradcheck
 
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition, fit_polynomial
+from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.spectral_model import SpectralModel
 
 SCANNERS = {
     "water": (["water"], [15.0, 50.0, 120.0], [20.0]),
@@ -156,3 +159,47 @@ def test_counts_of_another_detector_raise_an_error(annotations_off):
         PolynomialDecomposition(model)(torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"degree .* 0"):
         PolynomialDecomposition(model, degree=0)
+
+
+# one polynomial for each pixel [2, eqs 21, 22]
+
+
+@pytest.mark.parametrize(("degree", "water", "iodine"), [(3, 3e-3, 2e-4), (5, 1.5e-4, 1e-5)])
+def test_held_out_water_and_iodine(degree, water, iodine):
+    """RMS errors in g/cm² for a CdTe detector, within those that the specification measured."""
+    model, truth = held_out()
+    layer = PolynomialDecomposition(model, degree, {"water": 32.0, "iodine": 0.065})
+    x, inside = layer(model(truth).detach().movedim(-1, 0)[None])
+    rms = (x[0].movedim(0, -1) - truth)[inside[0]].square().mean(0).sqrt()
+    assert inside.double().mean() > 0.9
+    assert rms[0] < water
+    assert rms[1] < iodine
+
+
+def test_each_pixel_has_its_own_polynomial():
+    model, truth = held_out()
+    pixels = flawed(n_pixels=20)
+    own = pixels.spectral_model(model)
+    counts = own(truth[:, None].expand(-1, 20, 2)).detach().movedim(-1, 0)[None]
+    errors = []
+    for used in (own, model):
+        layer = PolynomialDecomposition(used, 5, {"water": 32.0, "iodine": 0.065})
+        air = own.air().detach() / used.air().detach().reshape(-1, 2)
+        x, inside = layer(counts / air.movedim(-1, 0)[:, None])
+        error = (x[0].movedim(0, -1) - truth[:, None])[inside[0]]
+        errors.append(error.square().mean(0).sqrt())
+    assert (errors[0] < torch.tensor([3e-4, 2e-5])).all()
+    assert (errors[0] < errors[1] / 20).all()
+
+
+def held_out():
+    """A CdTe scanner of water and iodine, and combinations within the range of the fit."""
+    cdte = cdte_scanner()
+    basis = ["water", "iodine"]
+    table = attenuation_table(basis, cdte.energies_keV)
+    model = SpectralModel(
+        cdte.energies_keV, cdte.fluence, cdte.response, cdte.thresholds, table, basis
+    )
+    share = torch.rand(400, 2, generator=torch.Generator().manual_seed(2))
+    share = share[share.sum(1) < 0.98]
+    return model, share * torch.tensor([30.0, 0.06])
