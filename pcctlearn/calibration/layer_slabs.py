@@ -1,0 +1,198 @@
+"""Pixels calibrated through the implicitly differentiated decomposition of known slabs."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.calibration.plate_counts import PlateModel, plate_model
+from pcctlearn.calibration.threshold_step import FURTHEST_keV
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.sensitivity import fisher_information, spectra_tangent
+from pcctlearn.physics.attenuation import attenuation_table, density_g_cm3
+from pcctlearn.physics.skew import skew_filter
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import bins_from_above
+from pcctlearn.shapes import Attenuation, Spectra
+from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
+from pcctlearn.validation import require_positive
+
+_LONGEST = (0.3, 0.02, 2.0)  # steps of ln k, of a thickness in cm, of a threshold in keV
+_ROUNDING = 1e-6  # of a residual in standard deviations
+_REFERENCE = 1  # thresholds that are nominal by definition
+
+
+class LayerSlabs:
+    """Minimise Σ_m (A*_m(θ) − A_m)ᵀ I_m (A*_m(θ) − A_m) over θ = (ln k, x, T) of every pixel.
+
+    A*_m is the maximum-likelihood decomposition of the counts behind plates m with the spectra of
+    θ, A_m are the known area densities, and I_m is the Fisher information of the decomposition:
+    without it, directions that the counts do not determine would prevail. The derivative of A* is
+    −(∂²L/∂A²)⁻¹ ∂²L/∂A∂θ [1]. The lowest threshold is nominal, as in ``EtbCal``.
+
+    Args:
+        basis: of the decomposition; the materials of the plates must be among them.
+        materials: of the skew.
+        max_steps: of Levenberg and Marquardt.
+    """
+
+    def __init__(
+        self,
+        basis: Sequence[str] = ("water", "aluminium"),
+        materials: Sequence[str] = ("CdTe",),
+        max_steps: int = 30,
+    ) -> None:
+        require_positive(max_steps=max_steps)
+        self.basis, self.materials, self.max_steps = tuple(basis), tuple(materials), max_steps
+
+    def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:
+        """Calibrate all pixels (``Calibrator``)."""
+        require_plates(plates, 1 + len(self.materials))
+        if others := set(plates.materials) - set(self.basis):
+            raise ValueError(
+                f"the plates are of {', '.join(sorted(others))}, not among the basis materials "
+                f"{', '.join(self.basis)}: use calibration.basis=[water,{plates.materials[0]}]"
+            )
+        if plates.exposure is None:
+            raise ValueError(
+                "calibration=layer_slabs needs the exposure of each plate: measure it, or use "
+                "calibration=etb_as_proposed"
+            )
+        if len(plates.thresholds_keV) < len(self.basis):
+            raise ValueError(
+                f"{len(plates.thresholds_keV)} thresholds do not determine {len(self.basis)} basis "
+                "materials: measure counts above more thresholds"
+            )
+        model = plate_model(plates, nominal, self.materials)
+        counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
+        flags = unusable(counts, plates.flags)
+        good = ~any_of(flags)
+        require_nested(counts[good], model, plates)
+        solved = _Slabs(plates, model, self.basis, counts[good])
+        start = torch.zeros(int(good.sum()), solved.n_unknowns, dtype=torch.float64)
+        start[:, 1 + len(self.materials) :] = plates.thresholds_keV[_REFERENCE:].double()
+        found = LevenbergMarquardt(1e-4, self.max_steps)(solved.residuals, start, solved.longest())
+        return self._assembled(plates, flags, good, found.x, found.normal, found.converged)
+
+    def _assembled(
+        self,
+        plates: CalibrationSet,
+        flags: dict[str, Tensor],
+        good: Tensor,
+        x: Tensor,
+        normal: Tensor,
+        converged: Tensor,
+    ) -> PixelModel:
+        nominal, n = plates.thresholds_keV.double(), 1 + len(self.materials)
+        T = torch.cat([nominal[:_REFERENCE].expand(len(x), -1), x[:, n:]], -1)
+        covariance, singular = torch.linalg.inv_ex(normal)
+        ok = converged & (singular == 0) & ((T - nominal).abs() < FURTHEST_keV).all(-1)
+        ok = ok & (T.diff(dim=-1) > 0).all(-1)
+        if int(ok.sum()) < 0.5 * len(ok):
+            raise ValueError(
+                f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated: check the lengths "
+                "and materials of the plates, the spectrum and the response"
+            )
+        sd = covariance.diagonal(dim1=-2, dim2=-1)[:, n:].clamp(min=0).sqrt()
+        sd = torch.cat([torch.zeros_like(sd[:, :_REFERENCE]), sd], -1)
+        gain = x[:, 0].exp() / x[ok, 0].exp().median()
+        flags = flags | {"undetermined": spread(~ok, good, False)}
+        shape = plates.pixel_shape
+        return PixelModel(
+            spread(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
+            spread(torch.where(ok[:, None], x[:, 1:n], 0.0), good, 0.0).reshape(*shape, n - 1),
+            self.materials,
+            spread(torch.where(ok[:, None], T, nominal), good, nominal).reshape(*shape, -1),
+            nominal,
+            spread(covariance[:, :n, :n], good, torch.nan).reshape(*shape, n, n),
+            spread(sd, good, torch.nan).reshape(*shape, -1),
+            "absolute",
+            {kind: flagged.reshape(shape) for kind, flagged in flags.items()},
+        )
+
+
+class _Slabs:
+    """The residuals of all pixels: decomposed minus known area densities, and their derivative."""
+
+    def __init__(
+        self,
+        plates: CalibrationSet,
+        model: PlateModel,
+        basis: Sequence[str],
+        counts: Float[Tensor, "pixel exposure threshold"],
+    ) -> None:
+        self.model = model
+        self.reference_keV = plates.thresholds_keV[:_REFERENCE].double()
+        self.n_thresholds = len(plates.thresholds_keV)
+        self.n_materials = len(model.attenuation_per_cm)
+        self.attenuation: Attenuation = attenuation_table(basis, model.energies_keV)
+        known = torch.zeros(len(plates.plates_cm), len(basis), dtype=torch.float64)
+        for column, name in enumerate(plates.materials):
+            known[:, list(basis).index(name)] = plates.plates_cm[:, column] * density_g_cm3(name)
+        self.known = known[:, None]  # (exposure, 1, material)
+        exposure = plates.exposure
+        assert exposure is not None
+        self.counts = bins_from_above(counts).movedim(1, 0) / exposure[:, None, None]
+        nominal = torch.zeros(1, self.n_unknowns, dtype=torch.float64)
+        nominal[:, 1 + self.n_materials :] = plates.thresholds_keV[_REFERENCE:]
+        # the fluence is scaled to the median pixel in the beam with the thinnest plates
+        thinnest = int(plates.plates_cm.sum(-1).argmin())
+        expected = torch.einsum(
+            "pbe,e->b", self.spectra(nominal), model.transmission[thinnest]
+        ).sum()
+        self.scale = self.counts[thinnest].sum(-1).median() / expected
+        spectra = self.spectra(nominal) * self.scale
+        information = fisher_information(self.known, spectra, self.attenuation)[:, 0]
+        self.root = torch.linalg.cholesky(information * exposure[:, None, None])
+
+    @property
+    def n_unknowns(self) -> int:
+        """ln k, thicknesses, and all thresholds but the reference."""
+        return self.n_materials + self.n_thresholds
+
+    def longest(self) -> Float[Tensor, "unknown"]:
+        """Largest steps."""
+        gain, thickness, threshold = _LONGEST
+        n = self.n_thresholds - _REFERENCE
+        return torch.tensor(
+            [gain, *[thickness] * self.n_materials, *[threshold] * n], dtype=torch.float64
+        )
+
+    def spectra(self, x: Float[Tensor, "pixel unknown"]) -> Spectra:
+        """Spectra of the bins for the unknowns."""
+        return self._spectra_and_density(x)[0]
+
+    def _spectra_and_density(self, x: Float[Tensor, "pixel unknown"]) -> tuple[Spectra, Spectra]:
+        """Spectra of the bins, and −∂(spectrum above each threshold)/∂T."""
+        n = 1 + self.n_materials
+        passed = skew_filter(x[:, 0].exp(), x[:, 1:n], self.model.attenuation_per_cm)
+        fluence = self.model.fluence * passed
+        T = torch.cat([self.reference_keV.expand(len(x), -1), x[:, n:]], -1)
+        parts = [self.model.above(T[:, j]) for j in range(self.n_thresholds)]
+        above, density = (
+            torch.stack(part, 1) * fluence[:, None] for part in zip(*parts, strict=True)
+        )
+        return bins_from_above(above, dim=1), density
+
+    def residuals(self, x: Float[Tensor, "pixel unknown"]) -> Residuals:
+        """Decomposed minus known area densities in standard deviations."""
+        spectra, density = (self.scale * part for part in self._spectra_and_density(x))
+        start = self.known.expand(-1, len(x), -1)
+        found = decompose(self.counts, spectra, self.attenuation, start=start.contiguous()).x
+        directions = [spectra]
+        directions += [-mu * spectra for mu in self.model.attenuation_per_cm]
+        for j in range(_REFERENCE, self.n_thresholds):
+            moved = torch.zeros_like(spectra)
+            moved[:, j], moved[:, j - 1] = -density[:, j], density[:, j]
+            directions.append(moved)
+        tangents = [
+            spectra_tangent(found, self.counts, spectra, self.attenuation, direction)
+            for direction in directions
+        ]
+        value = torch.einsum("epm,emk->pek", found - self.known, self.root).flatten(1)
+        J = torch.einsum("epmu,emk->peku", torch.stack(tangents, -1), self.root).flatten(1, 2)
+        return Residuals(value, J, torch.full_like(value[:, 0], _ROUNDING))
