@@ -18,7 +18,7 @@ from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import fbp, require_truncation
 from pcctlearn.tomography.filters import RampFilter
-from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.base import Geometry
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class ScanChains:
             )
         return self._last
 
-    def _calibrated(self, path: Path, model: SpectralModel, geometry: ConeBeam) -> SpectralModel:
+    def _calibrated(self, path: Path, model: SpectralModel, geometry: Geometry) -> SpectralModel:
         """The model with the gain, skew and thresholds of every pixel."""
         if self.pixels is None:
             return model

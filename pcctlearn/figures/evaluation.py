@@ -28,7 +28,8 @@ def scatter_fraction(folder: Path, name: str) -> Figure:
 def slices(folder: Path, name: str) -> Figure:
     """Central slices, axial (anterior at the top) and coronal (head at the top).
 
-    The patient's right is on the left side; unknown voxels are white.
+    The patient's right is on the left side; unknown voxels are white. A scan of one slice has no
+    coronal one.
     """
     with h5py.File(folder / "arrays.h5") as file:
         group = file[name]
@@ -40,14 +41,16 @@ def slices(folder: Path, name: str) -> Figure:
         images = {
             label: (group[f"axial.{label}"][()], group[f"coronal.{label}"][()]) for label in labels
         }
-    figure = new_figure(3.6 * len(images), 6.6)
-    columns = figure.subplots(2, len(images), squeeze=False).T
-    for (label, (axial, coronal)), (above, below) in zip(images.items(), columns, strict=True):
+    n_cuts = min(2, max(len(coronal) for _, coronal in images.values()))
+    figure = new_figure(3.6 * len(images), 3.3 * n_cuts)
+    columns = figure.subplots(n_cuts, len(images), squeeze=False).T
+    for (label, (axial, coronal)), axes in zip(images.items(), columns, strict=True):
         title, window = _title_and_window(label)
-        show_image(above, axial, window, title)
-        show_image(below, coronal[::-1], window, "")
-        above.set_aspect(dy / dx)
-        below.set_aspect(dz / dx)
+        show_image(axes[0], axial, window, title)
+        axes[0].set_aspect(dy / dx)
+        if n_cuts == 2:
+            show_image(axes[1], coronal[::-1], window, "")
+            axes[1].set_aspect(dz / dx)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Figures of a set of simulated scans."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,40 +17,68 @@ def primary_and_scatter(folder: Path) -> Figure:
     """
     names = ("primary", "scatter", "air", "edges_keV", "views")
     primary, scatter, air, edges, views = read_arrays(folder, *(f"first/{n}" for n in names))
-    n_bins = len(air)
-    rows = {
-        "primary / air": (np.log10(np.maximum(primary / air[:, None], 1e-6)), "log₁₀"),
-        "scatter / air": (scatter / air[:, None], ""),
-        "scatter / primary": (np.log10(np.maximum(scatter / primary, 1e-6)), "log₁₀"),
-    }
-    figure = new_figure(3.0 * n_bins, 2.1 * len(rows) * len(views))
-    axes = figure.subplots(len(rows) * len(views), n_bins, squeeze=False)
+    rows = []
     for place, view in enumerate(views):
-        for number, (title, (values, scale)) in enumerate(rows.items()):
-            row, shown = axes[place * len(rows) + number], values[:, place]
-            low, high = np.percentile(shown, [1, 99.5])
-            for b, ax in enumerate(row):
-                image = ax.imshow(shown[b], origin="lower", cmap="magma", vmin=low, vmax=high)
-                ax.set_xticks([])
-                ax.set_yticks([])
-                if place == number == 0:
-                    ax.set_title(f"{edges[b]:.3g} … {edges[b + 1]:.3g} keV")
-            row[0].set_ylabel(f"view {view}\n{title}")
-            figure.colorbar(image, ax=row, label=scale, shrink=0.8, pad=0.01)
+        counts, scattered = primary[:, place], scatter[:, place]
+        for title, values, scale in (
+            ("primary / air", np.log10(np.maximum(counts / air, 1e-6)), "log₁₀"),
+            ("scatter / air", scattered / air, ""),
+            ("scatter / primary", np.log10(np.maximum(scattered / counts, 1e-6)), "log₁₀"),
+        ):
+            rows.append((f"view {view}\n{title}", values, scale))
+    return _images_of_bins(rows, edges)
+
+
+def primary_sinogram(folder: Path) -> Figure:
+    """Primary counts of a row of pixels relative to air in each bin, against the view.
+
+    The first scan, the row in the middle of the detector.
+    """
+    sinogram, edges = read_arrays(folder, "first/sinogram", "first/edges_keV")
+    shown = np.log10(np.maximum(sinogram, 1e-6))
+    figure = _images_of_bins([("primary / air\nview", shown, "log₁₀")], edges, aspect="auto")
+    for ax in figure.axes[: len(sinogram)]:
+        ax.set_xlabel("column")
     return figure
 
 
 def cases(folder: Path) -> Figure:
-    """Central slices of the objects at 60 keV, in HU: axial (top) and coronal (bottom)."""
+    """Central slices of the objects at 60 keV, in HU: axial (top) and coronal (bottom).
+
+    Objects of one slice have no coronal one.
+    """
     names = read_words(folder, "shown")
-    figure = new_figure(1.0 + 1.7 * len(names), 4.4)
-    axes = figure.subplots(2, len(names), squeeze=False)
+    volumes = [read_arrays(folder, f"axial_HU/{n}", f"coronal_HU/{n}") for n in names]
+    n_cuts = 2 if any(len(coronal) > 1 for _, coronal in volumes) else 1
+    figure = new_figure(1.0 + 1.7 * len(names), 2.2 * n_cuts)
+    axes = figure.subplots(n_cuts, len(names), squeeze=False)
     low, high = DISPLAY_WINDOWS["HU"]
-    for name, column in zip(names, axes.T, strict=True):
-        images = read_arrays(folder, f"axial_HU/{name}", f"coronal_HU/{name}")
-        for ax, image in zip(column, images, strict=True):
+    for name, images, column in zip(names, volumes, axes.T, strict=True):
+        for ax, image in zip(column, images, strict=False):
             shown = ax.imshow(image, cmap="gray", vmin=low, vmax=high)
             ax.set_axis_off()
         column[0].set_title(name, fontsize=7)
     figure.colorbar(shown, ax=axes, label="HU", shrink=0.6, aspect=30, pad=0.01)
+    return figure
+
+
+def _images_of_bins(
+    rows: Sequence[tuple[str, np.ndarray, str]], edges_keV: np.ndarray, aspect: str = "equal"
+) -> Figure:
+    """Images (bin, y, x) in rows with a title and a scale each, the bins side by side."""
+    n_bins = len(edges_keV) - 1
+    figure = new_figure(3.0 * n_bins, 2.1 * len(rows))
+    axes = figure.subplots(len(rows), n_bins, squeeze=False)
+    for row, (title, images, scale) in zip(axes, rows, strict=True):
+        low, high = np.percentile(images, [1, 99.5])
+        for ax, panel in zip(row, images, strict=True):
+            image = ax.imshow(
+                panel, origin="lower", cmap="magma", vmin=low, vmax=high, aspect=aspect
+            )
+            ax.set_xticks([])
+            ax.set_yticks([])
+        row[0].set_ylabel(title)
+        figure.colorbar(image, ax=row, label=scale, shrink=0.8, pad=0.01)
+    for b, ax in enumerate(axes[0]):
+        ax.set_title(f"{edges_keV[b]:.3g} … {edges_keV[b + 1]:.3g} keV")
     return figure

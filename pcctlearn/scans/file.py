@@ -12,14 +12,18 @@ from torch import Tensor
 
 from pcctlearn.files.atomic import written_whole
 from pcctlearn.reading.text import shown
+from pcctlearn.scans.counted import InBins
 from pcctlearn.scans.dead_pixels import dead_pixels, listed
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.scans.schema import (
     ARRAYS,
+    BEAMS,
     MATERIALS,
+    MEASURED,
     SCHEMA,
     SCHEMA_VERSION,
     blocks,
+    counted,
     geometry_of,
     grid_of,
     maps_grid_of,
@@ -27,8 +31,6 @@ from pcctlearn.scans.schema import (
 )
 from pcctlearn.scans.storage import opened
 from pcctlearn.scans.validation.checks import findings_in
-from pcctlearn.tomography.geometry.cone import ConeBeam
-from pcctlearn.tomography.grids import VolumeGrid
 
 _ALWAYS = {"thresholds_keV", "air"}  # small, and needed for all else
 READABLE = tuple(  # names that ``only`` accepts
@@ -57,7 +59,8 @@ def read_scan(path: str | Path, only: Collection[str] | None = None) -> ScanReco
     """Read a scan file: all of its arrays, or ``only`` those named (``READABLE``).
 
     Geometry, thresholds and air are always read. Arrays that are read are checked as by ``faults``.
-    Dead pixels may have NaN in counts and air, or zero air.
+    Dead pixels may have NaN in counts and air, or zero air. Counts and air above thresholds are
+    read as counts in bins, NaN where they rise with the threshold.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: the first fault of the file, and how
@@ -101,10 +104,12 @@ def summary(path: str | Path) -> str:
     scan = read_scan(path, only={*_ALWAYS, "counts", "spectrum", "response"})
     lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
+        is_above = counted(file.attrs) == "above"
         for name in (name for name in ARRAYS if name in file):
             axes = zip(ARRAYS[name].axes_of(file[name].ndim), file[name].shape, strict=True)
             sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
-            lines.append(f"{name}: {sizes}; {ARRAYS[name].unit}")
+            above = ", above thresholds" if name in MEASURED and is_above else ""
+            lines.append(f"{name}: {sizes}; {ARRAYS[name].unit}{above}")
         if "scatter" in file and (primary := _total(file["primary"]) if "primary" in file else 0):
             ratio = _total(file["scatter"]) / primary
             lines.append(f"scatter-to-primary ratio of all photons: {ratio:.4g}")
@@ -144,7 +149,9 @@ def _total(dataset: h5py.Dataset) -> float:
 
 def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> ScanRecord:
     def tensor(name: str) -> Tensor:
-        return torch.from_numpy(file[name].astype(ARRAYS[name].dtype)[()])
+        is_above = name in MEASURED and counted(file.attrs) == "above"
+        stored = InBins(file[name]) if is_above else file[name]
+        return torch.from_numpy(stored.astype(ARRAYS[name].dtype)[()])
 
     geometry = geometry_of(file["geometry"])
     grid = grid_of(file["geometry"], geometry)
@@ -166,17 +173,20 @@ def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> Sc
 
 
 def _write(file: h5py.File, scan: ScanRecord) -> None:
-    file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION)
+    file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, counted="bins")
     for name in _ROOT_ATTRIBUTES:
         if (value := getattr(scan, name)) is not None:
             file.attrs[name] = value
     _write_parameters(file.create_group("geometry").attrs, scan.geometry)
+    file["geometry"].attrs["beam"] = next(
+        name for name, kind in BEAMS.items() if isinstance(scan.geometry, kind)
+    )
     _write_parameters(file.create_group("geometry/volume").attrs, scan.grid)
     for name, array in ARRAYS.items():
         group, _, member = name.rpartition("/")
         member = _MEMBERS.get(name, member)
         holder = getattr(scan, group) if group else scan
-        values = None if holder is None else getattr(holder, member)
+        values = getattr(holder, member, None)
         if values is None:
             continue
         kept = values.detach().cpu() if isinstance(values, Tensor) else values
@@ -201,7 +211,7 @@ def _create(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
     return file.create_dataset(name, data=values, **options)
 
 
-def _write_parameters(attributes: h5py.AttributeManager, parts: ConeBeam | VolumeGrid) -> None:
+def _write_parameters(attributes: h5py.AttributeManager, parts: Any) -> None:
     for field in fields(parts):
         if field.name != "view_angles_rad":
             attributes[field.name] = getattr(parts, field.name)

@@ -10,7 +10,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.source import ScanSource
-from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
 _SCANNER = ("spectrum", "response")  # read from every file, besides its thresholds
@@ -52,7 +52,7 @@ class ScanFiles(ScanSource):
         self._geometry, self._grid, self._model = first.geometry, first.grid, model
 
     @property
-    def geometry(self) -> ConeBeam:
+    def geometry(self) -> Geometry:
         """The geometry of all scans."""
         return self._geometry
 

@@ -12,7 +12,7 @@ from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.shapes import Edges, Energies, Fluence
-from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
 
@@ -35,6 +35,8 @@ class ResponseRecord(NamedTuple):
 class ScanRecord:
     """The contents of a scan file; ``None`` for arrays that are absent or were not read.
 
+    A scan with a fan or parallel beam has one row of pixels, and a grid of one slice.
+
     Counts, primary, scatter (after ``grid_transmission``), its standard error and air, the expected
     counts with nothing in the beam, are in photons. Line integrals are in g/cm² and maps in g/cm³,
     both of ``materials``; the maps lie on ``maps_grid``. ``skew_cm`` is the thickness of
@@ -47,7 +49,7 @@ class ScanRecord:
     """
 
     name: str
-    geometry: ConeBeam
+    geometry: Geometry
     grid: VolumeGrid
     thresholds_keV: Edges
     air: Float[Tensor, "bin row column"]

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
-SCHEMA, SCHEMA_VERSION = "pcctlearn scan", 1
+SCHEMA, SCHEMA_VERSION = "pcctlearn scan", 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)  # version 1: a cone beam, and counts in bins
+BEAMS: dict[str, Any] = {"cone": ConeBeam, "fan": FanBeam, "parallel": ParallelBeam}
 _BLOCK_BYTES = 2**26
 _IN_FLOAT32 = ("infinite", "beyond the range of float32 (3.4e38)")
 
@@ -67,6 +71,7 @@ ARRAYS = {
     "response/deposited_keV": StoredArray("deposited", "keV", refused=_SIGNED),
     "response/response_per_keV": StoredArray("deposited energy", "1/keV"),
 }
+MEASURED = ("counts", "air")
 MATERIALS = {  # arrays with an attribute materials: the field of ScanRecord that holds it
     "line_integrals": "materials",
     "maps": "materials",
@@ -95,14 +100,31 @@ def _number(name: str, values: np.ndarray) -> int | float | tuple[float, ...]:
     return int(number) if name.startswith("n_") and number.is_integer() else number
 
 
-def geometry_of(group: h5py.Group) -> ConeBeam:
+def counted(attributes: Mapping[str, Any]) -> str:
+    """What ``counts`` and ``air`` hold: counts in "bins" or "above" thresholds."""
+    return " ".join(texts(attributes, "counted")) or "bins"
+
+
+def beam_of(attributes: Mapping[str, Any]) -> Any:
+    """The class of the geometry with these attributes; a cone beam if they do not name it."""
+    return BEAMS.get(" ".join(texts(attributes, "beam")), ConeBeam)
+
+
+def geometry_of(group: h5py.Group) -> Geometry:
     """The geometry; ValueError if its parameters are impossible."""
-    dataset = group.get("measured_angles_rad")
-    angles = None if dataset is None else dataset[()].astype(float).tolist()
-    return ConeBeam(**numbers(group.attrs, ConeBeam), view_angles_rad=angles)
+    kind, dataset = beam_of(group.attrs), group.get("measured_angles_rad")
+    parameters = numbers(group.attrs, kind)
+    if dataset is not None:
+        if kind is ParallelBeam:
+            raise ValueError(
+                "the views of a parallel beam are equally spaced over arc_rad: leave out "
+                "measured_angles_rad"
+            )
+        parameters["view_angles_rad"] = dataset[()].astype(float).tolist()
+    return kind(**parameters)
 
 
-def grid_of(group: h5py.Group, geometry: ConeBeam) -> VolumeGrid:
+def grid_of(group: h5py.Group, geometry: Geometry) -> VolumeGrid:
     """The grid in ``geometry/volume``, or the default grid of the geometry.
 
     Raises:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
 
@@ -15,7 +15,7 @@ class ScanSource(ABC):
 
     @property
     @abstractmethod
-    def geometry(self) -> ConeBeam:
+    def geometry(self) -> Geometry:
         """The geometry of all scans."""
 
     @property

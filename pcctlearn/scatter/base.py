@@ -11,6 +11,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.reading.targets import locate
 from pcctlearn.scan import Scan
 from pcctlearn.shapes import Counts
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _PACKAGE = "pcctlearn."  # the only package whose classes a checkpoint may name
@@ -88,6 +89,20 @@ def rebuilt(
     if ScatterCorrection not in getattr(build, "__mro__", ()):
         raise ValueError(f"{name} is not a scatter correction")
     return build(geometry, model, **settings)
+
+
+def require_cone(geometry: Geometry) -> ConeBeam:
+    """The geometry, if it is a cone beam.
+
+    Raises:
+        ValueError: it is a fan or a parallel beam, whose scatter this package does not simulate.
+    """
+    if not isinstance(geometry, ConeBeam):
+        raise ValueError(
+            f"scatter corrections are for cone beams, got {type(geometry).__name__}: evaluate such "
+            "scans with scatter=none, and train with scans of a cone beam (tomography=cone_head)"
+        )
+    return geometry
 
 
 def _path_of(kind: Any) -> str:

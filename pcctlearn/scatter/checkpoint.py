@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcctlearn.files.atomic import written_whole
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.scatter.base import ScatterCorrection, rebuilt
+from pcctlearn.scatter.base import ScatterCorrection, rebuilt, require_cone
 from pcctlearn.scatter.checkpoint_content import (
     GEOMETRY,
     KEY,
@@ -18,6 +18,7 @@ from pcctlearn.scatter.checkpoint_content import (
     no_checkpoint,
     read_content,
 )
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
 _SAME_BIN_keV = 1.0  # largest difference of the mean energy of a bin
@@ -42,16 +43,16 @@ class CorrectionBuilder:
         self._new = correction
         self._saved = None if checkpoint is None else SavedCorrection(checkpoint, correction)
 
-    def __call__(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
+    def __call__(self, geometry: Geometry, model: SpectralModel) -> ScatterCorrection | None:
         """The correction of this scanner, or ``None`` for no correction.
 
         Raises:
-            ValueError: the checkpoint is for another detector.
+            ValueError: the checkpoint is for another detector, or the geometry is no cone beam.
         """
         build = self._saved or self._new
-        return None if build is None else build(geometry, model)
+        return None if build is None else build(require_cone(geometry), model)
 
-    def ready(self, geometry: ConeBeam, model: SpectralModel) -> ScatterCorrection | None:
+    def ready(self, geometry: Geometry, model: SpectralModel) -> ScatterCorrection | None:
         """The correction in evaluation mode.
 
         Raises:
@@ -65,9 +66,9 @@ class CorrectionBuilder:
             )
         return None if correction is None else correction.eval()
 
-    def differences(self, geometry: ConeBeam) -> list[str]:
+    def differences(self, geometry: Geometry) -> list[str]:
         """Differences of the geometry of the checkpoint, if there is one, from this one."""
-        return [] if self._saved is None else self._saved.differences(geometry)
+        return [] if self._saved is None else self._saved.differences(require_cone(geometry))
 
 
 class SavedCorrection:

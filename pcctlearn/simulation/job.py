@@ -143,31 +143,39 @@ def _results(paths: list[Path]) -> StudyResults:
         numbers[f"spr_bin_{number}_mean"] = float(value)
     if noise:
         numbers["scatter_relative_error_most"] = float(max(noise))
+    amount = (
+        f"mean scatter-to-primary ratio {100 * numbers['spr_mean']:.3g} %, mean grid transmission "
+        f"{numbers['grid_transmission_mean']:.3g}"
+    )
+    if not noise:
+        amount = "no scatter"
     return StudyResults(
         numbers=numbers,
         arrays={
             "spr": np.array(spr),
             "spr_by_bin": np.array(by_bin),
-            **_first_views(paths[0]),
+            **_first(paths[0]),
             **_middle_slices(paths[:_MOST_SHOWN]),
         },
-        figures=["simulated_scans.primary_and_scatter", "simulated_scans.cases"],
-        summary=f"{len(paths)} scans in {paths[0].parent}: mean scatter-to-primary ratio "
-        f"{100 * numbers['spr_mean']:.3g} %, mean grid transmission "
-        f"{numbers['grid_transmission_mean']:.3g}.",
+        figures=[
+            "simulated_scans.primary_and_scatter" if noise else "simulated_scans.primary_sinogram",
+            "simulated_scans.cases",
+        ],
+        summary=f"{len(paths)} scans in {paths[0].parent}: {amount}.",
     )
 
 
-def _first_views(path: Path) -> dict[str, np.ndarray]:
-    """Two views of a scan, for the figure."""
+def _first(path: Path) -> dict[str, np.ndarray]:
+    """Two views of a scan and a row of its pixels in all views, for the figures."""
     with h5py.File(path) as file:
         air, thresholds = file["air"][()], file["thresholds_keV"][()]
-        n_views = file["primary"].shape[1]
-        views = [0, n_views // 3] if n_views > 2 else [0]
+        n_views, n_rows = file["primary"].shape[1:3]
+        views, row = [0, n_views // 3] if n_views > 2 else [0], n_rows // 2
         return {
             "first/views": np.array(views),
             "first/air": air,
             "first/edges_keV": thresholds.reshape(-1, len(air) + 1).mean(0),
+            "first/sinogram": file["primary"][:, :, row] / air[:, None, row],
             **{f"first/{name}": file[name][:, views] for name in ("primary", "scatter")},
         }
 

@@ -25,7 +25,7 @@ from pcctlearn.scans.source import ScanSource
 from pcctlearn.simulation.settings import recorded
 from pcctlearn.simulation.simulator import ScanSimulator
 from pcctlearn.simulation.wider_field import advice_of_settings
-from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
 
@@ -87,7 +87,7 @@ class SimulatedScans(ScanSource):
         return instantiate(self._settings, _convert_="all")
 
     @property
-    def geometry(self) -> ConeBeam:
+    def geometry(self) -> Geometry:
         """The geometry of all scans."""
         return self.simulator.geometry
 

@@ -18,8 +18,9 @@ from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.shapes import Energies
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
-from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
 from pcctlearn.tomography.projector import projector
 from pcctlearn.validation import FloatArray
 
@@ -56,15 +57,17 @@ class ScanSimulator:
     """Simulate scans of objects with one scanner.
 
     Line integrals are computed by Joseph's method on the object's voxels, primary counts from them
-    by ``expected_counts``, and scatter by Monte Carlo simulation of every view. Primary, scatter
-    and ``air`` fall off toward the edges of the panel as cos³ of the angle of incidence.
+    by ``expected_counts``, and scatter by Monte Carlo simulation of every view of a cone beam.
+    Primary, scatter and ``air`` of a point source fall off toward the edges of the detector as cos³
+    of the angle of incidence.
 
     Args:
         geometry: the scanner.
-        grid: grid of the objects; scan files record it as the grid of the reconstruction.
+        grid: grid of the objects; scan files record it as the grid of the reconstruction. For a fan
+            or parallel beam it has one slice; an ImageGrid is the slice at z = 0.
         model: spectrum, response and thresholds. The basis materials have no effect on scans of
             maps whose materials are given.
-        scatter: simulation of scatter; ``None``: no scatter.
+        scatter: simulation of scatter, for cone beams; ``None``: no scatter.
         spr: scale the scatter of every scan so that scatter over primary, summed over the bins,
             has this mean over the rays through the object, as an anti-scatter grid would.
         grid_transmission: scale the scatter by this factor instead; give one of the two.
@@ -78,8 +81,8 @@ class ScanSimulator:
 
     def __init__(
         self,
-        geometry: ConeBeam,
-        grid: VolumeGrid,
+        geometry: Geometry,
+        grid: VolumeGrid | ImageGrid,
         model: SpectralModel,
         scatter: ObjectScatter | None = None,
         spr: float | None = None,
@@ -99,6 +102,11 @@ class ScanSimulator:
             raise ValueError(
                 f"spr={spr:g} cannot be reached without scatter (scatter=null): set spr to null"
             )
+        if scatter is not None and not isinstance(geometry, ConeBeam):
+            raise ValueError(
+                f"scatter is simulated in cone beams only, got {type(geometry).__name__}: choose "
+                "scan=without_scatter"
+            )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
         if model.skew is not None:
@@ -109,10 +117,12 @@ class ScanSimulator:
                 "the model's thresholds must be shared by all pixels: use threshold_error_keV for "
                 "differences between pixels"
             )
-        self.geometry, self.grid = geometry, grid
+        geometry.require_grid(grid)
+        self.geometry = geometry
+        self.grid = grid.as_volume() if isinstance(grid, ImageGrid) else grid
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
-        self._projector = projector(geometry, grid)
+        self._projector = projector(geometry, self.grid)
         if detector is None:
             self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
         elif threshold_error_keV or skew_cm:
@@ -206,6 +216,7 @@ class ScanSimulator:
         scatter, error = torch.zeros(2, *shape, dtype=torch.float64)
         if self.scatter is None:
             return scatter, error
+        assert isinstance(beam, ConeBeam)
         model = self.model
         scene = self.scatter.scene(
             maps, self.grid, materials, beam, model.energies_keV, model.fluence

@@ -25,6 +25,7 @@ from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import STAGES, Scan
 from pcctlearn.scans.data_set import ScanSet, collate, scans_with_truth
 from pcctlearn.scans.source import ScanSource
+from pcctlearn.scatter.base import require_cone
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
 from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.studies.paired import compared
@@ -79,7 +80,7 @@ class ScatterStudy:
                 "datasets.n_cases"
             )
         self.source, self.model = scans, scans.model
-        self.geometry, self.grid = scans.geometry, scans.grid
+        self.geometry, self.grid = require_cone(scans.geometry), scans.grid
         first, second, third = np.cumsum(split).tolist()
         self.scans = {
             "train": scans.paths[:first],

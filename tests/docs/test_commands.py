@@ -25,6 +25,8 @@ from pcctlearn.scatter.network import ScatterNetwork
 
 PANEL = ["n_views=2", "n_rows=8", "n_columns=12", "pixel_cm=3.84"]
 VOLUME = ["n_z=24", "n_y=28", "n_x=24", "voxel_cm=1.0"]
+FAN = [f"tomography.geometry.{word}" for word in ("n_views=36", "n_columns=32", "pixel_cm=1.12")]
+FAN += ["tomography.grid.n_y=32", "tomography.grid.n_x=32", "tomography.grid.voxel_cm=0.8"]
 SCATTER = [
     f"montecarlo.transport.{word}"
     for word in ("accuracy=0.3", "chunk_histories=50", "pixel_cm=3.84")
@@ -56,6 +58,7 @@ SMALLER = [  # the first whose words are all in the command
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
     ("simulate.py datasets=variants", [*BODY, "datasets.n_variants=1"]),
+    ("simulate.py scan=without_scatter", [*FAN, "datasets.n_cases=2"]),
     ("simulate.py", [*CONE, "datasets.n_cases=2"]),
     ("train.py experiment=thresholds_slabs", SLABS),
     ("train.py experiment=thresholds_phantom_all_pixels", PHANTOM),
@@ -118,6 +121,8 @@ def workshop(tmp_path_factory):
         page = (REPOSITORY / "docs/plate_file.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes my_plates.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
+        fans = next(c for c in commands() if "folder=FANS" in c.words)
+        typed(fans.words, smaller(fans))
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder

@@ -13,18 +13,21 @@ import torch
 from support.scan_files import (
     BEAM,
     ENERGIES,
+    FAN,
     N_BINS,
+    PARALLEL,
     change,
     drop,
     edit,
     label,
+    one_row,
     recorded,
     small,
 )
 
 from pcctlearn.app.check import check_files
 from pcctlearn.physics.response.table import Table
-from pcctlearn.scans.file import faults, read_scan, write_scan
+from pcctlearn.scans.file import faults, read_scan, summary, write_scan
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.schema import ARRAYS
 from pcctlearn.tomography.geometry.cone import ConeBeam
@@ -52,6 +55,45 @@ def test_round_trip_is_exact(tmp_path, make, default):
         assert equal(getattr(again, name), getattr(scan, name)), name
     assert faults(path) == []
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("geometry", [FAN, PARALLEL])
+def test_round_trip_of_one_row(tmp_path, geometry):
+    scan, path = one_row(geometry), tmp_path / "scan.h5"
+    write_scan(path, scan)
+    again = read_scan(path)
+    for name in {field.name for field in fields(ScanRecord)} - {"doubts"}:
+        assert equal(getattr(again, name), getattr(scan, name)), name
+    change(path, drop("geometry/volume"))
+    assert read_scan(path).grid == geometry.default_grid()
+    assert all(line in summary(path) for line in str(geometry).splitlines())
+
+
+def of_version_1(file):
+    """What a file of version 1 lacks."""
+    file.attrs["schema_version"] = 1
+    del file.attrs["counted"]
+    del file["geometry"].attrs["beam"]
+
+
+def test_a_file_of_version_1_is_a_cone_beam_with_counts_in_bins(copy):
+    expected = read_scan(copy)
+    change(copy, of_version_1)
+    assert faults(copy) == []
+    again = read_scan(copy)
+    assert again.geometry == BEAM
+    assert torch.equal(again.at("counts"), expected.at("counts"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute"), [("/", {"counted": "above"}), ("geometry", {"beam": "fan"})]
+)
+def test_a_file_of_version_1_has_no_attribute_of_version_2(copy, owner, attribute):
+    change(copy, of_version_1)
+    change(copy, label(owner, **attribute))
+    assert any(
+        next(iter(attribute)) in fault and "schema_version to 2" in fault for fault in faults(copy)
+    )
 
 
 @pytest.mark.parametrize("pixel_cm", [0.6, (0.55, 0.6)])

@@ -1,5 +1,7 @@
 """Scans for files with all arrays or only those needed, and changes to such files."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam, ParallelBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 ENERGIES = torch.arange(12.5, 121.0, 4.0, dtype=torch.float64)
@@ -20,6 +24,8 @@ BEAM = ConeBeam(
     6, 4, 5, (0.55, 0.6), 5.0, 8.0, offset_cm=-0.2, row_offset_cm=0.3, axis_offset_cm=0.15,
     view_angles_rad=ANGLES,
 )  # fmt: skip
+FAN = FanBeam(6, 5, 0.6, 5.0, 8.0, offset_cm=-0.2, view_angles_rad=ANGLES)
+PARALLEL = ParallelBeam(6, 5, 0.6, offset_cm=0.1)
 N_BINS = 2
 
 
@@ -78,6 +84,22 @@ def small() -> ScanRecord:
     return ScanRecord("small", BEAM, VOLUME, scan.thresholds_keV, scan.air, scan.counts)
 
 
+def one_row(geometry: Geometry) -> ScanRecord:
+    """The second row of ``recorded`` as a scan with a fan or parallel beam."""
+    scan, row = recorded(), slice(1, 2)
+    views = ("counts", "primary", "scatter", "scatter_standard_error", "line_integrals")
+    rows = {name: scan.at(name)[:, :, row] for name in views}
+    return replace(
+        scan,
+        geometry=geometry,
+        grid=VolumeGrid(1, 4, 5, (0.45, 0.3, 0.4), center_cm=(0.3, 0.1, -0.2)),
+        air=scan.air[:, row],
+        true_thresholds_keV=scan.at("true_thresholds_keV")[row],
+        skew_cm=scan.at("skew_cm")[:, row],
+        **rows,
+    )
+
+
 def change(path, what):
     with h5py.File(path, "r+") as file:
         what(file)
@@ -119,19 +141,19 @@ def reversed_axes(name):
 
 
 def replaced(name, value):
-    def replace(file):
+    def change_it(file):
         del file[name]
         file[name] = value
 
-    return replace
+    return change_it
 
 
 def as_group(name):
-    def replace(file):
+    def change_it(file):
         del file[name]
         file.create_group(name)
 
-    return replace
+    return change_it
 
 
 def everything_one(file):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
 from pcctlearn.scans.validation.pixels import PerPixel, Sample
 
 PerBin = Float[np.ndarray, "bin"]
@@ -21,7 +22,6 @@ _USUAL = 0.93, 1.15  # counts / air of rays beside the object, scatter included
 _DRIFT = 0.88  # least counts / air of a view over that of the brightest view
 _WATER_G_CM2 = torch.linspace(0, 120, 481, dtype=torch.float64)
 _BRIGHTEST = 0.01  # share of the rays
-_DIFFERENCES = "{0}[:-1] -= {0}[1:] (numpy, bin axis first)"
 
 
 class Findings(NamedTuple):
@@ -39,7 +39,9 @@ class Brightest(NamedTuple):
     relative_errors: PerBin
 
 
-def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> Findings:
+def air_findings(
+    counts: Sample, air: PerPixel, model: SpectralModel | None, counted: str = "bins"
+) -> Findings:
     """Faults and doubts from two tests of counts and air.
 
     1. Air over the bins must have the shape that spectrum, response and thresholds predict. The
@@ -50,6 +52,8 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
         counts: photons, of a sample of the views.
         air: photons; NaN and zero mark dead pixels, which are ignored.
         model: of water, with thresholds for all pixels; ``None`` where the file has none.
+        counted: what the file says of counts and air, "bins" or "above" thresholds; both are given
+            here in bins.
     """
     air = np.where(air > 0, air, np.nan).astype(np.float64)
     if np.isnan(air).all() or np.isnan(counts).all():
@@ -57,9 +61,10 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
     findings = Findings([], [])
     expected = None if model is None else model.air().detach().numpy()
     if expected is None:
-        findings.doubts.extend(_falling(air))
+        if counted == "bins":
+            findings.doubts.extend(_falling(air))
     else:
-        _compare_shape(air, expected, findings)
+        _compare_shape(air, expected, counted, findings)
     if findings.faults:
         return findings
     brightest = _brightest(counts, air)
@@ -80,23 +85,26 @@ def air_findings(counts: Sample, air: PerPixel, model: SpectralModel | None) -> 
     return findings
 
 
-def _compare_shape(air: PerPixel, expected: PerBin, findings: Findings) -> None:
+def _compare_shape(air: PerPixel, expected: PerBin, counted: str, findings: Findings) -> None:
     def ratios(shape: PerBin) -> PerBin:
         return np.nanmedian(air / shape[:, None, None], (1, 2))
 
     def spread(shape: PerBin) -> float:
         return float(np.ptp(np.log(ratios(shape))))
 
-    above = expected[::-1].cumsum()[::-1]
-    distinct = np.ptp(np.log(above / expected)) > np.log(_CUMULATED)
+    convert = above_from_bins if counted == "bins" else bins_from_above
+    other = convert(torch.from_numpy(expected)).numpy()  # in the bins, if counted is wrong
+    distinct = (other > 0).all() and np.ptp(np.log(other / expected)) > np.log(_CUMULATED)
     found = spread(expected)
     shown = ", ".join(f"{value:.3g}" for value in ratios(expected) / ratios(expected)[-1])
     fits = np.log(_DOUBTFUL_FACTOR)
-    if distinct and found > np.log(_CUMULATED) and spread(above) < min(found / 5, fits):
+    if distinct and found > np.log(_CUMULATED) and spread(other) < min(found / 5, fits):
         findings.faults.append(
             f"air is cumulative (counts above each threshold), not per bin: air over its model is "
-            f"{shown} in the bins; store {_DIFFERENCES.format('counts')} and "
-            f"{_DIFFERENCES.format('air')}"
+            f"{shown} in the bins; set the root attribute counted to 'above' (schema version 2)"
+            if counted == "bins"
+            else f"air holds counts in bins, not above thresholds: converted to bins, air over its "
+            f"model is {shown}; set the root attribute counted to 'bins'"
         )
     elif found > fits and spread(expected[::-1]) < min(found / 3, fits):
         findings.faults.append(
@@ -115,8 +123,8 @@ def _falling(air: PerPixel) -> Iterator[str]:
     if len(air) > 1 and np.nanmean((np.diff(air, axis=0) <= 0).all(0)) > 0.95:
         yield (
             "air falls from bin to bin, as counts above thresholds do, and the file has no "
-            "spectrum and response to decide: if these are counts above thresholds, store "
-            f"{_DIFFERENCES.format('counts')} and {_DIFFERENCES.format('air')}"
+            "spectrum and response to decide: if these are counts above thresholds, set the root "
+            "attribute counted to 'above' (schema version 2)"
         )
 
 
@@ -147,7 +155,8 @@ def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
     if len(air) > 1 and spread < np.ptp(np.log(cumulated)) / 3:
         yield (
             f"counts are cumulative (above each threshold), air is per bin: counts over air is "
-            f"{shown} in the bins of the brightest rays; store {_DIFFERENCES.format('counts')}"
+            f"{shown} in the bins of the brightest rays; store counts[:-1] -= counts[1:] (numpy, "
+            "bin axis first)"
         )
     else:
         yield (

@@ -2,14 +2,22 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pcctlearn.reading.text import shown
-from pcctlearn.scans.schema import SCHEMA, SCHEMA_VERSION, texts
+from pcctlearn.scans.counted import COUNTED
+from pcctlearn.scans.schema import (
+    BEAMS,
+    READABLE_VERSIONS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    beam_of,
+    texts,
+)
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
@@ -39,13 +47,19 @@ class Number(NamedTuple):
         return f"{' or '.join(map(str, self.sizes))} {kind}numbers"
 
 
-_SIZES = {"pixel_cm": (1, 2), "voxel_cm": (1, 3), "center_cm": (3,)}
+_SIZES: dict[tuple[Any, str], tuple[int, ...]] = {
+    (ConeBeam, "pixel_cm"): (1, 2),
+    (VolumeGrid, "voxel_cm"): (1, 3),
+    (VolumeGrid, "center_cm"): (3,),
+}
 
 
-def _parameters(kind: type) -> dict[str, Number]:
+def parameters(group: str, attributes: Mapping[str, Any]) -> dict[str, Number]:
+    """The numbers that the attributes of a group describe."""
+    kind = VolumeGrid if group == "geometry/volume" else beam_of(attributes)
     return {
         field.name: Number(
-            _SIZES.get(field.name, (1,)),
+            _SIZES.get((kind, field.name), (1,)),
             whole=field.name.startswith("n_"),
             required=field.default is MISSING,
         )
@@ -59,17 +73,45 @@ _ROOT = {
     "seed": Number(whole=True, non_negative=True),
     "grid_transmission": Number(non_negative=True),
 }
-PARAMETERS = {"geometry": _parameters(ConeBeam), "geometry/volume": _parameters(VolumeGrid)}
+_OF_CONE = {field.name for field in fields(ConeBeam)} - {"view_angles_rad"}
+PARAMETERS = ("geometry", "geometry/volume")  # groups whose attributes are parameters
 
 
 def version_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
     """A sentence if the file has another version of the schema; nothing else is then checked."""
     value = np.asarray(attributes.get("schema_version", SCHEMA_VERSION))
-    if value.size == 1 and value.dtype.kind in "iuf" and value.item() != SCHEMA_VERSION:
+    if value.size == 1 and value.dtype.kind in "iuf" and value.item() not in READABLE_VERSIONS:
         remedy = "update pcctlearn" if value.item() > SCHEMA_VERSION else "write the file again"
-        yield (
-            f"schema_version is {value.item()}, and this pcctlearn reads {SCHEMA_VERSION}: {remedy}"
-        )
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        yield f"schema_version is {value.item()}, and this pcctlearn reads {known}: {remedy}"
+
+
+def choice_faults(root: Mapping[str, Any], geometry: Mapping[str, Any] | None) -> Iterator[str]:
+    """The attributes ``counted`` of the file and ``beam`` of its geometry."""
+    yield from _choice_faults("counted", "the root", root, COUNTED, root)
+    if geometry is not None:
+        yield from _choice_faults("beam", "geometry", geometry, BEAMS, root)
+
+
+def _choice_faults(
+    name: str,
+    owner: str,
+    attributes: Mapping[str, Any],
+    accepted: Collection[str],
+    root: Mapping[str, Any],
+) -> Iterator[str]:
+    version = np.asarray(root.get("schema_version", SCHEMA_VERSION))
+    choices = " or ".join(map(repr, accepted))
+    if version.size == 1 and version.dtype.kind in "iuf" and version.item() == 1:
+        if name in attributes:
+            yield (
+                f"{owner} has an attribute {name}, which version 1 of the schema lacks: set "
+                "schema_version to 2, counted of the root to 'bins' or 'above', and beam of "
+                "geometry to 'cone', 'fan' or 'parallel'"
+            )
+    elif (got := " ".join(texts(attributes, name))) not in accepted:
+        found = shown(got) or "nothing"
+        yield f"the attribute {name} of {owner} must be {choices}, got {found!r}: set it"
 
 
 def root_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
@@ -89,13 +131,16 @@ def root_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
 
 def parameter_faults(group: str, attributes: Mapping[str, Any]) -> Iterator[str]:
     """Attributes of a group that are unknown, missing, or not the numbers that they must be."""
-    parameters = PARAMETERS[group]
+    known = parameters(group, attributes)
+    named = (*known, "beam") if group == "geometry" else tuple(known)
     for name in attributes:
-        if name not in parameters and not name.isupper():  # CLASS, TITLE: of other programs
-            close = difflib.get_close_matches(name, parameters, n=1)
-            meant = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(parameters)}"
+        if name not in named and not name.isupper():  # CLASS, TITLE: of other programs
+            close = difflib.get_close_matches(name, named, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(named)}"
+            if group == "geometry" and name in _OF_CONE:
+                meant = "a cone beam has it, so leave it out or set beam to 'cone'"
             yield f"unknown attribute {shown(name)} of {group}: {meant}"
-    yield from _number_faults(group, attributes, parameters)
+    yield from _number_faults(group, attributes, known)
 
 
 def _number_faults(

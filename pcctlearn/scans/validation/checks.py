@@ -5,7 +5,8 @@ from collections.abc import Collection
 import h5py
 
 from pcctlearn.patients.patient_frame import frame_faults
-from pcctlearn.scans.schema import ARRAYS, GROUPS, geometry_of
+from pcctlearn.scans.counted import InBins, Stored
+from pcctlearn.scans.schema import ARRAYS, GROUPS, MEASURED, counted, geometry_of
 from pcctlearn.scans.storage import items_in
 from pcctlearn.scans.validation.air import Findings
 from pcctlearn.scans.validation.arrays import (
@@ -14,7 +15,7 @@ from pcctlearn.scans.validation.arrays import (
     misspelt_names,
     unit_faults,
 )
-from pcctlearn.scans.validation.attributes import root_faults, version_faults
+from pcctlearn.scans.validation.attributes import choice_faults, root_faults, version_faults
 from pcctlearn.scans.validation.counts import compared_counts
 from pcctlearn.scans.validation.geometry import (
     geometry_faults,
@@ -22,6 +23,7 @@ from pcctlearn.scans.validation.geometry import (
     length_doubts,
     maps_grid_faults,
 )
+from pcctlearn.scans.validation.nested import nested_findings
 from pcctlearn.scans.validation.sizes import size_faults
 from pcctlearn.scans.validation.values import value_faults
 
@@ -40,7 +42,10 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     items, foreign_links = items_in(file, [*GROUPS, *ARRAYS])
     if foreign_links:
         return Findings(foreign_links, [])
-    faults = [*root_faults(file.attrs), *group_faults(items)]
+    geometry = items["geometry"]
+    described = geometry.attrs if isinstance(geometry, h5py.Group) else None
+    faults = [*root_faults(file.attrs), *choice_faults(file.attrs, described)]
+    faults += group_faults(items)
     readable: dict[str, h5py.Dataset] = {}
     for name, array in ARRAYS.items():
         wrong = list(array_faults(name, array, items))
@@ -55,7 +60,7 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     faults += material_faults(readable)
     faults += geometry_faults(items, readable, sizes_agree=not wrong_sizes)
     faults += maps_grid_faults(items, readable)
-    valid: dict[str, h5py.Dataset] = {}
+    valid: dict[str, Stored] = {}
     for name, item in readable.items():
         wrong = list(unit_faults(name, ARRAYS[name], item))
         if name in checked:
@@ -65,10 +70,16 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         faults += wrong
     if "scanner_to_patient" in valid:
         faults += frame_faults(valid["scanner_to_patient"][()].astype(float))
-    compared = compared_counts(valid)
+    risen: list[str] = []
+    for name in [name for name in MEASURED if name in valid and counted(file.attrs) == "above"]:
+        nested = nested_findings(name, valid[name])
+        faults += nested.faults
+        risen += nested.doubts
+        valid[name] = InBins(valid[name])
+    compared = compared_counts(valid, counted(file.attrs))
     faults += compared.faults
     if faults:
         return Findings(faults, [])
     # doubts about counts need the spectral model, which is only read with the spectrum
     doubts = compared.doubts if "spectrum/energies_keV" in checked else []
-    return Findings([], [*doubts, *length_doubts(geometry_of(file["geometry"]))])
+    return Findings([], [*risen, *doubts, *length_doubts(geometry_of(file["geometry"]))])

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.scans.counted import Stored
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels, spread_views
 from pcctlearn.scans.validation.air import Findings, air_findings
 from pcctlearn.scans.validation.saturation import saturation_faults
@@ -22,8 +22,13 @@ _RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/respon
 _BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
 
 
-def compared_counts(arrays: Mapping[str, h5py.Dataset]) -> Findings:
-    """Faults and doubts about counts and about the spectral model, from the arrays of a file."""
+def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Findings:
+    """Faults and doubts about counts and about the spectral model, from the arrays of a file.
+
+    Args:
+        arrays: datasets by name, counts and air in bins.
+        counted: what the file says of counts and air, "bins" or "above" thresholds.
+    """
     model, model_faults = None, []
     try:
         model = _water_model(arrays)
@@ -39,11 +44,13 @@ def compared_counts(arrays: Mapping[str, h5py.Dataset]) -> Findings:
         faults = [*_truth_faults(counts, arrays["primary"], arrays["scatter"]), *faults]
     if model_faults:
         return Findings(faults, [])
-    found = count_findings(counts, torch.from_numpy(air.astype("float32")[()]), model)
+    found = count_findings(counts, torch.from_numpy(air.astype("float32")[()]), model, counted)
     return Findings([*faults, *found.faults], found.doubts)
 
 
-def count_findings(counts: h5py.Dataset, air: Tensor, model: SpectralModel | None) -> Findings:
+def count_findings(
+    counts: Stored, air: Tensor, model: SpectralModel | None, counted: str = "bins"
+) -> Findings:
     """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views."""
     views = spread_views(counts.shape[1], _MOST_VIEWS)
     sample = torch.as_tensor(np.asarray(counts[:, views], np.float32))
@@ -53,10 +60,10 @@ def count_findings(counts: h5py.Dataset, air: Tensor, model: SpectralModel | Non
         return Findings(saturated, [])
     dead = any_of(kinds)
     n, open_beam = (values.masked_fill(dead, torch.nan).numpy() for values in (sample, air))
-    return air_findings(n, open_beam, model)
+    return air_findings(n, open_beam, model, counted)
 
 
-def _quantity_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
+def _quantity_faults(counts: Stored, air: Stored) -> Iterator[str]:
     """Counts that must be transmissions or logarithms instead of photons."""
     n = _summed_views(counts)
     open_beam = np.broadcast_to(air[()][:, None], n.shape)
@@ -73,9 +80,7 @@ def _quantity_faults(counts: h5py.Dataset, air: h5py.Dataset) -> Iterator[str]:
         )
 
 
-def _truth_faults(
-    counts: h5py.Dataset, primary: h5py.Dataset, scatter: h5py.Dataset
-) -> Iterator[str]:
+def _truth_faults(counts: Stored, primary: Stored, scatter: Stored) -> Iterator[str]:
     """Primary and scatter whose sum differs from the counts by far more than noise."""
     measured, *parts = (
         float(_summed_views(item).sum(dtype=np.float64)) for item in (counts, primary, scatter)
@@ -89,12 +94,12 @@ def _truth_faults(
         )
 
 
-def _summed_views(item: h5py.Dataset) -> np.ndarray:
+def _summed_views(item: Stored) -> np.ndarray:
     """Every n-th view, 16 at most."""
     return item[:, :: math.ceil(item.shape[1] / _MOST_SUMMED_VIEWS)]
 
 
-def _water_model(arrays: Mapping[str, h5py.Dataset]) -> SpectralModel | None:
+def _water_model(arrays: Mapping[str, Stored]) -> SpectralModel | None:
     """Spectrum, response and median thresholds over the pixels; ``None`` if one is absent.
 
     Raises:

@@ -10,7 +10,9 @@ import numpy as np
 from pcctlearn.reading.sizes import usable_bytes
 from pcctlearn.scans.schema import GROUPS, MAPS_GRID, geometry_of, grid_of, maps_grid_of
 from pcctlearn.scans.validation.attributes import PARAMETERS, parameter_faults
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import DivergentGeometry
 
 _ANGLES = "geometry/measured_angles_rad"
 _LONGEST_CM, _SHORTEST_CM = 300.0, 3.0  # from the source to the detector
@@ -43,7 +45,8 @@ def geometry_faults(
     ]
     if items["geometry"] is None:
         faults.append(
-            "the group geometry is missing: add it, with parameters of ConeBeam as attributes"
+            "the group geometry is missing: add it, with the attribute beam and the parameters of "
+            "ConeBeam, FanBeam or ParallelBeam"
         )
     yield from faults
     groups = [items[group] for group in PARAMETERS if items[group] is not None]
@@ -82,21 +85,27 @@ def maps_grid_faults(items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset
             yield f"the grid of maps: {error}"
 
 
-def length_doubts(geometry: ConeBeam) -> list[str]:
+def length_doubts(geometry: Geometry) -> list[str]:
     """A sentence if source_to_detector_cm or pixel_cm is probably in another unit than cm.
 
     Clinical and laboratory scanners have 10 to 200 cm from the source to the detector. A distance
     above 300 cm is probably in mm, and one below 3 cm in m.
     """
-    distance, pixel = geometry.source_to_detector_cm, max(geometry.row_cm, geometry.column_cm)
+    pixel = geometry.column_cm
+    if isinstance(geometry, ConeBeam):
+        pixel = max(geometry.row_cm, pixel)
+    found = f"pixel_cm is {pixel:.4g}"
+    distance = None
+    if isinstance(geometry, DivergentGeometry):
+        distance = geometry.source_to_detector_cm
+        found = f"source_to_detector_cm is {distance:.4g} and pixel_cm {pixel:.4g}"
     unit, remedy = "", ""
-    if distance > _LONGEST_CM or pixel > _LARGEST_PIXEL_CM:
+    if pixel > _LARGEST_PIXEL_CM or (distance is not None and distance > _LONGEST_CM):
         unit, remedy = "mm", "divide all of them by 10"
-    elif distance < _SHORTEST_CM:
+    elif distance is not None and distance < _SHORTEST_CM:
         unit, remedy = "m", "multiply all of them by 100"
     if not unit:
         return []
     return [
-        f"source_to_detector_cm is {distance:.4g} and pixel_cm {pixel:.4g}: if the lengths of "
-        f"geometry are in {unit}, {remedy}, those of geometry/volume too"
+        f"{found}: if the lengths of geometry are in {unit}, {remedy}, those of geometry/volume too"
     ]

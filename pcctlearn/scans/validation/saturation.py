@@ -28,7 +28,7 @@ def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
         top = float(np.nanmax(n))
         at_top = n == top
         near = (n < top) & (n > top - 3 * np.sqrt(max(top, 0)))
-        varied = (np.nanmax(n, 0) > np.nanmin(n, 0)).mean() > 0.1
+        varied = (np.fmax.reduce(n) > np.fmin.reduce(n)).mean() > 0.1
         if is_expected or not varied:
             continue
         if whole[index].all() and (bits := _wrapped(n, open_beam, top)):

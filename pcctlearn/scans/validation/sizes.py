@@ -6,8 +6,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pcctlearn.scans.schema import ARRAYS, MAPS_GRID
+from pcctlearn.scans.schema import ARRAYS, MAPS_GRID, beam_of
+from pcctlearn.tomography.geometry.cone import ConeBeam
 
+_ONE_ROW = "geometry (beam)"  # a fan or a parallel beam
 _COUNTED = {"geometry": ("view", "row", "column"), "geometry/volume": ("z", "y", "x")}
 
 
@@ -34,6 +36,8 @@ def size_faults(
             if axis == "bin" and "thresholds" in name:
                 found = f"{size + 1} edges for the {expected} bins of {other}"
                 remedy = "list one edge more than there are bins, the last one the upper limit"
+            if _ONE_ROW in (name, other):
+                remedy = "a fan or parallel beam has one row, so store each row as a scan"
             if axis in ("z", "y", "x"):
                 remedy = "maps on a grid of their own need the attributes voxel_cm and center_cm"
             yield name, f"{name} has {found}: {remedy}"
@@ -70,6 +74,9 @@ def _array_sizes(arrays: Mapping[str, h5py.Dataset]) -> Iterator[tuple[str, dict
 
 
 def _geometry_sizes(items: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
+    geometry = items["geometry"]
+    if isinstance(geometry, h5py.Group) and beam_of(geometry.attrs) is not ConeBeam:
+        yield _ONE_ROW, {"row": 1}
     for group, axes in _COUNTED.items():
         for axis in axes if isinstance(items[group], h5py.Group) else ():
             name = f"n_{axis}" if len(axis) == 1 else f"n_{axis}s"

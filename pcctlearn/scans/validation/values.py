@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from pcctlearn.reading.damaged import reason_of
-from pcctlearn.scans.schema import StoredArray, blocks
+from pcctlearn.scans.schema import MEASURED, StoredArray, blocks
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
@@ -31,7 +31,6 @@ _PLAUSIBLE = {  # range of the greatest absolute value; remedies if it is below 
     "g/cm2": (0.0, 5000.0, "", "is it in mg/cm2? Divide by 1000"),
     "rad": (0.0, 8 * math.pi, "", "is it in degrees? Multiply by π / 180"),
 }
-_MEASURED = ("counts", "air")
 
 
 def value_faults(name: str, array: StoredArray, item: h5py.Dataset) -> Iterator[str]:
@@ -55,7 +54,7 @@ def value_faults(name: str, array: StoredArray, item: h5py.Dataset) -> Iterator[
         return
     for kind, place in first.items():
         where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place, strict=True))
-        remedy = _REMEDIES.get(kind) if name in _MEASURED else None
+        remedy = _REMEDIES.get(kind) if name in MEASURED else None
         yield (
             f"{name}: {n_bad[kind]} of {item.size} values, the first at {where}, are {kind}: "
             f"{remedy or f'store the values of {name} in {array.unit}'}"

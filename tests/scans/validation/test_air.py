@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from support.scan_files import change, drop, store
+from support.scan_files import change, drop, label, store
 from support.scanners import FOUR_BINS, cadmium_telluride, scanner, silicon
 
 from pcctlearn.scans.file import faults, read_scan, summary, write_scan
@@ -69,14 +69,28 @@ def test_counts_above_thresholds_are_found_and_the_remedy_works(tmp_path, respon
     (fault,) = faults(path)
     assert "air" in fault
     assert "above each threshold" in fault
-    with h5py.File(path, "r+") as file:  # the remedy in the message
-        arrays = {name: file[name][()] for name in ("counts", "air")}
-        for statement in re.findall(r"\w+\[:-1\] -= \w+\[1:\]", fault):
-            exec(statement, arrays)
-        for name in ("counts", "air"):
-            file[name][...] = arrays[name]
+    change(path, label("/", counted=re.search(r"counted to '(\w+)'", fault).group(1)))
     assert faults(path) == []
     np.testing.assert_allclose(read_scan(path).at("counts"), before, atol=0.1)
+    assert ", above thresholds" in summary(path)
+
+
+@pytest.mark.parametrize("response", [silicon, cadmium_telluride])
+def test_bins_that_are_said_to_be_above_thresholds(tmp_path, response):
+    path = simulated(tmp_path / "scan.h5", response())
+    change(path, label("/", counted="above"))
+    (fault, *_) = faults(path)
+    assert "counted to 'bins'" in fault
+    change(path, label("/", counted="bins"))
+    assert faults(path) == []
+
+
+def test_falling_bins_that_are_said_to_be_above_thresholds(tmp_path):
+    path = simulated(tmp_path / "scan.h5", edges=[15.0, 60.0, 80.0, 120.0])
+    change(path, label("/", counted="above"))
+    (fault,) = faults(path)
+    assert "air holds counts in bins" in fault
+    assert "counted to 'bins'" in fault
 
 
 def test_cumulative_counts_with_air_of_each_bin(scan):

@@ -1,10 +1,13 @@
-"""Lengths in another unit than cm raise a warning; those of real scanners do not."""
+"""Faults of fan and parallel beams; lengths in another unit than cm raise a warning."""
 
 from dataclasses import fields, replace
 
+import h5py
+import numpy as np
 import pytest
-from support.scan_files import BEAM
+from support.scan_files import BEAM, FAN, PARALLEL, change, label, one_row, store
 
+from pcctlearn.scans.file import faults, write_scan
 from pcctlearn.scans.validation.geometry import length_doubts
 from pcctlearn.tomography.geometry.cone import ConeBeam
 
@@ -14,19 +17,81 @@ MICRO = ConeBeam(12, 16, 24, 0.005, 4.0, 20.0)
 
 def scaled(beam, factor):
     """The scanner with all lengths multiplied."""
-    lengths = {f.name for f in fields(ConeBeam) if f.name.endswith("_cm")}
+    lengths = {f.name for f in fields(beam) if f.name.endswith("_cm")}
     new = {name: factor * getattr(beam, name) for name in lengths}
     return replace(beam, **new)
 
 
-@pytest.mark.parametrize("beam", [CLINICAL, MICRO, BEAM])
+@pytest.mark.parametrize("beam", [CLINICAL, MICRO, BEAM, FAN, PARALLEL])
 def test_scanners_in_cm_raise_no_warning(beam):
     assert length_doubts(beam) == []
 
 
-@pytest.mark.parametrize(("factor", "remedy"), [(10, "by 10,"), (0.01, "by 100,")])
-def test_other_units_raise_a_warning_that_the_remedy_removes(factor, remedy):
-    wrong = scaled(CLINICAL, factor)
+@pytest.mark.parametrize(
+    ("beam", "factor", "remedy"),
+    [
+        (CLINICAL, 10, "by 10,"),
+        (CLINICAL, 0.01, "by 100,"),
+        (FAN, 0.1, "by 100,"),
+        (PARALLEL, 10, "by 10,"),
+    ],
+)
+def test_other_units_raise_a_warning_that_the_remedy_removes(beam, factor, remedy):
+    wrong = scaled(beam, factor)
     (doubt,) = length_doubts(wrong)
     assert remedy in doubt
     assert length_doubts(scaled(wrong, 1 / factor)) == []
+
+
+def rows(file):
+    """Two rows of pixels."""
+    for name in ("counts", "air"):
+        store(file, name, np.repeat(file[name][()], 2, -2))
+
+
+ANGLES = "geometry/measured_angles_rad"
+WRONG = {
+    "rows": (FAN, rows, "geometry (beam) 1 row counts 2 fan parallel"),
+    "slices": (FAN, label("geometry/volume", n_z=3), "geometry: FanBeam slice 3 n_z"),
+    "of a panel": (FAN, label("geometry", n_rows=1), "n_rows geometry cone leave"),
+    "pixels of a panel": (FAN, label("geometry", pixel_cm=(0.5, 0.6)), "pixel_cm geometry number"),
+    "source of a parallel beam": (
+        PARALLEL,
+        label("geometry", source_to_axis_cm=5.0),
+        "source_to_axis_cm geometry cone leave",
+    ),
+    "arc": (PARALLEL, label("geometry", arc_rad=2.0), "geometry: arc_rad parallel 3.14"),
+    "angles": (
+        PARALLEL,
+        lambda file: file.create_dataset(ANGLES, data=np.arange(6.0)).attrs.update(unit="rad"),
+        "geometry: parallel equally measured_angles_rad",
+    ),
+    "source": (FAN, label("geometry", source_to_axis_cm=0.2), "geometry: source_to_axis_cm 0.2"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_fault_of_a_fan_or_parallel_beam_is_named_with_its_remedy(case, tmp_path):
+    geometry, spoil, words = WRONG[case]
+    path = tmp_path / "scan.h5"
+    write_scan(path, one_row(geometry))
+    change(path, spoil)
+    found = faults(path)
+    assert any(all(word in fault for word in words.split()) for fault in found), found
+
+
+def test_a_cone_beam_that_is_said_to_be_a_fan(whole, tmp_path):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(whole.read_bytes())
+    change(path, label("geometry", beam="fan"))
+    found = faults(path)
+    assert any("n_rows" in fault for fault in found)
+    assert any("geometry (beam)" in fault and "counts 4" in fault for fault in found)
+
+
+def test_a_written_file_names_its_beam(tmp_path):
+    for name, geometry in (("fan", FAN), ("parallel", PARALLEL)):
+        write_scan(tmp_path / f"{name}.h5", one_row(geometry))
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert file["geometry"].attrs["beam"] == name
+            assert file["counts"].shape == (2, 6, 1, 5)

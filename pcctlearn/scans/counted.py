@@ -1,0 +1,47 @@
+"""Counts above thresholds in a scan file, read as counts in bins."""
+
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pcctlearn.physics.thresholds import bins_from_above
+
+COUNTED = ("bins", "above")  # what the root attribute ``counted`` may say of counts and air
+_ROUNDING = 1e-6  # of float32, relative to the counts above both thresholds
+
+
+class InBins:
+    """A dataset of counts above thresholds (threshold, …) that is indexed as counts in bins.
+
+    N_b = A_b − A_{b+1}, and the last bin holds all counts above the last threshold. The bins are
+    independent Poisson variables; counts above thresholds share the photons above the higher one
+    and cannot rise with the threshold. Where they do, the bin is NaN, so that the pixel is dead.
+    """
+
+    def __init__(self, above: h5py.Dataset, dtype: str | None = None) -> None:
+        self.above, self.dtype = above, np.dtype(dtype or above.dtype)
+        self.shape = above.shape
+
+    def astype(self, dtype: str) -> "InBins":
+        """The same counts as another type of float."""
+        return InBins(self.above, dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Counts in bins; the index must keep the first axis whole."""
+        above = torch.from_numpy(np.asarray(self.above[index], np.float64))
+        kind = self.dtype if self.dtype.kind == "f" else np.dtype(np.float64)
+        return to_bins(above).numpy().astype(kind)
+
+
+Stored = h5py.Dataset | InBins
+
+
+def to_bins(above: Float[Tensor, "threshold *rest"]) -> Float[Tensor, "bin *rest"]:
+    """Counts in bins, NaN where counts rise with the threshold."""
+    bins = bins_from_above(above, dim=0)
+    risen = bins < -_ROUNDING * above.abs()
+    return bins.clamp(min=0).masked_fill(risen, torch.nan)

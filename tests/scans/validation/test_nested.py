@@ -1,0 +1,79 @@
+"""Counts above thresholds that rise with the threshold are dead pixels, or refused if many do."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from support.scan_files import change, edit, label, recorded, store
+
+from pcctlearn.physics.thresholds import above_from_bins
+from pcctlearn.scans.counted import to_bins
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels
+from pcctlearn.scans.file import faults, read_scan, summary
+
+
+@pytest.fixture
+def above(copy):
+    """A file of counts above thresholds."""
+    scan = recorded()
+    for name in ("counts", "air"):
+        values = above_from_bins(getattr(scan, name), dim=0).numpy()
+        change(copy, lambda file, name=name, values=values: store(file, name, values))
+    change(copy, label("/", counted="above"))
+    return copy
+
+
+def test_counts_above_thresholds_are_read_as_bins(above):
+    assert faults(above) == []
+    scan = read_scan(above)
+    assert torch.equal(scan.at("counts"), recorded().at("counts"))
+    torch.testing.assert_close(scan.air, recorded().air)
+    assert scan.at("counts").dtype == scan.air.dtype == torch.float32
+    assert torch.equal(scan.at("primary"), recorded().at("primary"))
+    assert len(re.findall("photons, above thresholds", summary(above))) == 2
+
+
+def test_whole_numbers_and_noise_free_counts(above):
+    whole = above_from_bins(recorded().at("counts"), dim=0).numpy().astype(np.uint16)
+    change(above, lambda file: store(file, "counts", whole))
+    assert torch.equal(read_scan(above).at("counts"), recorded().at("counts"))
+    falling = torch.tensor([1e7 / 3, 1e7 / 3 * (1 + 1e-7), 0.0])
+    torch.testing.assert_close(to_bins(falling)[:2], torch.tensor([0.0, 1e7 / 3]))
+
+
+def test_a_pixel_whose_counts_rise_is_dead(above):
+    change(above, edit("counts", (1, 3, 2, 4), 1e6))
+    assert faults(above) == []
+    scan = read_scan(above)
+    (doubt,) = [sentence for sentence in scan.doubts if "rise" in sentence]
+    assert "counts" in doubt
+    assert "1 of 20 pixels" in doubt
+    assert "1e+06 above threshold 1 at view 3, row 2, column 4" in doubt
+    dead = any_of(dead_pixels(scan.at("counts"), scan.air))
+    assert dead.nonzero().tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("name", ["counts", "air"])
+def test_counts_that_rise_in_many_pixels_are_refused(above, name):
+    change(above, lambda file: store(file, name, file[name][()][::-1]))
+    found = [fault for fault in faults(above) if "rise" in fault]
+    assert len(found) == 1
+    assert f"{name} above thresholds" in found[0]
+    assert "20 of 20 pixels" in found[0]
+    assert "row 0, column 0" in found[0]
+    assert "counted to 'bins'" in found[0]
+
+
+def test_dead_pixels_that_are_nan_do_not_rise(above):
+    change(above, edit("counts", (slice(None), slice(None), 1, 1), np.nan))
+    assert faults(above) == []
+    assert not [sentence for sentence in read_scan(above).doubts if "rise" in sentence]
+
+
+def test_large_files_are_read_in_blocks(above, monkeypatch):
+    from pcctlearn.scans import schema
+
+    monkeypatch.setattr(schema, "_BLOCK_BYTES", 1)
+    change(above, edit("counts", (1, 3, 2, 4), 1e6))
+    assert any("view 3, row 2, column 4" in sentence for sentence in read_scan(above).doubts)
