@@ -4,26 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
-from jaxtyping import Bool, Float
-from scipy import stats
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.pixel_fit import PixelFit, assembled, is_misfit
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import OfPlates, PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
-from pcctlearn.calibration.threshold_step import (
-    Comparison,
-    FURTHEST_keV,
-    ThresholdFit,
-    fit_threshold,
-)
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.validation import require_positive
 
-_LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
-_LEAST_RESIDUAL = 2.5e-3  # of ln counts: 0.06 % of the projection of 20 cm of water
 _BLOCK = 20_000  # pixels
 
 
@@ -124,7 +117,9 @@ class EtbCal:
             for parts in zip(*found, strict=True)
         ]
         gauge: Gauge = "absolute" if absolute else "relative"
-        return assembled(plates, self.materials, flags, used[0], skew, thresholds, gauge)
+        return assembled(
+            plates, self.materials, flags, _joined(used[0], plates, skew, thresholds), gauge
+        )
 
     def _steps(
         self,
@@ -155,78 +150,21 @@ class EtbCal:
         return skew, found
 
 
-def assembled(
-    plates: CalibrationSet,
-    materials: Sequence[str],
-    flags: Mapping[str, Bool[Tensor, "pixel"]],
-    counts: Float[Tensor, "usable exposure"],
-    skew: SkewFit,
-    found: Sequence[ThresholdFit],
-    gauge: Gauge,
-) -> PixelModel:
-    """The model of all pixels: nominal where a pixel is flagged.
-
-    Raises:
-        ValueError: fewer than half of the usable pixels fit.
-    """
-    good = ~any_of(flags)
-    nominal = plates.thresholds_keV.double()
-    reference = torch.full_like(skew.gain, float(nominal[0]))
-    T = torch.stack([reference, *(f.threshold_keV for f in found)], -1)
-    sd = torch.stack([torch.zeros_like(reference), *(f.sd_keV for f in found)], -1)
-    finite = T.isfinite().all(-1) & skew.covariance.isfinite().flatten(1).all(-1)
-    converged = torch.stack([skew.converged, *(f.converged for f in found)]).all(0) & finite
-    far = ((T - nominal).abs() > FURTHEST_keV - 1e-6).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
-    n_spare = len(plates.counts) - 1 - len(materials)
-    misfit = _is_misfit(skew.residual, 1 / counts, n_spare)
+def _joined(
+    counts: OfPlates, plates: CalibrationSet, skew: SkewFit, found: Sequence[ThresholdFit]
+) -> PixelFit:
+    """Skew and thresholds of the usable pixels, and those that do not fit."""
+    reference = torch.full_like(skew.gain, float(plates.thresholds_keV[0]))
+    n_exposures, n_unknowns = len(plates.counts), skew.covariance.shape[-1]
+    misfit = is_misfit(skew.residual, 1 / counts, n_exposures - n_unknowns)
     for each in found:
-        misfit = misfit | _is_misfit(each.residual, each.noise, len(plates.counts) - 1)
-    new = {
-        "far from nominal": far & finite,
-        "undetermined": ~converged & ~far,
-        "not as the model": misfit & converged & ~far,
-    }
-    full = {kind: flagged.clone() for kind, flagged in flags.items()}
-    for kind, flagged in new.items():
-        full[kind] = full.get(kind, torch.zeros_like(good)) | spread(flagged, good, False)
-    ok = ~any_of(new)
-    if int(ok.sum()) < 0.5 * len(ok):
-        kind = max(new, key=lambda name: int(new[name].sum()))
-        raise ValueError(
-            f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated, {int(new[kind].sum())} "
-            f"are {kind!r}: check the lengths and materials of the plates, the spectrum and the "
-            "response"
-        )
-    gain = skew.gain / skew.gain[ok].median()
-    shape = plates.pixel_shape
-    n_unknowns = 1 + len(materials)
-    return PixelModel(
-        gain=spread(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
-        thickness_cm=spread(torch.where(ok[:, None], skew.thickness_cm, 0.0), good, 0.0).reshape(
-            *shape, len(materials)
-        ),
-        materials=tuple(materials),
-        thresholds_keV=spread(torch.where(ok[:, None], T, nominal), good, nominal).reshape(
-            *shape, len(nominal)
-        ),
-        nominal_keV=nominal,
-        gain_covariance=spread(skew.covariance, good, torch.nan).reshape(
-            *shape, n_unknowns, n_unknowns
-        ),
-        threshold_sd_keV=spread(sd, good, torch.nan).reshape(*shape, len(nominal)),
-        gauge=gauge,
-        flags={kind: flagged.reshape(shape) for kind, flagged in full.items()},
+        misfit = misfit | is_misfit(each.residual, each.noise, n_exposures - 1)
+    return PixelFit(
+        skew.gain,
+        skew.thickness_cm,
+        torch.stack([reference, *(f.threshold_keV for f in found)], -1),
+        skew.covariance,
+        torch.stack([torch.zeros_like(reference), *(f.sd_keV for f in found)], -1),
+        torch.stack([skew.converged, *(f.converged for f in found)]).all(0),
+        misfit,
     )
-
-
-def _is_misfit(residual: OfPlates, noise: OfPlates, n_spare: int) -> Bool[Tensor, "pixel"]:
-    """Residuals that are neither noise, nor those of most pixels, nor too small to matter.
-
-    A wrong spectrum raises those of all pixels.
-    """
-    chi2 = (residual.square() / noise).sum(-1)
-    if n_spare < 1:
-        return torch.zeros_like(chi2, dtype=torch.bool)
-    chance = float(stats.chi2.isf(_LEAST_CHANCE, n_spare))
-    large = residual.abs().amax(-1) > _LEAST_RESIDUAL
-    return large & (chi2 > max(chance, 20 * float(chi2.median())))
