@@ -7,18 +7,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.pixel_fit import PixelFit, assembled, is_misfit
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.sensitivity import fisher_information, spectra_tangent
 from pcctlearn.physics.attenuation import attenuation_table, density_g_cm3
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.physics.thresholds import bins_from_above
+from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
 from pcctlearn.shapes import Attenuation, Spectra
-from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
+from pcctlearn.solvers.levenberg_marquardt import LeastSquares, LevenbergMarquardt, Residuals
 from pcctlearn.validation import require_positive
 
 _LONGEST = (0.3, 0.02, 2.0)  # steps of ln k, of a thickness in cm, of a threshold in keV
@@ -32,7 +33,8 @@ class LayerSlabs:
     A*_m is the maximum-likelihood decomposition of the counts behind plates m with the spectra of
     θ, A_m are the known area densities, and I_m is the Fisher information of the decomposition:
     without it, directions that the counts do not determine would prevail. The derivative of A* is
-    −(∂²L/∂A²)⁻¹ ∂²L/∂A∂θ [1]. The lowest threshold is nominal, as in ``EtbCal``.
+    −(∂²L/∂A²)⁻¹ ∂²L/∂A∂θ [1]. The lowest threshold is nominal, as in ``EtbCal``; the others are
+    searched as far as 12 keV from their nominal values, and halfway to the next.
 
     Args:
         basis: of the decomposition; the materials of the plates must be among them.
@@ -47,15 +49,23 @@ class LayerSlabs:
         max_steps: int = 30,
     ) -> None:
         require_positive(max_steps=max_steps)
+        for name, values, usual in (
+            ("basis", basis, "[water,aluminium]"),
+            ("materials", materials, "[CdTe]"),
+        ):
+            if isinstance(values, str) or not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} must be different names, got {values!r}: use {usual}")
         self.basis, self.materials, self.max_steps = tuple(basis), tuple(materials), max_steps
 
     def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:
         """Calibrate all pixels (``Calibrator``)."""
         require_plates(plates, 1 + len(self.materials))
-        if others := set(plates.materials) - set(self.basis):
+        if others := sorted(set(plates.materials) - set(self.basis)):
+            spare = [name for name in self.basis if name not in plates.materials]
+            wanted = [*plates.materials, *spare][: max(len(plates.materials), len(self.basis))]
             raise ValueError(
-                f"the plates are of {', '.join(sorted(others))}, not among the basis materials "
-                f"{', '.join(self.basis)}: use calibration.basis=[water,{plates.materials[0]}]"
+                f"the plates are of {', '.join(others)}, not among the basis materials "
+                f"{', '.join(self.basis)}: use calibration.basis=[{','.join(wanted)}]"
             )
         if plates.exposure is None:
             raise ValueError(
@@ -72,46 +82,15 @@ class LayerSlabs:
         flags = unusable(counts, plates.flags)
         good = ~any_of(flags)
         require_nested(counts[good], model, plates)
-        solved = _Slabs(plates, model, self.basis, counts[good])
-        start = torch.zeros(int(good.sum()), solved.n_unknowns, dtype=torch.float64)
-        start[:, 1 + len(self.materials) :] = plates.thresholds_keV[_REFERENCE:].double()
-        found = LevenbergMarquardt(1e-4, self.max_steps)(solved.residuals, start, solved.longest())
-        return self._assembled(plates, flags, good, found.x, found.normal, found.converged)
-
-    def _assembled(
-        self,
-        plates: CalibrationSet,
-        flags: dict[str, Tensor],
-        good: Tensor,
-        x: Tensor,
-        normal: Tensor,
-        converged: Tensor,
-    ) -> PixelModel:
-        nominal, n = plates.thresholds_keV.double(), 1 + len(self.materials)
-        T = torch.cat([nominal[:_REFERENCE].expand(len(x), -1), x[:, n:]], -1)
-        covariance, singular = torch.linalg.inv_ex(normal)
-        ok = converged & (singular == 0) & ((T - nominal).abs() < FURTHEST_keV).all(-1)
-        ok = ok & (T.diff(dim=-1) > 0).all(-1)
-        if int(ok.sum()) < 0.5 * len(ok):
-            raise ValueError(
-                f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated: check the lengths "
-                "and materials of the plates, the spectrum and the response"
-            )
-        sd = covariance.diagonal(dim1=-2, dim2=-1)[:, n:].clamp(min=0).sqrt()
-        sd = torch.cat([torch.zeros_like(sd[:, :_REFERENCE]), sd], -1)
-        gain = x[:, 0].exp() / x[ok, 0].exp().median()
-        flags = flags | {"undetermined": spread(~ok, good, False)}
-        shape = plates.pixel_shape
-        return PixelModel(
-            spread(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
-            spread(torch.where(ok[:, None], x[:, 1:n], 0.0), good, 0.0).reshape(*shape, n - 1),
-            self.materials,
-            spread(torch.where(ok[:, None], T, nominal), good, nominal).reshape(*shape, -1),
-            nominal,
-            spread(covariance[:, :n, :n], good, torch.nan).reshape(*shape, n, n),
-            spread(sd, good, torch.nan).reshape(*shape, -1),
-            "absolute",
-            {kind: flagged.reshape(shape) for kind, flagged in flags.items()},
+        bins = bins_from_above(counts)
+        flags["without counts in a bin"] = ~any_of(flags) & ~(bins > 0).flatten(1).all(-1)
+        good = ~any_of(flags)
+        slabs = _Slabs(plates, model, self.basis, counts[good])
+        found = LevenbergMarquardt(1e-4, self.max_steps)(
+            slabs.residuals, slabs.start(), slabs.longest()
+        )
+        return assembled(
+            plates, self.materials, flags, slabs.fitted(found, counts[good]), "absolute"
         )
 
 
@@ -126,7 +105,7 @@ class _Slabs:
         counts: Float[Tensor, "pixel exposure threshold"],
     ) -> None:
         self.model = model
-        self.reference_keV = plates.thresholds_keV[:_REFERENCE].double()
+        self.nominal_keV = plates.thresholds_keV.double()
         self.n_thresholds = len(plates.thresholds_keV)
         self.n_materials = len(model.attenuation_per_cm)
         self.attenuation: Attenuation = attenuation_table(basis, model.energies_keV)
@@ -134,11 +113,11 @@ class _Slabs:
         for column, name in enumerate(plates.materials):
             known[:, list(basis).index(name)] = plates.plates_cm[:, column] * density_g_cm3(name)
         self.known = known[:, None]  # (exposure, 1, material)
-        exposure = plates.exposure
-        assert exposure is not None
+        assert plates.exposure is not None
+        self.exposure = exposure = plates.exposure.double()
         self.counts = bins_from_above(counts).movedim(1, 0) / exposure[:, None, None]
-        nominal = torch.zeros(1, self.n_unknowns, dtype=torch.float64)
-        nominal[:, 1 + self.n_materials :] = plates.thresholds_keV[_REFERENCE:]
+        self.n_pixels = len(counts)
+        nominal = self.start()[:1]
         # the fluence is scaled to the median pixel in the beam with the thinnest plates
         thinnest = int(plates.plates_cm.sum(-1).argmin())
         expected = torch.einsum(
@@ -162,6 +141,22 @@ class _Slabs:
             [gain, *[thickness] * self.n_materials, *[threshold] * n], dtype=torch.float64
         )
 
+    def start(self) -> Float[Tensor, "pixel unknown"]:
+        """Nominal pixels."""
+        x = torch.zeros(self.n_pixels, self.n_unknowns, dtype=torch.float64)
+        x[:, 1 + self.n_materials :] = self.nominal_keV[_REFERENCE:]
+        return x
+
+    def thresholds(self, x: Float[Tensor, "pixel unknown"]) -> Float[Tensor, "pixel threshold"]:
+        """All thresholds, within their limits, so that they increase."""
+        T = self.nominal_keV
+        middle = (T[1:] + T[:-1]) / 2
+        lower = torch.maximum(T[1:] - FURTHEST_keV, middle)
+        highest = self.model.energies_keV[-1:] - 1
+        upper = torch.minimum(T[1:] + FURTHEST_keV, torch.cat([middle[1:], highest]))
+        found = x[:, 1 + self.n_materials :].clamp(lower, upper)
+        return torch.cat([T[:_REFERENCE].expand(len(x), -1), found], -1)
+
     def spectra(self, x: Float[Tensor, "pixel unknown"]) -> Spectra:
         """Spectra of the bins for the unknowns."""
         return self._spectra_and_density(x)[0]
@@ -171,8 +166,7 @@ class _Slabs:
         n = 1 + self.n_materials
         passed = skew_filter(x[:, 0].exp(), x[:, 1:n], self.model.attenuation_per_cm)
         fluence = self.model.fluence * passed
-        T = torch.cat([self.reference_keV.expand(len(x), -1), x[:, n:]], -1)
-        parts = [self.model.above(T[:, j]) for j in range(self.n_thresholds)]
+        parts = [self.model.above(T) for T in self.thresholds(x).unbind(1)]
         above, density = (
             torch.stack(part, 1) * fluence[:, None] for part in zip(*parts, strict=True)
         )
@@ -196,3 +190,30 @@ class _Slabs:
         value = torch.einsum("epm,emk->pek", found - self.known, self.root).flatten(1)
         J = torch.einsum("epmu,emk->peku", torch.stack(tangents, -1), self.root).flatten(1, 2)
         return Residuals(value, J, torch.full_like(value[:, 0], _ROUNDING))
+
+    def fitted(
+        self, found: LeastSquares, above: Float[Tensor, "pixel exposure threshold"]
+    ) -> PixelFit:
+        """Unknowns of all pixels with their error bars, and which of them are sound."""
+        n, x = 1 + self.n_materials, found.x
+        spectra, T = self.spectra(x), self.thresholds(x)
+        start = self.known.expand(-1, len(x), -1).contiguous()
+        decomposed = decompose(self.counts, self.scale * spectra, self.attenuation, start=start)
+        covariance, singular = torch.linalg.inv_ex(found.normal)
+        sd = covariance.diagonal(dim1=-2, dim2=-1)[:, n:].clamp(min=0).sqrt()
+        behind = torch.einsum("pbe,me->pmb", self.scale * spectra, self.model.transmission)
+        residual = (above / (above_from_bins(behind) * self.exposure[:, None])).log()
+        misfit = torch.zeros_like(found.converged)
+        for j in range(self.n_thresholds):
+            n_spare = len(self.exposure) - (1 if j else n)
+            misfit = misfit | is_misfit(residual[..., j], 1 / above[..., j], n_spare)
+        within = torch.isclose(T[:, _REFERENCE:], x[:, n:], rtol=0, atol=1e-6).all(-1)
+        return PixelFit(
+            x[:, 0].exp(),
+            x[:, 1:n],
+            T,
+            covariance[:, :n, :n],
+            torch.cat([torch.zeros_like(T[:, :_REFERENCE]), sd], -1),
+            found.converged & (singular == 0) & within & decomposed.converged.all(0),
+            misfit,
+        )
