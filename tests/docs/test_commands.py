@@ -48,6 +48,11 @@ PHANTOM = [
 ]
 PHANTOM += ["tomography.geometry.n_views=24", "tomography.geometry.n_columns=32"]
 PHANTOM += ["tomography.grid.n_y=32", "tomography.grid.n_x=32", "tomography.grid.voxel_cm=1.2"]
+ABDOMEN = [
+    "logger=none",
+    *(f"tomography.geometry.{word}" for word in ("n_views=24", "n_columns=96", "pixel_cm=0.4")),
+    *(f"tomography.grid.{word}" for word in ("n_y=64", "n_x=64", "voxel_cm=0.4")),
+]
 COLUMNS = ["study.biased_columns=[12,20]"]
 TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
 SMALLER = [  # the first whose words are all in the command
@@ -67,6 +72,7 @@ SMALLER = [  # the first whose words are all in the command
         [*PHANTOM, *COLUMNS, "tomography.geometry.pixel_cm=2.3"],
     ),
     ("train.py experiment=thresholds_phantom", [*PHANTOM, *COLUMNS]),
+    ("train.py experiment=etb_abdomen", ABDOMEN),
     (
         "train.py datasets=scans",
         [*TINY, "study.split=[1,1,1]", "trainer.max_epochs=1", "logger=none"],
