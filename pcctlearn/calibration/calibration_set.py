@@ -127,6 +127,12 @@ class CalibrationSet:
                 "counts must be numbers of 0 or more in some pixels: set those of dead pixels to 0"
             )
         typical = pixels.median(1).values  # (exposure, threshold)
+        if not (typical > 0).all():
+            exposure, index = (typical <= 0).nonzero()[0].tolist()
+            raise ValueError(
+                f"most pixels count nothing above {self.thresholds_keV[index]:g} keV behind "
+                f"{self.named(exposure)} (exposure {exposure}): expose longer, or leave it out"
+            )
         for index in range(1, typical.shape[1]):
             if not (typical[:, index] < typical[:, index - 1]).all():
                 raise ValueError(

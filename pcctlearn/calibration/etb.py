@@ -79,7 +79,8 @@ class EtbCal:
             if self.normalisation == "anchor":
                 raise ValueError(
                     "normalisation=anchor needs the exposure of each plate: measure it, set it to "
-                    "ones if the tube is stable, or use normalisation=model comparison=counts"
+                    "ones if the tube is stable, or use calibration=etb_as_proposed "
+                    "(normalisation=model comparison=counts)"
                 )
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)

@@ -13,7 +13,8 @@ from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
 
 _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
 # ln of counts above thresholds over those that the scanner expects, of the median pixel
-_THE_SAME, _NEARLY, _MOST_OFF = 0.05, 0.15, 0.4
+_NEARLY, _MOST_OFF = 0.15, 0.4
+_CLOSER = 3.0  # times, of bins or sums that are taken for counts above thresholds
 
 
 def unusable(
@@ -57,12 +58,13 @@ def require_nested(
     bins, sums = bins_from_above(expected), above_from_bins(expected)
     if (off := _off(typical, expected)) <= _NEARLY:
         return
-    if _off(typical, bins) < _THE_SAME:
+    most = min(off / _CLOSER, _NEARLY)  # of what they are instead
+    if _off(typical, bins) < most:
         raise ValueError(
             "the counts are those in bins, not above thresholds: read them with "
             "CalibrationSet.from_bins (in a file: counted = 'bins')"
         )
-    if _off(typical, sums) < _THE_SAME:
+    if _off(typical, sums) < most:
         raise ValueError(
             "the counts are sums of counts above thresholds: give these to CalibrationSet without "
             "from_bins (in a file: counted = 'above')"
@@ -89,8 +91,8 @@ def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
     """Raise ValueError for fewer plates than unknowns of a pixel."""
     if len(plates.counts) < n_unknowns:
         raise ValueError(
-            f"{len(plates.counts)} exposures do not determine {n_unknowns} numbers of a pixel: "
-            "measure more plates, or use fewer skew materials"
+            f"{len(plates.counts)} exposure(s) do not determine {n_unknowns} numbers of a pixel: "
+            "measure more plates, or choose a calibration with fewer unknowns"
         )
 
 

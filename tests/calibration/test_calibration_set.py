@@ -41,6 +41,7 @@ WRONG = {
         "from_bins",
     ),
     "NaN": (lambda p: {"counts": torch.full_like(p.counts, torch.nan)}, "dead pixels"),
+    "no counts": (lambda p: {"counts": 0 * p.counts}, "behind air"),
     "no exposure": (lambda p: {"exposure": torch.zeros(5)}, "exposure"),
 }
 

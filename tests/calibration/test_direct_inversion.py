@@ -57,5 +57,5 @@ def test_too_few_plates():
     few = type(plates)(
         plates.counts[:2], plates.plates_cm[:2], ("aluminium",), plates.thresholds_keV
     )
-    with pytest.raises(ValueError, match="2 exposures"):
+    with pytest.raises(ValueError, match="2 exposure"):
         DirectInversion().fit(few, cdte_scanner())

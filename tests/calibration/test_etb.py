@@ -137,7 +137,7 @@ def test_a_pixel_far_from_nominal_is_flagged():
 def test_fewer_plates_than_unknowns():
     plates = plates_of(flawed())
     few = replace(plates, counts=plates.counts[:2], plates_cm=PLATES_CM[:2], exposure=None)
-    with pytest.raises(ValueError, match="2 exposures"):
+    with pytest.raises(ValueError, match="2 exposure"):
         EtbCal(materials=["CdTe", "aluminium"], **PROPOSED).fit(few, cdte_scanner())
 
 
@@ -277,3 +277,18 @@ def test_blocks_of_pixels_change_nothing(monkeypatch):
     torch.testing.assert_close(blocks.thickness_cm, whole.thickness_cm, rtol=0, atol=1e-10)
     torch.testing.assert_close(blocks.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-6)
     torch.testing.assert_close(blocks.threshold_sd_keV, whole.threshold_sd_keV, rtol=1e-4, atol=0)
+
+
+def test_bins_of_a_skewed_detector_are_not_taken_for_counts_above_thresholds():
+    """A skew that all pixels share moves the ratio of counts above two thresholds by 6 %."""
+    truth = flawed()
+    truth = replace(truth, thickness_cm=truth.thickness_cm + 0.003)
+    plates = plates_of(truth, 1e8, seed=3)
+    above = plates.counts
+    bins = torch.stack([above[..., 0] - above[..., 1], above[..., 1]], -1)
+    with pytest.raises(ValueError, match="from_bins"):
+        EtbCal().fit(replace(plates, counts=bins), cdte_scanner())
+    twice = torch.stack([above.sum(-1), above[..., 1]], -1)
+    with pytest.raises(ValueError, match="without from_bins"):
+        EtbCal().fit(replace(plates, counts=twice), cdte_scanner())
+    assert EtbCal().fit(plates, cdte_scanner()).calibrated.all()

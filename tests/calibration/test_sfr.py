@@ -64,7 +64,7 @@ def test_a_curved_flux_is_inverted():
 
 
 def test_five_plates_are_too_few():
-    with pytest.raises(ValueError, match="5 exposures"):
+    with pytest.raises(ValueError, match="5 exposure"):
         Sfr().fit(plates_of(flawed()), cdte_scanner())
 
 
