@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import nibabel as nib
 import numpy as np
 import torch
@@ -21,19 +22,22 @@ from pcctlearn.physics.response.pairs import Pairs, write_pairs
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.spectrum import Spectrum
-from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.physics.thresholds import Thresholds, above_from_bins
 from pcctlearn.reading.yaml_text import read_yaml
 from pcctlearn.scans.file import faults, read_scan, write_scan
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.scatter.checkpoint import SavedCorrection, save_correction
 from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
 ENERGIES = torch.arange(12.5, 121.0, 2.0, dtype=torch.float64)
 EDGES = [20.0, 60.0, 120.0]
 GEOMETRY = ConeBeam(6, 4, 5, (0.55, 0.6), 5.0, 8.0)
 GRID = VolumeGrid(3, 4, 5, 0.3)
+ROW = FanBeam(6, 5, 0.6, 5.0, 8.0)
 
 
 class Source(NamedTuple):
@@ -64,27 +68,28 @@ def model() -> SpectralModel:
     return SpectralModel.from_parts(tube, table(), Thresholds(EDGES), ["water", "calcium"])
 
 
-def write_scan_file(path: Path) -> None:
+def write_scan_file(path: Path, geometry: Geometry = GEOMETRY, grid: VolumeGrid = GRID) -> None:
     """A scan with truth, spectrum, response and configuration."""
     generator = torch.Generator().manual_seed(1)
     spectral_model, response = model(), table()
     expected = spectral_model.air().detach().float()
-    air = expected[:, None, None].expand(-1, *GEOMETRY.shape[1:])
-    line_integrals = torch.rand((2, *GEOMETRY.shape), generator=generator)  # g/cm²
+    air = expected[:, None, None].expand(-1, geometry.n_rows, geometry.n_columns)
+    shape = (2, *geometry.sinogram_shape(grid))
+    line_integrals = torch.rand(shape, generator=generator)  # g/cm²
     line_integrals[0] *= 10
     with torch.no_grad():
         primary = spectral_model(line_integrals.movedim(0, -1)).movedim(-1, 0)
     scan = ScanRecord(
         name="a scan",
-        geometry=GEOMETRY,
-        grid=GRID,
+        geometry=geometry,
+        grid=grid,
         thresholds_keV=torch.tensor(EDGES, dtype=torch.float64),
         air=air,
         counts=1.1 * primary,
         primary=primary,
         scatter=0.1 * primary,
         line_integrals=line_integrals,
-        maps=torch.rand(2, 3, 4, 5, generator=generator),
+        maps=torch.rand(2, *grid.shape, generator=generator),
         materials=("water", "calcium"),
         spectrum=SpectrumRecord(ENERGIES, spectral_model.fluence),
         response=ResponseRecord(ENERGIES, response.deposited_keV, response.response_per_keV),
@@ -94,6 +99,15 @@ def write_scan_file(path: Path) -> None:
         software="benchmarks/fuzz_sources.py",
     )
     write_scan(path, scan)
+
+
+def write_row_file(path: Path) -> None:
+    """A scan with a fan beam and counts above thresholds."""
+    write_scan_file(path, ROW, VolumeGrid(1, 4, 5, 0.3))
+    with h5py.File(path, "r+") as file:
+        file.attrs["counted"] = "above"
+        for name in ("counts", "air"):
+            file[name][...] = above_from_bins(torch.from_numpy(file[name][()]), dim=0).numpy()
 
 
 def read_scan_file(path: Path) -> ScanRecord:
@@ -220,6 +234,7 @@ SOURCES = {
     source.name: source
     for source in (
         Source("scan.h5", write_scan_file, read_scan_file),
+        Source("row.h5", write_row_file, read_scan_file),
         Source("head.nii", write_nifti, lambda path: read_nifti(path).hounsfield),
         Source("head.nii.gz", write_nifti, lambda path: read_nifti(path).hounsfield),
         Source("dicom", write_dicom, lambda path: read_dicom_series(path).hounsfield),

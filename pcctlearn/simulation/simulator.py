@@ -104,8 +104,8 @@ class ScanSimulator:
             )
         if scatter is not None and not isinstance(geometry, ConeBeam):
             raise ValueError(
-                f"scatter is simulated in cone beams only, got {type(geometry).__name__}: choose "
-                "scan=without_scatter"
+                f"scatter is simulated in cone beams only, got {type(geometry).__name__}: set "
+                "scan.scatter=null scan.spr=null, or choose scan=without_scatter"
             )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
