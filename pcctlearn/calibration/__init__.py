@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "etb": ["EtbCal"],
         "direct_inversion": ["DirectInversion"],
         "sfr": ["Sfr"],
+        "bct": ["Bct"],
         "layer_slabs": ["LayerSlabs"],
         "water_slab": ["WaterSlab"],
         "beam_hardening": ["BeamHardening", "beam_hardening"],
