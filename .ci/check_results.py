@@ -25,6 +25,12 @@ AT_MOST = {
         "val_loss_over_untrained": 0.9,
     },
     "evaluated": {"vmi60_rmse_HU_over_uncorrected": 0.4},
+    "calibrated": {
+        "uncalibrated_pixels": 0,
+        "threshold_error_rms_keV": 0.01,
+        "slab_after_sd_40keV": 5e-4,
+        "slab_after_sd_60keV": 3e-4,
+    },
     "heads": {"spr_most": 0.105, "scatter_relative_error_most": 0.041},
 }
 
@@ -44,6 +50,8 @@ def main() -> None:
     elif folder.name == "evaluated":
         volumes = ("water.nii.gz", "calcium.nii.gz", "vmi_60keV.nii.gz", "projections.h5")
         outputs += [f"head_00001/{name}" for name in volumes]
+    elif folder.name == "calibrated":
+        outputs.append("pixel_model.h5")
     else:
         outputs += ["wandb", ".hydra"]
     if folder.name.startswith("scatter"):

@@ -1,6 +1,6 @@
 """Beam-hardening correction of every pixel: counts to monochromatic projections of water."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,28 @@ class BeamHardening:
         for power in range(c.shape[-1] - 2, -1, -1):  # Horner's scheme
             corrected = (corrected + c[..., power]) * projections
         return corrected
+
+
+@dataclass(frozen=True)
+class MappedHardening:
+    """The beam-hardening correction of projections that are mapped pixel by pixel first."""
+
+    mapping: Callable[[Projections], Projections]
+    hardening: BeamHardening
+
+    @property
+    def effective_keV(self) -> Float[Tensor, "threshold"]:
+        """Energy of the monochromatic projections of each threshold."""
+        return self.hardening.effective_keV
+
+    @property
+    def water_per_cm(self) -> Float[Tensor, "threshold"]:
+        """Attenuation of water at these energies."""
+        return self.hardening.water_per_cm
+
+    def __call__(self, projections: Projections) -> Projections:
+        """Corrected projections."""
+        return self.hardening(self.mapping(projections))
 
 
 def beam_hardening(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,7 +10,7 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from pcctlearn.calibration.base import Projections
-from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening, spectra_above
+from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPlates, plate_model
 from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
@@ -135,36 +136,19 @@ class SfrCalibration:
 
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
-    ) -> "SfrCorrection":
+    ) -> MappedHardening:
         """The flux is inverted, then corrected for beam hardening."""
         hardening = beam_hardening(self.spectra, nominal, effective_keV=effective_keV)
-        return SfrCorrection(self.flux, hardening)
+        return MappedHardening(partial(straightened, flux=self.flux), hardening)
 
 
-@dataclass(frozen=True)
-class SfrCorrection:
-    """x from y = Σ b_q x^q by Newton's method, then beam hardening of −ln x."""
-
-    flux: Flux
-    hardening: BeamHardening
-
-    @property
-    def effective_keV(self) -> Float[Tensor, "threshold"]:
-        """Energy of the monochromatic projections of each threshold."""
-        return self.hardening.effective_keV
-
-    @property
-    def water_per_cm(self) -> Float[Tensor, "threshold"]:
-        """Attenuation of water at these energies."""
-        return self.hardening.water_per_cm
-
-    def __call__(self, projections: Projections) -> Projections:
-        """Corrected projections."""
-        y, b = torch.exp(-projections), self.flux.to(projections)
-        x = y
-        for _ in range(_NEWTON_STEPS):
-            x = (x - (_flux(x, b) - y) / _flux_slope(x, b)).clamp(min=torch.finfo(y.dtype).tiny)
-        return self.hardening(-x.log())
+def straightened(projections: Projections, flux: Flux) -> Projections:
+    """−ln x for y = Σ b_q x^q = exp(−p), by Newton's method."""
+    y, b = torch.exp(-projections), flux.to(projections)
+    x = y
+    for _ in range(_NEWTON_STEPS):
+        x = (x - (_flux(x, b) - y) / _flux_slope(x, b)).clamp(min=torch.finfo(y.dtype).tiny)
+    return -x.log()
 
 
 def _flux(x: Tensor, b: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.calibration.base import Projections
-from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening, spectra_above
+from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
@@ -66,31 +65,7 @@ class SlabScale:
 
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
-    ) -> "ScaledHardening":
+    ) -> MappedHardening:
         """Scaled projections, corrected as those of a nominal pixel."""
-        spectra = spectra_above(nominal)
-        return ScaledHardening(
-            self.scale, beam_hardening(spectra, nominal, effective_keV=effective_keV)
-        )
-
-
-@dataclass(frozen=True)
-class ScaledHardening:
-    """The beam-hardening correction of scaled projections."""
-
-    scale: Float[Tensor, "*pixel threshold"]
-    hardening: BeamHardening
-
-    @property
-    def effective_keV(self) -> Float[Tensor, "threshold"]:
-        """Energy of the monochromatic projections of each threshold."""
-        return self.hardening.effective_keV
-
-    @property
-    def water_per_cm(self) -> Float[Tensor, "threshold"]:
-        """Attenuation of water at these energies."""
-        return self.hardening.water_per_cm
-
-    def __call__(self, projections: Projections) -> Projections:
-        """Corrected projections."""
-        return self.hardening(self.scale.to(projections) * projections)
+        hardening = beam_hardening(spectra_above(nominal), nominal, effective_keV=effective_keV)
+        return MappedHardening(lambda p: self.scale.to(p) * p, hardening)
