@@ -16,6 +16,7 @@ from pcctlearn.app.run import run as run_job
 from pcctlearn.patients.procedural import ProceduralCases
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scans.file import faults, read_scan, write_scan
+from pcctlearn.scans.flat_field import pixels_to_fill
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.simulation.simulator import ScanSimulator
@@ -95,6 +96,18 @@ def test_dead_pixels_of_a_row_are_filled(tmp_path):
     write_scan(path, replace(scan, counts=counts, air=air))
     numbers = evaluated(path, tmp_path / "out", "scatter=none")
     assert numbers["dead_pixels"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize(
+    ("beam", "remedy"), [("fan", "measured_angles_rad"), ("parallel", "equally")]
+)
+def test_missing_views_have_a_remedy_for_their_beam(tmp_path, beam, remedy):
+    path = simulated(tmp_path / "head.h5", beam)
+    counts = read_scan(path).at("counts").clone()
+    counts[:, 7] = 0
+    with pytest.raises(ValueError, match=f"views.*7.*{remedy}"):
+        pixels_to_fill(replace(read_scan(path), counts=counts), 0.05)
 
 
 def test_scatter_corrections_need_a_cone_beam():

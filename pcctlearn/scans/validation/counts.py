@@ -10,8 +10,8 @@ from torch import Tensor
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.physics.thresholds import Thresholds
-from pcctlearn.scans.counted import Stored
+from pcctlearn.physics.thresholds import Thresholds, above_from_bins
+from pcctlearn.scans.counted import InBins, Stored
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels, spread_views
 from pcctlearn.scans.validation.air import Findings, air_findings
 from pcctlearn.scans.validation.saturation import saturation_faults
@@ -51,12 +51,22 @@ def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Find
 def count_findings(
     counts: Stored, air: Tensor, model: SpectralModel | None, counted: str = "bins"
 ) -> Findings:
-    """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views."""
+    """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views.
+
+    Counters saturate, so that counts above thresholds are checked for it before they are bins.
+    """
     views = spread_views(counts.shape[1], _MOST_VIEWS)
     sample = torch.as_tensor(np.asarray(counts[:, views], np.float32))
     kinds = dead_pixels(sample, air)
-    varying = sample.masked_fill(kinds["stuck"], torch.nan)
-    if saturated := list(saturation_faults(varying.numpy(), air.numpy())):
+    counters, air_counters, axis = sample, air, "bin"
+    if isinstance(counts, InBins):
+        counters, axis = (
+            torch.as_tensor(np.asarray(counts.above[:, views], np.float32)),
+            "threshold",
+        )
+        air_counters = above_from_bins(air, dim=0)
+    varying = counters.masked_fill(kinds["stuck"], torch.nan)
+    if saturated := list(saturation_faults(varying.numpy(), air_counters.numpy(), axis)):
         return Findings(saturated, [])
     dead = any_of(kinds)
     n, open_beam = (values.masked_fill(dead, torch.nan).numpy() for values in (sample, air))

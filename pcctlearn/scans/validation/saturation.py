@@ -13,12 +13,17 @@ _DEPTHS = (8, 10, 11, 12, 14, 15, 16, 20, 24)  # bits of counters
 _NEAR = 0.98  # of a counter's limit, which the greatest count must reach
 
 
-def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
+def saturation_faults(counts: Sample, air: PerPixel, axis: str = "bin") -> Iterator[str]:
     """Bins in which many rays have the greatest count, or counts end at the limit of a counter.
 
     The greatest of Poisson counts is rare: fewer rays have it than have a count within three
     standard deviations below it. Counts that wrap are whole, reach the limit 2ᵏ − 1 of a counter
     and never exceed it although air does; small counts are then next to large ones.
+
+    Args:
+        counts: photons of a sample of the views.
+        air: photons.
+        axis: name of the first axis, for the sentence: "bin" or "threshold".
     """
     is_expected = noise_free(counts, air)
     whole = np.isnan(counts) | (counts % 1 == 0)
@@ -33,14 +38,14 @@ def saturation_faults(counts: Sample, air: PerPixel) -> Iterator[str]:
             continue
         if whole[index].all() and (bits := _wrapped(n, open_beam, top)):
             yield (
-                f"counts of bin {index} are cut or wrapped at {2**bits - 1}, the limit of {bits} "
-                f"bits, while air goes to {np.nanmax(open_beam):.6g}: read them out in wider "
-                "integers, or scan with less exposure per view"
+                f"counts of {axis} {index} are cut or wrapped at {2**bits - 1}, the limit of "
+                f"{bits} bits, while air goes to {np.nanmax(open_beam):.6g}: read them out in "
+                "wider integers, or scan with less exposure per view"
             )
         elif top > _LEAST and at_top.sum() > max(_LEAST, _SHARE * n.size, 0.1 * near.sum()):
             yield (
-                f"counts of bin {index} are saturated: {100 * at_top.mean():.3g} % of its values "
-                f"are {top:.6g}, and none is greater; scan with less exposure per view"
+                f"counts of {axis} {index} are saturated: {100 * at_top.mean():.3g} % of its "
+                f"values are {top:.6g}, and none is greater; scan with less exposure per view"
             )
 
 

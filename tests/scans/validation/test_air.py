@@ -190,6 +190,18 @@ def test_counts_that_wrap_are_refused(tmp_path, bits, excess):
     assert any(f"{2**bits - 1}" in f and f"{bits} bits" in f for f in faults(path))
 
 
+def test_saturated_counters_above_thresholds_are_refused(scan):
+    """The lowest threshold counts most; bins of such counters do not show the limit."""
+    limit = 0.7 * above(read_scan(scan).air.numpy())[0].min()
+    edited(
+        scan,
+        counts=lambda counts, air: np.minimum(above(counts), np.round(limit)),
+        air=lambda counts, air: above(air),
+    )
+    change(scan, label("/", counted="above"))
+    assert any("threshold 0 are saturated" in fault for fault in faults(scan))
+
+
 @pytest.mark.parametrize("level", [0.3, 0.7, 0.98])
 def test_saturated_counts_are_refused(scan, level):
     edited(scan, counts=lambda counts, air: np.minimum(counts, np.round(level * air.min())))
