@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.inputs import check
-from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
@@ -41,16 +40,21 @@ class Polynomial(NamedTuple):
     """A_m = Σ_α c_mα Π_b p_b^α_b, 1 ≤ total degree ≤ ``degree``, with p_b = log(air_b / n_b).
 
     ``coefficients`` (*pixel, feature, material); ``range`` (material) is the largest fitted area
-    density of each material, g/cm².
+    density of each material, g/cm². ``largest_sum`` is that of A_m / range_m over the materials:
+    1, or the number of materials where all combinations within the range are fitted.
     """
 
     coefficients: Tensor
     range: Tensor
     degree: int
+    largest_sum: int
 
     def __call__(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> RayLineIntegrals:
         """Line integrals in g/cm²; outside the fitted range they are extrapolated."""
-        p = torch.log(air / counts.clamp(min=_LEAST_PHOTONS))
+        return self.of_log_counts(torch.log(air / counts.clamp(min=_LEAST_PHOTONS)))
+
+    def of_log_counts(self, p: RayCounts) -> RayLineIntegrals:
+        """Line integrals in g/cm² from p_b = log(air_b / n_b)."""
         if self.coefficients.ndim == 2:
             return _features(p, self.degree).mT @ self.coefficients
         monomials = _features(p, self.degree, dim=-1)
@@ -63,40 +67,41 @@ class Polynomial(NamedTuple):
     def covers(self, line_integrals: RayLineIntegrals) -> RayMask:
         """True within the fitted combinations of materials."""
         share = line_integrals / self.range
-        return (share >= _BELOW_ZERO).all(-1) & (share.sum(-1) <= 1)
+        within = (share >= _BELOW_ZERO) & (share <= 1)
+        return within.all(-1) & (share.sum(-1) <= self.largest_sum)
 
 
 def fit_polynomial(
     spectra: Spectra,
     attenuation: Attenuation,
     degree: int = 2,
-    range_g_cm2: Sequence[float | None] | None = None,
+    range_g_cm2: Sequence[float] | None = None,
     each_pixel: bool = False,
 ) -> Polynomial:
     """Least-squares fit to noise-free counts on a lattice of combinations of the materials.
 
-    The lattice extends from zero to a transmission of ``_DARKEST``, or to the given range; errors
-    are weighted relative to the mean of p. The counts of each ray are divided by the air counts of
-    its pixel. The polynomial is exact in air. The error of the second degree at high counts is
-    about 0.05 g/cm² of water. Differentiable in spectra and attenuation.
+    The lattice extends from zero to a transmission of ``_DARKEST``, or over all combinations within
+    the given range; errors are weighted relative to the mean of p. The counts of each ray are
+    divided by the air counts of its pixel. The polynomial is exact in air. The error of the second
+    degree at high counts is about 0.05 g/cm² of water. Differentiable in spectra and attenuation.
 
     Args:
-        spectra, attenuation: as in ``decompose``.
+        spectra, attenuation: as in ``decompose``; bins may also be those of all counts above each
+            threshold, with errors about ten times as large.
         degree: of the polynomial.
-        range_g_cm2: largest area density of each material, ``None`` for the default.
+        range_g_cm2: largest area density of each material.
         each_pixel: fit one polynomial for each pixel [2, eqs 21, 22], not one to the mean of their
             spectra.
     """
     each, mu = spectra.double(), attenuation.double()
     mean = each.flatten(0, -3).mean(0) if each.ndim > 2 else each
-    given = range_g_cm2 or [None] * len(mu)
-    far = torch.stack(
-        [
-            _range(mean.sum(0), one) if most is None else mu.new_tensor(most)
-            for one, most in zip(mu, given, strict=True)
-        ]
-    ).to(attenuation)
-    lattice = _simplex(len(mu)).to(mu) * far.double()
+    if range_g_cm2 is None:
+        far, largest_sum = torch.stack([_range(mean.sum(0), one) for one in mu]), 1
+        share = _simplex(len(mu))
+    else:
+        far, largest_sum = mu.new_tensor(range_g_cm2), len(mu)
+        share = _box(len(mu))
+    lattice = share.to(mu) * far
     shape = each.shape[:-2] if each_pixel else ()
     S = (each if each_pixel else mean).reshape(-1, *mean.shape)
     rays = lattice[:, None].expand(-1, len(S), -1)
@@ -112,7 +117,22 @@ def fit_polynomial(
         normal = normal + _RIDGE * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))
         coefficients = torch.linalg.solve(normal, features @ wanted)
     coefficients = coefficients.reshape(*shape, *coefficients.shape[1:])
-    return Polynomial(coefficients.to(attenuation), far, degree)
+    return Polynomial(coefficients.to(attenuation), far.to(attenuation), degree, largest_sum)
+
+
+def ranges(range_g_cm2: Mapping[str, float], materials: Sequence[str]) -> list[float]:
+    """The largest area densities in the order of the materials.
+
+    Raises:
+        ValueError: if a material is missing, is not one of these, or has no positive range.
+    """
+    if set(range_g_cm2) != set(materials):
+        raise ValueError(
+            f"range_g_cm2 names {sorted(range_g_cm2)}: give each of the basis materials "
+            f"{sorted(materials)} and no other"
+        )
+    require_positive(**{f"range_g_cm2.{name}": far for name, far in range_g_cm2.items()})
+    return [range_g_cm2[name] for name in materials]
 
 
 def _least_squares(rows: Tensor, wanted: Tensor) -> Tensor:
@@ -135,8 +155,8 @@ class PolynomialDecomposition(Decomposition):
     Args:
         model: the scanner.
         degree: of the polynomial: 2 or 3 for any range, 5 for the range of the objects.
-        range_g_cm2: {material: largest area density of the fit}; other materials are fitted up to a
-            transmission of 0.1 %.
+        range_g_cm2: {material: largest area density of the fit} of every basis material, in all
+            combinations; by default the fit extends to a transmission of 0.1 %.
     """
 
     def __init__(
@@ -148,10 +168,8 @@ class PolynomialDecomposition(Decomposition):
         super().__init__(model)
         if degree < 1:
             raise ValueError(f"degree must be 1 or more, got {degree}")
-        require_positive(**{f"range_g_cm2.{k}": v for k, v in (range_g_cm2 or {}).items()})
-        for name in set(range_g_cm2 or {}) - set(model.materials):
-            mass_attenuation(name, [60.0])  # raises if the name is misspelt
-        self.degree, self.range_g_cm2 = degree, dict(range_g_cm2 or {})
+        self.degree = degree
+        self.range_g_cm2 = ranges(range_g_cm2, model.materials) if range_g_cm2 else None
 
     def forward(self, counts: Counts) -> Solution:
         """Line integrals (batch, material, view, *pixel) in g/cm², and the mask ``converged``."""
@@ -160,9 +178,8 @@ class PolynomialDecomposition(Decomposition):
             rays = rays.float()
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         check(rays, spectra, attenuation)
-        ranges = [self.range_g_cm2.get(name) for name in self.model.materials]
         each_pixel = spectra.ndim > 2
-        polynomial = fit_polynomial(spectra, attenuation, self.degree, ranges, each_pixel)
+        polynomial = fit_polynomial(spectra, attenuation, self.degree, self.range_g_cm2, each_pixel)
         x = polynomial(rays, spectra.sum(-1))
         inside = polynomial.covers(x.detach()) & (rays >= _LEAST_PHOTONS).all(-1)
         if outside := int((~inside).sum()):
@@ -200,7 +217,21 @@ def _range(spectrum: Tensor, mu: Tensor) -> Tensor:
 
 def _simplex(n_materials: int) -> Tensor:
     """Lattice points with Σ x_m ≤ 1, dense near zero, from slightly below zero on."""
-    points = torch.linspace(0, 1, _LATTICE.get(n_materials, 7) - 1, dtype=torch.float64) ** 2
+    lattice = _combinations(_side(n_materials) ** 2, n_materials)
+    return lattice[lattice.sum(-1) <= 1]
+
+
+def _box(n_materials: int) -> Tensor:
+    """Lattice points with x_m ≤ 1, evenly spaced, from slightly below zero on."""
+    return _combinations(_side(n_materials), n_materials)
+
+
+def _side(n_materials: int) -> Tensor:
+    return torch.linspace(0, 1, _LATTICE.get(n_materials, 7) - 1, dtype=torch.float64)
+
+
+def _combinations(points: Tensor, n_materials: int) -> Tensor:
     points = torch.cat([points.new_tensor([_BELOW_ZERO]), points])
-    lattice = torch.tensor(list(itertools.product(points.tolist(), repeat=n_materials)))
-    return lattice.double()[lattice.sum(-1) <= 1]
+    return torch.tensor(
+        list(itertools.product(points.tolist(), repeat=n_materials)), dtype=torch.float64
+    )

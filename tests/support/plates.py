@@ -17,15 +17,25 @@ PLATES_CM = torch.tensor([[0.0], [0.5], [1.0], [1.5], [2.0]], dtype=torch.float6
 
 
 @cache
-def cdte_scanner(edges_keV=(40.0, 60.0, 149.0)) -> SpectralModel:
+def cdte_scanner(edges_keV=(40.0, 60.0, 149.0), materials=("water", "calcium")) -> SpectralModel:
     tube = Spectrum.tungsten(120.0, {"aluminium": 0.2}, photons_per_pixel=1e6)
-    materials = ["water", "calcium"]
     table = attenuation_table(materials, tube.energies_keV)
     thresholds = Thresholds(list(edges_keV))
     response = cdte_monte_carlo()
     return SpectralModel(
-        tube.energies_keV, tube.fluence, response, thresholds, table, materials
+        tube.energies_keV, tube.fluence, response, thresholds, table, list(materials)
     ).requires_grad_(False)
+
+
+def water_iodine_scanner() -> SpectralModel:
+    return cdte_scanner(materials=("water", "iodine"))
+
+
+def held_out() -> torch.Tensor:
+    """Water of 0.5 to 29.5 and iodine of 0.0025 to 0.0575 g/cm², between the points of fits."""
+    water = torch.linspace(0.5, 29.5, 30, dtype=torch.float64)
+    iodine = torch.linspace(0.0025, 0.0575, 12, dtype=torch.float64)
+    return torch.cartesian_prod(water, iodine).reshape(30, 12, 2)
 
 
 def flawed(
