@@ -32,6 +32,8 @@ from pcctlearn.tomography.grids import ImageGrid
 
 log = logging.getLogger(__name__)
 
+Columns = Bool[Tensor, "column"]
+Projections = Float[Tensor, "view column threshold"]
 Images = Float[Tensor, "threshold y x"]
 Numbers = dict[str, float]
 Plates = Mapping[str, Sequence[float]]  # {material: thickness in each exposure}
@@ -50,7 +52,7 @@ class FanScan:
     air: Float[Tensor, "*column bin"]
 
     @property
-    def projections(self) -> Float[Tensor, "view column threshold"]:
+    def projections(self) -> Projections:
         """−ln of the transmission in counts above each threshold."""
         return -(above_from_bins(self.counts) / above_from_bins(self.air)).log()
 
@@ -64,6 +66,7 @@ class EtbAbdomen:
     polynomials of a nominal pixel for all, "ring_removal" removes stripes from their sinogram, and
     "true" uses the true detector: the floor of all corrections for water alone, as the abdomen is
     not of water. "exact_…" decomposes the counts with the model of every pixel and has no floor.
+    Pixels that a calibration flags are interpolated from their neighbours.
 
     Args:
         model: the nominal scanner; its materials are the basis of the decomposition.
@@ -126,14 +129,17 @@ class EtbAbdomen:
         stripes = without_stripes(plain(scan.projections))
         images["ring_removal"] = self._reconstructed(stripes)
         for name, calibration in found.items():
-            images[name] = self._corrected(calibration.correction(self.model), scan)
+            correct, good = calibration.correction(self.model), calibration.calibrated
+            images[name] = self._corrected(correct, scan, good)
+            numbers[f"uncalibrated_pixels.{name}"] = float((~good).sum())
         truth = {"": self._corrected(plain, reference)}
         truth[EXACT] = self._decomposed(self.model, reference, plain)
         images[f"{EXACT}uncorrected"] = self._decomposed(self.model, scan, plain)
         for name, calibration in found.items():
             if isinstance(calibration, PixelModel):
                 model = calibration.spectral_model(self.model)
-                images[EXACT + name] = self._decomposed(model, scan, plain)
+                good = calibration.calibrated
+                images[EXACT + name] = self._decomposed(model, scan, plain, good)
         water = plain.water_per_cm[:, None, None]
         for name, image in images.items():
             start = EXACT if name.startswith(EXACT) else ""
@@ -176,19 +182,30 @@ class EtbAbdomen:
         measured = measured_plates(true, self.model, lengths, tuple(plates), photons, seed)
         return calibrator.fit(measured, self.model)
 
-    def _corrected(self, correct: ProjectionCorrection, scan: FanScan) -> Images:
-        return self._reconstructed(correct(scan.projections))
+    def _corrected(
+        self, correct: ProjectionCorrection, scan: FanScan, good: Columns | None = None
+    ) -> Images:
+        return self._reconstructed(correct(scan.projections), good)
 
-    def _reconstructed(self, projections: Float[Tensor, "view column threshold"]) -> Images:
+    def _reconstructed(self, projections: Projections, good: Columns | None = None) -> Images:
+        if good is not None:
+            projections = interpolated(projections, good)
         return self._reconstruct @ projections.movedim(-1, 0).contiguous()
 
     @torch.no_grad()
-    def _decomposed(self, model: SpectralModel, scan: FanScan, at: ProjectionCorrection) -> Images:
+    def _decomposed(
+        self,
+        model: SpectralModel,
+        scan: FanScan,
+        at: ProjectionCorrection,
+        good: Columns | None = None,
+    ) -> Images:
         """Monochromatic images at the energies of ``at``, from the basis line integrals."""
         log.info("decomposing %d rays", scan.counts[..., 0].numel())
         solution = self.decomposition(model)(channels_first(scan.counts[None]))
         attenuation = attenuation_table(self.model.materials, at.effective_keV)
-        return self._reconstructed(channels_last(solution.x)[0] @ attenuation.to(solution.x))
+        rays = channels_last(solution.x)[0] @ attenuation.to(solution.x)
+        return self._reconstructed(rays, good)
 
     def _scores(self, name: str, image: Images, reference: Images, water: Tensor) -> Numbers:
         points = voxel_centers(*self.grid.shape, self.grid.voxel_cm, dtype=torch.float64)
@@ -221,9 +238,19 @@ class EtbAbdomen:
         return tables
 
 
-def without_stripes(
-    projections: Float[Tensor, "view column threshold"],
-) -> Float[Tensor, "view column threshold"]:
+def interpolated(projections: Projections, good: Columns) -> Projections:
+    """Linear interpolation of the other columns between good ones, constant beyond the last."""
+    known = good.nonzero()[:, 0]
+    column = torch.arange(len(good))
+    right = torch.searchsorted(known, column).clamp(max=len(known) - 1)
+    left = (right - 1).clamp(min=0)
+    gap = (known[right] - known[left]).clamp(min=1)
+    share = ((column - known[left]) / gap).clamp(0, 1).to(projections)[:, None]
+    filled = (1 - share) * projections[:, known[left]] + share * projections[:, known[right]]
+    return torch.where(good[:, None], projections, filled)
+
+
+def without_stripes(projections: Projections) -> Projections:
     """Subtract from every column how much its mean over the views exceeds the median of 31."""
     mean = projections.mean(0)
     smooth = median_filter(np.asarray(mean), (_STRIPE_COLUMNS, 1), mode="nearest")

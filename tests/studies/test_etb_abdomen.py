@@ -17,7 +17,7 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.results import write_results
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.studies.etb_abdomen import EtbAbdomen, without_stripes
+from pcctlearn.studies.etb_abdomen import EtbAbdomen, interpolated, without_stripes
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 
@@ -97,6 +97,13 @@ def test_plates_of_unknown_calibrations_are_refused():
         study(plates_cm={**PLATES, "sfr": PLATES["default"]})
     with pytest.raises(ValueError, match="plates_cm"):
         study(plates_cm={})
+
+
+def test_flagged_columns_are_interpolated():
+    projections = torch.arange(6.0)[None, :, None].expand(2, 6, 3) ** 2
+    good = torch.tensor([False, True, False, False, True, False])
+    filled = interpolated(projections, good)[0, :, 0]
+    assert filled.tolist() == [1.0, 1.0, 6.0, 11.0, 16.0, 16.0]
 
 
 def test_stripes_are_removed_and_a_smooth_object_is_kept():
