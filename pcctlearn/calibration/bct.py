@@ -59,7 +59,7 @@ class Bct:
         if n_bins < 2:
             raise ValueError(
                 "calibration=bct needs counts above two thresholds or more, got one: use "
-                "calibration=sfr"
+                "calibration=etb"
             )
         if (self.n_terms or n_bins) > n_bins and not self.penalty:
             raise ValueError(
@@ -228,7 +228,7 @@ def _grid(plates: CalibrationSet) -> tuple[list[int], Tensor, Tensor]:
             f"calibration=bct needs all combinations of {_LEAST_LENGTHS} or more thicknesses, 0 "
             f"among them, of each of two materials, got {len(plates.counts)} exposures with "
             f"{' x '.join(map(str, numbers))} thicknesses of {', '.join(plates.materials)}: "
-            "measure the missing ones, or use calibration=sfr"
+            "measure the missing ones, or use calibration=etb"
         )
     places = [
         (column[:, None] - nodes).abs().argmin(1)

@@ -1,5 +1,6 @@
 """Pixels calibrated through the implicitly differentiated decomposition of known slabs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,11 @@ class LayerSlabs:
 
     def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:
         """Calibrate all pixels (``Calibrator``)."""
-        require_plates(plates, 1 + len(self.materials))
+        n_unknowns = len(self.materials) + len(plates.thresholds_keV)
+        # every exposure gives one number for each basis material
+        require_plates(
+            plates, max(1 + len(self.materials), math.ceil(n_unknowns / len(self.basis)))
+        )
         if others := sorted(set(plates.materials) - set(self.basis)):
             spare = [name for name in self.basis if name not in plates.materials]
             wanted = [*plates.materials, *spare][: max(len(plates.materials), len(self.basis))]

@@ -146,7 +146,7 @@ def test_a_panel_of_pixels_keeps_its_shape():
 @pytest.mark.parametrize(
     ("plates", "named"),
     [
-        (lambda: plates_of(flawed()), "calibration=sfr"),
+        (lambda: plates_of(flawed()), "calibration=etb"),
         (lambda: grid_plates(flawed(), plates_cm=grid()[:-1]), "34 exposures"),
         (lambda: grid_plates(flawed(), plates_cm=grid(second=(0.0, 1.0))), "7 x 2"),
         (lambda: grid_plates(flawed(), plates_cm=grid(second=(0.5, 1.0, 1.5))), "0 among them"),

@@ -110,3 +110,10 @@ def test_what_it_needs_is_named(change, named):
     plates = replace(plates_of(flawed(n_pixels=6)), **change)
     with pytest.raises(ValueError, match=named):
         LayerSlabs().fit(plates, cdte_scanner())
+
+
+def test_two_exposures_do_not_determine_four_thresholds():
+    plates = plates_of(flawed(n_pixels=6, edges_keV=EDGES_KEV))
+    two = {name: getattr(plates, name)[:2] for name in ("counts", "plates_cm", "exposure")}
+    with pytest.raises(ValueError, match=r"2 exposure\(s\)"):
+        LayerSlabs().fit(replace(plates, **two), cdte_scanner(EDGES_KEV))
