@@ -87,31 +87,26 @@ def version_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def choice_faults(root: Mapping[str, Any], geometry: Mapping[str, Any] | None) -> Iterator[str]:
-    """The attributes ``counted`` of the file and ``beam`` of its geometry."""
-    yield from _choice_faults("counted", "the root", root, COUNTED, root)
-    if geometry is not None:
-        yield from _choice_faults("beam", "geometry", geometry, BEAMS, root)
-
-
-def _choice_faults(
-    name: str,
-    owner: str,
-    attributes: Mapping[str, Any],
-    accepted: Collection[str],
-    root: Mapping[str, Any],
-) -> Iterator[str]:
+    """Faults of ``counted`` of the file and ``beam`` of its geometry, which version 1 lacks."""
     version = np.asarray(root.get("schema_version", SCHEMA_VERSION))
-    choices = " or ".join(map(repr, accepted))
-    if version.size == 1 and version.dtype.kind in "iuf" and version.item() == 1:
-        if name in attributes:
+    is_version_1 = version.size == 1 and version.dtype.kind in "iuf" and version.item() == 1
+    choices: list[tuple[str, str, Mapping[str, Any], Collection[str]]] = [
+        ("counted", "the root", root, COUNTED)
+    ]
+    if geometry is not None:
+        choices.append(("beam", "geometry", geometry, BEAMS))
+    for name, owner, attributes, accepted in choices:
+        if is_version_1 and name in attributes:
             yield (
                 f"{owner} has an attribute {name}, which version 1 of the schema lacks: set "
                 "schema_version to 2, counted of the root to 'bins' or 'above', and beam of "
                 "geometry to 'cone', 'fan' or 'parallel'"
             )
-    elif (got := " ".join(texts(attributes, name))) not in accepted:
-        found = shown(got) or "nothing"
-        yield f"the attribute {name} of {owner} must be {choices}, got {found!r}: set it"
+        elif not is_version_1 and (got := " ".join(texts(attributes, name))) not in accepted:
+            yield (
+                f"the attribute {name} of {owner} must be {' or '.join(map(repr, accepted))}, got "
+                f"{shown(got) or 'nothing'!r}: set it"
+            )
 
 
 def root_faults(attributes: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pcctlearn.scans.validation.saturation import saturation_faults
 
 _MOST_VIEWS = 32  # in which counts are compared with air
 _MOST_SUMMED_VIEWS = 16  # in which counts are compared with primary and scatter
+_SAME_keV = 2.0  # a limit of 120 keV for an energy sample at 120.5 keV
 _RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/response_per_keV")
 _BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
 
@@ -34,6 +35,8 @@ def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Find
         model = _water_model(arrays)
     except ValueError as error:
         model_faults = [f"spectrum, response and thresholds_keV do not fit together: {error}"]
+    if counted == "above":
+        model_faults += _upper_limit_faults(arrays)
     if not {"counts", "air"} <= arrays.keys():
         return Findings(model_faults, [])
     counts, air = arrays["counts"], arrays["air"]
@@ -71,6 +74,19 @@ def count_findings(
     dead = any_of(kinds)
     n, open_beam = (values.masked_fill(dead, torch.nan).numpy() for values in (sample, air))
     return air_findings(n, open_beam, model, counted)
+
+
+def _upper_limit_faults(arrays: Mapping[str, Stored]) -> Iterator[str]:
+    """An upper limit below the spectrum, which counts above the last threshold do not have."""
+    if set(_BEAM) <= arrays.keys():
+        energies, fluence, edges = (arrays[name][()].astype(float) for name in _BEAM)
+        limit, highest = edges[..., -1].min(), energies[fluence > 0].max(initial=0.0)
+        if limit < highest - _SAME_keV:
+            yield (
+                f"the last edge of thresholds_keV is {limit:g} keV, below the {highest:g} keV of "
+                "the spectrum, but counts above the last threshold have no upper limit: store a "
+                "last edge above the spectrum"
+            )
 
 
 def _quantity_faults(counts: Stored, air: Stored) -> Iterator[str]:

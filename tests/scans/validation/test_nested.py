@@ -65,6 +65,15 @@ def test_counts_that_rise_in_many_pixels_are_refused(above, name):
     assert "counted to 'bins'" in found[0]
 
 
+def test_counts_above_the_last_threshold_have_no_upper_limit(above):
+    change(above, edit("thresholds_keV", 2, 100.0))
+    (fault,) = faults(above)
+    assert "100 keV" in fault
+    assert "120.5 keV" in fault
+    change(above, edit("thresholds_keV", 2, 120.0))
+    assert faults(above) == []
+
+
 def test_dead_pixels_that_are_nan_do_not_rise(above):
     change(above, edit("counts", (slice(None), slice(None), 1, 1), np.nan))
     assert faults(above) == []
