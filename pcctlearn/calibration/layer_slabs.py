@@ -25,6 +25,8 @@ from pcctlearn.validation import require_positive
 
 _LONGEST = (0.3, 0.02, 2.0)  # steps of ln k, of a thickness in cm, of a threshold in keV
 _ROUNDING = 1e-6  # of a residual in standard deviations
+_LEAST_BIN_keV = 1.0  # between the reference and the next threshold
+_BLOCK = 20_000  # pixels
 _REFERENCE = 1  # thresholds that are nominal by definition
 
 
@@ -35,7 +37,7 @@ class LayerSlabs:
     θ, A_m are the known area densities, and I_m is the Fisher information of the decomposition:
     without it, directions that the counts do not determine would prevail. The derivative of A* is
     −(∂²L/∂A²)⁻¹ ∂²L/∂A∂θ [1]. The lowest threshold is nominal, as in ``EtbCal``; the others are
-    searched as far as 12 keV from their nominal values, and halfway to the next.
+    searched as far as 12 keV from their nominal values, and halfway to one another.
 
     Args:
         basis: of the decomposition; the materials of the plates must be among them.
@@ -85,18 +87,23 @@ class LayerSlabs:
         model = plate_model(plates, nominal, self.materials)
         counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
         flags = unusable(counts, plates.flags)
-        good = ~any_of(flags)
-        require_nested(counts[good], model, plates)
+        require_nested(counts[~any_of(flags)], model, plates)
         bins = bins_from_above(counts)
         flags["without counts in a bin"] = ~any_of(flags) & ~(bins > 0).flatten(1).all(-1)
-        good = ~any_of(flags)
-        slabs = _Slabs(plates, model, self.basis, counts[good])
-        found = LevenbergMarquardt(1e-4, self.max_steps)(
-            slabs.residuals, slabs.start(), slabs.longest()
-        )
-        return assembled(
-            plates, self.materials, flags, slabs.fitted(found, counts[good]), "absolute"
-        )
+        # pixels are independent; blocks limit memory
+        parts = [self._fit(plates, model, block) for block in counts[~any_of(flags)].split(_BLOCK)]
+        fit = PixelFit(*map(torch.cat, zip(*parts, strict=True)))
+        return assembled(plates, self.materials, flags, fit, "absolute")
+
+    def _fit(
+        self,
+        plates: CalibrationSet,
+        model: PlateModel,
+        counts: Float[Tensor, "pixel exposure threshold"],
+    ) -> PixelFit:
+        slabs = _Slabs(plates, model, self.basis, counts)
+        solver = LevenbergMarquardt(1e-4, self.max_steps)
+        return slabs.fitted(solver(slabs.residuals, slabs.start(), slabs.longest()), counts)
 
 
 class _Slabs:
@@ -156,7 +163,8 @@ class _Slabs:
         """All thresholds, within their limits, so that they increase."""
         T = self.nominal_keV
         middle = (T[1:] + T[:-1]) / 2
-        lower = torch.maximum(T[1:] - FURTHEST_keV, middle)
+        lowest = torch.cat([T[:1] + _LEAST_BIN_keV, middle[1:]])
+        lower = torch.maximum(T[1:] - FURTHEST_keV, lowest)
         highest = self.model.energies_keV[-1:] - 1
         upper = torch.minimum(T[1:] + FURTHEST_keV, torch.cat([middle[1:], highest]))
         found = x[:, 1 + self.n_materials :].clamp(lower, upper)
@@ -214,7 +222,7 @@ class _Slabs:
             misfit = misfit | is_misfit(residual[..., j], 1 / above[..., j], n_spare)
         within = torch.isclose(T[:, _REFERENCE:], x[:, n:], rtol=0, atol=1e-6).all(-1)
         return PixelFit(
-            x[:, 0].exp(),
+            self.scale * x[:, 0].exp(),
             x[:, 1:n],
             T,
             covariance[:, :n, :n],

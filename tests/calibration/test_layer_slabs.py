@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.plates import cdte_scanner, flawed, plates_of
 
+from pcctlearn.calibration import layer_slabs
 from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.layer_slabs import LayerSlabs
@@ -19,8 +20,9 @@ def test_it_is_a_calibrator():
     assert isinstance(LayerSlabs(), Calibrator)
 
 
-def test_without_noise_it_is_exact():
-    truth = flawed()
+@pytest.mark.parametrize("bias_keV", [1.0, 4.4])
+def test_without_noise_it_is_exact(bias_keV):
+    truth = flawed(n_pixels=20, bias_keV=bias_keV)
     found = LayerSlabs().fit(plates_of(truth), cdte_scanner())
     assert found.calibrated.all()
     assert (found.thresholds_keV - truth.thresholds_keV).abs().max() < 1e-5
@@ -47,6 +49,16 @@ def test_head_to_head_with_etb_cal():
     assert error.std() < other[:, 1].std()
     within = error.abs() < found.threshold_sd_keV[:, 1]
     assert 0.63 < within.double().mean() < 0.74
+
+
+def test_blocks_of_pixels_are_one_detector(monkeypatch):
+    plates = plates_of(flawed(n_pixels=10), 1e8, seed=3)
+    whole = LayerSlabs().fit(plates, cdte_scanner())
+    monkeypatch.setattr(layer_slabs, "_BLOCK", 4)
+    parts = LayerSlabs().fit(plates, cdte_scanner())
+    # the weights of a block are those of its median pixel
+    torch.testing.assert_close(parts.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-4)
+    torch.testing.assert_close(parts.gain, whole.gain, rtol=1e-5, atol=0)
 
 
 def test_exposures_that_differ_are_divided_out():
