@@ -14,7 +14,7 @@ from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_abov
 from pcctlearn.calibration.bilinear import BilinearMap
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, spread, unusable
+from pcctlearn.calibration.usable import any_of, require_nested, spread, unusable, with_empty_bins
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import bins_from_above
@@ -70,15 +70,14 @@ class Bct:
         counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
         flags = unusable(counts, plates.flags)
         require_nested(counts[~any_of(flags)], model, plates)
-        bins = bins_from_above(counts)
-        flags["without counts in a bin"] = ~any_of(flags) & ~(bins > 0).flatten(1).all(-1)
+        flags = with_empty_bins(counts, flags)
         good = ~any_of(flags)
         above, transmission = spectra_above(nominal).double(), model.transmission[order]
         estimate = self._estimate(plates.materials, model.energies_keV, above, transmission)
         expected = torch.einsum("te,me->mt", above, transmission)
         unbiased = estimate(bins_from_above(expected) / bins_from_above(expected[:1]))
         assert plates.exposure is not None
-        rates = bins[good][:, order] / plates.exposure.double()[order, None]
+        rates = bins_from_above(counts[good][:, order]) / plates.exposure.double()[order, None]
         table = estimate(rates / rates[:, :1])
         shape = (len(first), len(second))
         ok = BilinearMap(table.unflatten(1, shape), first, second).regular_share() > _LEAST_REGULAR

@@ -12,7 +12,13 @@ from pcctlearn.calibration.pixel_fit import PixelFit, assembled, is_misfit
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
+from pcctlearn.calibration.usable import (
+    any_of,
+    require_nested,
+    require_plates,
+    unusable,
+    with_empty_bins,
+)
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.sensitivity import fisher_information, spectra_tangent
 from pcctlearn.physics.attenuation import attenuation_table, density_g_cm3
@@ -88,8 +94,7 @@ class LayerSlabs:
         counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
         flags = unusable(counts, plates.flags)
         require_nested(counts[~any_of(flags)], model, plates)
-        bins = bins_from_above(counts)
-        flags["without counts in a bin"] = ~any_of(flags) & ~(bins > 0).flatten(1).all(-1)
+        flags = with_empty_bins(counts, flags)
         # pixels are independent; blocks limit memory
         parts = [self._fit(plates, model, block) for block in counts[~any_of(flags)].split(_BLOCK)]
         fit = PixelFit(*map(torch.cat, zip(*parts, strict=True)))

@@ -42,6 +42,24 @@ def unusable(
     }
 
 
+def with_empty_bins(
+    counts: Float[Tensor, "pixel exposure threshold"], flags: Mapping[str, Bool[Tensor, "pixel"]]
+) -> dict[str, Bool[Tensor, "pixel"]]:
+    """The flags, and those of pixels that counted nothing in a bin of some exposure.
+
+    Raises:
+        ValueError: no pixel is left.
+    """
+    free = ~any_of(flags)
+    filled = (bins_from_above(counts) > 0).flatten(1).all(-1)
+    if not (free & filled).any():
+        raise ValueError(
+            "every pixel lacks counts in a bin of some exposure: expose longer, or use "
+            "calibration=etb"
+        )
+    return {**flags, "without counts in a bin": free & ~filled}
+
+
 def require_nested(
     counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
 ) -> None:

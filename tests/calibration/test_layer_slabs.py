@@ -129,3 +129,11 @@ def test_two_exposures_do_not_determine_four_thresholds():
     two = {name: getattr(plates, name)[:2] for name in ("counts", "plates_cm", "exposure")}
     with pytest.raises(ValueError, match=r"2 exposure\(s\)"):
         LayerSlabs().fit(replace(plates, **two), cdte_scanner(EDGES_KEV))
+
+
+def test_a_detector_with_empty_bins_only_is_refused():
+    plates = plates_of(flawed(n_pixels=6))
+    for pixel in range(6):
+        plates.counts[pixel % 5, pixel, 1] = plates.counts[pixel % 5, pixel, 0]
+    with pytest.raises(ValueError, match="expose longer"):
+        LayerSlabs().fit(plates, cdte_scanner())
