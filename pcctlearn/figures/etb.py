@@ -84,7 +84,7 @@ def _abdomens(folder: Path, start: str) -> Figure:
     names = [name.removeprefix("images/") for name in read_names(folder) if "images/" in name]
     names = [name.removeprefix(start) for name in names if name.startswith(start)]
     if not start:
-        names = [name for name in names if not name.startswith("exact_")]
+        names = [name for name in names if not name.startswith(("exact_", "materials_"))]
     noisy = [name for name in names if name.startswith("noisy_")]
     without = {"reference", *(name.removeprefix("noisy_") for name in noisy)}
     keV, reference = read_arrays(folder, "keV", f"images/{start}reference")

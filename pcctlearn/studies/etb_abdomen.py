@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator, PixelCalibration, ProjectionCorrection
 from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
+from pcctlearn.calibration.material_correction import material_correction
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.decomposition.polynomial import ranges
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.metrics.images import region_difference, structural_similarity
 from pcctlearn.phantoms.ellipses import EllipsePhantom, voxel_centers
@@ -39,6 +41,7 @@ Numbers = dict[str, float]
 Plates = Mapping[str, Sequence[float]]  # {material: thickness in each exposure}
 
 EXACT = "exact_"  # start of the names of decomposed images
+MATERIALS = "materials_"  # of images corrected for all basis materials
 _LEAST_BODY_PER_CM = 0.05
 _STRIPE_COLUMNS = 31
 _PHOTONS_WITHOUT_NOISE = 1e10
@@ -65,7 +68,8 @@ class EtbAbdomen:
     the polynomials of every pixel and reconstructed for each threshold. "uncorrected" uses the
     polynomials of a nominal pixel for all, "ring_removal" removes stripes from their sinogram, and
     "true" uses the true detector: the floor of all corrections for water alone, as the abdomen is
-    not of water. "exact_…" decomposes the counts with the model of every pixel and has no floor.
+    not of water. "exact_…" decomposes the counts with the model of every pixel and has no floor;
+    "materials_…" comes close to it with polynomials of the basis materials.
     Pixels that a calibration flags are interpolated from their neighbours.
 
     Args:
@@ -75,6 +79,7 @@ class EtbAbdomen:
         calibrations: {name: calibrator}; the pixel models among them are also used to decompose.
         errors: of the detector.
         decomposition: constructor of the decomposition layer for a model.
+        range_g_cm2: {material: largest area density} of the basis, for the polynomials.
         regions_cm: centers (x, y) of discs of one material.
         plates_cm: {name of a calibration: its plates}, and "default" for all others.
         region_radius_cm: of the discs.
@@ -92,6 +97,7 @@ class EtbAbdomen:
         calibrations: Mapping[str, Calibrator],
         errors: DetectorErrors,
         decomposition: Callable[[SpectralModel], Decomposition],
+        range_g_cm2: Mapping[str, float],
         regions_cm: Sequence[Sequence[float]],
         plates_cm: Mapping[str, Plates],
         region_radius_cm: float = 0.4,
@@ -107,6 +113,8 @@ class EtbAbdomen:
         self.model, self.geometry, self.grid, self.phantom = model, geometry, grid, phantom
         self.calibrations, self.errors = dict(calibrations), errors
         self.decomposition = decomposition
+        self.range_g_cm2 = dict(range_g_cm2)
+        ranges(self.range_g_cm2, model.materials)  # raises unless it names the basis
         self.regions_cm = torch.tensor([list(place) for place in regions_cm], dtype=torch.float64)
         self.region_radius_cm, self.plates_cm = region_radius_cm, dict(plates_cm)
         self.photons, self.filter, self.seed = photons, filter, seed
@@ -133,16 +141,21 @@ class EtbAbdomen:
             images[name] = self._corrected(correct, scan, good)
             numbers[f"uncalibrated_pixels.{name}"] = float((~good).sum())
         truth = {"": self._corrected(plain, reference)}
+        of_materials = self._of_materials(spectra_above(self.model))
+        truth[MATERIALS] = self._corrected(of_materials, reference)
+        images[f"{MATERIALS}uncorrected"] = self._corrected(of_materials, scan)
         truth[EXACT] = self._decomposed(self.model, reference, plain)
         images[f"{EXACT}uncorrected"] = self._decomposed(self.model, scan, plain)
         for name, calibration in found.items():
             if isinstance(calibration, PixelModel):
-                model = calibration.spectral_model(self.model)
                 good = calibration.calibrated
+                of_materials = self._of_materials(calibration.spectra_above(self.model))
+                images[MATERIALS + name] = self._corrected(of_materials, scan, good)
+                model = calibration.spectral_model(self.model)
                 images[EXACT + name] = self._decomposed(model, scan, plain, good)
         water = plain.water_per_cm[:, None, None]
         for name, image in images.items():
-            start = EXACT if name.startswith(EXACT) else ""
+            start = next(start for start in (EXACT, MATERIALS, "") if name.startswith(start))
             numbers |= self._scores(name, image, truth[start], water)
         shown = images | {f"{start}reference": image for start, image in truth.items()}
         return StudyResults(
@@ -181,6 +194,11 @@ class EtbAbdomen:
         photons, seed = (self.photons, self.seed + 1) if noisy else (_PHOTONS_WITHOUT_NOISE, None)
         measured = measured_plates(true, self.model, lengths, tuple(plates), photons, seed)
         return calibrator.fit(measured, self.model)
+
+    def _of_materials(
+        self, spectra: Float[Tensor, "*pixel threshold energy"]
+    ) -> ProjectionCorrection:
+        return material_correction(spectra, self.model, self.range_g_cm2)
 
     def _corrected(
         self, correct: ProjectionCorrection, scan: FanScan, good: Columns | None = None

@@ -50,6 +50,7 @@ def study(**options):
         iodine_abdomen(),
         errors=ERRORS,
         decomposition=partial(MaximumLikelihood),
+        range_g_cm2={"PMMA": 40.0, "aluminium": 8.0},
         regions_cm=[[0.0, 0.5], [-0.5, -1.5], [7.0, -2.0]],
         **settings,
     )
@@ -78,6 +79,12 @@ def test_the_decomposition_has_no_floor(results):
     assert rms_of(results, "exact_true") < 0.2
     assert rms_of(results, "exact_etb") < 0.3
     assert rms_of(results, "true") > 1.0
+
+
+def test_polynomials_of_the_basis_materials_have_almost_no_floor(results):
+    assert rms_of(results, "materials_true") < 0.2
+    assert rms_of(results, "materials_etb") < 0.3
+    assert rms_of(results, "materials_uncorrected") > 10
     assert rms_of(results, "exact_uncorrected") > 20
 
 
