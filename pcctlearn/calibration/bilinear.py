@@ -89,7 +89,7 @@ class BilinearMap:
         scale = at_nodes.abs().amax((0, 1))
         wanted = nodes.expand(len(at_nodes), -1, -1)
         coefficients = torch.linalg.lstsq(_quadratic(at_nodes / scale), wanted).solution
-        return torch.einsum("...pk,pkn->...pn", _quadratic(r / scale.to(r)), coefficients.to(r))
+        return torch.einsum("...pk,pkm->...pm", _quadratic(r / scale.to(r)), coefficients.to(r))
 
 
 def _place(value: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
