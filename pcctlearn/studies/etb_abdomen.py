@@ -68,9 +68,10 @@ class EtbAbdomen:
     the polynomials of every pixel and reconstructed for each threshold. "uncorrected" uses the
     polynomials of a nominal pixel for all, "ring_removal" removes stripes from their sinogram, and
     "true" uses the true detector: the floor of all corrections for water alone, as the abdomen is
-    not of water. "exact_…" decomposes the counts with the model of every pixel and has no floor;
-    "materials_…" comes close to it with polynomials of the basis materials.
-    Pixels that a calibration flags are interpolated from their neighbours.
+    not of water. "exact_…" decomposes the counts, scaled to the air of the model as by a flat
+    field, with the model of every pixel, and has no floor; "materials_…" comes close to it with
+    polynomials of the basis materials. Pixels that a calibration flags are interpolated from their
+    neighbours.
 
     Args:
         model: the nominal scanner; its materials are the basis of the decomposition.
@@ -218,9 +219,15 @@ class EtbAbdomen:
         at: ProjectionCorrection,
         good: Columns | None = None,
     ) -> Images:
-        """Monochromatic images at the energies of ``at``, from the basis line integrals."""
+        """Monochromatic images at the energies of ``at``, from the basis line integrals.
+
+        The counts of each pixel are scaled to the air of its model, as by a flat field.
+        """
         log.info("decomposing %d rays", scan.counts[..., 0].numel())
-        solution = self.decomposition(model)(channels_first(scan.counts[None]))
+        counts = scan.counts / scan.air * model.air()
+        solution = self.decomposition(model)(channels_first(counts[None]))
+        if failed := int((~solution.converged).sum()):
+            log.warning("%d of %d rays were not decomposed", failed, counts[..., 0].numel())
         attenuation = attenuation_table(self.model.materials, at.effective_keV)
         rays = channels_last(solution.x)[0] @ attenuation.to(solution.x)
         return self._reconstructed(rays, good)
