@@ -1,6 +1,7 @@
 """Benchmarks still run, at the smallest sizes; nothing here looks at a time."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def test_benchmark_writes_finite_numbers(words, tmp_path):
         cwd=ROOT,
         check=True,
         capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     results = json.loads((tmp_path / "results.json").read_text())
     assert results

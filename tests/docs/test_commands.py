@@ -138,7 +138,7 @@ def as_a_user(patch, folder):
     """In this folder, without what tests set for themselves."""
     patch.chdir(folder)
     patch.setenv("PCCTLEARN_CACHE", str(folder / "cache"))
-    patch.delenv("HYDRA_FULL_ERROR", raising=False)
+    patch.setenv("HYDRA_FULL_ERROR", "")  # which the commands set
     torch.set_default_dtype(torch.float32)
     mpl.use("agg")
 
