@@ -118,8 +118,9 @@ class EtbCal:
             for parts in zip(*found, strict=True)
         ]
         gauge: Gauge = "absolute" if absolute else "relative"
+        fit = _joined(used[0], plates, skew, thresholds)
         return assembled(
-            plates, self.materials, flags, _joined(used[0], plates, skew, thresholds), gauge
+            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, gauge
         )
 
     def _steps(

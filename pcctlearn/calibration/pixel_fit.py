@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
-from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, Skews
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
@@ -35,7 +34,8 @@ class PixelFit(NamedTuple):
 
 
 def assembled(
-    plates: CalibrationSet,
+    shape: tuple[int, ...],
+    nominal_keV: Float[Tensor, "threshold"],
     materials: Sequence[str],
     flags: Mapping[str, Bool[Tensor, "pixel"]],
     fit: PixelFit,
@@ -44,7 +44,8 @@ def assembled(
     """The model of all pixels: nominal where a pixel is flagged.
 
     Args:
-        plates: what was measured.
+        shape: of the detector.
+        nominal_keV: nominal thresholds.
         materials: of the skew.
         flags: pixels that were not fitted.
         fit: of the others.
@@ -54,7 +55,7 @@ def assembled(
         ValueError: fewer than half of the usable pixels fit.
     """
     good = ~any_of(flags)
-    nominal, T = plates.thresholds_keV.double(), fit.thresholds_keV
+    nominal, T = nominal_keV.double(), fit.thresholds_keV
     finite = T.isfinite().all(-1) & fit.covariance.isfinite().flatten(1).all(-1)
     converged = fit.converged & finite
     far = ((T - nominal).abs() > FURTHEST_keV - 1e-6).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
@@ -71,11 +72,11 @@ def assembled(
         kind = max(new, key=lambda name: int(new[name].sum()))
         raise ValueError(
             f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated, {int(new[kind].sum())} "
-            f"are {kind!r}: check the lengths and materials of the plates, the spectrum and the "
+            f"are {kind!r}: check the lengths and materials in the beam, the spectrum and the "
             "response"
         )
     gain, x = fit.gain / fit.gain[ok].median(), fit.thickness_cm
-    shape, n_unknowns = plates.pixel_shape, 1 + len(materials)
+    n_unknowns = 1 + len(materials)
     return PixelModel(
         gain=spread(torch.where(ok, gain, 1.0), good, 1.0).reshape(shape),
         thickness_cm=spread(torch.where(ok[:, None], x, 0.0), good, 0.0).reshape(
