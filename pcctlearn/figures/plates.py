@@ -42,14 +42,27 @@ def residuals(folder: Path) -> Figure:
     Predictions for nominal pixels, scaled to their own counts behind the thinnest plates, and for
     the calibrated ones, and the noise of the counts.
     """
-    keV, plates_cm, before, after, noise = read_arrays(
+    return _residuals(folder, 10.0, "thickness of all plates (mm)")
+
+
+def phantom_residuals(folder: Path) -> Figure:
+    """Root mean squares of ln(measured / predicted counts) over rays of similar area density.
+
+    Predictions for nominal pixels, scaled to their own air, and for the calibrated ones, and the
+    noise of the counts.
+    """
+    return _residuals(folder, 1.0, "area density of the phantom (g/cm²)")
+
+
+def _residuals(folder: Path, scale: float, label_of_depths: str) -> Figure:
+    keV, depths, before, after, noise = read_arrays(
         folder,
-        *("nominal_keV", "plates_cm", "residuals/nominal"),
+        *("nominal_keV", "depths", "residuals/nominal"),
         *("residuals/calibrated", "residuals/noise"),
     )
     figure = new_figure(3.2 * len(keV), 3.2)
     axes = figure.subplots(1, len(keV), sharey=True, squeeze=False)[0]
-    order = np.argsort(plates_cm)
+    order = np.argsort(depths)
     for j, axis in enumerate(axes):
         for values, color, label in (
             (np.where(before > 0, before, np.nan), "before", "nominal pixels, flat field"),
@@ -58,9 +71,9 @@ def residuals(folder: Path) -> Figure:
         ):
             line = "--" if label == "noise" else "o-"
             axis.semilogy(
-                10 * plates_cm[order], values[order, j], line, color=COLORS[color], label=label
+                scale * depths[order], values[order, j], line, color=COLORS[color], label=label
             )
-        axis.set(xlabel="thickness of all plates (mm)", title=f"above {keV[j]:g} keV")
+        axis.set(xlabel=label_of_depths, title=f"above {keV[j]:g} keV")
     axes[0].set_ylabel("standard deviation of ln counts")
     axes[0].legend(frameon=False, fontsize=8)
     return figure

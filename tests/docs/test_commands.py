@@ -53,6 +53,10 @@ ABDOMEN = [
     *(f"tomography.geometry.{word}" for word in ("n_views=24", "n_columns=96", "pixel_cm=0.4")),
     *(f"tomography.grid.{word}" for word in ("n_y=64", "n_x=64", "voxel_cm=0.4")),
 ]
+BENCH = [
+    *(f"tomography.geometry.{word}" for word in ("n_views=30", "n_columns=40", "pixel_cm=0.9")),
+    *(f"tomography.grid.{word}" for word in ("n_y=60", "n_x=60", "voxel_cm=0.42")),
+]
 COLUMNS = ["study.biased_columns=[12,20]"]
 TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
 SMALLER = [  # the first whose words are all in the command
@@ -63,6 +67,7 @@ SMALLER = [  # the first whose words are all in the command
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
     ("simulate.py datasets=variants", [*BODY, "datasets.n_variants=1"]),
+    ("simulate.py scan=of_plates", [*BENCH, "datasets.n_cases=1"]),
     ("simulate.py scan=without_scatter", [*FAN, "datasets.n_cases=2"]),
     ("simulate.py", [*CONE, "datasets.n_cases=2"]),
     ("train.py experiment=thresholds_slabs", SLABS),
@@ -127,8 +132,10 @@ def workshop(tmp_path_factory):
         page = (REPOSITORY / "docs/plate_file.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes my_plates.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
-        fans = next(c for c in commands() if "folder=FANS" in c.words)
-        typed(fans.words, smaller(fans))
+        for name in ("FANS", "BENCH"):
+            made = next(c for c in commands() if f"folder={name}" in c.words)
+            typed(made.words, smaller(made))
+    shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder

@@ -12,13 +12,8 @@ from pcctlearn.app.run import run
 from pcctlearn.calibration.pixel_model_file import read_pixel_model, write_pixel_model
 
 PANEL = ["n_rows=4", "n_columns=24"]
-CDTE = [
-    "physics/response=cdte_monte_carlo",
-    "physics/thresholds=two_bins",
-    "physics.thresholds.edges_keV=[40.0,60.0,149.0]",
-    "physics.spectrum.filtration_cm.aluminium=0.2",
-]
 GEOMETRY = [
+    "tomography=cone_head",
     "tomography.geometry.n_views=24",
     "tomography.geometry.pixel_cm=1.9",
     *(f"tomography.geometry.{word}" for word in PANEL),
@@ -38,8 +33,7 @@ def workshop(tmp_path_factory):
     command(folder / "plates", "simulate", *words)
     command(folder / "calibrated", "calibrate", f"counts={plates}")
     of_plates = ["scan=of_plates", f"scan.detector.path={plates}"]
-    still = ["scan.spr=null", "scan.scatter=null", "datasets.n_cases=1"]
-    command(folder / "scans", "simulate", *of_plates, *still, *CDTE, *GEOMETRY)
+    command(folder / "scans", "simulate", *of_plates, "datasets.n_cases=1", *GEOMETRY)
     return folder
 
 
@@ -95,10 +89,12 @@ def test_a_plate_file_is_not_a_pixel_model(workshop, tmp_path):
 
 def test_scans_of_plates_need_their_panel_and_thresholds(workshop, tmp_path):
     words = ["scan=of_plates", f"scan.detector.path={workshop / 'plates/plates.h5'}"]
-    still = ["scan.spr=null", "scan.scatter=null", "datasets.n_cases=1", *GEOMETRY]
+    words += ["datasets.n_cases=1", *GEOMETRY]
     with pytest.raises(ValueError, match="thresholds of"):
-        command(tmp_path / "a", "simulate", *words, *still)
+        command(
+            tmp_path / "a", "simulate", *words, "physics.thresholds.edges_keV=[20.0,50.0,149.0]"
+        )
     with pytest.raises(ValueError, match="4 x 24 pixels"):
-        command(tmp_path / "b", "simulate", *words, *still, *CDTE, "tomography.geometry.n_rows=6")
+        command(tmp_path / "b", "simulate", *words, "tomography.geometry.n_rows=6")
     with pytest.raises(ValueError, match="threshold_error_keV"):
-        command(tmp_path / "c", "simulate", *words, *still, *CDTE, "scan.threshold_error_keV=1.0")
+        command(tmp_path / "c", "simulate", *words, "scan.threshold_error_keV=1.0")

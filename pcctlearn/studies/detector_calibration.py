@@ -1,8 +1,8 @@
-"""The job of calibrate.py: a pixel model from a plate file, with a report on every pixel."""
+"""The job of calibrate.py: a pixel model with a report on every pixel."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,44 +11,44 @@ from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
-from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
-from pcctlearn.calibration.plate_file import PlateRecord, read_plates
 from pcctlearn.calibration.stored import digest_of_file
-from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.attenuation import linear_attenuation
-from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
+from pcctlearn.studies.known_objects import KnownObjects, KnownPhantom, read_known_objects
 
 FILE = "pixel_model.h5"
 _MOST_LISTED = 12  # flagged pixels of a kind
 
 Numbers = dict[str, float]
-Lines = Float[Tensor, "exposure pixel threshold"]
-Spreads = Float[Tensor, "exposure threshold"]
 
 
-class PlateCalibration:
-    """Calibrate the pixels of a detector from a plate file.
+class DetectorCalibration:
+    """Calibrate the pixels of a detector from a plate file, or from the scan of a known phantom.
 
     Writes ``pixel_model.h5``, and a report: gain, skew and threshold bias of every pixel with error
-    bars, flagged pixels, residuals behind each plate, and how much the projections of a water slab
-    would differ between pixels before and after the correction.
+    bars, flagged pixels, residuals behind what was in the beam, and how much the projections of a
+    water slab would differ between pixels before and after the correction.
 
     Args:
-        counts: a plate file (docs/plate_file.md).
+        counts: a plate file (docs/plate_file.md), or for ``LayerPhantom`` a scan file with the line
+            integrals of the phantom (docs/scan_file.md).
         calibrator: the method; it must find a pixel model.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
     """
 
     def __init__(
-        self, counts: str | None, calibrator: Calibrator, water_cm: float = 20.0, seed: int = 0
+        self,
+        counts: str | None,
+        calibrator: Calibrator | LayerPhantom,
+        water_cm: float = 20.0,
+        seed: int = 0,
     ) -> None:
         if counts is None:
             raise ValueError(
@@ -59,15 +59,22 @@ class PlateCalibration:
             raise ValueError(f"water_cm must be above 0 and at most 40, got {water_cm:g}")
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
-        self.record = read_plates(self.path)
+        self.objects = read_known_objects(self.path)
+        if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
+            raise ValueError(
+                f"{counts} is a scan file: use calibration=layer_phantom"
+                if isinstance(self.objects, KnownPhantom)
+                else f"{counts} is a plate file, calibration=layer_phantom needs the scan of a "
+                "known phantom: use calibration=layer_slabs"
+            )
 
     def run(self, context: Context) -> StudyResults:
         """Calibrate, write the pixel model, and report."""
-        record, nominal = self.record, self.record.nominal_model()
-        found = self._fit(record.plates, nominal)
-        redrawn = self._fit(_redrawn(record.plates, nominal, found, self.seed), nominal)
+        objects, nominal = self.objects, self.objects.nominal_model()
+        found = self._fit(objects, nominal)
+        redrawn = self._fit(objects.redrawn(nominal, found, self.seed), nominal)
         provenance = {
-            "name": record.name or self.path.stem,
+            "name": objects.name or self.path.stem,
             "plates": self.path.name,
             "plates_sha256": digest_of_file(self.path),
             "config": context.config,
@@ -77,22 +84,22 @@ class PlateCalibration:
         write_pixel_model(context.folder / FILE, replace(found, provenance=provenance))
         good = found.calibrated & redrawn.calibrated
         before, after = self._slab(nominal, found, redrawn, good)
-        residuals = {k: _spread(k, v) for k, v in _residuals(record.plates, nominal, found).items()}
-        keV = record.plates.thresholds_keV.tolist()
-        numbers = _numbers(found) | _truth_errors(record, found)
-        for index, threshold in enumerate(keV):
+        residuals = objects.residuals(nominal, found)
+        numbers = _numbers(found) | objects.truth_errors(found)
+        for index, threshold in enumerate(found.nominal_keV.tolist()):
             numbers[f"slab_before_sd_{threshold:g}keV"] = before[..., index].std().item()
             numbers[f"slab_after_sd_{threshold:g}keV"] = after[..., index].std().item()
         return StudyResults(
             numbers=numbers,
-            arrays=_arrays(found, residuals, before, after, record),
-            figures=["plates.pixels", "plates.residuals", "plates.slab"],
+            arrays=_arrays(found, residuals, before, after, objects.depths()),
+            figures=["plates.pixels", objects.figure, "plates.slab"],
             summary=self._summary(found, context.folder / FILE),
-            tables=[_residual_table(record.plates, residuals)],
+            tables=[objects.table(residuals)],
         )
 
-    def _fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:
-        found = self.calibrator.fit(plates, nominal)
+    def _fit(self, objects: KnownObjects, nominal: SpectralModel) -> PixelModel:
+        calibrator: Any = self.calibrator
+        found = calibrator.fit(objects.measured, nominal)
         if not isinstance(found, PixelModel):
             raise ValueError(
                 f"{type(self.calibrator).__name__} corrects projections and finds no gain, skew "
@@ -123,8 +130,8 @@ class PlateCalibration:
     def _summary(self, found: PixelModel, path: Path) -> str:
         n_flagged = int((~found.calibrated).sum())
         words = [
-            f"{found.gain.numel()} pixels, {len(self.record.plates.counts)} exposures; wrote "
-            f"{path}. {n_flagged} pixels are flagged and treated as nominal."
+            f"{found.gain.numel()} pixels; wrote {path}. {n_flagged} pixels are flagged and "
+            "treated as nominal."
         ]
         for kind, flagged in found.flags.items():
             if places := flagged.nonzero().tolist():
@@ -142,70 +149,6 @@ class PlateCalibration:
             "nominal, and by a calibration of a second, simulated measurement of the pixels found."
         )
         return " ".join(words)
-
-
-@torch.no_grad()
-def _redrawn(
-    plates: CalibrationSet, nominal: SpectralModel, found: PixelModel, seed: int
-) -> CalibrationSet:
-    """A second measurement of the pixels that were found, with noise of its own."""
-    expected = _expected(plates, nominal, found)
-    bins = draw_counts(bins_from_above(expected), torch.Generator().manual_seed(seed))
-    counts = torch.where(found.calibrated[..., None], above_from_bins(bins), plates.counts)
-    return replace(plates, counts=counts)
-
-
-@torch.no_grad()
-def _expected(
-    plates: CalibrationSet, nominal: SpectralModel, pixels: PixelModel
-) -> Float[Tensor, "exposure *pixel threshold"]:
-    """Predicted counts, scaled in each exposure to the lowest threshold of the median pixel."""
-    above = pixels.spectra_above(nominal)
-    expected = torch.einsum("...te,me->m...t", above, plates.transmission(nominal.energies_keV))
-    good = pixels.calibrated
-    lowest = (plates.counts[:, good] / expected[:, good])[..., 0].median(-1).values
-    return expected * lowest.reshape(-1, *[1] * (expected.ndim - 1))
-
-
-def _residuals(
-    plates: CalibrationSet, nominal: SpectralModel, found: PixelModel
-) -> dict[str, Lines]:
-    """ln(measured / predicted) of calibrated pixels: as nominal ones, as found, and its noise.
-
-    Nominal pixels are scaled to their own counts behind the thinnest plates, as by a flat field.
-    """
-    good = found.calibrated
-    as_nominal = PixelModel.known(
-        found.gain, 0 * found.thickness_cm, found.materials,
-        found.nominal_keV.expand_as(found.thresholds_keV), found.nominal_keV,
-    )  # fmt: skip
-    measured = plates.counts[:, good].log()
-    residuals = {
-        kind: measured - _expected(plates, nominal, pixels)[:, good].log()
-        for kind, pixels in (("nominal", as_nominal), ("calibrated", found))
-    }
-    thinnest = int(plates.plates_cm.sum(-1).argmin())
-    residuals["nominal"] = residuals["nominal"] - residuals["nominal"][thinnest]
-    return residuals | {"noise": plates.counts[:, good].rsqrt()}
-
-
-def _spread(kind: str, values: Lines) -> Spreads:
-    """Standard deviation over the pixels; of the noise, what it is expected to be."""
-    return values.square().mean(1).sqrt() if kind == "noise" else values.std(1)
-
-
-def _residual_table(plates: CalibrationSet, residuals: Mapping[str, Spreads]) -> Rows:
-    """A row for each threshold and exposure."""
-    rows = [
-        [f"{plates.named(m)}, above {keV:g} keV", *(f"{v[m, j]:.2g}" for v in residuals.values())]
-        for j, keV in enumerate(plates.thresholds_keV.tolist())
-        for m in range(len(plates.counts))
-    ]
-    return Rows(
-        "standard deviation over the pixels of ln(measured counts / predicted counts)",
-        ["plates", "nominal pixels, flat field", "calibrated pixels", "expected noise"],
-        rows,
-    )
 
 
 def _numbers(found: PixelModel) -> Numbers:
@@ -230,24 +173,12 @@ def _numbers(found: PixelModel) -> Numbers:
     return numbers
 
 
-def _truth_errors(record: PlateRecord, found: PixelModel) -> Numbers:
-    """RMS errors, where the file holds the true detector."""
-    numbers, good = {}, found.calibrated
-    if record.true_thresholds_keV is not None:
-        error = (found.thresholds_keV - record.true_thresholds_keV)[good][:, 1:]
-        numbers["threshold_error_rms_keV"] = rms(error)
-    if record.skew_cm is not None and record.filter_materials == found.materials:
-        error = found.thickness_cm - record.skew_cm.movedim(0, -1)
-        numbers["skew_error_rms_mm"] = rms(10 * error[good])
-    return numbers
-
-
 def _arrays(
     found: PixelModel,
-    residuals: dict[str, Spreads],
+    residuals: dict[str, Float[Tensor, "group threshold"]],
     before: Tensor,
     after: Tensor,
-    record: PlateRecord,
+    depths: Tensor,
 ) -> dict[str, Tensor | np.ndarray]:
     arrays: dict[str, Tensor | np.ndarray] = {
         "gain": found.gain,
@@ -257,7 +188,7 @@ def _arrays(
         "bias_sd_keV": found.threshold_sd_keV,
         "nominal_keV": found.nominal_keV,
         "calibrated": found.calibrated,
-        "plates_cm": record.plates.plates_cm.sum(-1),
+        "depths": depths,
         "slab/before": before,
         "slab/after": after,
     }

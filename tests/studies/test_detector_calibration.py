@@ -1,6 +1,7 @@
-"""calibrate.py: a plate file of simulate.py becomes a pixel model and a report."""
+"""calibrate.py: plates or the scan of a phantom become a pixel model and a report."""
 
 import json
+import shutil
 
 import h5py
 import pytest
@@ -75,10 +76,10 @@ def test_a_corrector_of_projections_is_no_pixel_model(tmp_path):
             return object()
 
     from pcctlearn.runs.context import Context
-    from pcctlearn.studies.plate_calibration import PlateCalibration
+    from pcctlearn.studies.detector_calibration import DetectorCalibration
 
     path = plates(tmp_path / "plates")
-    job = PlateCalibration(str(path), Corrector())
+    job = DetectorCalibration(str(path), Corrector())
     with pytest.raises(ValueError, match="Corrector"):
         job.run(Context(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -100,3 +101,55 @@ def test_plates_are_repeatable_and_their_seed_counts(tmp_path):
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+FAN = [
+    "tomography.geometry.n_columns=12",
+    "tomography.geometry.pixel_cm=3.0",
+    "tomography.geometry.n_views=30",
+    "tomography.grid.n_x=60",
+    "tomography.grid.n_y=60",
+    "tomography.grid.voxel_cm=0.42",
+]
+
+
+@pytest.fixture(scope="module")
+def known_head(tmp_path_factory):
+    """The scan of a head by the detector of a plate file."""
+    folder = tmp_path_factory.mktemp("head")
+    path = plates(folder / "plates", "datasets.n_rows=1")
+    words = ["datasets=heads", "datasets.n_cases=1", "scan=of_plates", f"scan.detector.path={path}"]
+    more = ["scan.noise=false", "n_threads=1", f"folder={folder / 'scans'}"]
+    run(composed(folder, *words, *FAN, *more, name="simulate"))
+    return next((folder / "scans/scans").glob("*.h5"))
+
+
+def test_a_known_phantom_calibrates_as_well(known_head, tmp_path):
+    results = calibrated(tmp_path / "out", known_head, "calibration=layer_phantom")
+    assert results["threshold_error_rms_keV"] < 1e-3
+    assert results["skew_error_rms_mm"] < 1e-4
+    assert results["uncalibrated_pixels"] < 6
+    assert (tmp_path / "out/figures/phantom_residuals.png").is_file()
+
+
+def test_a_scan_and_plates_are_not_confused(known_head, tmp_path):
+    with pytest.raises(Exception, match="calibration=layer_phantom"):
+        calibrated(tmp_path / "out", known_head)
+    path = plates(tmp_path / "plates")
+    with pytest.raises(Exception, match="calibration=layer_slabs"):
+        calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"), [("line_integrals", "docs/plate_file.md"), ("response", "no response")]
+)
+def test_what_a_phantom_scan_lacks_is_named(known_head, tmp_path, lacking, named):
+    path = tmp_path / "scan.h5"
+    shutil.copy(known_head, path)
+    with h5py.File(path, "r+") as file:
+        del file[lacking]
+        if lacking == "line_integrals":
+            del file["maps"]
+    with pytest.raises(Exception, match=named):
+        calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+    assert not (tmp_path / "out").exists()
