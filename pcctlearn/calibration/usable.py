@@ -110,7 +110,7 @@ def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
     if len(plates.counts) < n_unknowns:
         raise ValueError(
             f"{len(plates.counts)} exposure(s) do not determine {n_unknowns} numbers of a pixel: "
-            "measure more plates, or choose a calibration with fewer unknowns"
+            "measure more plates (calibration=etb calibration.materials=[CdTe] needs air and one)"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.direct_inversion import DirectInversion, ThresholdModels
 from pcctlearn.calibration.etb import EtbCal
+from pcctlearn.calibration.layer_slabs import LayerSlabs
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.attenuation import linear_attenuation
@@ -47,7 +48,7 @@ class EtbValidation:
     def __init__(
         self,
         model: SpectralModel,
-        calibrations: Mapping[str, EtbCal],
+        calibrations: Mapping[str, EtbCal | LayerSlabs],
         skews: Mapping[str, float],
         errors: DetectorErrors,
         aluminium_cm: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0),

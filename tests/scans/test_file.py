@@ -96,6 +96,12 @@ def test_a_file_of_version_1_has_no_attribute_of_version_2(copy, owner, attribut
     )
 
 
+def test_an_unknown_beam_is_the_only_fault(copy):
+    change(copy, label("geometry", beam="helix"))
+    assert len(faults(copy)) == 1
+    assert "helix" in faults(copy)[0]
+
+
 @pytest.mark.parametrize("pixel_cm", [0.6, (0.55, 0.6)])
 def test_round_trip_of_equally_spaced_views(tmp_path, pixel_cm):
     even = ConeBeam(6, 4, 5, pixel_cm, 5.0, 8.0, 1.7 * np.pi)

@@ -86,27 +86,37 @@ def version_faults(attributes: Mapping[str, Any]) -> Iterator[str]:
         yield f"schema_version is {value.item()}, and this pcctlearn reads {known}: {remedy}"
 
 
-def choice_faults(root: Mapping[str, Any], geometry: Mapping[str, Any] | None) -> Iterator[str]:
-    """Faults of ``counted`` of the file and ``beam`` of its geometry, which version 1 lacks."""
+def counted_faults(root: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence if the root does not say how photons are counted, or is of version 1 and does."""
+    return _choice_faults(root, "counted", "the root", root, COUNTED)
+
+
+def beam_faults(root: Mapping[str, Any], geometry: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence if geometry does not name its beam, or the file is of version 1 and does."""
+    return _choice_faults(root, "beam", "geometry", geometry, BEAMS)
+
+
+def _choice_faults(
+    root: Mapping[str, Any],
+    name: str,
+    owner: str,
+    attributes: Mapping[str, Any],
+    accepted: Collection[str],
+) -> Iterator[str]:
     version = np.asarray(root.get("schema_version", SCHEMA_VERSION))
-    is_version_1 = version.size == 1 and version.dtype.kind in "iuf" and version.item() == 1
-    choices: list[tuple[str, str, Mapping[str, Any], Collection[str]]] = [
-        ("counted", "the root", root, COUNTED)
-    ]
-    if geometry is not None:
-        choices.append(("beam", "geometry", geometry, BEAMS))
-    for name, owner, attributes, accepted in choices:
-        if is_version_1 and name in attributes:
+    if version.size == 1 and version.dtype.kind in "iuf" and version.item() == 1:
+        if name in attributes:
             yield (
                 f"{owner} has an attribute {name}, which version 1 of the schema lacks: set "
                 "schema_version to 2, counted of the root to 'bins' or 'above', and beam of "
                 "geometry to 'cone', 'fan' or 'parallel'"
             )
-        elif not is_version_1 and (got := " ".join(texts(attributes, name))) not in accepted:
-            yield (
-                f"the attribute {name} of {owner} must be {' or '.join(map(repr, accepted))}, got "
-                f"{shown(got) or 'nothing'!r}: set it"
-            )
+    elif (got := " ".join(texts(attributes, name))) not in accepted:
+        found = f"got {shown(got)!r}" if got else "and is missing"
+        yield (
+            f"the attribute {name} of {owner} must be {' or '.join(map(repr, accepted))}, {found}: "
+            "set it"
+        )
 
 
 def root_faults(attributes: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,12 @@ from pcctlearn.scans.validation.arrays import (
     misspelt_names,
     unit_faults,
 )
-from pcctlearn.scans.validation.attributes import choice_faults, root_faults, version_faults
+from pcctlearn.scans.validation.attributes import (
+    beam_faults,
+    counted_faults,
+    root_faults,
+    version_faults,
+)
 from pcctlearn.scans.validation.counts import compared_counts
 from pcctlearn.scans.validation.geometry import (
     geometry_faults,
@@ -44,7 +49,9 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         return Findings(foreign_links, [])
     geometry = items["geometry"]
     described = geometry.attrs if isinstance(geometry, h5py.Group) else None
-    faults = [*root_faults(file.attrs), *choice_faults(file.attrs, described)]
+    faults = [*root_faults(file.attrs), *counted_faults(file.attrs)]
+    wrong_beam = [] if described is None else list(beam_faults(file.attrs, described))
+    faults += wrong_beam
     faults += group_faults(items)
     readable: dict[str, h5py.Dataset] = {}
     for name, array in ARRAYS.items():
@@ -58,7 +65,8 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     for name, _ in wrong_sizes:
         readable.pop(name, None)
     faults += material_faults(readable)
-    faults += geometry_faults(items, readable, sizes_agree=not wrong_sizes)
+    if not wrong_beam:  # else its parameters are unknown
+        faults += geometry_faults(items, readable, sizes_agree=not wrong_sizes)
     faults += maps_grid_faults(items, readable)
     valid: dict[str, Stored] = {}
     for name, item in readable.items():
