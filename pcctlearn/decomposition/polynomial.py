@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.inputs import check
-from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
+from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import (
     Attenuation,
     Counts,
@@ -32,6 +32,8 @@ _DARKEST = 1e-3  # transmission at the far end of the fitted range
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
 _BELOW_ZERO = -0.03  # lower end of the lattice over the range: with noise, air has negative values
 _RIDGE, _RIDGE_DEGREE = 1e-6, 3  # of the normal matrix, up to this degree
+_RIDGE_OF_MORE_BINS = 1e-13  # for higher ones, with more bins than materials
+_BLOCK = 10_000_000  # numbers that a fit of many pixels, or high degrees of many rays, hold at once
 _THIN = 0.02  # mean log counts below which errors are absolute
 _LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 
@@ -54,11 +56,24 @@ class Polynomial(NamedTuple):
         return self.of_log_counts(torch.log(air / counts.clamp(min=_LEAST_PHOTONS)))
 
     def of_log_counts(self, p: RayCounts) -> RayLineIntegrals:
-        """Line integrals in g/cm² from p_b = log(air_b / n_b)."""
-        if self.coefficients.ndim == 2:
-            return _features(p, self.degree).mT @ self.coefficients
+        """Line integrals in g/cm² from p_b = log(air_b / n_b).
+
+        Degrees above 3 are summed in float64, because their terms cancel.
+        """
+        if self.degree <= _RIDGE_DEGREE:
+            return self._sum(p)
+        n_shared = p.ndim - self.coefficients.ndim + 1
+        views = p.double().flatten(0, n_shared - 1) if n_shared else p.double()[None]
+        n_features = self.coefficients.shape[-2] * views[0, ..., 0].numel()
+        blocks = views.split(max(1, _BLOCK // n_features))
+        return torch.cat([self._sum(block) for block in blocks]).reshape(*p.shape[:-1], -1).to(p)
+
+    def _sum(self, p: RayCounts) -> RayLineIntegrals:
+        coefficients = self.coefficients.to(p)
+        if coefficients.ndim == 2:
+            return _features(p, self.degree).mT @ coefficients
         monomials = _features(p, self.degree, dim=-1)
-        return (monomials[..., None, :] @ self.coefficients)[..., 0, :]
+        return (monomials[..., None, :] @ coefficients)[..., 0, :]
 
     def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
         """The line integrals, clamped to 0 … range."""
@@ -102,22 +117,38 @@ def fit_polynomial(
         far, largest_sum = mu.new_tensor(range_g_cm2), len(mu)
         share = _box(len(mu))
     lattice = share.to(mu) * far
-    shape = each.shape[:-2] if each_pixel else ()
-    S = (each if each_pixel else mean).reshape(-1, *mean.shape)
-    rays = lattice[:, None].expand(-1, len(S), -1)
-    counts = expected_counts(rays, S, mu).movedim(0, 1)  # (pixel, point, bin)
-    p = torch.log(S.sum(-1)[:, None] / counts)
+    transmission = torch.exp(-lattice @ mu)
+    if not each_pixel or each.ndim == 2:
+        coefficients = _coefficients(mean[None], transmission, lattice, degree)[0]
+    else:
+        pixels = each.flatten(0, -3)
+        n_features = math.comb(each.shape[-2] + degree, degree) - 1
+        blocks = pixels.split(max(1, _BLOCK // (len(lattice) * n_features)))
+        parts = [_coefficients(block, transmission, lattice, degree) for block in blocks]
+        coefficients = torch.cat(parts).reshape(*each.shape[:-2], n_features, len(mu))
+    if degree <= _RIDGE_DEGREE:
+        coefficients = coefficients.to(attenuation)
+    return Polynomial(coefficients, far.to(attenuation), degree, largest_sum)
+
+
+def _coefficients(
+    spectra: Float[Tensor, "pixel bin energy"],
+    transmission: Float[Tensor, "point energy"],
+    lattice: Float[Tensor, "point material"],
+    degree: int,
+) -> Float[Tensor, "pixel feature material"]:
+    counts = (spectra @ transmission.T).mT  # (pixel, point, bin)
+    p = torch.log(spectra.sum(-1)[:, None] / counts)
     weight = 1 / (_THIN + p.mean(-1).clamp(min=0))
     features = _features(p, degree) * weight[:, None]
     wanted = lattice * weight[..., None]
     if degree > _RIDGE_DEGREE:
-        coefficients = _least_squares(features.mT, wanted)
-    else:
-        normal = features @ features.mT
-        normal = normal + _RIDGE * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))
-        coefficients = torch.linalg.solve(normal, features @ wanted)
-    coefficients = coefficients.reshape(*shape, *coefficients.shape[1:])
-    return Polynomial(coefficients.to(attenuation), far.to(attenuation), degree, largest_sum)
+        n_bins, n_materials = spectra.shape[1], lattice.shape[1]
+        ridge = _RIDGE_OF_MORE_BINS if n_bins > n_materials else 0.0
+        return _least_squares(features.mT, wanted, ridge)
+    normal = features @ features.mT
+    normal = normal + _RIDGE * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))
+    return torch.linalg.solve(normal, features @ wanted)
 
 
 def ranges(range_g_cm2: Mapping[str, float], materials: Sequence[str]) -> list[float]:
@@ -135,11 +166,22 @@ def ranges(range_g_cm2: Mapping[str, float], materials: Sequence[str]) -> list[f
     return [range_g_cm2[name] for name in materials]
 
 
-def _least_squares(rows: Tensor, wanted: Tensor) -> Tensor:
-    """The solution by QR factors of columns of length one, as high degrees need."""
+def _least_squares(rows: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """The solution with a ridge by QR factors of columns of length one.
+
+    Normal equations would square the condition number, which is large for high degrees. With more
+    bins than materials the log counts depend on one another, and there may be fewer rows than
+    columns: the ridge determines all coefficients and keeps them small.
+    """
     scale = rows.norm(dim=-2, keepdim=True)
-    Q, R = torch.linalg.qr(rows / scale)
-    return torch.linalg.solve_triangular(R, Q.mT @ wanted, upper=True) / scale.mT
+    n_rows, n = rows.shape[-2:]
+    system = rows / scale
+    if ridge > 0:
+        below = math.sqrt(ridge) * torch.eye(n, dtype=rows.dtype, device=rows.device)
+        system = torch.cat([system, below.expand(*rows.shape[:-2], n, n)], -2)
+    Q, R = torch.linalg.qr(system)
+    right = Q[..., :n_rows, :].mT @ wanted
+    return torch.linalg.solve_triangular(R, right, upper=True) / scale.mT
 
 
 class PolynomialDecomposition(Decomposition):
@@ -169,6 +211,7 @@ class PolynomialDecomposition(Decomposition):
         if degree < 1:
             raise ValueError(f"degree must be 1 or more, got {degree}")
         self.degree = degree
+        self._last: tuple[Tensor, Tensor, Polynomial] | None = None
         self.range_g_cm2 = ranges(range_g_cm2, model.materials) if range_g_cm2 else None
 
     def forward(self, counts: Counts) -> Solution:
@@ -178,14 +221,29 @@ class PolynomialDecomposition(Decomposition):
             rays = rays.float()
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         check(rays, spectra, attenuation)
-        each_pixel = spectra.ndim > 2
-        polynomial = fit_polynomial(spectra, attenuation, self.degree, self.range_g_cm2, each_pixel)
+        polynomial = self._fitted_to(spectra, attenuation)
         x = polynomial(rays, spectra.sum(-1))
         inside = polynomial.covers(x.detach()) & (rays >= _LEAST_PHOTONS).all(-1)
         if outside := int((~inside).sum()):
             log.warning("%d of %d rays lie outside the fitted range", outside, inside.numel())
         x = torch.where(inside[..., None], x, polynomial.clamped(x.detach()))
         return Solution(channels_first(x), inside)
+
+    def _fitted_to(self, spectra: Spectra, attenuation: Attenuation) -> Polynomial:
+        """A new fit where it needs a gradient, or if the spectra are not those of the last call."""
+        learns = torch.is_grad_enabled() and (spectra.requires_grad or attenuation.requires_grad)
+        if self._last is not None and not learns:
+            *known, polynomial = self._last
+            if all(_same(a, b) for a, b in zip(known, (spectra, attenuation), strict=True)):
+                return polynomial
+        each_pixel = spectra.ndim > 2
+        polynomial = fit_polynomial(spectra, attenuation, self.degree, self.range_g_cm2, each_pixel)
+        self._last = None if learns else (spectra, attenuation, polynomial)
+        return polynomial
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and bool(torch.equal(one, other))
 
 
 def _features(p: Tensor, degree: int, dim: int = -2) -> Tensor:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.physics.thresholds import bins_from_above
+from pcctlearn.shapes import Edges
 
 COUNTED = ("bins", "above")  # what the root attribute ``counted`` may say of counts and air
 _ROUNDING = 1e-6  # of float32, relative to the counts above both thresholds
@@ -38,6 +39,16 @@ class InBins:
 
 
 Stored = h5py.Dataset | InBins
+
+
+def without_upper_limit(edges_keV: Edges, energies_keV: Tensor, deposited_keV: Tensor) -> Edges:
+    """Edges whose last one is higher than all that is registered.
+
+    The last bin of counts above thresholds holds everything above the last threshold: with a lower
+    limit, the model would lack what the finite energy resolution registers above it.
+    """
+    beyond = 1 + max(float(energies_keV[-1]), float(deposited_keV[-1]))
+    return torch.cat([edges_keV[..., :-1], edges_keV[..., -1:].clamp(min=beyond)], -1)
 
 
 def to_bins(above: Float[Tensor, "threshold *rest"]) -> Float[Tensor, "bin *rest"]:

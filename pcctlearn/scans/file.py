@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcctlearn.files.atomic import written_whole
 from pcctlearn.reading.text import shown
-from pcctlearn.scans.counted import InBins
+from pcctlearn.scans.counted import InBins, without_upper_limit
 from pcctlearn.scans.dead_pixels import dead_pixels, listed
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.scans.schema import (
@@ -169,6 +169,10 @@ def _read(file: h5py.File, wanted: Collection[str], doubts: Sequence[str]) -> Sc
             members = _GROUPS[name]._fields if name in _GROUPS else ()
             parts = [tensor(f"{name}/{member}") for member in members]
             found[name] = _GROUPS[name](*parts) if members else tensor(name)
+    if counted(file.attrs) == "above" and {"spectrum", "response"} <= file.keys():
+        energies, deposited = tensor("spectrum/energies_keV"), tensor("response/deposited_keV")
+        for name in {"thresholds_keV", "true_thresholds_keV"} & found.keys():
+            found[name] = without_upper_limit(found[name], energies, deposited)
     return ScanRecord(**found, doubts=tuple(doubts))
 
 

@@ -8,7 +8,9 @@ from support.plates import flawed, held_out, water_iodine_scanner
 from support.scanners import FOUR_BINS, SIX_BINS, scanner
 from torch.autograd import gradcheck
 
+from pcctlearn.decomposition import polynomial
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition, fit_polynomial
+from pcctlearn.decomposition.sensitivity import cramer_rao_bound
 from pcctlearn.physics.noise import draw_counts
 
 SCANNERS = {
@@ -164,16 +166,65 @@ def test_counts_of_another_detector_raise_an_error(annotations_off):
 RANGE_G_CM2 = {"water": 30.0, "iodine": 0.06}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("degree", "water", "iodine"), [(3, 1e-2, 6e-4), (5, 1.5e-5, 2e-6)])
-def test_held_out_water_and_iodine(degree, water, iodine):
+def test_held_out_water_and_iodine(degree, water, iodine, dtype):
     """RMS errors in g/cm² for a CdTe detector; the specification allows 1.5e-4 and 1e-5."""
     model, truth = water_iodine_scanner(), held_out()
     layer = PolynomialDecomposition(model, degree, RANGE_G_CM2)
-    x, inside = layer(model(truth).detach().movedim(-1, 0)[None])
+    x, inside = layer(model(truth).detach().movedim(-1, 0)[None].to(dtype))
     rms = (x[0].movedim(0, -1) - truth).square().mean((0, 1)).sqrt()
     assert inside.all()
     assert rms[0] < water
     assert rms[1] < iodine
+
+
+@pytest.mark.parametrize("edges_keV", [FOUR_BINS, SIX_BINS])
+def test_more_bins_than_materials(edges_keV):
+    """Six bins have 209 terms for 196 points of the lattice; noise is near the Cramér–Rao bound."""
+    model = scanner(edges_keV=edges_keV, photons=1e6)
+    truth = torch.rand(1, 4000, 2, generator=torch.Generator().manual_seed(1))
+    truth = truth * torch.tensor([30.0, 3.0])
+    layer = PolynomialDecomposition(model, 5, {"water": 30.0, "calcium": 3.0})
+    counts = model(truth).detach()
+    x, _ = layer(counts.movedim(-1, 0)[None])
+    assert (x[0].movedim(0, -1) - truth).square().mean().sqrt() < 1e-5
+    noisy = draw_counts(counts, torch.Generator().manual_seed(2))
+    x, inside = layer(noisy.movedim(-1, 0)[None])
+    spectra = model.spectra().detach()
+    sd = cramer_rao_bound(truth, spectra, model.attenuation).diagonal(dim1=-2, dim2=-1).sqrt()
+    relative = ((x[0].movedim(0, -1) - truth) / sd)[inside[0]]
+    assert relative.square().quantile(0.68).sqrt() < 2
+
+
+def test_the_fit_is_repeated_only_for_other_spectra(monkeypatch):
+    fits = []
+
+    def counting(*arguments):
+        fits.append(arguments)
+        return fit_polynomial(*arguments)
+
+    monkeypatch.setattr(polynomial, "fit_polynomial", counting)
+    model = water_iodine_scanner()
+    layer = PolynomialDecomposition(model, 3, RANGE_G_CM2)
+    counts = model(held_out()).detach().movedim(-1, 0)[None]
+    with torch.no_grad():
+        first, again = layer(counts).x, layer(counts).x
+        assert torch.equal(first, again)
+        assert len(fits) == 1
+        layer.model = flawed(n_pixels=12).spectral_model(model)
+        layer(counts)
+    assert len(fits) == 2
+
+
+def test_many_pixels_and_rays_are_done_in_blocks(monkeypatch):
+    model = water_iodine_scanner()
+    own = flawed(n_pixels=7).spectral_model(model)
+    counts = own(held_out().reshape(-1, 1, 2)[:50].expand(-1, 7, 2)).detach().movedim(-1, 0)[None]
+    whole = PolynomialDecomposition(own, 5, RANGE_G_CM2)(counts).x
+    monkeypatch.setattr(polynomial, "_BLOCK", 1)
+    parts = PolynomialDecomposition(own, 5, RANGE_G_CM2)(counts).x
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_each_pixel_has_its_own_polynomial():

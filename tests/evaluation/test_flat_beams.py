@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.configs import composed
 from support.scan_files import change, label, store
-from support.scanners import scanner
+from support.scanners import FOUR_BINS, scanner
 
 from pcctlearn.app.run import run as run_job
 from pcctlearn.patients.procedural import ProceduralCases
@@ -39,8 +39,8 @@ def _as_the_command():
     torch.set_default_dtype(before)
 
 
-def simulated(path, beam):
-    made = ScanSimulator(BEAMS[beam], GRID, scanner(photons=1e6))
+def simulated(path, beam, edges_keV=FOUR_BINS):
+    made = ScanSimulator(BEAMS[beam], GRID, scanner(edges_keV=edges_keV, photons=1e6))
     maps = ProceduralCases("head", 1).maps(0, GRID)
     write_scan(path, made.scan(maps, "head", 3))
     return path
@@ -73,7 +73,8 @@ def test_maps_and_images_are_those_of_the_object(tmp_path, beam):
 
 @pytest.mark.filterwarnings("ignore:truncated")
 def test_counts_above_thresholds_give_the_same_results(tmp_path):
-    path = simulated(tmp_path / "head.h5", "fan")
+    # with an upper limit above all that is registered, as counts above thresholds
+    path = simulated(tmp_path / "head.h5", "fan", [*FOUR_BINS[:-1], 200.0])
     expected = evaluated(path, tmp_path / "bins", "scatter=none")
     scan = read_scan(path)
     for name in ("counts", "air"):

@@ -11,14 +11,13 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds, above_from_bins
-from pcctlearn.scans.counted import InBins, Stored
+from pcctlearn.scans.counted import InBins, Stored, without_upper_limit
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels, spread_views
 from pcctlearn.scans.validation.air import Findings, air_findings
 from pcctlearn.scans.validation.saturation import saturation_faults
 
 _MOST_VIEWS = 32  # in which counts are compared with air
 _MOST_SUMMED_VIEWS = 16  # in which counts are compared with primary and scatter
-_SAME_keV = 2.0  # a limit of 120 keV for an energy sample at 120.5 keV
 _RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/response_per_keV")
 _BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
 
@@ -32,11 +31,9 @@ def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Find
     """
     model, model_faults = None, []
     try:
-        model = _water_model(arrays)
+        model = _water_model(arrays, counted)
     except ValueError as error:
         model_faults = [f"spectrum, response and thresholds_keV do not fit together: {error}"]
-    if counted == "above":
-        model_faults += _upper_limit_faults(arrays)
     if not {"counts", "air"} <= arrays.keys():
         return Findings(model_faults, [])
     counts, air = arrays["counts"], arrays["air"]
@@ -76,19 +73,6 @@ def count_findings(
     return air_findings(n, open_beam, model, counted)
 
 
-def _upper_limit_faults(arrays: Mapping[str, Stored]) -> Iterator[str]:
-    """An upper limit below the spectrum, which counts above the last threshold do not have."""
-    if set(_BEAM) <= arrays.keys():
-        energies, fluence, edges = (arrays[name][()].astype(float) for name in _BEAM)
-        limit, highest = edges[..., -1].min(), energies[fluence > 0].max(initial=0.0)
-        if limit < highest - _SAME_keV:
-            yield (
-                f"the last edge of thresholds_keV is {limit:g} keV, below the {highest:g} keV of "
-                "the spectrum, but counts above the last threshold have no upper limit: store a "
-                "last edge above the spectrum"
-            )
-
-
 def _quantity_faults(counts: Stored, air: Stored) -> Iterator[str]:
     """Counts that must be transmissions or logarithms instead of photons."""
     n = _summed_views(counts)
@@ -125,8 +109,10 @@ def _summed_views(item: Stored) -> np.ndarray:
     return item[:, :: math.ceil(item.shape[1] / _MOST_SUMMED_VIEWS)]
 
 
-def _water_model(arrays: Mapping[str, Stored]) -> SpectralModel | None:
+def _water_model(arrays: Mapping[str, Stored], counted: str) -> SpectralModel | None:
     """Spectrum, response and median thresholds over the pixels; ``None`` if one is absent.
+
+    The last bin of counts above thresholds has no upper limit.
 
     Raises:
         ValueError: they do not fit together.
@@ -141,6 +127,8 @@ def _water_model(arrays: Mapping[str, Stored]) -> SpectralModel | None:
     if not set(_BEAM) <= arrays.keys():
         return None
     energies, fluence, edges = tensors(_BEAM)
+    if counted == "above":
+        edges = without_upper_limit(edges, energies, response.deposited_keV)
     pixels = edges.reshape(-1, edges.shape[-1])
     water = attenuation_table(["water"], energies)
     # if the lowest and the highest thresholds are possible, those of all pixels are
