@@ -14,10 +14,11 @@ from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_abov
 from pcctlearn.calibration.bilinear import BilinearMap
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, spread, unusable, with_empty_bins
+from pcctlearn.calibration.usable import require_nested, spread, unusable, with_empty_bins
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import bins_from_above
+from pcctlearn.scans.dead_pixels import any_of
 
 log = logging.getLogger(__name__)
 

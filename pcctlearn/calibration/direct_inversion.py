@@ -10,10 +10,11 @@ from torch import Tensor
 from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateModel, Skews, plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.dead_pixels import any_of
 
 _LONGEST_STEP_keV, _FURTHEST_keV = 1.0, 15.0
 

@@ -13,8 +13,9 @@ from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import OfPlates, PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, unusable
+from pcctlearn.calibration.usable import require_nested, require_plates, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.validation import require_positive
 
 _BLOCK = 20_000  # pixels

@@ -11,11 +11,11 @@ from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
 from pcctlearn.calibration.pixel_fit import assembled
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, unusable, with_empty_bins
+from pcctlearn.calibration.usable import require_nested, unusable, with_empty_bins
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
-from pcctlearn.scans.dead_pixels import dead_pixels
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.validation import require_positive
 

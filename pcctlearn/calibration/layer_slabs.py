@@ -11,7 +11,6 @@ from pcctlearn.calibration.pixel_fit import assembled
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import (
-    any_of,
     require_nested,
     require_plates,
     unusable,
@@ -19,6 +18,7 @@ from pcctlearn.calibration.usable import (
 )
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.validation import require_positive
 
 

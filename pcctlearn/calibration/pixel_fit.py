@@ -11,7 +11,8 @@ from torch import Tensor
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, Skews
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
-from pcctlearn.calibration.usable import any_of, spread
+from pcctlearn.calibration.usable import spread
+from pcctlearn.scans.dead_pixels import any_of
 
 _LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
 _LEAST_RESIDUAL = 2.5e-3  # of ln counts: 0.06 % of the projection of 20 cm of water

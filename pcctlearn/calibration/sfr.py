@@ -13,8 +13,9 @@ from pcctlearn.calibration.base import Projections
 from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPlates, plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.shapes import Energies
 from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
 from pcctlearn.validation import require_positive

@@ -10,6 +10,7 @@ from torch import Tensor
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import PlateModel
 from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
+from pcctlearn.scans.dead_pixels import any_of
 
 _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
 # ln of counts above thresholds over those that the scanner expects, of the median pixel
@@ -112,11 +113,6 @@ def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
             f"{len(plates.counts)} exposure(s) do not determine {n_unknowns} numbers of a pixel: "
             "measure more plates (calibration=etb calibration.materials=[CdTe] needs air and one)"
         )
-
-
-def any_of(flags: Mapping[str, Tensor]) -> Tensor:
-    """Pixels with any of the flags."""
-    return torch.stack([*flags.values()]).any(0)
 
 
 def spread(values: Tensor, good: Tensor, missing: float | bool | Tensor) -> Tensor:

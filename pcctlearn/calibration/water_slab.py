@@ -10,8 +10,9 @@ from torch import Tensor
 from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import any_of, require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.scans.dead_pixels import any_of
 
 _MOST_SCALED = 0.5  # of ln(projection / that of a nominal pixel)
 

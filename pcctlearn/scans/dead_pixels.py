@@ -1,5 +1,7 @@
 """Find missing views and dead pixels, and fill dead pixels from their neighbours."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -42,7 +44,7 @@ def dead_pixels(counts: Values, air: Float[Tensor, "bin row column"]) -> dict[st
     }
 
 
-def any_of(kinds: dict[str, Pixels]) -> Pixels:
+def any_of(kinds: Mapping[str, Bool[Tensor, "*pixel"]]) -> Bool[Tensor, "*pixel"]:
     """Pixels of any kind."""
     return torch.stack([*kinds.values()]).any(0)
 
