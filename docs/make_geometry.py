@@ -90,7 +90,9 @@ voxels. Operators take both: `projector(geometry, grid)`, `fbp(geometry, grid)`.
 
 View k is at θ = `start_rad` + k · `arc_rad` / `n_views`; no view lies at the end of the arc. Other
 angles are listed as `view_angles_rad`, in any order and modulo 2π. The angular width of such a
-view, `view_weights_rad`, is half the distance to either neighbour.
+view, `view_weights_rad`, is half the distance to either neighbour. In a parallel beam (θ, u) and
+(θ + π, −u) are the same line: its `arc_rad` is a multiple of π, and listed views that leave a gap
+in the full turn have their neighbours modulo π.
 
 **Patients.** Slice 0 is nearest to the feet, row 0 anterior, column 0 on the patient's right. x
 points to the patient's left, y to the front and z to the head; NIfTI files are written accordingly

@@ -11,7 +11,6 @@ from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.scan import Scan
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
 from pcctlearn.scans.record import ScanRecord
-from pcctlearn.tomography.geometry.planar import ParallelBeam
 
 Pixels = Bool[Tensor, "row column"]
 
@@ -113,16 +112,11 @@ def pixels_to_fill(
     """
     counts = recorded.at("counts")
     if missing := missing_views(counts):
-        remedy = (
-            "interpolate them from the views beside them, because a parallel beam has equally "
-            "spaced views"
-            if isinstance(recorded.geometry, ParallelBeam)
-            else "leave them out of counts and n_views, and write the angles of the remaining "
-            "views in rad as geometry/measured_angles_rad"
-        )
         raise ValueError(
             f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
-            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): {remedy}"
+            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
+            "leave them out of counts and n_views, and write the angles of the remaining views in "
+            "rad as geometry/measured_angles_rad"
         )
     kinds = dead_pixels(counts, recorded.air) | dict(others or {})
     dead = any_of(kinds)

@@ -115,11 +115,6 @@ def geometry_of(group: h5py.Group) -> Geometry:
     kind, dataset = beam_of(group.attrs), group.get("measured_angles_rad")
     parameters = numbers(group.attrs, kind)
     if dataset is not None:
-        if kind is ParallelBeam:
-            raise ValueError(
-                "the views of a parallel beam are equally spaced over arc_rad: leave out "
-                "measured_angles_rad"
-            )
         parameters["view_angles_rad"] = dataset[()].astype(float).tolist()
     return kind(**parameters)
 

@@ -4,6 +4,7 @@ from math import ceil, pi
 
 import numpy as np
 
+from pcctlearn.tomography.geometry.angular_coverage import AngularCoverage
 from pcctlearn.tomography.geometry.base import ARC_TOLERANCE_RAD, Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.geometry.planar import DivergentGeometry
@@ -148,6 +149,7 @@ def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
         return
     _require_centered(beam, grid)
     if not isinstance(beam, DivergentGeometry):
+        _require_half_turn(beam)
         return
     coverage, gamma = beam.coverage(), beam.gammas_rad - beam.axis_gamma_rad
     shortest = pi + 2 * float(np.abs(gamma).max())
@@ -160,12 +162,22 @@ def _require_measured(beam: Geometry, grid: SliceGrid) -> None:
     is_inside = np.abs(gamma) <= min(_end_positions(beam, beam.detector_extent_cm))
     missing = coverage.missing_rad(pi - 2 * gamma[is_inside])
     if missing.max() > ARC_TOLERANCE_RAD:
-        gaps = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
-        raise ValueError(
-            f"{100 * missing.mean() / (2 * pi):.2g} % of the lines through the grid are not "
-            f"measured: the views leave gaps at {gaps} rad; add views there, or reconstruct "
-            "iteratively"
-        )
+        raise _gaps_left(coverage, missing.mean() / (2 * pi))
+
+
+def _require_half_turn(beam: Geometry) -> None:
+    """Raise ValueError if listed views of a parallel beam leave gaps in the half turn."""
+    missing = 1 - beam.arc_rad / pi
+    if beam.view_angles_rad is not None and missing > ARC_TOLERANCE_RAD:
+        raise _gaps_left(beam.coverage(), missing)
+
+
+def _gaps_left(coverage: AngularCoverage, share: float) -> ValueError:
+    gaps = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in coverage.gaps_rad[:4])
+    return ValueError(
+        f"{100 * share:.2g} % of the lines through the grid are not measured: the views leave gaps "
+        f"at {gaps} rad; add views there, or reconstruct iteratively"
+    )
 
 
 def _require_centered(beam: Geometry, grid: SliceGrid) -> None:

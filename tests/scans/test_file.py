@@ -57,7 +57,15 @@ def test_round_trip_is_exact(tmp_path, make, default):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("geometry", [FAN, PARALLEL])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        FAN,
+        PARALLEL,
+        replace(PARALLEL, start_rad=0.3, arc_rad=2 * np.pi),
+        replace(PARALLEL, view_angles_rad=(0.2, -0.3, 2.6, 1.1, 1.7, 2.2)),
+    ],
+)
 def test_round_trip_of_one_row(tmp_path, geometry):
     scan, path = one_row(geometry), tmp_path / "scan.h5"
     write_scan(path, scan)

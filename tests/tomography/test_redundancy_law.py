@@ -32,7 +32,8 @@ def random_beam(rng):
     kind = rng.choice(["parallel", "fan", "cone"])
     if kind == "parallel":
         arc_rad = pi * float(rng.integers(1, 5))
-        return ParallelBeam(n_views, n_columns, pixel_cm, arc_rad, offset_cm), image
+        start_rad = rng.uniform(-9, 9)
+        return ParallelBeam(n_views, n_columns, pixel_cm, arc_rad, offset_cm, start_rad), image
     source_cm = image.corner_radius_cm + 2.1 * image.voxel_cm + rng.uniform(1, 60)
     setup = {
         "source_to_axis_cm": source_cm,

@@ -73,7 +73,6 @@ _ROOT = {
     "seed": Number(whole=True, non_negative=True),
     "grid_transmission": Number(non_negative=True),
 }
-_OF_CONE = {field.name for field in fields(ConeBeam)} - {"view_angles_rad"}
 PARAMETERS = ("geometry", "geometry/volume")  # groups whose attributes are parameters
 
 
@@ -142,10 +141,18 @@ def parameter_faults(group: str, attributes: Mapping[str, Any]) -> Iterator[str]
         if name not in named and not name.isupper():  # CLASS, TITLE: of other programs
             close = difflib.get_close_matches(name, named, n=1)
             meant = f"did you mean {close[0]}?" if close else f"accepted: {', '.join(named)}"
-            if group == "geometry" and name in _OF_CONE:
-                meant = "a cone beam has it, so leave it out or set beam to 'cone'"
+            if group == "geometry" and (beams := _beams_with(name)):
+                meant = f"only {beams} has it, so leave it out or correct beam"
+                if name == "axis_offset_cm":
+                    meant = f"only {beams} has it, so subtract it from offset_cm and leave it out"
             yield f"unknown attribute {shown(name)} of {group}: {meant}"
     yield from _number_faults(group, attributes, known)
+
+
+def _beams_with(name: str) -> str:
+    """The beams whose geometry has this attribute: "a 'cone' or 'fan' beam"; empty if none has."""
+    beams = [beam for beam, kind in BEAMS.items() if name in parameters("geometry", {"beam": beam})]
+    return f"a {' or '.join(map(repr, beams))} beam" if beams else ""
 
 
 def _number_faults(

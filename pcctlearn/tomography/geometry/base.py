@@ -1,10 +1,12 @@
 """Formulas shared by parallel, fan and cone beam, in the frame of planar.py; cm and rad."""
 
+from collections.abc import Sequence
 from math import asin, atan, cos, degrees, floor, inf, pi, sin, tan
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pcctlearn.tomography.geometry.angular_coverage import AngularCoverage
 from pcctlearn.tomography.grids import ImageGrid, SliceGrid, VolumeGrid
 from pcctlearn.validation import FloatArray, require_finite, require_positive
 
@@ -13,6 +15,11 @@ ARC_TOLERANCE_RAD = 1e-4  # accepts 3.1416 as π
 # with three such columns, and exceed 100 % with less than one.
 _MIN_OVERLAP_COLUMNS = 4
 _MOST_VOXELS = 512  # along an axis of a default grid
+_MOST_TURNS = 4  # largest |start_rad|
+_BRIDGED_STEPS = 2.5  # largest step within an arc of listed views, over their median step
+# In half-fan scans of 180 to 1440 views a single gap raises the RMS error in a disc by 3 % at 5°,
+# by 30 % at 8° and by 70 % at 10°, for all of these steps.
+_BRIDGED_RAD = 5 / 180 * pi
 
 
 class Geometry:
@@ -23,6 +30,8 @@ class Geometry:
     n_columns: int
     arc_rad: float
     offset_cm: float
+    start_rad: float
+    view_angles_rad: Sequence[float] | FloatArray | None
     grid_type: type[SliceGrid] = ImageGrid
 
     @property
@@ -62,12 +71,18 @@ class Geometry:
     @property
     def angles_rad(self) -> FloatArray:
         """θ of every view; no equally spaced view lies at the end of the arc."""
-        return np.arange(self.n_views) * (self.arc_rad / self.n_views)
+        if self.view_angles_rad is not None:
+            return np.asarray(self.view_angles_rad, dtype=np.float64)
+        return self.start_rad + np.arange(self.n_views) * (self.arc_rad / self.n_views)
 
     @property
     def view_weights_rad(self) -> FloatArray:
         """Angular width of every view, its weight in an integral over θ."""
         return np.full(self.n_views, self.arc_rad / self.n_views)
+
+    def coverage(self) -> AngularCoverage:
+        """Angular widths of the views, and the gaps between them, modulo 2π."""
+        return self._coverage()
 
     @property
     def columns_cm(self) -> FloatArray:
@@ -191,8 +206,9 @@ class Geometry:
         return f"{type(self).__name__}: " + "\n  ".join(self._summary())
 
     def _summary(self) -> list[str]:
+        start = "" if self.view_angles_rad else f" from {degrees(self.start_rad):.4g}°"
         return [
-            f"{self.n_views} views over {degrees(self.arc_rad):.4g}°",
+            f"{self.n_views} views over {degrees(self.arc_rad):.4g}°{start}",
             f"detector of {self.n_columns} columns of {self.column_cm:.4g} cm, offset "
             f"{self.offset_cm:.4g} cm",
             f"field of view: {self.fov_radius_cm:.4g} cm around the axis",
@@ -227,6 +243,35 @@ class Geometry:
         """Number and size of the voxels of the default grid along one axis."""
         size = max(pixel_cm / self.magnification, length_cm / _MOST_VOXELS)
         return max(1, floor(length_cm / size + 1e-6)), size
+
+    def _coverage(self, half_turn: bool = False) -> AngularCoverage:
+        """Coverage modulo 2π, or modulo π for a half turn of parallel rays."""
+        step = self.arc_rad / self.n_views
+        bridged_rad = max(step + ARC_TOLERANCE_RAD, _BRIDGED_RAD)
+        if self.view_angles_rad is not None:
+            step = AngularCoverage.median_step_rad(self.angles_rad)
+            bridged_rad = max(_BRIDGED_STEPS * step, _BRIDGED_RAD)
+        scale = 2 if half_turn else 1  # from a circle of π to one of 2π
+        found = AngularCoverage.of(scale * self.angles_rad, scale * step, scale * bridged_rad)
+        return AngularCoverage(*(values / scale for values in found))
+
+    def _check_views(self) -> None:
+        """Check start_rad or the listed angles, whose widths give arc_rad."""
+        if self.view_angles_rad is not None:
+            object.__setattr__(self, "view_angles_rad", tuple(self.view_angles_rad))
+            n_angles = len(self.view_angles_rad)
+            if n_angles != self.n_views or n_angles < 2 or not np.isfinite(self.angles_rad).all():
+                raise ValueError(
+                    f"view_angles_rad must list n_views = {self.n_views} finite angles, two or "
+                    f"more, got {n_angles}"
+                )
+            object.__setattr__(self, "arc_rad", self.coverage().arc_rad)
+        require_finite(start_rad=self.start_rad)
+        if abs(self.start_rad) > _MOST_TURNS * 2 * pi:
+            raise ValueError(
+                f"start_rad={self.start_rad:g} is more than {_MOST_TURNS} turns: if it is in "
+                "degrees, multiply it by π / 180"
+            )
 
     def _check_detector(self) -> None:
         require_positive(n_views=self.n_views, n_columns=self.n_columns, pixel_cm=self.column_cm)

@@ -54,17 +54,24 @@ WRONG = {
     "rows": (FAN, rows, "geometry (beam) 1 row counts 2 fan parallel"),
     "slices": (FAN, label("geometry/volume", n_z=3), "geometry: FanBeam slice 3 n_z"),
     "of a panel": (FAN, label("geometry", n_rows=1), "n_rows geometry cone leave"),
+    "axis of a parallel beam": (
+        PARALLEL,
+        label("geometry", axis_offset_cm=0.3),
+        "axis_offset_cm geometry cone fan offset_cm",
+    ),
     "pixels of a panel": (FAN, label("geometry", pixel_cm=(0.5, 0.6)), "pixel_cm geometry number"),
     "source of a parallel beam": (
         PARALLEL,
         label("geometry", source_to_axis_cm=5.0),
-        "source_to_axis_cm geometry cone leave",
+        "source_to_axis_cm geometry cone fan leave",
     ),
     "arc": (PARALLEL, label("geometry", arc_rad=2.0), "geometry: arc_rad parallel 3.14"),
     "angles": (
         PARALLEL,
-        lambda file: file.create_dataset(ANGLES, data=np.arange(6.0)).attrs.update(unit="rad"),
-        "geometry: parallel equally measured_angles_rad",
+        lambda file: file.create_dataset(ANGLES, data=[0, 1, 2, 3, 4, 4.0]).attrs.update(
+            unit="rad"
+        ),
+        "geometry: view_angles_rad twice",
     ),
     "source": (FAN, label("geometry", source_to_axis_cm=0.2), "geometry: source_to_axis_cm 0.2"),
 }
