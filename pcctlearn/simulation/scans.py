@@ -214,12 +214,14 @@ def _require_recorded(path: Path, wanted: str) -> None:
     remedy = "delete it to have it simulated again"
     with readable(path, "a scan file", remedy), h5py.File(path) as file:
         found = str(file.attrs.get("config", ""))
-    if found != wanted:
-        kind = ("the configuration of a scan", remedy)
-        old = _flat(parse_yaml(found, f"the attribute config of {path}", *kind))
-        new = _flat(parse_yaml(wanted, "this configuration", *kind))
-        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        differ = ", ".join(f"{key} (recorded: {old.get(key)})" for key in keys[:3])
+    if found == wanted:
+        return
+    kind = ("the configuration of a scan", remedy)
+    old = _flat(parse_yaml(found, f"the attribute config of {path}", *kind))
+    new = _flat(parse_yaml(wanted, "this configuration", *kind))
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if keys:
+        differ = ", ".join(f"{key} (recorded: {old.get(key, 'null')})" for key in keys[:3])
         raise ValueError(
             f"{path} was made with other settings: {differ}; choose another folder=FOLDER, or "
             "delete the scans in this one"
@@ -227,8 +229,8 @@ def _require_recorded(path: Path, wanted: str) -> None:
 
 
 def _flat(node: Any, name: str = "") -> dict[str, Any]:
-    """{dotted key: value} of nested mappings."""
+    """{dotted key: value} of nested mappings; a key that is null counts as absent."""
     if not isinstance(node, dict):
-        return {name: node}
+        return {} if node is None else {name: node}
     parts = (_flat(value, f"{name}.{key}" if name else str(key)) for key, value in node.items())
     return {key: value for part in parts for key, value in part.items()}

@@ -10,12 +10,23 @@ _NUMBER_OF_CASES = ("n_cases", "limit", "cache")  # settings without effect on a
 
 
 def recorded(simulator: Mapping[str, Any], cases: Mapping[str, Any]) -> str:
-    """YAML of the settings of a simulator and a data set, as recorded in scan files."""
+    """YAML of the settings of a simulator and a data set, as recorded in scan files.
+
+    Keys that are null are left out, so that a new key whose default is null changes nothing.
+    """
     kept = {key: value for key, value in cases.items() if key not in _NUMBER_OF_CASES}
     # materials: the basis of a decomposition, without effect on a scan
     model = {key: value for key, value in simulator["model"].items() if key != "materials"}
     scan = {**simulator, "model": model}
-    return OmegaConf.to_yaml(OmegaConf.create({"scan": scan, "datasets": kept}))
+    return OmegaConf.to_yaml(OmegaConf.create(_without_null({"scan": scan, "datasets": kept})))
+
+
+def _without_null(node: Any) -> Any:
+    """Nested mappings without keys that are null and without mappings that are then empty."""
+    if not isinstance(node, Mapping):
+        return node
+    parts = {key: _without_null(value) for key, value in node.items()}
+    return {key: part for key, part in parts.items() if part is not None and part != {}}
 
 
 def register_digest() -> None:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 
+import h5py
 import numba
 import pytest
 import torch
+import yaml
 from support.configs import composed
 from support.studies import REPOSITORY
 
@@ -34,6 +36,7 @@ SMALL = [
     "montecarlo.transport.chunk_histories=50",
     "montecarlo.transport.pixel_cm=3.84",
 ]
+NULLS = ["+scan.new_key=null", "+datasets.new_group={a_key:null}"]
 
 
 def make(folder, *overrides):
@@ -127,6 +130,35 @@ def test_scans_of_other_settings_are_rejected(whole):
     with pytest.raises(EXPECTED, match=r"scan\.spr \(.*0\.1\)"):
         make(whole, "scan.spr=0.2")
     assert bytes_of(whole) == before
+
+
+def rerecorded(path, change):
+    """Change the recorded settings of a scan file."""
+    with h5py.File(path, "a") as file:
+        settings = yaml.safe_load(file.attrs["config"])
+        change(settings)
+        file.attrs["config"] = yaml.safe_dump(settings, sort_keys=False)
+
+
+def test_null_counts_as_absent_in_recorded_settings(whole, tmp_path):
+    shutil.copytree(whole / "scans", tmp_path / "scans")
+    first, second, third = sorted((tmp_path / "scans").iterdir())
+    with h5py.File(first) as file:
+        assert "null" not in file.attrs["config"]
+    rerecorded(first, lambda settings: settings["scan"].update(grid_transmission=None))
+    rerecorded(second, lambda settings: settings["datasets"].update(gone={"key": None}))
+    before = bytes_of(tmp_path)
+    make(tmp_path)
+    assert bytes_of(tmp_path) == before
+    rerecorded(third, lambda settings: settings["scan"].pop("spr"))
+    with pytest.raises(EXPECTED, match=r"head_00002.*scan\.spr \(recorded: null\)"):
+        make(tmp_path)
+
+
+def test_a_new_key_that_is_null_keeps_the_name_of_the_folder(tmp_path):
+    names = [composed(tmp_path, *words, name="simulate").folder for words in ([], NULLS)]
+    assert names[0] == names[1]
+    assert composed(tmp_path, "scan.spr=0.2", name="simulate").folder != names[0]
 
 
 def test_a_damaged_scan_is_named(whole, tmp_path):
