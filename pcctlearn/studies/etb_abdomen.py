@@ -83,6 +83,8 @@ class EtbAbdomen:
         range_g_cm2: {material: largest area density} of the basis, for the polynomials.
         regions_cm: centers (x, y) of discs of one material.
         plates_cm: {name of a calibration: its plates}, and "default" for all others.
+        of_two_materials: calibrations that correct for two materials, not for water alone; their
+            errors are differences from the reference of "materials_…".
         region_radius_cm: of the discs.
         photons: that reach a pixel in air in each exposure of the plates.
         filter: of the reconstruction.
@@ -101,6 +103,7 @@ class EtbAbdomen:
         range_g_cm2: Mapping[str, float],
         regions_cm: Sequence[Sequence[float]],
         plates_cm: Mapping[str, Plates],
+        of_two_materials: Sequence[str] = (),
         region_radius_cm: float = 0.4,
         photons: float = 1e8,
         filter: str = "hamming",
@@ -111,12 +114,20 @@ class EtbAbdomen:
                 f"plates_cm names {sorted(plates_cm)}: give default, and else only calibrations, "
                 f"which are {sorted(calibrations)}"
             )
+        if unknown := sorted(set(of_two_materials) - set(calibrations)):
+            raise ValueError(
+                f"of_two_materials names {', '.join(unknown)}, the calibrations are "
+                f"{sorted(calibrations)}: leave out the others"
+            )
         self.model, self.geometry, self.grid, self.phantom = model, geometry, grid, phantom
         self.calibrations, self.errors = dict(calibrations), errors
         self.decomposition = decomposition
         self.range_g_cm2 = dict(range_g_cm2)
         ranges(self.range_g_cm2, model.materials)  # raises unless it names the basis
         self.regions_cm = torch.tensor([list(place) for place in regions_cm], dtype=torch.float64)
+        self.of_two_materials = [
+            start + name for name in of_two_materials for start in ("", "noisy_")
+        ]
         self.region_radius_cm, self.plates_cm = region_radius_cm, dict(plates_cm)
         self.photons, self.filter, self.seed = photons, filter, seed
         self._reconstruct = fbp(geometry, grid, filter, truncation="cosine").double()
@@ -157,6 +168,8 @@ class EtbAbdomen:
         water = plain.water_per_cm[:, None, None]
         for name, image in images.items():
             start = next(start for start in (EXACT, MATERIALS, "") if name.startswith(start))
+            if name in self.of_two_materials:
+                start = MATERIALS
             numbers |= self._scores(name, image, truth[start], water)
         shown = images | {f"{start}reference": image for start, image in truth.items()}
         return StudyResults(

@@ -12,6 +12,7 @@ from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.water_slab import WaterSlab
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.figures import draw
+from pcctlearn.metrics.errors import rms
 from pcctlearn.phantoms.ellipses import iodine_abdomen
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -26,6 +27,7 @@ ERRORS = DetectorErrors(0.0035, 0.0012, (-0.006, 0.006), 0.3333)
 PLATES = {
     "default": {"aluminium": [0.0, 0.5, 1.0, 1.5, 2.0]},
     "slab": {"water": [0.0, 20.0]},
+    "two": {"water": [0.0, 20.0]},
 }
 
 
@@ -39,8 +41,14 @@ def scanner():
 
 def study(**options):
     settings = {
-        "calibrations": {"etb": EtbCal(), "direct": DirectInversion(), "slab": WaterSlab()},
+        "calibrations": {
+            "etb": EtbCal(),
+            "direct": DirectInversion(),
+            "slab": WaterSlab(),
+            "two": WaterSlab(),
+        },
         "plates_cm": PLATES,
+        "of_two_materials": ["two"],
         **options,
     }
     return EtbAbdomen(
@@ -93,6 +101,14 @@ def test_only_pixel_models_decompose(results):
     assert named == {"uncorrected", "true", "etb", "noisy_etb"}
 
 
+def test_a_correction_for_two_materials_has_the_reference_of_both(results):
+    images = {name: results.arrays[f"images/{name}"][0] for name in ("two", "materials_reference")}
+    body = images["materials_reference"] > -600
+    difference = (images["two"] - images["materials_reference"])[body]
+    assert rms_of(results, "two") == pytest.approx(rms(difference), rel=0.02)
+    assert rms_of(results, "two") != pytest.approx(rms_of(results, "slab"), rel=0.02)
+
+
 def test_figures(results, tmp_path):
     write_results(results, tmp_path)
     for figure in results.figures:
@@ -102,6 +118,8 @@ def test_figures(results, tmp_path):
 def test_plates_of_unknown_calibrations_are_refused():
     with pytest.raises(ValueError, match="plates_cm"):
         study(plates_cm={**PLATES, "sfr": PLATES["default"]})
+    with pytest.raises(ValueError, match="bct"):
+        study(of_two_materials=["bct"])
     with pytest.raises(ValueError, match="plates_cm"):
         study(plates_cm={})
 
