@@ -140,11 +140,15 @@ def maps_grid_of(maps: h5py.Dataset) -> VolumeGrid | None:
     return VolumeGrid(n_z, n_y, n_x, **numbers(maps.attrs, VolumeGrid))
 
 
-def blocks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of views (or slices): index of the first along axis 1, and values."""
+def blocks(dataset: h5py.Dataset, n_bytes: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of views (or slices): index of the first along axis 1, and values.
+
+    A block has at most n_bytes, by default 64 MiB, but one view at least.
+    """
     if dataset.ndim < 4:
         yield 0, dataset[()]
         return
-    length = max(1, _BLOCK_BYTES * dataset.shape[1] // (dataset.size * dataset.dtype.itemsize))
+    n_bytes = n_bytes or _BLOCK_BYTES
+    length = max(1, n_bytes * dataset.shape[1] // (dataset.size * dataset.dtype.itemsize))
     for start in range(0, dataset.shape[1], length):
         yield start, dataset[:, start : start + length]

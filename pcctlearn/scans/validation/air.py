@@ -67,8 +67,8 @@ def air_findings(
         _compare_shape(air, expected, counted, findings)
     if findings.faults:
         return findings
-    brightest = _brightest(counts, air)
-    findings.faults.extend(_excess(brightest, air))
+    brightest = brightest_rays(counts, air)
+    findings.faults.extend(_excess(brightest))
     if findings.faults:
         return findings
     level = None if expected is None else _central(air) / expected.sum()
@@ -128,7 +128,7 @@ def _falling(air: PerPixel) -> Iterator[str]:
         )
 
 
-def _brightest(counts: Sample, air: PerPixel) -> Brightest:
+def brightest_rays(counts: Sample, air: PerPixel) -> Brightest:
     """Counts over air of the 1 % of the rays with the greatest ratio, up to eight rows summed."""
     known = ~np.isnan(counts).any(0) & ~np.isnan(air).any(0)
     n_rows = air.shape[1]
@@ -145,20 +145,10 @@ def _brightest(counts: Sample, air: PerPixel) -> Brightest:
     return Brightest(n.sum() / expected.sum(), n / expected, 1 / np.sqrt(n + 1))
 
 
-def _excess(brightest: Brightest, air: PerPixel) -> Iterator[str]:
+def _excess(brightest: Brightest) -> Iterator[str]:
     certain = brightest.of_bins * (1 - 5 * brightest.relative_errors)
-    if (certain < _EXCEEDING).all():
-        return
-    shown = ", ".join(f"{value:.3g}" for value in brightest.of_bins)
-    cumulated = np.nanmedian(np.nancumsum(air[::-1], 0)[::-1] / air, (1, 2))
-    spread = np.ptp(np.log((brightest.of_bins + 1e-9) / cumulated))
-    if len(air) > 1 and spread < np.ptp(np.log(cumulated)) / 3:
-        yield (
-            f"counts are cumulative (above each threshold), air is per bin: counts over air is "
-            f"{shown} in the bins of the brightest rays; store counts[:-1] -= counts[1:] (numpy, "
-            "bin axis first)"
-        )
-    else:
+    if (certain >= _EXCEEDING).any():
+        shown = ", ".join(f"{value:.3g}" for value in brightest.of_bins)
         yield (
             f"counts exceed air: counts over air is {shown} in the bins of the brightest rays; "
             "store dark-corrected counts in photons, and air of the same exposure"
@@ -179,7 +169,7 @@ def _off(brightest: Brightest) -> Iterator[str]:
 def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
     """A sentence if the exposure seems to change from view to view, by the brightest rays."""
     counted = np.flatnonzero(~np.isnan(counts).any(0).all((1, 2)))
-    views = [_brightest(counts[:, v : v + 1], air) for v in counted]
+    views = [brightest_rays(counts[:, v : v + 1], air) for v in counted]
     if not views:
         return
     ratio = np.array([view.ratio for view in views])

@@ -1,6 +1,6 @@
 """All checks of a scan file, in the order in which they build on one another."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import h5py
 
@@ -28,6 +28,7 @@ from pcctlearn.scans.validation.geometry import (
     length_doubts,
     maps_grid_faults,
 )
+from pcctlearn.scans.validation.mixed import mixed_faults
 from pcctlearn.scans.validation.nested import nested_findings
 from pcctlearn.scans.validation.sizes import size_faults
 from pcctlearn.scans.validation.values import value_faults
@@ -68,7 +69,7 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     if not wrong_beam:  # else its parameters are unknown
         faults += geometry_faults(items, readable, sizes_agree=not wrong_sizes)
     faults += maps_grid_faults(items, readable)
-    valid: dict[str, Stored] = {}
+    valid: dict[str, h5py.Dataset] = {}
     for name, item in readable.items():
         wrong = list(unit_faults(name, ARRAYS[name], item))
         if name in checked:
@@ -78,16 +79,29 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         faults += wrong
     if "scanner_to_patient" in valid:
         faults += frame_faults(valid["scanner_to_patient"][()].astype(float))
-    risen: list[str] = []
-    for name in [name for name in MEASURED if name in valid and counted(file.attrs) == "above"]:
-        nested = nested_findings(name, valid[name])
-        faults += nested.faults
-        risen += nested.doubts
-        valid[name] = InBins(valid[name])
-    compared = compared_counts(valid, counted(file.attrs))
-    faults += compared.faults
-    if faults:
-        return Findings(faults, [])
+    measured = _measured_findings(valid, counted(file.attrs), "spectrum/energies_keV" in checked)
+    if faults or measured.faults:
+        return Findings([*faults, *measured.faults], [])
+    return Findings([], [*measured.doubts, *length_doubts(geometry_of(file["geometry"]))])
+
+
+def _measured_findings(
+    valid: Mapping[str, h5py.Dataset], counted: str, with_spectrum: bool
+) -> Findings:
+    """Faults and doubts of the values of counts and air, compared with all that is known."""
+    measured = [name for name in MEASURED if name in valid]
+    if len(measured) == len(MEASURED):
+        mixed = list(mixed_faults(valid["counts"], valid["air"], counted))
+        if mixed:
+            return Findings(mixed, [])
+    nested, arrays = Findings([], []), dict[str, Stored](valid)
+    for name in measured if counted == "above" else ():
+        found = nested_findings(name, valid[name])
+        nested.faults.extend(found.faults)
+        nested.doubts.extend(found.doubts)
+        arrays[name] = InBins(valid[name])
+    compared = compared_counts(arrays, counted)
     # doubts about counts need the spectral model, which is only read with the spectrum
-    doubts = compared.doubts if "spectrum/energies_keV" in checked else []
-    return Findings([], [*risen, *doubts, *length_doubts(geometry_of(file["geometry"]))])
+    doubts = compared.doubts if with_spectrum else []
+    # saturated counters make counts increase with the threshold, so that they are named first
+    return Findings(compared.faults or nested.faults, [*nested.doubts, *doubts])

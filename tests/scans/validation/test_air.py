@@ -93,16 +93,42 @@ def test_falling_bins_that_are_said_to_be_above_thresholds(tmp_path):
     assert "counted to 'bins'" in fault
 
 
-def test_cumulative_counts_with_air_of_each_bin(scan):
-    edited(scan, counts=lambda counts, air: above(counts))
-    (fault,) = faults(scan)
-    assert fault.startswith("counts")
-    assert "above each threshold" in fault
-    with h5py.File(scan, "r+") as file:
-        counts = file["counts"][()]
-        counts[:-1] -= counts[1:]
-        file["counts"][...] = counts
-    assert faults(scan) == []
+@pytest.mark.parametrize("response", [silicon, cadmium_telluride])
+@pytest.mark.parametrize("with_model", [True, False])
+@pytest.mark.parametrize("counted", ["bins", "above"])
+@pytest.mark.parametrize("cumulated", ["counts", "air"])
+def test_counts_in_bins_with_air_above_thresholds(
+    tmp_path, response, with_model, counted, cumulated
+):
+    """The array that disagrees with ``counted`` is named, and its conversion mends the file."""
+    path = simulated(tmp_path / "scan.h5", response())
+    for group in () if with_model else ("spectrum", "response"):
+        change(path, drop(group))
+    edited(path, **{cumulated: lambda counts, air: above(counts if cumulated == "counts" else air)})
+    change(path, label("/", counted=counted))
+    (fault,) = faults(path)
+    wrong = cumulated if counted == "bins" else {"counts": "air", "air": "counts"}[cumulated]
+    assert fault.startswith(wrong)
+    remedy = fault.partition("; store ")[2].partition(" (numpy")[0]
+    with h5py.File(path, "r+") as file:
+        arrays = {name: file[name][()] for name in ("counts", "air")}
+        if "-=" in remedy:
+            exec(remedy, arrays)
+        else:
+            arrays[wrong] = eval(remedy, arrays)
+        file[wrong][...] = arrays[wrong]
+    assert faults(path) == []
+
+
+@pytest.mark.parametrize("columns", [8, 32])
+def test_hardened_counts_are_not_taken_for_another_kind(tmp_path, columns):
+    """Where the object covers the panel, counts over air increase from bin to bin."""
+    for radius in (2, 4, 6):
+        path = simulated(tmp_path / f"{radius}.h5", columns=columns, radius=radius)
+        assert faults(path) == []
+        edited(path, counts=lambda counts, air: above(counts), air=lambda counts, air: above(air))
+        change(path, label("/", counted="above"))
+        assert faults(path) == []
 
 
 def test_without_a_model_counts_above_thresholds_are_a_warning(scan):
@@ -200,6 +226,23 @@ def test_saturated_counters_above_thresholds_are_refused(scan):
     )
     change(scan, label("/", counted="above"))
     assert any("threshold 0 are saturated" in fault for fault in faults(scan))
+
+
+@pytest.mark.parametrize("excess", [1.2, 2.3])
+def test_counters_above_thresholds_that_wrap_are_named_first(tmp_path, excess):
+    """Where the lowest threshold wraps, its counts are below those of the next."""
+    path = simulated(tmp_path / "scan.h5", photons=1e5)
+    rng = np.random.default_rng(0)
+    scale = excess * 2**16 / above(read_scan(path).air.numpy())[0].max()
+    edited(
+        path,
+        counts=lambda counts, air: above(rng.poisson(scale * counts)) % 2**16,
+        air=lambda counts, air: scale * above(air),
+    )
+    change(path, label("/", counted="above"))
+    found = faults(path)
+    assert "65535" in found[0]
+    assert not any("increase" in fault for fault in found)
 
 
 @pytest.mark.parametrize("level", [0.3, 0.7, 0.98])
