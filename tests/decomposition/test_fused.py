@@ -1,0 +1,157 @@
+"""Compiled minima of float32: as in float64, or likelier, for every ray of every beam."""
+
+from functools import cache
+
+import pytest
+import torch
+from support.plates import cdte_scanner
+from support.scanners import FOUR_BINS, SIX_BINS, scanner
+
+from pcctlearn.decomposition import fused
+from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.physics.likelihood import poisson_likelihood
+from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.response.presets import cdte_monte_carlo
+from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
+from pcctlearn.physics.spectrum import Spectrum
+from pcctlearn.physics.thresholds import Thresholds
+
+BOX = [[-5.0, -7.75, -2.0], [60.0, 15.5, 2.0]]
+RANGES = {  # of water, calcium and iodine in g/cm², and the largest scatter over primary
+    "usual": ([0.0, 0.0, 0.0], [30.0, 3.0, 0.05], 0.0),
+    "thin": ([-1.0, -0.3, 0.0], [3.0, 3.0, 0.05], 0.0),
+    "hostile": ([-5.0, -5.0, -0.2], [60.0, 10.0, 1.0], 0.0),
+    "scatter": ([0.0, 0.0, 0.0], [30.0, 3.0, 0.05], 0.33),
+}
+
+
+@cache
+def beam(name):
+    """Spectra at 1e6 photons and attenuation in float64, exact in float32."""
+    if name == "silicon":
+        model = scanner()
+    elif name == "iodine":
+        model = scanner(("water", "calcium", "iodine"), SIX_BINS)
+    elif name == "cdte":
+        model = cdte_scanner()
+    else:
+        kV = int(name.removeprefix("cdte"))
+        edges = {80: [20.0, 35.0, 50.0, 65.0, 80.0], 140: [20.0, 45.0, 65.0, 90.0, 140.0]}[kV]
+        tube = Spectrum.tungsten(float(kV), {"aluminium": 0.25}, photons_per_pixel=1e6)
+        model = SpectralModel.from_parts(
+            tube, cdte_monte_carlo(), Thresholds(edges), ["water", "calcium"]
+        )
+    return tuple(t.detach().float().double() for t in (model.spectra(), model.attenuation))
+
+
+def drawn(name, where, photons, n, seed):
+    """Counts and spectra of random rays that reach the detector with 20 times the air at most."""
+    S, mu = beam(name)
+    S = (S * (photons / 1e6)).float().double()
+    generator = torch.Generator().manual_seed(seed)
+    low, high, scatter = RANGES[where]
+    low, high = (torch.tensor(side[: len(mu)]) for side in (low, high))
+    A = low + (high - low) * torch.rand(n, len(mu), generator=generator)
+    mean = expected_counts(A, S, mu)
+    mean = mean[(mean <= 20 * S.sum(-1)).all(-1)]
+    share = scatter * torch.rand(len(mean), 1, generator=generator)
+    mean = mean + share * mean.mean(-1, keepdim=True)
+    return draw_counts(mean, generator).float().double(), S, mu
+
+
+def solved(counts, S, mu, dtype, **more):
+    bounds = [side[: len(mu)] for side in BOX]
+    return decompose(*(t.to(dtype) for t in (counts, S, mu)), bounds=bounds, **more)
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize("name", ["silicon", "cdte80", "cdte140", "iodine"])
+def test_every_ray_is_as_in_float64_or_likelier(name, where):
+    for photons, seed in ((1e3, 7001), (1e5, 7002), (1e7, 7003)):
+        counts, S, mu = drawn(name, where, photons, 400, seed)
+        expected = solved(counts, S, mu, torch.float64)
+        found = solved(counts, S, mu, torch.float32)
+        assert not (found.converged & ~expected.converged).any()
+        far = found.converged & ((found.x.double() - expected.x).abs().amax(-1) > 1e-4)
+
+        def value(x, of=far, n=counts, spectra=S, table=mu):
+            return poisson_likelihood(x[of].double(), n[of], spectra, table).value
+
+        assert (value(found.x) < value(expected.x)).all()
+        assert far.sum() <= 1
+
+
+def test_most_rays_with_many_counts_are_compiled(monkeypatch):
+    counts, S, mu = drawn("silicon", "usual", 1e7, 2000, 7004)
+    shares = []
+
+    def counting(*arguments):
+        solution = fused.easy_minima(*arguments)
+        shares.append(solution.converged.double().mean())
+        return solution
+
+    monkeypatch.setattr("pcctlearn.decomposition.minima.easy_minima", counting)
+    solved(counts, S, mu, torch.float32)
+    assert shares[0] > 0.99
+
+
+@pytest.mark.parametrize("name", ["silicon", "iodine"])
+def test_gradients_in_the_counts(name):
+    counts, S, mu = drawn(name, "usual", 1e6, 300, 7005)
+    cotangent = torch.randn(len(counts), len(mu), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        leaf = counts.detach().to(dtype, copy=True).requires_grad_()
+        bounds = [side[: len(mu)] for side in BOX]
+        x = decompose(leaf, S.to(dtype), mu.to(dtype), bounds=bounds).x
+        x.backward(cotangent.to(dtype))
+        gradients.append(leaf.grad.double())
+    largest = gradients[0].abs().amax(-1)
+    assert ((gradients[1] - gradients[0]).abs().amax(-1) < 1e-4 * largest).all()
+
+
+def test_spectra_of_each_column_equal_a_loop_over_columns():
+    counts, S, mu = drawn("silicon", "usual", 1e6, 60, 7006)
+    skew = torch.linspace(-0.05, 0.05, S.shape[-1])
+    own = torch.stack([S * (1 + factor * skew) for factor in (-1.0, 0.0, 1.0)]).float().double()
+    columns = counts[:, None].expand(-1, 3, -1)
+    together = solved(columns, own, mu, torch.float32)
+    for column in range(3):
+        alone = solved(columns[:, column : column + 1], own[column : column + 1], mu, torch.float32)
+        # the polynomial of the start is fitted to the mean of all spectra
+        torch.testing.assert_close(together.x[:, column], alone.x[:, 0], rtol=0, atol=2e-5)
+        assert torch.equal(together.converged[:, column], alone.converged[:, 0])
+
+
+def test_a_ray_does_not_depend_on_its_neighbours():
+    counts, S, mu = drawn("silicon", "hostile", 1e6, 500, 7007)
+    whole = solved(counts, S, mu, torch.float32)
+    for some in (slice(0, 1), slice(3, 80), slice(100, None, 7)):
+        part = solved(counts[some], S, mu, torch.float32)
+        assert torch.equal(part.x, whole.x[some])
+        assert torch.equal(part.converged, whole.converged[some])
+
+
+@pytest.mark.parametrize("change", ["float64", "half", "one bin only", "no rays", "four bins"])
+def test_other_inputs(change):
+    counts, S, mu = drawn("silicon", "usual", 1e6, 70, 7008)
+    if change == "half":
+        x = solved(counts, S, mu, torch.float32, adjoint="implicit").x
+        again = decompose(counts.half().clamp(max=6e4).float(), S.float(), mu.float())
+        assert again.x.isfinite().all()
+        assert x.isfinite().all()
+    elif change == "no rays":
+        assert solved(counts[:0], S, mu, torch.float32).x.shape == (0, 2)
+    elif change == "one bin only":
+        only = solved(counts[:, :1], S[:1], mu[:1], torch.float32)
+        both = solved(counts[:, :1], S[:1], mu[:1], torch.float64)
+        assert torch.equal(only.converged, both.converged)
+        torch.testing.assert_close(only.x.double(), both.x, rtol=0, atol=1e-4)
+    else:
+        dtype = torch.float64 if change == "float64" else torch.float32
+        strided = counts.T.contiguous().T
+        assert torch.equal(solved(strided, S, mu, dtype).x, solved(counts, S, mu, dtype).x)
+
+
+def test_four_bins_of_the_scanner_are_those_of_the_beam():
+    assert len(FOUR_BINS) - 1 == beam("silicon")[0].shape[0]
