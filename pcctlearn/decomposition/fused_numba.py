@@ -95,8 +95,8 @@ _SPREAD = 0  # largest variance of μ·s in a bin
 _DEFINITE = 1  # whether the Hessian is positive definite
 _CHI2 = 2  # Pearson's
 _SAFE = 3  # whether the Hessian leaves out what could make it indefinite
-_VARIANCE = 4  # largest diagonal element of its inverse
-_INFLATION = 5  # largest factor by which other unknowns raise a variance
+_TOTAL = 4  # photons in all bins
+_MINIMUM = 5  # see ``_judge``
 
 
 @no_type_check
@@ -131,6 +131,24 @@ def _packed(spectra, attenuation, materials, bins):
                 block = e // 4 * (n_rows // 4) + row // 4
                 weights[block * 16 + row % 4 * 4 + e % 4] = value
     return exponents, weights
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
+def _in_pairs(spectra, attenuation):
+    """Pairs of energies as one, with the mean attenuation of both: enough for the first look."""
+    n_bins, n_energies = spectra.shape
+    n_pairs = (n_energies + 1) // 2
+    S = np.zeros((n_bins, n_pairs), np.float32)
+    mu = np.zeros((len(attenuation), n_pairs), np.float32)
+    for e in range(n_energies):
+        S[:, e // 2] += spectra[:, e]
+    for pair in range(n_pairs):
+        first, last = 2 * pair, min(2 * pair + 2, n_energies)
+        photons = S[:, pair].sum() + _f4(1e-30)
+        for e in range(first, last):
+            mu[:, pair] += attenuation[:, e] * (spectra[:, e].sum() / photons)
+    return S, mu
 
 
 @no_type_check
@@ -274,12 +292,23 @@ def _solve(w, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
-def _judge(w, materials, bins):
-    """Largest (H⁻¹)_kk and H_kk (H⁻¹)_kk over the unknowns, from the factors of ``_solve``."""
+def _judge(w, lower, upper, limits, materials, bins):
+    """Whether A + s is a minimum: 2, or 1 if there may be a likelier one elsewhere, or 0.
+
+    Relative errors δ of the expected counts shift unknown k by δ √(Σ_b n_b (H⁻¹)_kk) at most; they
+    are rounding and the third order, κ₃/6 with the cumulant κ₃ of μ·s.
+    """
     K = len(materials)
-    _, _, G, H, _, Q, _, _, _ = _rows(materials, bins)
+    A, S, G, H, D, Q, N, _, _ = _rows(materials, bins)
+    distance, _, misfit = limits
     for r in range(LANES):
-        w[(Q + _VARIANCE) * LANES + r] = w[(Q + _INFLATION) * LANES + r] = _f4(0)
+        w[(Q + _TOTAL) * LANES + r] = _f4(0)
+    for b in range(len(bins)):
+        for r in range(LANES):
+            w[(Q + _TOTAL) * LANES + r] += w[(N + b) * LANES + r]
+    for r in range(LANES):
+        exact = w[(Q + _SAFE) * LANES + r] == _f4(0)
+        w[(Q + _MINIMUM) * LANES + r] = w[(Q + _DEFINITE) * LANES + r] if exact else _f4(0)
     for unit in range(K):
         for r in range(LANES):
             variance, diagonal = _f4(0), _f4(0)
@@ -292,9 +321,20 @@ def _judge(w, materials, bins):
             for k in range(unit + 1):
                 factor = w[(H + _pair(unit, k)) * LANES + r] if k < unit else _f4(1)
                 diagonal += factor * factor * w[(H + _pair(k, k)) * LANES + r]
-            v, f = (Q + _VARIANCE) * LANES + r, (Q + _INFLATION) * LANES + r
-            w[v] = max(w[v], variance)
-            w[f] = max(w[f], variance * diagonal)
+            spread = w[(Q + _SPREAD) * LANES + r]
+            error = _f4(4) * _EPS + _MOST_SKEWED / _f4(6) * spread * np.sqrt(spread)
+            shift = error * np.sqrt(w[(Q + _TOTAL) * LANES + r] * variance)
+            x = w[(A + unit) * LANES + r] + w[(S + unit) * LANES + r]
+            near = (x > lower[unit]) & (x < upper[unit]) & (shift <= distance)
+            near = near & (abs(w[(D + unit) * LANES + r]) <= distance)
+            near = near & (abs(x) * _f4(0.5) * _EPS <= distance)
+            near = near & (variance * diagonal <= _MOST_INFLATED)
+            o = (Q + _MINIMUM) * LANES + r
+            w[o] = w[o] if near else _f4(0)
+    for r in range(LANES):
+        o = (Q + _MINIMUM) * LANES + r
+        fits = w[(Q + _CHI2) * LANES + r] <= _f4(2) * misfit * w[(Q + _TOTAL) * LANES + r]
+        w[o] = _f4(2) * w[o] if fits else w[o]
 
 
 @no_type_check
@@ -356,30 +396,6 @@ def _enough(counts, pixel, start, least, active, materials, bins):
 
 
 @no_type_check
-@njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
-def _is_minimum(w, r, lower, upper, distance, materials, bins):
-    """Whether A + s is within ``distance`` of a minimum inside the box, and has photons as it says.
-
-    Relative errors δ of the expected counts shift unknown k by δ √(Σ_b n_b (H⁻¹)_kk) at most; they
-    are rounding and the third order, κ₃/6 with the cumulant κ₃ of μ·s.
-    """
-    A, S, _, _, D, Q, N, _, _ = _rows(materials, bins)
-    total = _f4(0)
-    for b in range(len(bins)):
-        total += w[(N + b) * LANES + r]
-    near = w[(Q + _DEFINITE) * LANES + r] > _f4(0) and w[(Q + _SAFE) * LANES + r] == _f4(0)
-    for k in range(len(materials)):
-        value = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
-        near = near and value > lower[k] and value < upper[k]
-        near = near and abs(w[(D + k) * LANES + r]) <= distance
-        near = near and abs(value) * _f4(0.5) * _EPS <= distance
-    spread = w[(Q + _SPREAD) * LANES + r]
-    error = _f4(4) * _EPS + _MOST_SKEWED / _f4(6) * spread * np.sqrt(spread)
-    near = near and error * np.sqrt(total * w[(Q + _VARIANCE) * LANES + r]) <= distance
-    return near and w[(Q + _INFLATION) * LANES + r] <= _MOST_INFLATED, total
-
-
-@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=_FASTMATH, parallel=True)
 def minimise(
     counts,
@@ -412,15 +428,16 @@ def minimise(
     n_rays = counts.shape[1]
     per_pixel = (n_rays + _TILE - 1) // _TILE
     A, S, _, _, _, Q, N, _, height = _rows(materials, bins)
-    distance, least, misfit = limits
     for tile in prange(counts.shape[0] * per_pixel):
         pixel, start = tile // per_pixel, tile % per_pixel * _TILE
         own = pixel if len(spectra) > 1 else 0
         exponents, weights = _packed(spectra[own], attenuation, materials, bins)
+        fewer, of_fewer = _in_pairs(spectra[own], attenuation)
+        rough_exponents, rough_weights = _packed(fewer, of_fewer, materials, bins)
         air = spectra[own].sum(-1)
         w = np.zeros(height * LANES, np.float32)
         active, saddle = np.empty(_TILE, np.int64), np.ones(_TILE, np.float32)
-        n_active = _enough(counts, pixel, start, least, active, materials, bins)
+        n_active = _enough(counts, pixel, start, limits[1], active, materials, bins)
         for look in range(_MOST_LOOKS):
             n_left = 0
             for first in range(0, n_active, LANES):
@@ -434,18 +451,19 @@ def minimise(
                     w[(Q + _SAFE) * LANES + r] = saddle[j]
                 if look == 0:
                     _begin(w, air, coefficients, most, materials, bins)
-                _look(w, exponents, weights, materials, bins)
+                    _look(w, rough_exponents, rough_weights, materials, bins)
+                else:
+                    _look(w, exponents, weights, materials, bins)
                 _minimise_model(w, materials, bins)
-                _judge(w, materials, bins)
+                _judge(w, lower, upper, limits, materials, bins)
                 for r in range(lanes):
                     i = active[first + r]
-                    near, total = _is_minimum(w, r, lower, upper, distance, materials, bins)
                     for k in range(K):
                         value = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
                         x[pixel, i, k] = min(max(value, lower[k]), upper[k])
-                    if near:
-                        good = w[(Q + _CHI2) * LANES + r] <= _f4(2) * misfit * total
-                        solved[pixel, i] = 1 if good else 0
+                    minimum = w[(Q + _MINIMUM) * LANES + r]
+                    if minimum > _f4(0):
+                        solved[pixel, i] = minimum == _f4(2)
                     else:  # once more; after a saddle with a Hessian that is positive definite
                         active[n_left] = i
                         saddle[n_left] = _f4(1) - w[(Q + _DEFINITE) * LANES + r]
