@@ -46,6 +46,8 @@ _ROOT_ATTRIBUTES = {
 def faults(path: str | Path) -> list[str]:
     """All faults of a file, one sentence each; empty for a valid scan."""
     path = Path(path)
+    if path.is_dir():
+        return [f"it is a folder: name the files in it, for example {path / '*.h5'}"]
     if not path.is_file():
         return ["there is no such file: check its name and folder"]
     try:
@@ -117,7 +119,7 @@ def summary(path: str | Path) -> str:
     if edges.ndim > 1:
         edges, note = edges.mean((0, 1)), ", mean over pixels"
     lines.append(f"thresholds: {', '.join(f'{edge:.5g}' for edge in edges.tolist())} keV{note}")
-    exposure = scan.air.sum(0).mean().item()
+    exposure = scan.air.sum(0).nanmean().item()
     lines.append(f"exposure: {exposure:.4g} photons per pixel and view without object, all bins")
     if dead := listed(dead_pixels(scan.at("counts"), scan.air)):
         lines.append(f"dead pixels, which evaluate.py fills from their neighbours: {dead}")

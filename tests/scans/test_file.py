@@ -259,3 +259,16 @@ def test_the_examples_of_the_page_write_and_read_a_valid_file(tmp_path, monkeypa
     exec(read, names)
     assert names["rays"].shape == (36, 8, 16, 2)
     assert "36 views over 360°" in capsys.readouterr().out
+
+
+def test_a_folder_is_not_a_missing_file(tmp_path):
+    (fault,) = faults(tmp_path)
+    assert "folder" in fault
+    assert "*.h5" in fault
+
+
+def test_the_exposure_is_that_of_the_living_pixels(copy):
+    before = summary(copy)
+    change(copy, edit("air", (slice(None), 1, 2), np.nan))
+    assert "exposure: nan" not in summary(copy)
+    assert re.search(r"exposure: \d", before)

@@ -37,7 +37,15 @@ def size_faults(
                 found = f"{size + 1} edges for the {expected} bins of {other}"
                 remedy = "list one edge more than there are bins, the last one the upper limit"
             if _ONE_ROW in (name, other):
-                remedy = "a fan or parallel beam has one row, so store each row as a scan"
+                array, n_rows = (other, expected) if name == _ONE_ROW else (name, size)
+                yield (
+                    name,
+                    (
+                        f"{array} has {n_rows} rows, and a fan or parallel beam has one: store each "
+                        "row as a scan, or set beam to 'cone'"
+                    ),
+                )
+                continue
             if axis in ("z", "y", "x"):
                 remedy = "maps on a grid of their own need the attributes voxel_cm and center_cm"
             yield name, f"{name} has {found}: {remedy}"

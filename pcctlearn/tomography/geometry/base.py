@@ -109,13 +109,28 @@ class Geometry:
     @property
     def fov_radius_cm(self) -> float:
         """Radius of the field of view, the largest circle around the axis inside every fan."""
+        return max(0.0, min(self._outermost_cm))
+
+    @property
+    def measured_radius_cm(self) -> float:
+        """Radius of the largest circle around the axis of which every line is measured.
+
+        It is larger than fov_radius_cm for a displaced detector and a full turn, in which the
+        longer side of the detector measures all lines.
+        """
+        shorter, longer = sorted(self._outermost_cm)
+        return 0.0 if shorter <= 0 else shorter if self.is_short_scan else longer
+
+    @property
+    def _outermost_cm(self) -> tuple[float, float]:
+        """Distance from the axis to the outermost ray on either side, negative before the axis."""
         if self.source_curvature == 0:
-            return max(0.0, min(self.detector_extent_cm))
+            return self.detector_extent_cm
         axis, half = self.axis_gamma_rad, self.n_columns * self.column_cm / 2
         ends_cm = self.offset_cm - half, self.offset_cm + half
         first, last = (atan(end * self.source_curvature / self.magnification) for end in ends_cm)
-        outermost = max(0.0, min(axis - first, last - axis))  # the circle touches this ray
-        return sin(outermost) / (self.source_curvature * cos(axis))
+        radius_cm = 1 / (self.source_curvature * cos(axis))
+        return radius_cm * sin(axis - first), radius_cm * sin(last - axis)
 
     @property
     def rows_cm(self) -> FloatArray:
@@ -224,10 +239,9 @@ class Geometry:
         scale = self.magnification / curvature
         return scale * (tan(axis) - tan(axis - tangent)), scale * (tan(axis + tangent) - tan(axis))
 
-    @property
-    def _default_radius_cm(self) -> float:
-        """Radius of the default grid."""
-        radius = min(self.fov_radius_cm, self._largest_radius_cm)
+    def _default_radius_cm(self, field_cm: float) -> float:
+        """Radius of the default grid for a field of this radius."""
+        radius = min(field_cm, self._largest_radius_cm)
         if radius == 0:
             raise ValueError(
                 "the detector does not reach the projected axis: there is no field of view; "

@@ -79,7 +79,7 @@ class ConeBeam(DivergentGeometry):
         is at most half of source_to_axis_cm. Voxels are larger if there would be more than 512
         along an axis.
         """
-        radius = self._default_radius_cm
+        radius = self._default_radius_cm(self.fov_radius_cm)
         bottom, top = self._axial_range_at(radius)
         if not bottom < top:
             bottom, top = self.axial_range_cm

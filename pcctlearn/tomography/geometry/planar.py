@@ -48,8 +48,14 @@ class FlatGeometry(Geometry):
                 "1, and center_cm to the slice"
             )
 
-    def default_grid(self) -> VolumeGrid:  # noqa: D102
-        n, size = self._default_voxels(2 * self._default_radius_cm, self.pixel_cm)
+    def default_grid(self) -> VolumeGrid:
+        """Slice of measured_radius_cm; the voxel size is the pixel size demagnified to the axis.
+
+        Its radius is at most half of source_to_axis_cm. Voxels are larger if there would be more
+        than 512 along an axis.
+        """
+        radius = self._default_radius_cm(self.measured_radius_cm)
+        n, size = self._default_voxels(2 * radius, self.pixel_cm)
         return VolumeGrid(1, n, n, size)
 
     def rays(self) -> tuple[FloatArray, FloatArray]:

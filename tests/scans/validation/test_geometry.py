@@ -10,8 +10,10 @@ from support.scan_files import BEAM, FAN, PARALLEL, change, label, one_row, stor
 from pcctlearn.scans.file import faults, write_scan
 from pcctlearn.scans.validation.geometry import length_doubts
 from pcctlearn.tomography.geometry.cone import ConeBeam
+from pcctlearn.tomography.geometry.planar import ParallelBeam
 
 CLINICAL = ConeBeam(12, 16, 24, 0.8, 62.5, 109.7)
+BENCH = ParallelBeam(240, 150, 0.05)
 MICRO = ConeBeam(12, 16, 24, 0.005, 4.0, 20.0)
 
 
@@ -22,7 +24,7 @@ def scaled(beam, factor):
     return replace(beam, **new)
 
 
-@pytest.mark.parametrize("beam", [CLINICAL, MICRO, BEAM, FAN, PARALLEL])
+@pytest.mark.parametrize("beam", [CLINICAL, MICRO, BEAM, FAN, PARALLEL, BENCH])
 def test_scanners_in_cm_raise_no_warning(beam):
     assert length_doubts(beam) == []
 
@@ -34,6 +36,8 @@ def test_scanners_in_cm_raise_no_warning(beam):
         (CLINICAL, 0.01, "by 100,"),
         (FAN, 0.1, "by 100,"),
         (PARALLEL, 10, "by 10,"),
+        (BENCH, 10, "by 10,"),
+        (BENCH, 0.01, "by 100,"),
     ],
 )
 def test_other_units_raise_a_warning_that_the_remedy_removes(beam, factor, remedy):
@@ -51,7 +55,7 @@ def rows(file):
 
 ANGLES = "geometry/measured_angles_rad"
 WRONG = {
-    "rows": (FAN, rows, "geometry (beam) 1 row counts 2 fan parallel"),
+    "rows": (FAN, rows, "counts 2 rows fan parallel each"),
     "slices": (FAN, label("geometry/volume", n_z=3), "geometry: FanBeam slice 3 n_z"),
     "of a panel": (FAN, label("geometry", n_rows=1), "n_rows geometry cone leave"),
     "axis of a parallel beam": (
@@ -93,7 +97,7 @@ def test_a_cone_beam_that_is_said_to_be_a_fan(whole, tmp_path):
     change(path, label("geometry", beam="fan"))
     found = faults(path)
     assert any("n_rows" in fault for fault in found)
-    assert any("geometry (beam)" in fault and "counts 4" in fault for fault in found)
+    assert any("counts has 4 rows" in fault and "'cone'" in fault for fault in found)
 
 
 def test_a_written_file_names_its_beam(tmp_path):

@@ -5,6 +5,7 @@ from math import inf, nan, pi
 
 import numpy as np
 import pytest
+import torch
 from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL
 
 from pcctlearn.tomography.fbp import fbp
@@ -128,10 +129,38 @@ def test_the_default_grid_is_one_slice_of_the_field_of_view(beam):
     grid = beam.default_grid()
     beam.require_grid(grid)
     assert grid.n_z == 1
-    assert grid.fov_radius_cm <= beam.fov_radius_cm * (1 + 1e-9)
+    assert grid.fov_radius_cm <= beam.measured_radius_cm * (1 + 1e-9)
     visible = beam.visible_in_all_views(grid)
     assert visible.shape == grid.shape
     assert visible.mean() == pytest.approx(np.pi / 4, abs=0.15)
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize(
+    "beam",
+    [
+        ParallelBeam(240, 60, 0.1, 2 * pi, offset_cm=1.0),
+        FanBeam(240, 120, 0.1, 50.0, 100.0, offset_cm=-2.0),
+    ],
+)
+def test_the_default_grid_of_a_displaced_detector_is_that_of_its_longer_side(beam):
+    """A disc that only the longer side covers is reconstructed, except for the corners."""
+    grid = beam.default_grid()
+    longer = max(beam.detector_extent_cm) / beam.magnification
+    assert grid.fov_radius_cm == pytest.approx(longer, rel=0.03)
+    points, directions = beam.rays()
+    to_center = np.array([0.6, -0.5]) - points
+    along = (to_center * directions).sum(-1)
+    distance_squared = (to_center**2).sum(-1) - along**2
+    sinogram = torch.from_numpy(2 * np.sqrt(np.clip(2.5**2 - distance_squared, 0, None)))
+    image = (fbp(beam, grid, truncation="cosine") @ sinogram[:, None])[0].numpy()
+    x, y = grid.positions_cm()
+    inside, radius = np.hypot(x - 0.6, y + 0.5), np.hypot(x, y)
+    assert inside[radius < longer].max() > 2.5
+    error = (image - (inside < 2.5))[(radius < 0.97 * longer) & (np.abs(inside - 2.5) > 0.3)]
+    assert abs(error.mean()) < 0.002
+    assert np.abs(error).max() < 0.1
+    assert replace(beam, arc_rad=pi).default_grid().fov_radius_cm <= beam.fov_radius_cm * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("beam", [SMALL_PARALLEL, SMALL_FAN])
