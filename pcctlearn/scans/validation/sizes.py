@@ -38,6 +38,16 @@ def size_faults(
                 remedy = "list one edge more than there are bins, the last one the upper limit"
             if _ONE_ROW in (name, other):
                 array, n_rows = (other, expected) if name == _ONE_ROW else (name, size)
+                found = f"{array} has {n_rows} rows, and a fan or parallel beam has one"
+                yield name, f"{found}: store each row as a scan, or set beam to 'cone'"
+                continue
+            found = f"{size} along its axis {axis}, {other} {expected}"
+            remedy = "store both of the same scan, axes in the order of the schema"
+            if axis == "bin" and "thresholds" in name:
+                found = f"{size + 1} edges for the {expected} bins of {other}"
+                remedy = "list one edge more than there are bins, the last one the upper limit"
+            if _ONE_ROW in (name, other):
+                array, n_rows = (other, expected) if name == _ONE_ROW else (name, size)
                 yield (
                     name,
                     (

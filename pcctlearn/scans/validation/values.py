@@ -29,7 +29,12 @@ _PLAUSIBLE = {  # range of the greatest absolute value; remedies if it is below 
     "keV": (2.0, 1000.0, "is it in MeV? Multiply by 1000", "is it in eV? Divide by 1000"),
     "g/cm3": (0.0, 30.0, "", "is it in mg/cm3? Divide by 1000"),
     "g/cm2": (0.0, 5000.0, "", "is it in mg/cm2? Divide by 1000"),
-    "rad": (0.0, 8 * math.pi, "", "is it in degrees? Multiply by π / 180"),
+    "rad": (
+        0.0,
+        8 * math.pi,
+        "",
+        "is it in degrees? Multiply by π / 180; in rad, store it modulo 2π",
+    ),
 }
 
 

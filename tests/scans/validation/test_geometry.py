@@ -1,11 +1,12 @@
 """Faults of fan and parallel beams; lengths in another unit than cm raise a warning."""
 
+import re
 from dataclasses import fields, replace
 
 import h5py
 import numpy as np
 import pytest
-from support.scan_files import BEAM, FAN, PARALLEL, change, label, one_row, store
+from support.scan_files import BEAM, FAN, PARALLEL, change, label, one_row, store, unlabel
 
 from pcctlearn.scans.file import faults, write_scan
 from pcctlearn.scans.validation.geometry import length_doubts
@@ -79,6 +80,43 @@ WRONG = {
     ),
     "source": (FAN, label("geometry", source_to_axis_cm=0.2), "geometry: source_to_axis_cm 0.2"),
 }
+
+
+def moved_axis(file):
+    attributes = file["geometry"].attrs
+    attributes["offset_cm"] -= attributes["axis_offset_cm"]
+    del attributes["axis_offset_cm"]
+
+
+def first_row(file):
+    for name in ("counts", "air"):
+        store(file, name, file[name][..., :1, :])
+
+
+def nearest_arc(fault):
+    return label("geometry", arc_rad=float(re.search(r"nearest is ([\d.]+)", fault).group(1)))
+
+
+MENDED = {  # the remedy, as a function of the file or of the sentence
+    "rows": lambda fault: first_row,
+    "slices": lambda fault: label("geometry/volume", n_z=1),
+    "of a panel": lambda fault: unlabel("geometry", "n_rows"),
+    "pixels of a panel": lambda fault: label("geometry", pixel_cm=0.6),
+    "axis of a parallel beam": lambda fault: moved_axis,
+    "source of a parallel beam": lambda fault: unlabel("geometry", "source_to_axis_cm"),
+    "arc": nearest_arc,
+}
+
+
+@pytest.mark.parametrize("case", MENDED)
+def test_the_remedy_mends_the_file(case, tmp_path):
+    geometry, spoil, words = WRONG[case]
+    path = tmp_path / "scan.h5"
+    write_scan(path, one_row(geometry))
+    change(path, spoil)
+    (fault,) = [f for f in faults(path) if all(word in f for word in words.split())][:1]
+    change(path, MENDED[case](fault))
+    assert faults(path) == []
 
 
 @pytest.mark.parametrize("case", WRONG)
