@@ -31,11 +31,6 @@ def size_faults(
             other, expected = first.setdefault(axis, (name, size))
             if size == expected:
                 continue
-            found = f"{size} along its axis {axis}, {other} {expected}"
-            remedy = "store both of the same scan, axes in the order of the schema"
-            if axis == "bin" and "thresholds" in name:
-                found = f"{size + 1} edges for the {expected} bins of {other}"
-                remedy = "list one edge more than there are bins, the last one the upper limit"
             if _ONE_ROW in (name, other):
                 array, n_rows = (other, expected) if name == _ONE_ROW else (name, size)
                 found = f"{array} has {n_rows} rows, and a fan or parallel beam has one"
@@ -46,16 +41,6 @@ def size_faults(
             if axis == "bin" and "thresholds" in name:
                 found = f"{size + 1} edges for the {expected} bins of {other}"
                 remedy = "list one edge more than there are bins, the last one the upper limit"
-            if _ONE_ROW in (name, other):
-                array, n_rows = (other, expected) if name == _ONE_ROW else (name, size)
-                yield (
-                    name,
-                    (
-                        f"{array} has {n_rows} rows, and a fan or parallel beam has one: store each "
-                        "row as a scan, or set beam to 'cone'"
-                    ),
-                )
-                continue
             if axis in ("z", "y", "x"):
                 remedy = "maps on a grid of their own need the attributes voxel_cm and center_cm"
             yield name, f"{name} has {found}: {remedy}"
