@@ -21,6 +21,7 @@ from pcctlearn.patients.nifti import without_suffix
 from pcctlearn.patients.patient_frame import PlacedCase
 from pcctlearn.phantoms.placement import BodyTooWideError, place_body
 from pcctlearn.tomography.grids import VolumeGrid
+from pcctlearn.validation import require_finite
 
 CACHE_VERSION = 4  # increase when the maps of the same files change
 _NOT_IN_KEY = {"path", "limit", "cache", "series", "_cases"}  # do not change the maps
@@ -47,6 +48,8 @@ class CtCases(Cases):
         limit: use only the first cases; ``None`` for all.
         straighten: resample a tilted volume to the patient's axes instead of rejecting it.
         cache: keep the maps of each case and grid in $PCCTLEARN_CACHE.
+        slice_cm: center of the grid along z, in cm above the middle of the body; ``None``: 0. For
+            a fan or parallel beam this is the slice that is scanned.
     """
 
     expected_path: ClassVar[str]  # description of ``path`` for messages
@@ -57,11 +60,14 @@ class CtCases(Cases):
     limit: int | None = None
     straighten: bool = False
     cache: bool = True
+    slice_cm: float | None = None
     _cases: list[Case] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"datasets.limit must be 1 or more, or null for all, got {self.limit}")
+        if self.slice_cm is not None:
+            require_finite(slice_cm=self.slice_cm)
         if self.path is not None:  # a wrong path raises before any work is done
             if not Path(self.path).exists():
                 raise FileNotFoundError(
@@ -115,11 +121,12 @@ class CtCases(Cases):
     def placed(self, index: int, grid: VolumeGrid) -> PlacedCase:
         """Water and calcium maps of the body, centered on the axis, and the scanner's position.
 
-        The table is removed, and a body longer than the grid is cut off. A warning names pieces of
+        The table is removed, and what lies beyond the grid is cut off. A warning names pieces of
         the CT that are left out and a body that ``fit`` shrinks.
 
         Raises:
             BodyTooWideError: the body is wider than the grid and ``fit`` is not set.
+            ValueError: ``slice_cm`` lies outside the body.
         """
         self.require_index(index)
         build = partial(self._place, index, grid)
@@ -152,6 +159,7 @@ class CtCases(Cases):
                 self.threshold_HU,
                 self.fit,
                 None if volume.densities is None else volume.densities(self.threshold_HU),
+                self.slice_cm or 0.0,
             )
         except BodyTooWideError as error:
             raise BodyTooWideError(f"{source}: {error}", error.radius_cm) from error
@@ -180,6 +188,10 @@ class CtCases(Cases):
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
         versions = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        settings = {name: value for name, value in vars(self).items() if name not in _NOT_IN_KEY}
+        settings = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _NOT_IN_KEY and value is not None
+        }
         depends = (CACHE_VERSION, type(self).__name__, settings, case.series, grid, versions)
         return f"ct-{hashlib.sha256(repr(depends).encode()).hexdigest()[:32]}"

@@ -49,26 +49,30 @@ def place_body(
     threshold_HU: float = 200.0,
     fit: bool = False,
     densities: Float[Tensor, "material z y x"] | None = None,
+    middle_cm: float = 0.0,
 ) -> PlacedBody:
     """Maps of the body without the table on the grid, with its centroid on the axis x = y = 0.
 
     HU are converted to densities in each voxel of the CT, and the densities are averaged over the
-    voxels of the grid (``average_weights``), so that the mass of each material is kept. The middle
-    of the body along z is at the center of the grid, and a body longer than the grid is cut off.
+    voxels of the grid (``average_weights``), so that the mass of each material is kept. The center
+    of the grid is ``middle_cm`` above the middle of the body along z, and a body that extends
+    beyond the grid is cut off.
 
     Args:
         densities: of the CT, if it was resampled after conversion; otherwise they follow from HU.
         fit: shrink a body that is wider than the largest circle in the grid around the axis.
+        middle_cm: center of the grid along z, in cm of the patient from the middle of the body.
 
     Raises:
         BodyTooWideError: the body is wider than that circle and ``fit`` is not set.
-        ValueError: there is no body, or the axis is outside the grid.
+        ValueError: there is no body, the axis is outside the grid, or the grid is above or below
+            the body.
     """
     body = find_body(hounsfield, voxel_cm)
     spacing, size = np.array(voxel_cm), np.array(grid.spacing_cm)
     field_cm = _field_cm(grid)
     half_length_cm = grid.n_z * size[0] / 2
-    middle, radius_cm, width_cm = _extent(body.mask, spacing, half_length_cm)
+    middle, radius_cm, width_cm = _extent(body.mask, spacing, half_length_cm, middle_cm)
     if 2 * radius_cm > field_cm:
         if not fit:
             raise BodyTooWideError(
@@ -77,7 +81,7 @@ def place_body(
                 "datasets.fit=true",
                 radius_cm,
             )
-        middle, radius_cm, _ = _extent(body.mask, spacing, half_length_cm=inf)
+        middle, radius_cm, _ = _extent(body.mask, spacing, inf, middle_cm)
     scale = min(1.0, field_cm / (2 * radius_cm))
     scanner_to_index = _scanner_to_index(middle, spacing * scale, grid.center_cm[0])
 
@@ -138,14 +142,25 @@ def _averaged(
 
 
 def _extent(
-    mask: Bool[Tensor, "z y x"], spacing: FloatArray, half_length_cm: float
+    mask: Bool[Tensor, "z y x"], spacing: FloatArray, half_length_cm: float, middle_cm: float
 ) -> tuple[FloatArray, float, float]:
-    """Center of the body in indices; its radius and width within half_length_cm of the center."""
+    """Point on the axis in indices, and the radius and width of the body around it.
+
+    The point is ``middle_cm`` above the middle of the body along z, and at the centroid of the part
+    of the body within ``half_length_cm`` of it.
+    """
     slices = mask.any(2).any(1).nonzero()[:, 0].numpy()
-    middle = (slices[0] + slices[-1]) / 2
-    near = np.abs(np.arange(len(mask)) - middle) * spacing[0] <= max(half_length_cm, spacing[0] / 2)
+    middle = (slices[0] + slices[-1]) / 2 + middle_cm / spacing[0]
+    beside = max(half_length_cm / spacing[0], 0.5 + 1e-6)  # at least one slice, despite rounding
+    near = np.abs(np.arange(len(mask)) - middle) <= beside
     lengths = mask[torch.from_numpy(near)].sum(0).numpy()  # number of slices that contain the body
     positions = np.argwhere(lengths)
+    if not len(positions):
+        half_cm = (np.ptp(slices) + 1) / 2 * spacing[0]
+        raise ValueError(
+            f"the grid lies {middle_cm:g} cm from the middle of the body, which extends from "
+            f"{-half_cm:.1f} to {half_cm:.1f} cm: choose a datasets.slice_cm between these"
+        )
     center = np.average(positions, axis=0, weights=lengths[lengths > 0])
     distances_cm = np.linalg.norm((positions - center) * spacing[1:], axis=1)
     radius_cm = distances_cm.max() + spacing[1:].max()

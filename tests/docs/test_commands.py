@@ -64,6 +64,7 @@ SMALLER = [  # the first whose words are all in the command
     ("calibrate.py", ["n_threads=1"]),
     ("simulate.py datasets=plates", ["datasets.n_columns=40"]),
     ("simulate.py detector=silicon", TABLE),
+    ("simulate.py datasets=nifti tomography=fan_bench", [*BENCH, "tomography.grid.voxel_cm=0.5"]),
     ("simulate.py datasets=nifti", BODY),
     ("simulate.py datasets=kits", BODY),
     ("simulate.py datasets=variants", [*BODY, "datasets.n_variants=1"]),

@@ -78,6 +78,24 @@ def test_body_too_wide_raises_or_is_shrunk(ct):
         cases.maps(0, VolumeGrid(4, 8, 8, 0.5, center_cm=(0.0, 5.0, 0.0)))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_slice_is_chosen(ct, layout):
+    """Slices of the ellipsoid become narrower away from its middle."""
+    slice_grid = VolumeGrid(1, 80, 90, (0.4, 0.4, 0.3))
+    area = []
+    for slice_cm in (None, 0.0, 3.0, -3.0):
+        cases = LAYOUTS[layout](str(ct / layout), slice_cm=slice_cm)
+        placed = cases.placed(0, slice_grid)
+        area.append(placed.maps[0].sum().item())
+        wanted = 1.75 + (slice_cm or 0.0)
+        assert placed.scanner_to_patient[2, 3] == pytest.approx(wanted)
+    assert area[0] == area[1]
+    assert area[2] / area[0] == pytest.approx(1 - (3 / 5) ** 2, abs=0.03)
+    assert area[3] == pytest.approx(area[2], rel=1e-4)
+    with pytest.raises(ValueError, match=r"9 cm.*slice_cm"):
+        LAYOUTS[layout](str(ct / layout), slice_cm=9.0).maps(0, slice_grid)
+
+
 def test_volumes_are_read_only_when_needed(tmp_path):
     (tmp_path / "a.nii").write_text("not a CT")
     write_nifti(tmp_path / "b.nii.gz", round_patient(), VOXEL_MM)

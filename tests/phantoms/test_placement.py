@@ -169,3 +169,51 @@ def test_grid_without_the_axis_raises():
     with pytest.raises(ValueError, match="center_cm"):
         place_body(patient_on_a_table()[None], VOXEL_CM,
                    VolumeGrid(4, 8, 8, 0.5, center_cm=(0.0, 5.0, 0.0)))  # fmt: skip
+
+
+def column_with_a_rod():
+    """A column of 20 slices of 0.5 cm with a bone rod from 2 cm above its middle on."""
+    volume = torch.full((24, 40, 40), -1000.0)
+    volume[2:22, 8:32, 8:32] = 40
+    volume[16:22, 14:17, 20:23] = 900
+    return volume
+
+
+@pytest.mark.parametrize("center_z_cm", [0.0, 7.0])
+@pytest.mark.parametrize("n_z", [1, 3])
+def test_the_middle_of_the_grid_is_chosen_in_the_body(n_z, center_z_cm):
+    grid = VolumeGrid(n_z, 40, 40, 0.5, (center_z_cm, 0.0, 0.0))
+    calcium = {}
+    for middle_cm in (-4.0, 0.0, 1.0, 3.0):
+        body = place_body(column_with_a_rod(), (0.5, 0.5, 0.5), grid, middle_cm=middle_cm)
+        calcium[middle_cm] = body.maps[1].sum(0).max()
+        found = body.scanner_to_index @ [0, 0, center_z_cm, 1]
+        assert found[0] == pytest.approx(11.5 + middle_cm / 0.5)
+    assert calcium[-4.0] == calcium[0.0] == calcium[1.0] == 0
+    assert calcium[3.0] > 0.2
+
+
+def test_a_volume_is_shifted():
+    sizes = (0.5, 0.5, 0.5)
+    first, other = (
+        place_body(column_with_a_rod(), sizes, VolumeGrid(6, 40, 40, 0.5), middle_cm=middle_cm)
+        for middle_cm in (0.0, 1.5)
+    )
+    torch.testing.assert_close(other.maps[:, :3], first.maps[:, 3:])
+    assert other.maps[1, 3:].sum() > first.maps[1].sum() == 0
+
+
+def test_the_middle_of_a_shrunk_body_is_that_of_the_patient():
+    grid = VolumeGrid(1, 20, 20, 0.5)
+    body = place_body(column_with_a_rod(), (0.5, 0.5, 0.5), grid, fit=True, middle_cm=3.0)
+    assert body.scale < 0.9
+    assert body.scanner_to_index[0, 3] == pytest.approx(11.5 + 6)
+    assert body.maps[1].max() > 0.1
+
+
+@pytest.mark.parametrize("middle_cm", [-5.6, 6.0, 300.0])
+def test_a_grid_beside_the_body_is_refused(middle_cm):
+    with pytest.raises(ValueError, match=rf"{middle_cm:g} cm.*-5\.0 to 5\.0 cm.*slice_cm"):
+        place_body(
+            column_with_a_rod(), (0.5, 0.5, 0.5), VolumeGrid(1, 40, 40, 0.5), middle_cm=middle_cm
+        )

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support.configs import composed
+from support.ct_files import write_nifti
 from support.scanners import scanner
 
 from pcctlearn.app import run
@@ -86,3 +88,24 @@ def test_the_command_names_the_choice_without_scatter(tmp_path):
     config = composed(tmp_path, *words, "tomography=fan", f"folder={tmp_path}", name="simulate")
     with pytest.raises(EXPECTED, match="scan=without_scatter"):
         run.run(config)
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize("beam", ["fan", "parallel"])
+def test_the_slice_of_a_ct_is_chosen(tmp_path, monkeypatch, beam):
+    """A rod that begins 2 cm above the middle is in the slice at 4 cm only."""
+    monkeypatch.setenv("PCCTLEARN_CACHE", str(tmp_path / "cache"))
+    body = np.full((24, 40, 40), -1000, np.int16)
+    body[2:22, 8:32, 8:32] = 40
+    body[16:22, 14:17, 20:23] = 900
+    path = write_nifti(tmp_path / "CT.nii.gz", body, (5.0, 5.0, 5.0))
+    words = [*SMALL[:1], *SMALL[2:], f"tomography={beam}", "tomography.geometry.pixel_cm=1.8"]
+    words += ["datasets=nifti", f"datasets.path={path}"]
+    calcium = []
+    for slice_cm in ("null", "4.0"):
+        folder = tmp_path / slice_cm
+        more = [f"datasets.slice_cm={slice_cm}", f"folder={folder}"]
+        run.run(composed(tmp_path, *words, *more, name="simulate"))
+        calcium.append(read_scan(folder / "scans/CT.h5").at("maps")[1].max())
+    assert calcium[0] == 0
+    assert calcium[1] > 0.1
