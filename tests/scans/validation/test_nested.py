@@ -10,10 +10,12 @@ import torch
 from support.scan_files import change, edit, label, recorded, store
 
 from pcctlearn.physics.thresholds import above_from_bins
+from pcctlearn.scans import counted
 from pcctlearn.scans.counted import InBins, to_bins
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels
 from pcctlearn.scans.file import faults, read_scan, summary
 from pcctlearn.scans.flat_field import pixels_to_fill
+from pcctlearn.scans.validation import nested
 
 
 @pytest.fixture
@@ -116,8 +118,7 @@ def test_all_counts_are_converted_in_little_memory(above):
 
 
 def test_large_files_are_read_in_blocks(above, monkeypatch):
-    from pcctlearn.scans import schema
-
-    monkeypatch.setattr(schema, "_BLOCK_BYTES", 1)
+    for module in (counted, nested):
+        monkeypatch.setattr(module, "_BLOCK_BYTES", 1)
     change(above, edit("counts", (1, 3, 2, 4), 1e6))
     assert any("view 3, row 2, column 4" in sentence for sentence in read_scan(above).doubts)
