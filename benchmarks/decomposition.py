@@ -2,7 +2,8 @@
 
 4 bins × 2 materials × 108 energies, float32, deep silicon at 120 kV, 1e6 photons a ray with Poisson
 noise; random water 0-30 g/cm² and calcium 0-3 g/cm². Methods take turns in one run; times are
-medians. Peers: Nelder–Mead of this project, and the simplex of RTK if it is installed.
+medians. Peers: Newton's method of this project without compiled functions, its Nelder–Mead, and the
+simplex of RTK if it is installed.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.measures import timed
 from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.minima import WARM_START
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.analytic import Analytic
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -32,6 +34,7 @@ from pcctlearn.solvers.nelder_mead import NelderMead
 ROOT = Path(__file__).resolve().parents[1]
 BOUNDS = [[-5.0, -7.75], [60.0, 15.5]]
 NELDER_MEAD_RAYS = 20_000
+UNCOMPILED_RAYS = 100_000
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--rays", type=int, default=400_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--photons", type=float, default=1e6, help="that reach a pixel in air")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-rays", type=int, default=10_000_000, help="0: no memory test")
     parser.add_argument("--memory-only", type=int, help=argparse.SUPPRESS)
@@ -47,7 +51,7 @@ def main() -> None:
         print(json.dumps(memory(arguments.memory_only)))
         return
 
-    spectra, attenuation = scanner(arguments.device)
+    spectra, attenuation = scanner(arguments.device, arguments.photons)
     A, counts = rays(arguments.rays, spectra, attenuation)
     solution = decompose(counts, spectra, attenuation, bounds=BOUNDS)
     results = {
@@ -74,12 +78,12 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def scanner(device: str) -> tuple[Tensor, Tensor]:
+def scanner(device: str, photons: float = 1e6) -> tuple[Tensor, Tensor]:
     """Spectra (4, 108) and attenuation (2, 108), float32."""
     spectrum = Spectrum(
         ROOT / "data/physics/spectra/tungsten_120kV_12deg.csv",
         {"aluminium": 0.25},
-        photons_per_pixel=1e6,
+        photons_per_pixel=photons,
     )
     silicon = Analytic("silicon", 6.0, sharing_keV=217.0, sharing_exponent=3.2)
     thresholds = Thresholds([15.0, 33.0, 45.0, 59.0, 120.0])
@@ -101,7 +105,7 @@ def rays(n: int, spectra: Tensor, attenuation: Tensor) -> tuple[Tensor, Tensor]:
 def measure(
     counts: Tensor, spectra: Tensor, attenuation: Tensor, repeats: int, device: str
 ) -> dict[str, float]:
-    few = counts[:NELDER_MEAD_RAYS]
+    few, some = counts[:NELDER_MEAD_RAYS], counts[:UNCOMPILED_RAYS]
 
     def forward() -> None:
         with torch.no_grad():
@@ -111,6 +115,14 @@ def measure(
         n = counts.requires_grad_()
         decompose(n, spectra, attenuation, bounds=BOUNDS).x.sum().backward()
         n.grad = None
+
+    def both_in_spectra() -> None:
+        leaves = [t.clone().requires_grad_() for t in (counts.detach(), spectra)]
+        decompose(*leaves, attenuation, bounds=BOUNDS).x.sum().backward()
+
+    def uncompiled() -> None:
+        with torch.no_grad():
+            decompose(some, spectra, attenuation, bounds=BOUNDS, warm_start=list(WARM_START))
 
     def both_in_all() -> None:
         leaves = [t.clone().requires_grad_() for t in (counts.detach(), spectra, attenuation)]
@@ -123,10 +135,13 @@ def measure(
     jobs: dict[str, tuple[Callable[[], None], int, int]] = {
         "forward": (forward, len(counts), repeats),
         "forward_backward": (both, len(counts), repeats),
+        "forward_backward_spectra": (both_in_spectra, len(counts), repeats),
         "forward_backward_all": (both_in_all, len(counts), repeats),
+        "uncompiled": (uncompiled, len(some), repeats),
         "nelder_mead": (nelder_mead, len(few), 1),
     }
-    forward()  # warms caches and threads
+    forward()  # warms caches and threads, and compiles
+    both_in_spectra()
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats):
         for name, (job, _, most) in jobs.items():
@@ -136,7 +151,7 @@ def measure(
         f"{name}_rays_per_s": jobs[name][1] / median(seconds) for name, seconds in times.items()
     }
     results |= rtk_simplex()
-    for peer in ("nelder_mead", "rtk_simplex"):
+    for peer in ("uncompiled", "nelder_mead", "rtk_simplex"):
         if f"{peer}_rays_per_s" in results:
             ratio = results["forward_rays_per_s"] / results[f"{peer}_rays_per_s"]
             results[f"forward_speedup_over_{peer}"] = ratio
@@ -238,7 +253,9 @@ def table(results: dict[str, float]) -> Table:
     rows = {
         "forward": "pcctlearn, forward",
         "forward_backward": "pcctlearn, forward + gradient in counts",
+        "forward_backward_spectra": "pcctlearn, forward + gradient in counts, spectra",
         "forward_backward_all": "pcctlearn, forward + gradient in counts, spectra, attenuation",
+        "uncompiled": "Newton without compiled functions (pcctlearn), forward",
         "nelder_mead": "Nelder–Mead (pcctlearn), forward",
         "rtk_simplex": "RTK simplex, forward",
     }

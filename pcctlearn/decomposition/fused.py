@@ -1,5 +1,9 @@
 """Easy rays on the CPU: compiled minima and their gradient in the counts (``fused_numba``)."""
 
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +17,10 @@ from pcctlearn.shapes import Attenuation
 from pcctlearn.solvers.minimum import DISTANCE
 from pcctlearn.solvers.quadratic import Bounds, Solution
 
+log = logging.getLogger(__name__)
+
 _MOST_MATERIALS = 3
+_LOADED_S = 2.0  # compiled functions are loaded from the disk in less
 
 
 class Problem(NamedTuple):
@@ -74,48 +81,75 @@ def easy_minima(
     shape = given.counts.shape[:2]
     x = np.zeros((*shape, len(given.attenuation)), np.float32)
     solved = np.zeros(shape, np.uint8)
-    minimise(
-        *given.arrays(),
-        polynomial.coefficients.detach().float().numpy(),
-        polynomial.range.detach().float().numpy(),
-        *given.limits(),
-        tuple(np.float32(v) for v in (DISTANCE, least_photons, gross_misfit)),
-        *given.sizes(),
-        x,
-        solved,
-    )
+    with _announced("decomposition", given):
+        minimise(
+            *given.arrays(),
+            polynomial.coefficients.detach().float().numpy(),
+            polynomial.range.detach().float().numpy(),
+            *given.limits(),
+            tuple(np.float32(v) for v in (DISTANCE, least_photons, gross_misfit)),
+            *given.sizes(),
+            x,
+            solved,
+        )
     return Solution(
         torch.from_numpy(x).flatten(0, 1), torch.from_numpy(solved).flatten().to(torch.bool)
     )
 
 
-def with_count_gradient(known: Solution, given: Problem) -> Solution:
-    """Attach dA/dn = −H⁻¹ ∂g/∂n to flat minima, as ``implicit_derivative`` does for all inputs."""
-    return Solution(_Minimum.apply(given.counts, known.x, known.converged, given), known.converged)
+@contextmanager
+def _announced(what: str, given: Problem) -> Iterator[None]:
+    """Say so if functions are compiled, which takes seconds, once for each number of bins."""
+    n_materials, n_bins = map(len, given.sizes())
+    message = f"compiling the {what} of {n_bins} bins into {n_materials} materials"
+    timer = threading.Timer(_LOADED_S, log.info, [f"{message}, once: up to 20 s"])
+    timer.daemon = True
+    if message not in _used:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        _used.add(message)
+
+
+_used: set[str] = set()
+
+
+def with_derivative(known: Solution, given: Problem) -> Solution:
+    """Attach dA/dθ = −H⁻¹ ∂g/∂θ for counts and spectra to flat minima inside the box."""
+    x = _Minimum.apply(given.counts, given.spectra, known.x, known.converged, given.attenuation)
+    return Solution(x, known.converged)
 
 
 class _Minimum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, counts, x, converged, given):  # type: ignore[no-untyped-def]
-        ctx.given = given._replace(counts=counts)
-        ctx.save_for_backward(x, converged)
+    def forward(ctx, counts, spectra, x, converged, attenuation):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(counts, spectra, x, converged, attenuation)
         return x.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
-        from pcctlearn.decomposition.fused_numba import count_gradient
+        from pcctlearn.decomposition.fused_numba import gradients, tiles_of
 
-        given, (x, converged) = ctx.given, ctx.saved_tensors
-        shape = given.counts.shape
-        gradient = np.empty(shape, np.float32)
-        count_gradient(
-            x.reshape(*shape[:2], -1).contiguous().numpy(),
-            *given.arrays(),
-            converged.reshape(shape[:2]).numpy(),
-            *given.limits(),
-            cotangent.reshape(*shape[:2], -1).contiguous().numpy(),
-            *given.sizes(),
-            gradient,
-        )
-        return torch.from_numpy(gradient), None, None, None
+        counts, spectra, x, converged, attenuation = ctx.saved_tensors
+        given = Problem(counts, spectra, attenuation, None)
+        n_pixels, n_rays, n_bins = counts.shape
+        wanted = ctx.needs_input_grad
+        of_counts = np.empty(counts.shape if wanted[0] else (0, 0, 0), np.float32)
+        tiles = (n_pixels, tiles_of(n_rays), n_bins, spectra.shape[-1])
+        of_spectra = np.zeros(tiles if wanted[1] else (0, 0, 0, 0), np.float32)
+        shape = (n_pixels, n_rays, -1)
+        with _announced("derivative", given):
+            gradients(
+                x.reshape(shape).contiguous().numpy(),
+                *given.arrays(),
+                converged.reshape(shape[:2]).contiguous().numpy(),
+                cotangent.reshape(shape).contiguous().numpy(),
+                *given.sizes(),
+                of_counts,
+                of_spectra,
+            )
+        sums = torch.from_numpy(of_spectra).double().sum(1).to(spectra) if wanted[1] else None
+        return torch.from_numpy(of_counts) if wanted[0] else None, sums, None, None, None

@@ -472,19 +472,94 @@ def minimise(
 
 
 @no_type_check
-@njit(cache=True, error_model="numpy", fastmath=_FASTMATH, parallel=True)
-def count_gradient(
-    x, counts, spectra, attenuation, passes, lower, upper, cotangent, materials, bins, gradient
-):
-    """Σ_k v_k ∂A_k/∂n_b = −(H⁻¹v)·d_b for the cotangent v, zero where nothing passes.
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
+def _pull(w, materials, bins):
+    """Per bin p = (n/ȳ) u·d and q_k = (1 − n/ȳ) u_k, of u = H⁻¹ v in D; d and C are overwritten.
 
-    Arguments as in ``minimise``; unknowns on a limit are fixed.
+    The gradient of v·A in the spectrum S_b(E) is exp(−μ·A) (p_b + Σ_k q_bk μ_k), the negative
+    product of u with ∂/∂S_b(E) of the gradient of the likelihood.
     """
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
+    _, _, _, _, D, _, N, M, _ = _rows(materials, bins)
+    for b in range(len(bins)):
+        m = (M + b * n_moments) * LANES
+        for r in range(LANES):
+            ratio, along = w[(N + b) * LANES + r] / w[m + r], _f4(0)
+            for k in range(K):
+                along += w[(D + k) * LANES + r] * w[m + (1 + k) * LANES + r]
+            w[m + r] = ratio * along
+            for k in range(K):
+                w[m + (1 + k) * LANES + r] = (_f4(1) - ratio) * w[(D + k) * LANES + r]
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH | {"reassoc"})
+def _sum_over_lanes(w, first, second):
+    """Σ_r of the products of two rows, in any order; not for ``_exp2``, whose order matters."""
+    total = _f4(0)
+    for r in range(LANES):
+        total += w[first * LANES + r] * w[second * LANES + r]
+    return total
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
+def _add_to_spectra(w, exponents, attenuation, gradient, materials, bins):
+    """Add the gradient in the spectra of 64 rays; p and q are in the rows of ȳ and d."""
+    K = len(materials)
+    n_moments = 1 + K + K * (K + 1) // 2
+    A, _, _, _, _, _, _, M, _ = _rows(materials, bins)
+    for e in range(attenuation.shape[1]):
+        for r in range(LANES):
+            w[r] = _f4(0)
+        for k in range(K):
+            factor = exponents[e * K + k]
+            for r in range(LANES):
+                w[r] += factor * w[(A + k) * LANES + r]
+        for r in range(LANES):
+            w[r] = _exp2(w[r])
+        for b in range(len(bins)):
+            m = M + b * n_moments
+            total = _sum_over_lanes(w, 0, m)
+            for k in range(K):
+                total += attenuation[k, e] * _sum_over_lanes(w, 0, m + 1 + k)
+            gradient[b, e] += total
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
+def _write_of_counts(w, gradient, first, lanes, materials, bins):
+    """−u·d_b of every ray, with u in D."""
+    K = len(materials)
+    n_moments = 1 + K + K * (K + 1) // 2
+    _, _, _, _, D, _, _, M, _ = _rows(materials, bins)
+    for r in range(lanes):
+        for b in range(len(bins)):
+            value = _f4(0)
+            for k in range(K):
+                value -= w[(D + k) * LANES + r] * w[(M + b * n_moments + 1 + k) * LANES + r]
+            gradient[first + r, b] = value
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=_FASTMATH, parallel=True)
+def gradients(
+    x, counts, spectra, attenuation, passes, cotangent, materials, bins, of_counts, of_spectra
+):
+    """Gradients of Σ v·A in the counts, −u·d_b with u = H⁻¹ v, and in the spectra (``_pull``).
+
+    Args:
+        x, counts, spectra, attenuation, materials, bins: as in ``minimise``.
+        passes: (pixel, ray), whether a ray passes a gradient.
+        cotangent: v, (pixel, ray, material).
+        of_counts: (pixel, ray, bin), written; empty if not wanted.
+        of_spectra: (pixel, tile, bin, energy), zero, written; empty if not wanted.
+    """
+    K = len(materials)
     n_rays = counts.shape[1]
     per_pixel = (n_rays + _TILE - 1) // _TILE
-    A, _, G, H, D, Q, N, M, height = _rows(materials, bins)
+    A, _, G, _, D, Q, N, _, height = _rows(materials, bins)
     for tile in prange(counts.shape[0] * per_pixel):
         pixel, start = tile // per_pixel, tile % per_pixel * _TILE
         own = pixel if len(spectra) > 1 else 0
@@ -497,26 +572,27 @@ def count_gradient(
                 i = first + min(r, lanes - 1)
                 for b in range(len(bins)):
                     w[(N + b) * LANES + r] = counts[pixel, i, b]
-                for k in range(K):
-                    w[(A + k) * LANES + r] = x[pixel, i, k]
+                for k in range(K):  # an empty beam for rays that pass nothing: no 0 · NaN
+                    w[(A + k) * LANES + r] = x[pixel, i, k] if passes[pixel, i] else _f4(0)
             _look(w, exponents, weights, materials, bins)
             _differentiate(w, materials, bins)  # s and _SAFE are zero
-            for r in range(lanes):
-                i = first + r
+            for r in range(LANES):
+                i = first + min(r, lanes - 1)
+                through = r < lanes and passes[pixel, i]
                 for k in range(K):
-                    a, g = w[(A + k) * LANES + r], w[(G + k) * LANES + r]
-                    held = (a <= lower[k] and g > 0) or (a >= upper[k] and g < 0)
-                    w[(G + k) * LANES + r] = _f4(0) if held else cotangent[pixel, i, k]
-                    for j in range(K):
-                        if held:
-                            w[(H + _pair(k, j)) * LANES + r] = _f4(k == j)
+                    w[(G + k) * LANES + r] = cotangent[pixel, i, k] if through else _f4(0)
             _solve(w, materials, bins)
-            for r in range(lanes):
-                i = first + r
-                through = passes[pixel, i] and w[(Q + _DEFINITE) * LANES + r] > _f4(0)
-                for b in range(len(bins)):
-                    value = _f4(0)
-                    for k in range(K):
-                        d = w[(M + b * n_moments + 1 + k) * LANES + r]
-                        value -= w[(D + k) * LANES + r] * d
-                    gradient[pixel, i, b] = value if through else _f4(0)
+            for i in range(K * LANES):
+                definite = w[(Q + _DEFINITE) * LANES + i % LANES] > _f4(0)
+                w[D * LANES + i] = w[D * LANES + i] if definite else _f4(0)
+            if of_counts.size > 0:
+                _write_of_counts(w, of_counts[pixel], first, lanes, materials, bins)
+            if of_spectra.size > 0:
+                _pull(w, materials, bins)
+                part = of_spectra[pixel, tile % per_pixel]
+                _add_to_spectra(w, exponents, attenuation, part, materials, bins)
+
+
+def tiles_of(n_rays: int) -> int:
+    """Number of tiles of a pixel."""
+    return -(-n_rays // _TILE)

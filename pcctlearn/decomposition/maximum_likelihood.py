@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
-from pcctlearn.decomposition.fused import is_compiled, problem, with_count_gradient
+from pcctlearn.decomposition.fused import problem, with_derivative
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
 from pcctlearn.decomposition.minima import (
     WARM_START,
@@ -110,10 +110,10 @@ def decompose(
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
         found = find_minima(rays, attenuation, solver, warm_start, limits, polynomial)
-    if spectra.requires_grad or attenuation.requires_grad or not is_compiled(rays, attenuation):
-        solution = _with_derivative(found.single, rays, attenuation, limits)
+    if found.compiled and not attenuation.requires_grad:
+        solution = with_derivative(found.single, problem(rays, attenuation, limits))
     else:
-        solution = with_count_gradient(found.single, problem(rays, attenuation, limits))
+        solution = _with_derivative(found.single, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
         double = _with_derivative(found.double, *in_double(hard, attenuation, limits))

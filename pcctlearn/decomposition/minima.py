@@ -37,6 +37,7 @@ class Found(NamedTuple):
     single: Solution
     hard: Tensor  # mask of the rays solved in double precision
     double: Solution  # of ``Rays.take(hard)``
+    compiled: bool  # whether the others are the minima of compiled functions
 
 
 def informative(counts: RayCounts) -> RayMask:
@@ -71,7 +72,8 @@ def find_minima(
     """
     possible = informative(rays.counts).flatten()
     likelier = rays.start is None
-    if likelier and warm_start is WARM_START and is_compiled(rays, attenuation):
+    compiled = likelier and warm_start is WARM_START and is_compiled(rays, attenuation)
+    if compiled:
         assert polynomial is not None
         few = _FEW_PHOTONS if len(attenuation) < 3 else _FEW_PHOTONS_OF_THREE
         single = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
@@ -99,7 +101,7 @@ def find_minima(
         # float32 does not resolve a large area density to the distance of a converged ray
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
-    return Found(single, hard, double)
+    return Found(single, hard, double, compiled)
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
