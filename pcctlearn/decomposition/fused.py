@@ -97,6 +97,43 @@ def easy_minima(
     )
 
 
+def hard_minima(given: Problem, start: Tensor, hard: Tensor, same: float) -> Solution:
+    """Flat minima in double precision of the rays of a mask, as ``find_minima`` in torch.
+
+    Args:
+        given: the rays.
+        start: flat, the first iterate of every ray.
+        hard: flat mask of the rays to solve; others keep their start.
+        same: largest difference of the half deviance at the same minimum.
+    """
+    from pcctlearn.decomposition.newton_numba import solve_in_double
+
+    shape = given.counts.shape[:2]
+    n, S, mu = given.arrays()
+    index = hard.nonzero()[:, 0]
+    x = np.empty((len(index), len(mu)))
+    converged = np.empty(len(index), np.uint8)
+    with _announced("decomposition in double precision", given):
+        solve_in_double(
+            (index // shape[1]).numpy(),
+            (index % shape[1]).numpy(),
+            n,
+            S,
+            mu.astype(np.float64),
+            start.reshape(*shape, -1).contiguous().numpy(),
+            *(side.astype(np.float64) for side in given.limits()),
+            DISTANCE,
+            same,
+            *given.sizes(),
+            x,
+            converged,
+        )
+    found = Solution(start.double(), torch.zeros_like(hard))
+    found.x[index] = torch.from_numpy(x)
+    found.converged[index] = torch.from_numpy(converged).to(torch.bool)
+    return found
+
+
 @contextmanager
 def _announced(what: str, given: Problem) -> Iterator[None]:
     """Say so if functions are compiled, which takes seconds, once for each number of bins."""

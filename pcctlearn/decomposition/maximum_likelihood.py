@@ -93,7 +93,6 @@ def decompose(
     check(counts, spectra, attenuation)
     if adjoint not in get_args(Adjoint):
         raise ValueError(f"adjoint must be one of {', '.join(get_args(Adjoint))}, got {adjoint!r}")
-    solver = solver or DampedNewton()
     limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
     rays = layout.ordered(counts, spectra, None if start is None else start.to(counts))
@@ -103,7 +102,10 @@ def decompose(
     if adjoint == "unrolled":
         rays = started(rays, polynomial)
         x, converged = flat(
-            [minimum(piece, attenuation, limits, solver, adjoint) for piece in rays.pieces()]
+            [
+                minimum(piece, attenuation, limits, solver or DampedNewton(), adjoint)
+                for piece in rays.pieces()
+            ]
         )
         enough = informative(rays.counts.detach()).flatten()
         x = torch.where(enough[:, None], x, x.detach())

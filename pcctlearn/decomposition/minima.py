@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcctlearn.decomposition.fused import easy_minima, is_compiled, problem
+from pcctlearn.decomposition.fused import easy_minima, hard_minima, is_compiled, problem
 from pcctlearn.decomposition.pieces import Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.physics.likelihood import poisson_likelihood
@@ -52,7 +52,7 @@ def informative(counts: RayCounts) -> RayMask:
 def find_minima(
     rays: Rays,
     attenuation: Attenuation,
-    solver: Solver,
+    solver: Solver | None,
     warm_start: Sequence[Solver],
     bounds: Bounds | None,
     polynomial: Polynomial | None = None,
@@ -95,9 +95,15 @@ def find_minima(
     rest, index = rays.take(hard)
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
     if index.numel():
-        done = (index < 0).flatten()
-        solvers = [*warm_start[1:], solver]
-        double = _solve_in_double(rest, done, attenuation, solvers, bounds, likelier)
+        if compiled and solver is None:
+            given = problem(rays, attenuation, bounds)
+            every = hard_minima(given, single.x, hard, _SAME)
+            flat_index = index.flatten()
+            double = Solution(every.x[flat_index], every.converged[flat_index] & (flat_index >= 0))
+        else:
+            done = (index < 0).flatten()
+            solvers = [*warm_start[1:], solver or DampedNewton()]
+            double = _solve_in_double(rest, done, attenuation, solvers, bounds, likelier)
         # float32 does not resolve a large area density to the distance of a converged ray
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
