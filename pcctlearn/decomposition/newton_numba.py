@@ -249,8 +249,8 @@ def _descend(
 @no_type_check
 @njit(cache=True, error_model="numpy", parallel=True)
 def solve_in_double(
-    pixels, rays, counts, spectra, attenuation, start, lower, upper, distance, same, materials, bins,
-    x, converged,
+    pixels, rays, counts, spectra, attenuation, start, lower, upper, distance, same, materials,
+    bins, x, converged,
 ):  # fmt: skip
     """The likelier of the minima that are reached from the start and from zero material.
 
