@@ -161,7 +161,7 @@ def _results(paths: list[Path]) -> StudyResults:
             "simulated_scans.primary_and_scatter" if noise else "simulated_scans.primary_sinogram",
             "simulated_scans.cases",
         ],
-        summary=f"{len(paths)} scans in {paths[0].parent}: {amount}.",
+        summary=f"{len(paths)} scan{'s' * (len(paths) > 1)} in {paths[0].parent}: {amount}.",
     )
 
 

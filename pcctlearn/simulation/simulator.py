@@ -103,9 +103,11 @@ class ScanSimulator:
                 f"spr={spr:g} cannot be reached without scatter (scatter=null): set spr to null"
             )
         if scatter is not None and not isinstance(geometry, ConeBeam):
+            # without_scatter would replace scan=of_plates, and its detector with it
+            choice = ", or choose scan=without_scatter" if detector is None else ""
             raise ValueError(
                 f"scatter is simulated in cone beams only, got {type(geometry).__name__}: set "
-                "scan.scatter=null scan.spr=null, or choose scan=without_scatter"
+                f"scan.scatter=null scan.spr=null{choice}"
             )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")

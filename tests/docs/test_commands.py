@@ -17,8 +17,6 @@ from support.ct_files import round_patient, write_nifti
 from support.documents import DOCUMENTS, Command, code_blocks, commands
 from support.studies import REPOSITORY
 
-from pcctlearn.calibration.pixel_model import PixelModel
-from pcctlearn.calibration.pixel_model_file import write_pixel_model
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scatter.checkpoint import save_correction
 from pcctlearn.scatter.network import ScatterNetwork
@@ -118,11 +116,6 @@ def workshop(tmp_path_factory):
     model = scan.spectral_model(["water", "calcium"])
     correction = ScatterNetwork(scan.geometry, model, channels=(6, 6), grid=(2, 3))
     save_correction(folder / "RUN/checkpoints/best.ckpt", correction, scan.geometry, model)
-    nominal = scan.thresholds_keV[:-1]
-    ones = torch.ones(scan.air.shape[1:], dtype=torch.float64)
-    edges = nominal.expand(*ones.shape, -1)
-    pixels = PixelModel.known(ones, 1e-4 * ones[..., None], ("CdTe",), edges, nominal)
-    write_pixel_model(folder / "pixel_model.h5", pixels)
     for name in ("CT.nii.gz", "CASE.nii.gz", "KITS23/dataset/case_00000/imaging.nii.gz"):
         write_nifti(folder / name, round_patient(shape=(8, 64, 64)), (30.0, 5.0, 5.0))
     shutil.copy(REPOSITORY / "data/physics/response/silicon_60mm.csv", folder / "mine.csv")
@@ -133,7 +126,7 @@ def workshop(tmp_path_factory):
         page = (REPOSITORY / "docs/plate_file.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes my_plates.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
-        for name in ("FANS", "BENCH"):
+        for name in ("CALIBRATED", "FANS", "BENCH"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
     shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")

@@ -25,19 +25,18 @@ def test_noise_lowers_the_ssim_more_than_a_shift_of_the_level():
 
 def test_the_ssim_of_two_constants():
     """(2ab + C₁)/(a² + b² + C₁), with C₁ of the range of the reference in the body."""
-    reference = torch.full((64, 64), 0.5)
-    reference[32, 32] = 1.0  # the range is 0.5
+    a, b, data_range = 0.01, 0.03, 1.0
+    reference, image = torch.full((64, 64), a), torch.full((64, 64), b)
     body = torch.zeros(64, 64, dtype=torch.bool)
     body[10:20, 10:20] = True
-    body[32, 32] = True
-    image = torch.full((64, 64), 0.6)
-    c = (0.01 * 0.5) ** 2
-    wanted = (2 * 0.5 * 0.6 + c) / (0.5**2 + 0.6**2 + c)
-    body[32, 32] = False
-    body_with_range = body.clone()
-    body_with_range[32, 32] = True
-    found = structural_similarity(image, reference, body_with_range)
-    assert found == pytest.approx(wanted, rel=0.02)
+    body[0, 0], reference[0, 0] = True, a + data_range  # in no window within the body
+
+    def ssim(c1):
+        return (2 * a * b + c1) / (a**2 + b**2 + c1)
+
+    found = structural_similarity(image, reference, body)
+    assert found == pytest.approx(ssim((0.01 * data_range) ** 2), rel=1e-4)
+    assert found != pytest.approx(ssim((0.01 * 5 * data_range) ** 2), rel=0.1)
 
 
 def test_difference_of_regions():
