@@ -86,12 +86,22 @@ class DirectInversion:
             for j, keV in enumerate(plates.thresholds_keV.tolist())
         ]
         gain, thickness, T = (torch.stack(part, 1) for part in zip(*found, strict=True))
+        keV = plates.thresholds_keV.double()
+        finite = T.isfinite().all(-1) & gain.isfinite().all(-1) & thickness.isfinite().all((-2, -1))
+        far = ((T - keV).abs() > _FURTHEST_keV - 1e-6).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
+        flags |= {
+            "undetermined": spread(~finite, good, False),
+            "far from nominal": spread(far & finite, good, False),
+        }
+        ok = ~any_of(flags)[good]
+        gain, T = torch.where(ok[:, None], gain, 1.0), torch.where(ok[:, None], T, keV)
+        thickness = torch.where(ok[:, None, None], thickness, 0.0)
         shape = plates.pixel_shape
         return ThresholdModels(
             spread(gain, good, 1.0).reshape(*shape, -1),
             spread(thickness, good, 0.0).reshape(*shape, n_thresholds, -1),
             self.materials,
-            spread(T, good, plates.thresholds_keV.double()).reshape(*shape, -1),
+            spread(T, good, keV).reshape(*shape, -1),
             {kind: flagged.reshape(shape) for kind, flagged in flags.items()},
         )
 

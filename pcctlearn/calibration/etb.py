@@ -8,17 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
-from pcctlearn.calibration.pixel_fit import PixelFit, assembled, is_misfit
+from pcctlearn.calibration.pixel_fit import PixelFit, assembled
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import OfPlates, PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
-from pcctlearn.calibration.usable import require_nested, require_plates, unusable
+from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.validation import require_positive
 
 _BLOCK = 20_000  # pixels
+_PASSES = 4  # without pixels that spoil the sums over all of them
 
 
 class EtbCal:
@@ -88,13 +89,23 @@ class EtbCal:
         counts = [plates.of_threshold(j).double() for j in range(len(plates.thresholds_keV))]
         flags = unusable(torch.stack(counts, -1), plates.flags)
         require_nested(torch.stack(counts, -1)[~any_of(flags)], model, plates)
-        once = self._fit(plates, counts, exposure.double(), model, flags)
-        sums = self.normalisation != "anchor" or self.comparison == "counts"
-        if sums and not bool((once.calibrated.flatten() | any_of(flags)).all()):
-            # the sums over the pixels again, without those that do not fit
-            flags = {kind: flagged.flatten() for kind, flagged in once.flags.items()}
-            once = self._fit(plates, counts, exposure.double(), model, flags)
-        return once
+        compares = self.normalisation != "anchor" or self.comparison == "counts"
+        for _ in range(_PASSES if compares else 1):
+            fit = self._fit(plates, counts, exposure.double(), model, flags)
+            far = fit.faults(plates.thresholds_keV.double())["far from nominal"]
+            # sums over the pixels are repeated without those that spoil them for the others
+            spoils = {"far from nominal": far, "not as the model": fit.misfit & ~far}
+            if not compares or not 0 < any_of(spoils).double().mean() < 0.5:
+                break
+            good = ~any_of(flags)
+            for kind, found in spoils.items():
+                known = flags.get(kind, torch.zeros_like(good))
+                flags = {**flags, kind: known | spread(found, good, False)}
+        gauge: Gauge = "relative" if compares else "absolute"
+        return assembled(
+            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, gauge,
+            plates.named,
+        )  # fmt: skip
 
     def _fit(
         self,
@@ -103,26 +114,17 @@ class EtbCal:
         exposure: Tensor,
         model: PlateModel,
         flags: dict[str, Tensor],
-    ) -> PixelModel:
+    ) -> PixelFit:
         good = ~any_of(flags)
         used = torch.stack([values[good] for values in counts])
         absolute = self.normalisation == "anchor" and self.comparison == "ratio"
         # pixels that are not compared with one another are fitted in blocks, which limits memory
         blocks = used.split(_BLOCK if absolute else used.shape[1], dim=1)
-        skews, found = zip(
-            *(self._steps(block, exposure, model, plates.thresholds_keV) for block in blocks),
-            strict=True,
-        )
-        skew = SkewFit(*map(torch.cat, zip(*skews, strict=True)))
-        thresholds = [
-            ThresholdFit(*map(torch.cat, zip(*parts, strict=True)))
-            for parts in zip(*found, strict=True)
-        ]
-        gauge: Gauge = "absolute" if absolute else "relative"
-        fit = _joined(used[0], plates, skew, thresholds)
-        return assembled(
-            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, gauge
-        )
+        parts = []
+        for block in blocks:
+            skew, thresholds = self._steps(block, exposure, model, plates.thresholds_keV)
+            parts.append(_joined(block[0], plates, skew, thresholds))
+        return PixelFit.joined(parts)
 
     def _steps(
         self,
@@ -159,9 +161,6 @@ def _joined(
     """Skew and thresholds of the usable pixels, and those that do not fit."""
     reference = torch.full_like(skew.gain, float(plates.thresholds_keV[0]))
     n_exposures, n_unknowns = len(plates.counts), skew.covariance.shape[-1]
-    misfit = is_misfit(skew.residual, 1 / counts, n_exposures - n_unknowns)
-    for each in found:
-        misfit = misfit | is_misfit(each.residual, each.noise, n_exposures - 1)
     return PixelFit(
         skew.gain,
         skew.thickness_cm,
@@ -169,5 +168,7 @@ def _joined(
         skew.covariance,
         torch.stack([torch.zeros_like(reference), *(f.sd_keV for f in found)], -1),
         torch.stack([skew.converged, *(f.converged for f in found)]).all(0),
-        misfit,
+        torch.stack([skew.residual, *(f.residual for f in found)], -1),
+        torch.stack([1 / counts, *(f.noise for f in found)], -1),
+        (n_exposures - n_unknowns, *len(found) * (n_exposures - 1,)),
     )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.pixel_fit import PixelFit, is_misfit
+from pcctlearn.calibration.pixel_fit import PixelFit
 from pcctlearn.calibration.plate_counts import PlateModel
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
 from pcctlearn.decomposition.maximum_likelihood import decompose
@@ -76,7 +76,7 @@ def fit_through_decomposition(
         problem = _Problem(block, model, basis, nominal_keV.double())
         found = solver(problem.residuals, problem.start(), problem.longest())
         parts.append(problem.fitted(found))
-    return PixelFit(*map(torch.cat, zip(*parts, strict=True)))
+    return PixelFit.joined(parts)
 
 
 class _Problem:
@@ -202,10 +202,8 @@ class _Problem:
         behind = expected_counts(self.known, self.scale * self.spectra(x), self.attenuation)
         behind = above_from_bins(behind).movedim(1, 0) * self.exposure[:, None]
         residual = (self.above / behind).log()  # (pixel, exposure, threshold)
-        misfit = torch.zeros_like(known)
-        for j in range(self.n_thresholds):
-            n_spare = len(self.exposure) - (1 if j else n)
-            misfit = misfit | is_misfit(residual[..., j], 1 / self.above[..., j], n_spare)
+        n_exposures = len(self.exposure)
+        n_spare = (n_exposures - n, *(self.n_thresholds - 1) * (n_exposures - 1,))
         within = torch.isclose(T[:, _REFERENCE:], x[:, n:], rtol=0, atol=1e-6).all(-1)
         sd = variance[:, n:].clamp(min=0).sqrt()
         return PixelFit(
@@ -215,5 +213,7 @@ class _Problem:
             covariance[:, :n, :n],
             torch.cat([torch.zeros_like(T[:, :_REFERENCE]), sd], -1),
             found.converged & known & within & decomposed.converged.all(0),
-            misfit,
+            residual,
+            1 / self.above,
+            n_spare,
         )

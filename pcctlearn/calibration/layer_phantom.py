@@ -92,7 +92,10 @@ class LayerPhantom:
             rays, model, scan.materials, air.thresholds_keV, self.max_steps
         )
         shape = tuple(scan.air.shape[1:])
-        return assembled(shape, air.thresholds_keV, self.materials, flags, fit, "absolute")
+        return assembled(
+            shape, air.thresholds_keV, self.materials, flags, fit, "absolute",
+            lambda exposure: f"the phantom in view {exposure - 1}" if exposure else "air",
+        )  # fmt: skip
 
 
 def _rays(

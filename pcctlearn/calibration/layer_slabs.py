@@ -86,5 +86,6 @@ class LayerSlabs:
             rays, model, self.basis, plates.thresholds_keV, self.max_steps
         )
         return assembled(
-            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, "absolute"
-        )
+            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, "absolute",
+            plates.named,
+        )  # fmt: skip

@@ -62,7 +62,9 @@ class KnownObjects(Protocol):
         """Standard deviations of ln(measured / predicted), and of the noise.
 
         "nominal": predicted for nominal pixels, scaled to their own air or thinnest plates as by a
-        flat field; "calibrated": for those found; "noise": expected of the counts.
+        flat field; "calibrated": for those found; "noise": expected of the counts. "common" is the
+        median of ln(measured / predicted) over the calibrated pixels, with one scale for all
+        exposures, which the others leave out; absent if the exposures are unknown.
         """
         ...
 
@@ -112,7 +114,14 @@ class KnownPlates:
         }
         off["nominal"] = off["nominal"] - off["nominal"][int(self.depths().argmin())]
         spreads = {kind: values.std(1) for kind, values in off.items()}
-        return spreads | {"noise": (1 / plates.counts[:, good]).mean(1).sqrt()}
+        spreads["noise"] = (1 / plates.counts[:, good]).mean(1).sqrt()
+        if plates.exposure is not None:
+            above = found.spectra_above(nominal)[good]
+            passed = plates.transmission(nominal.energies_keV)
+            expected = torch.einsum("pte,me->mpt", above, passed) * plates.exposure[:, None, None]
+            common = (measured - expected.log()).median(1).values
+            spreads["common"] = common - common[:, 0].mean()
+        return spreads
 
     def table(self, residuals: Mapping[str, Spreads]) -> Rows:
         """As ``KnownObjects``."""
@@ -180,10 +189,12 @@ class KnownPhantom:
         }
         off["noise"] = counts.rsqrt()
         groups = [rays & found.calibrated for rays in self._groups()]
-        return {
+        spreads = {
             kind: torch.stack([values[rays].square().mean(0).sqrt() for rays in groups])
             for kind, values in off.items()
         }
+        medians = [off["calibrated"][rays].median(0).values for rays in groups]
+        return spreads | {"common": torch.stack(medians)}
 
     def table(self, residuals: Mapping[str, Spreads]) -> Rows:
         """As ``KnownObjects``."""
@@ -242,14 +253,20 @@ def _errors(
 def _rows(
     what: str, labels: list[str], thresholds_keV: list[float], residuals: Mapping[str, Spreads]
 ) -> Rows:
+    titles = {
+        "nominal": "nominal pixels, flat field",
+        "calibrated": "calibrated pixels",
+        "noise": "expected noise",
+        "common": "median of calibrated pixels",
+    }
     rows = [
         [f"{label}, above {keV:g} keV", *(f"{v[group, j]:.2g}" for v in residuals.values())]
         for j, keV in enumerate(thresholds_keV)
         for group, label in enumerate(labels)
     ]
     return Rows(
-        "standard deviation of ln(measured counts / predicted counts)",
-        [what, "nominal pixels, flat field", "calibrated pixels", "expected noise"],
+        "standard deviation of ln(measured counts / predicted counts), and its median",
+        [what, *(titles[kind] for kind in residuals)],
         rows,
     )
 

@@ -47,7 +47,8 @@ def test_unusable_pixels_are_nominal():
     plates = plates_of(flawed(), 1e8, seed=3)
     plates.counts[:, 4] = 0
     found = DirectInversion().fit(plates, cdte_scanner())
-    assert (~found.calibrated).nonzero().tolist() == [[4]]
+    assert found.flags["without counts"].nonzero().tolist() == [[4]]
+    assert not found.calibrated[4]
     assert found.thresholds_keV[4].tolist() == [40.0, 60.0]
     assert found.thickness_cm[4].abs().max() == 0
 
@@ -59,3 +60,11 @@ def test_too_few_plates():
     )
     with pytest.raises(ValueError, match="2 exposure"):
         DirectInversion().fit(few, cdte_scanner())
+
+
+def test_a_stuck_pixel_is_flagged_and_corrected_as_nominal():
+    plates = plates_of(flawed(n_pixels=20), 1e8, seed=3)
+    plates.counts[:, 5] = plates.counts[2, 5]
+    found = DirectInversion().fit(plates, cdte_scanner())
+    assert found.flags["far from nominal"][5]
+    assert torch.equal(found.thresholds_keV[5], plates.thresholds_keV)

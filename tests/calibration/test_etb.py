@@ -292,3 +292,60 @@ def test_bins_of_a_skewed_detector_are_not_taken_for_counts_above_thresholds():
     with pytest.raises(ValueError, match="without from_bins"):
         EtbCal().fit(replace(plates, counts=twice), cdte_scanner())
     assert EtbCal().fit(plates, cdte_scanner()).calibrated.all()
+
+
+AS_PROPOSED = {
+    "materials": ["CdTe", "aluminium"],
+    "normalisation": "model",
+    "comparison": "counts",
+    "prior_cm": {"CdTe": 0.005, "aluminium": 0.2},
+}  # conf/calibration/etb_as_proposed.yaml
+
+
+@pytest.mark.parametrize("kind", ["stuck", "swapped", "clipped", "fewer above 60 keV", "brighter"])
+@pytest.mark.parametrize("settings", [{}, AS_PROPOSED], ids=["etb", "as proposed"])
+def test_a_fault_of_one_pixel_is_flagged_and_spoils_no_other(settings, kind):
+    plates = plates_of(flawed(n_pixels=100, bias_keV=0.6), 1e8, seed=3)
+    clean = EtbCal(**settings).fit(plates, cdte_scanner())
+    assert clean.calibrated.all()
+    counts = plates.counts.clone()
+    if kind == "stuck":
+        counts[:, 5] = counts[0, 5]
+    elif kind == "swapped":
+        counts[:, 5] = counts[:, 5].flip(-1)
+    elif kind == "clipped":
+        counts[:, 5] = counts[:, 5].clamp(max=2e7)
+    elif kind == "brighter":
+        counts[:, 5] += 2e6
+    else:
+        counts[:, 5, 1] *= 0.3
+    found = EtbCal(**settings).fit(replace(plates, counts=counts), cdte_scanner())
+    assert (~found.calibrated).nonzero().flatten().tolist() == [5]
+    others = found.calibrated
+    moved = (found.thresholds_keV - clean.thresholds_keV)[others]
+    assert moved.abs().max() < 0.02
+    # a flagged pixel is nominal, and its errors are unknown
+    assert found.threshold_sd_keV[5].isnan().all()
+    assert found.gain_covariance[5].isnan().all()
+    assert not found.threshold_sd_keV[others].isnan().any()
+
+
+@pytest.mark.parametrize("error", [1.003, 1.01])
+def test_an_error_that_all_pixels_share_is_reported(error, caplog):
+    plates = plates_of(flawed(n_pixels=50, bias_keV=0.6), 1e8, seed=3)
+    EtbCal().fit(plates, cdte_scanner())
+    assert not caplog.records
+    wrong = torch.tensor([error, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    EtbCal().fit(replace(plates, exposure=wrong), cdte_scanner())
+    assert "check the exposures" in caplog.text
+    assert "exposure" in caplog.text
+
+
+@pytest.mark.parametrize("scale", [0.8, 0.9, 1.1, 1.3])
+def test_wrong_lengths_or_exposures_are_refused(scale):
+    plates = plates_of(flawed(n_pixels=50, bias_keV=0.6), 1e8, seed=3)
+    with pytest.raises(ValueError, match="lengths"):
+        EtbCal().fit(replace(plates, plates_cm=plates.plates_cm * scale), cdte_scanner())
+    wrong = torch.tensor([scale, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"exposure"):
+        EtbCal().fit(replace(plates, exposure=wrong), cdte_scanner())

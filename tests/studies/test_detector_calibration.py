@@ -49,6 +49,19 @@ def test_plates_become_a_pixel_model(tmp_path):
         assert (tmp_path / f"out/figures/{figure}.png").is_file()
 
 
+def test_the_report_shows_an_error_that_all_pixels_share(tmp_path):
+    path = plates(tmp_path / "plates")
+    medians = []
+    for error in (1.0, 1.01):
+        with h5py.File(path, "r+") as file:
+            file["exposure"][0] = error
+        calibrated(tmp_path / f"{error:g}", path)
+        with h5py.File(tmp_path / f"{error:g}/arrays.h5") as file:
+            medians.append(abs(file["residuals/common"][()]).max())
+    assert medians[0] < 3e-4
+    assert medians[1] > 2e-3
+
+
 def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
     calibrated(tmp_path / "out", plates(tmp_path / "plates"))
     with h5py.File(tmp_path / "out/arrays.h5") as file:
