@@ -33,6 +33,11 @@ class WaterSlab:
                 f"{len(plates.counts)} exposures: leave the others out"
             )
         air, slab = plates.plates_cm.sum(-1).argsort().tolist()
+        if plates.plates_cm[air].any():
+            raise ValueError(
+                f"calibration=water_slab needs an exposure without plates, got "
+                f"{plates.named(air)} and {plates.named(slab)}: measure air"
+            )
         model = plate_model(plates, nominal, ["water"])
         counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
         flags = unusable(counts, plates.flags)

@@ -48,6 +48,14 @@ def test_plates_of_another_number_are_refused():
         WaterSlab().fit(replace(slab_of(flawed()), exposure=None), cdte_scanner())
 
 
+def test_two_slabs_without_air_are_refused():
+    plates = slab_of(flawed())
+    with pytest.raises(ValueError, match="10 mm water and 200 mm water"):
+        WaterSlab().fit(
+            replace(plates, plates_cm=torch.tensor([[1.0], [20.0]]).double()), cdte_scanner()
+        )
+
+
 def test_dead_pixels_are_left_as_they_are():
     plates = slab_of(flawed(), 1e8, 3)
     plates.counts[1, 4] = 0
