@@ -1,8 +1,11 @@
 """The job of calibrate.py: a pixel model with a report on every pixel."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ class DetectorCalibration:
     Args:
         counts: a plate file (docs/plate_file.md), or for ``LayerPhantom`` a scan file with the line
             integrals of the phantom (docs/scan_file.md).
-        calibrator: the method; it must find a pixel model.
+        calibrator: the method; its ``fit`` must be annotated to return a ``PixelModel``.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
     """
@@ -50,6 +53,12 @@ class DetectorCalibration:
         water_cm: float = 20.0,
         seed: int = 0,
     ) -> None:
+        if get_type_hints(calibrator.fit).get("return") is not PixelModel:
+            raise ValueError(
+                f"calibration={_key(calibrator)} corrects projections and finds no pixel model: "
+                "use calibration=etb, or see what it corrects with python train.py "
+                "experiment=etb_abdomen"
+            )
         if counts is None:
             raise ValueError(
                 "counts needs a value: counts=FILE.h5 (docs/plate_file.md), for instance from "
@@ -59,7 +68,8 @@ class DetectorCalibration:
             raise ValueError(f"water_cm must be above 0 and at most 40, got {water_cm:g}")
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
-        self.objects = read_known_objects(self.path)
+        with _naming(self.path):
+            self.objects = read_known_objects(self.path)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
                 f"{counts} is a scan file: use calibration=layer_phantom"
@@ -70,8 +80,10 @@ class DetectorCalibration:
 
     def run(self, context: Context) -> StudyResults:
         """Calibrate, write the pixel model, and report."""
-        objects, nominal = self.objects, self.objects.nominal_model()
-        found = self._fit(objects, nominal)
+        objects = self.objects
+        with _naming(self.path):
+            nominal = objects.nominal_model()
+            found = self._fit(objects, nominal)
         redrawn = self._fit(objects.redrawn(nominal, found, self.seed), nominal)
         provenance = {
             "name": objects.name or self.path.stem,
@@ -99,12 +111,7 @@ class DetectorCalibration:
 
     def _fit(self, objects: KnownObjects, nominal: SpectralModel) -> PixelModel:
         calibrator: Any = self.calibrator
-        found = calibrator.fit(objects.measured, nominal)
-        if not isinstance(found, PixelModel):
-            raise ValueError(
-                f"{type(self.calibrator).__name__} corrects projections and finds no gain, skew "
-                "and thresholds to be written: use calibration=etb"
-            )
+        found: PixelModel = calibrator.fit(objects.measured, nominal)
         return found
 
     def _slab(
@@ -149,6 +156,21 @@ class DetectorCalibration:
             "nominal, and by a calibration of a second, simulated measurement of the pixels found."
         )
         return " ".join(words)
+
+
+def _key(calibrator: object) -> str:
+    """The name of a calibrator on the command line: that of its class, with underscores."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(calibrator).__name__).lower()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors in the contents of a file begin with its path."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if str(path) in text else f"{path}: {text}") from None
 
 
 def _numbers(found: PixelModel) -> Numbers:

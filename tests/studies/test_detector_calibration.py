@@ -83,19 +83,39 @@ def test_without_counts_the_way_to_them_is_shown(tmp_path):
         run(composed(tmp_path, f"folder={tmp_path}", name="calibrate"))
 
 
-def test_a_corrector_of_projections_is_no_pixel_model(tmp_path):
-    class Corrector:
-        def fit(self, plates, nominal):
-            return object()
-
-    from pcctlearn.runs.context import Context
-    from pcctlearn.studies.detector_calibration import DetectorCalibration
-
-    path = plates(tmp_path / "plates")
-    job = DetectorCalibration(str(path), Corrector())
-    with pytest.raises(ValueError, match="Corrector"):
-        job.run(Context(tmp_path / "out"))
+@pytest.mark.parametrize("name", ["water_slab", "sfr", "bct", "direct_inversion"])
+def test_a_corrector_of_projections_is_refused_before_plates_are_counted(tmp_path, name):
+    with pytest.raises(Exception, match=rf"calibration={name} .*experiment=etb_abdomen"):
+        calibrated(tmp_path / "out", tmp_path / "none.h5", f"calibration={name}")
     assert not (tmp_path / "out").exists()
+
+
+def drop_exposures(file):
+    for name in ("counts", "exposure", "frames"):
+        if name in file:
+            values, attributes = file[name][:1], dict(file[name].attrs)
+            del file[name]
+            file[name] = values
+            file[name].attrs.update(attributes)
+    values, attributes = file["plates_cm"][:, :1], dict(file["plates_cm"].attrs)
+    del file["plates_cm"]
+    file["plates_cm"] = values
+    file["plates_cm"].attrs.update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda file: file.pop("exposure"), "needs the exposure"),
+        (drop_exposures, "do not determine"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, damage, named):
+    path = plates(tmp_path / "plates")
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(Exception, match=rf"plates\.h5: .*{named}"):
+        calibrated(tmp_path / "out", path)
 
 
 def test_wrong_plates_leave_nothing_behind(tmp_path):
