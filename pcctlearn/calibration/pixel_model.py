@@ -1,4 +1,4 @@
-"""What a calibration finds of every pixel: gain, skew, thresholds, and how well it knows them."""
+"""What a calibration finds of every pixel: gain, skew, thresholds, with standard errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -108,19 +108,23 @@ class PixelModel:
         return replace(self, **arrays, flags=flags)
 
     def require_scanner(
-        self, shape: tuple[int, ...], edges_keV: Float[Tensor, "*pixel edge"]
+        self,
+        shape: tuple[int, ...],
+        edges_keV: Float[Tensor, "*pixel edge"],
+        remedy: str = "calibrate the detector of the scan, with its thresholds",
     ) -> None:
         """Raise ValueError unless a scanner has these pixels and nominal thresholds.
 
         Args:
             shape: of its detector; a row of pixels and a panel of one row are the same.
             edges_keV: its nominal thresholds, and the upper limit of the last bin.
+            remedy: end of the message.
         """
         own, nominal = tuple(self.gain.shape), edges_keV[..., :-1].to(self.nominal_keV)
         if shape not in (own, (1, *own)):
             raise ValueError(
                 f"the pixel model has {' x '.join(map(str, own))} pixels, the scanner "
-                f"{' x '.join(map(str, shape))}: calibrate the detector of the scan"
+                f"{' x '.join(map(str, shape))}: {remedy}"
             )
         if nominal.shape[-1] != len(self.nominal_keV) or not torch.allclose(
             nominal, self.nominal_keV.expand_as(nominal), rtol=0, atol=1e-3
@@ -128,7 +132,7 @@ class PixelModel:
             typical = nominal.reshape(-1, nominal.shape[-1])[0].tolist()
             raise ValueError(
                 f"the pixel model is for thresholds of {self.nominal_keV.tolist()} keV, the scan "
-                f"has {typical}: calibrate with the thresholds of the scan"
+                f"has {typical}: {remedy}"
             )
 
     def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:

@@ -1,5 +1,6 @@
 """The job of evaluate.py: correct, decompose and reconstruct scan files, and report."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,8 @@ from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.folder import scan_files
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.grids import VolumeGrid, changed_grid
+
+log = logging.getLogger(__name__)
 
 _RESERVED = (*OUTPUTS, ".lock")  # names that a scan may not have
 _MOST_DRAWN = 10  # scans with figures
@@ -69,6 +72,13 @@ class Evaluation:
         for path in self.paths:
             safe_stem(path.stem, path, reserved=_RESERVED)
         pixels = None if pixel_model is None else read_pixel_model(pixel_model)
+        if pixels is not None and pixels.gauge == "relative":
+            log.warning(
+                "%s was calibrated from counts relative to the sum over all pixels: a skew and a "
+                "threshold bias common to all pixels are not corrected; use calibration=etb with "
+                "the exposure of each plate to determine them",
+                pixel_model,
+            )
         chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation, pixels)
         self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed)
 

@@ -244,7 +244,13 @@ class ScanSimulator:
 
     def _given(self, pixels: PixelModel, edges_keV: Float[Tensor, "edge"]) -> _Detector:
         shape = (self.geometry.n_rows, self.geometry.n_columns)
-        pixels.require_scanner(shape, edges_keV)
+        pixels.require_scanner(
+            shape,
+            edges_keV,
+            "plates and scan must agree: give both simulations the same number of pixels "
+            "(datasets.n_columns of the plates, tomography.geometry.n_columns of the scan) and the "
+            "same physics.thresholds.edges_keV",
+        )
         last = edges_keV[-1:].expand(*shape, 1)
         return _Detector(
             torch.cat([pixels.thresholds_keV.reshape(*shape, -1), last], -1),

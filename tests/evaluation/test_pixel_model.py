@@ -68,6 +68,17 @@ def test_flagged_pixels_are_filled(workshop, tmp_path):
     assert "(1, 5)" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.parametrize("gauge", ["absolute", "relative"])
+def test_errors_that_all_pixels_share_and_that_remain_are_named_once(
+    workshop, tmp_path, caplog, gauge
+):
+    pixels = read_pixel_model(workshop / "calibrated/pixel_model.h5")
+    write_pixel_model(tmp_path / "model.h5", replace(pixels, gauge=gauge))
+    evaluated(workshop, tmp_path / "out", f"pixel_model={tmp_path / 'model.h5'}")
+    said = [m for m in caplog.messages if "common to all pixels" in m]
+    assert len(said) == (gauge == "relative")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -94,7 +105,7 @@ def test_scans_of_plates_need_their_panel_and_thresholds(workshop, tmp_path):
         command(
             tmp_path / "a", "simulate", *words, "physics.thresholds.edges_keV=[20.0,50.0,149.0]"
         )
-    with pytest.raises(ValueError, match="4 x 24 pixels"):
+    with pytest.raises(ValueError, match=r"4 x 24 pixels.*datasets\.n_columns"):
         command(tmp_path / "b", "simulate", *words, "tomography.geometry.n_rows=6")
     with pytest.raises(ValueError, match="threshold_error_keV"):
         command(tmp_path / "c", "simulate", *words, "scan.threshold_error_keV=1.0")
