@@ -1,4 +1,4 @@
-"""Checks of numeric parameters."""
+"""Checks of parameters."""
 
 from collections.abc import Sequence
 from math import inf, isfinite
@@ -23,6 +23,12 @@ def require_finite(**numbers: float) -> None:
     for name, number in numbers.items():
         if not isfinite(number):
             raise ValueError(f"{name} must be finite, got {number}")
+
+
+def require_names(name: str, values: Sequence[str], remedy: str) -> None:
+    """Raise ValueError unless the values of a parameter are one or more different names."""
+    if isinstance(values, str) or not values or len(set(values)) != len(values):
+        raise ValueError(f"{name} must be different names, got {values!r}: use {remedy}")
 
 
 def one_or_each(value: float | Sequence[float] | FloatArray, n: int) -> tuple[float, ...]:

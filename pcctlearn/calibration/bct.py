@@ -64,8 +64,8 @@ class Bct:
             )
         if (self.n_terms or n_bins) > n_bins and not self.penalty:
             raise ValueError(
-                f"{n_bins} bins do not determine n_terms={self.n_terms}: use n_terms={n_bins} or "
-                "penalty=1e-6"
+                f"{n_bins} bins do not determine n_terms={self.n_terms}: use "
+                f"calibration.n_terms={n_bins} or calibration.penalty=1e-6"
             )
         model = plate_model(plates, nominal, ["water"])
         counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)

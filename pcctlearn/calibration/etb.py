@@ -16,7 +16,7 @@ from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_t
 from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
-from pcctlearn.validation import require_positive
+from pcctlearn.validation import require_names, require_positive
 
 _BLOCK = 20_000  # pixels
 _PASSES = 4  # without pixels that spoil the sums over all of them
@@ -58,10 +58,10 @@ class EtbCal:
         if comparison == "ratio" and normalisation != "anchor":
             raise ValueError(
                 f"comparison=ratio needs normalisation=anchor, got {normalisation}: the skew that "
-                "all pixels share would appear as a bias of 0.2 keV; use comparison=counts"
+                "all pixels share would appear as a bias of 0.2 keV; use "
+                "calibration.comparison=counts"
             )
-        if isinstance(materials, str) or len(set(materials)) != len(materials) or not materials:
-            raise ValueError(f"materials must be different names, got {materials!r}: use [CdTe]")
+        require_names("materials", materials, "calibration.materials=[CdTe]")
         if prior_cm is not None and set(prior_cm) != set(materials):
             raise ValueError(
                 f"prior_cm names {sorted(prior_cm)}, materials {sorted(materials)}: give one "
@@ -82,7 +82,7 @@ class EtbCal:
                 raise ValueError(
                     "normalisation=anchor needs the exposure of each plate: measure it, set it to "
                     "ones if the tube is stable, or use calibration=etb_as_proposed "
-                    "(normalisation=model comparison=counts)"
+                    "(calibration.normalisation=model calibration.comparison=counts)"
                 )
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)
@@ -94,7 +94,7 @@ class EtbCal:
             fit = self._fit(plates, counts, exposure.double(), model, flags)
             far = fit.faults(plates.thresholds_keV.double())["far from nominal"]
             # sums over the pixels are repeated without those that spoil them for the others
-            spoils = {"far from nominal": far, "not as the model": fit.misfit & ~far}
+            spoils = {"far from nominal": far, "poor fit": fit.misfit & ~far}
             if not compares or not 0 < any_of(spoils).double().mean() < 0.5:
                 break
             good = ~any_of(flags)

@@ -17,7 +17,7 @@ from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels
 from pcctlearn.scans.record import ScanRecord
-from pcctlearn.validation import require_positive
+from pcctlearn.validation import require_names, require_positive
 
 
 class LayerPhantom:
@@ -39,8 +39,7 @@ class LayerPhantom:
 
     def __init__(self, materials: Sequence[str] = ("CdTe",), max_steps: int = 30) -> None:
         require_positive(max_steps=max_steps)
-        if isinstance(materials, str) or not materials or len(set(materials)) != len(materials):
-            raise ValueError(f"materials must be different names, got {materials!r}: use [CdTe]")
+        require_names("materials", materials, "calibration.materials=[CdTe]")
         self.materials, self.max_steps = tuple(materials), max_steps
 
     def fit(self, scan: ScanRecord, nominal: SpectralModel) -> PixelModel:

@@ -19,7 +19,7 @@ from pcctlearn.calibration.usable import (
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
-from pcctlearn.validation import require_positive
+from pcctlearn.validation import require_names, require_positive
 
 
 class LayerSlabs:
@@ -40,12 +40,8 @@ class LayerSlabs:
         max_steps: int = 30,
     ) -> None:
         require_positive(max_steps=max_steps)
-        for name, values, usual in (
-            ("basis", basis, "[water,aluminium]"),
-            ("materials", materials, "[CdTe]"),
-        ):
-            if isinstance(values, str) or not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must be different names, got {values!r}: use {usual}")
+        require_names("basis", basis, "calibration.basis=[water,aluminium]")
+        require_names("materials", materials, "calibration.materials=[CdTe]")
         self.basis, self.materials, self.max_steps = tuple(basis), tuple(materials), max_steps
 
     def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:

@@ -75,7 +75,7 @@ class PixelFit(NamedTuple):
         return {
             "far from nominal": far & finite,
             "undetermined": ~converged & ~far,
-            "not as the model": self.misfit & converged & ~far,
+            "poor fit": self.misfit & converged & ~far,
         }
 
 
@@ -117,8 +117,8 @@ def assembled(
         kind = max(new, key=lambda name: int(new[name].sum()))
         raise ValueError(
             f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated, {int(new[kind].sum())} "
-            f"are {kind!r}: check the lengths and materials in the beam, the spectrum and the "
-            "response"
+            f"are {kind!r}: check the exposures, the lengths and materials in the beam, the "
+            "spectrum and the response"
         )
     _compare_with_noise(fit, ok, nominal, named)
     gain, x = fit.gain / fit.gain[ok].median(), fit.thickness_cm

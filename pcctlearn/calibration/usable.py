@@ -39,7 +39,7 @@ def unusable(
     return flags | {
         "not finite": free & ~finite,
         "without counts": free & finite & ~counted,
-        "unlike the others": good & ~(apart < math.log(_MOST_APART)),
+        "outlier": good & ~(apart < math.log(_MOST_APART)),
     }
 
 
@@ -80,13 +80,13 @@ def require_nested(
     most = min(off / _CLOSER, _NEARLY)  # of what they are instead
     if _off(typical, bins) < most:
         raise ValueError(
-            "the counts are those in bins, not above thresholds: read them with "
-            "CalibrationSet.from_bins (in a file: counted = 'bins')"
+            "the counts are those in bins, not above thresholds: set the attribute counted of the "
+            "file to 'bins' (in Python: CalibrationSet.from_bins)"
         )
     if _off(typical, sums) < most:
         raise ValueError(
-            "the counts are sums of counts above thresholds: give these to CalibrationSet without "
-            "from_bins (in a file: counted = 'above')"
+            "the counts are sums of counts above thresholds: set the attribute counted of the file "
+            "to 'above' (in Python: CalibrationSet without from_bins)"
         )
     if off > _MOST_OFF:
         found, wanted = ((x / x[0]).tolist() for x in (typical, expected))

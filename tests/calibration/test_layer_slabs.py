@@ -101,7 +101,7 @@ def test_pixels_that_cannot_be_used_are_flagged():
     assert (~found.calibrated).nonzero().flatten().tolist() == [4, 5, 6]
     assert found.flags["without counts"][4]
     assert found.flags["without counts in a bin"][5]
-    assert found.flags["not as the model"][6]
+    assert found.flags["poor fit"][6]
 
 
 def test_settings_are_checked():
