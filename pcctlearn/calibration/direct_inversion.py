@@ -17,6 +17,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 
 _LONGEST_STEP_keV, _FURTHEST_keV = 1.0, 15.0
+_MOST_OFF = 7.0  # ln of the counts of a pixel over those that it was found to have
 
 
 def direct_inversion(
@@ -88,6 +89,11 @@ class DirectInversion:
         gain, thickness, T = (torch.stack(part, 1) for part in zip(*found, strict=True))
         keV = plates.thresholds_keV.double()
         finite = T.isfinite().all(-1) & gain.isfinite().all(-1) & thickness.isfinite().all((-2, -1))
+        for j in range(n_thresholds):  # a gain near zero makes any thickness
+            predicted = gain[:, j, None] * model.counts(thickness[:, j], T[:, j]).counts
+            off = (predicted / predicted.nanmedian(0).values).log()
+            off = off - (counts[good, :, j] / counts[good, :, j].median(0).values).log()
+            finite = finite & (off.abs() < _MOST_OFF).all(-1)
         far = ((T - keV).abs() > _FURTHEST_keV - 1e-6).any(-1) | ~(T.diff(dim=-1) > 0).all(-1)
         flags |= {
             "undetermined": spread(~finite, good, False),
