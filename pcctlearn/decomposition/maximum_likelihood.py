@@ -57,7 +57,8 @@ def decompose(
 
     Gradients reach counts, spectra and attenuation by the implicit function theorem, and through
     them thresholds, fluence and response. Rays are solved in pieces, so the working memory depends
-    neither on the number of rays nor on the number of iterations.
+    neither on the number of rays nor on the number of iterations. With the default solvers, float32
+    on a CPU and three materials or fewer, compiled functions do it (``decomposition.fused``).
 
     Args:
         counts: (*ray, bin), photons.
