@@ -133,14 +133,7 @@ class CalibrationSet:
                 f"most pixels count nothing above {self.thresholds_keV[index]:g} keV behind "
                 f"{self.named(exposure)} (exposure {exposure}): expose longer, or leave it out"
             )
-        for index in range(1, typical.shape[1]):
-            if not (typical[:, index] < typical[:, index - 1]).all():
-                raise ValueError(
-                    f"counts above {self.thresholds_keV[index]:g} keV are not fewer than those "
-                    f"above {self.thresholds_keV[index - 1]:g} keV: counts in bins are read with "
-                    "CalibrationSet.from_bins (in a file: counted = 'bins'), counts above "
-                    "thresholds go with rising thresholds"
-                )
+        self._check_thresholds(typical)
         if self.exposure is None:
             return  # counts may rise with it
         typical = typical / self.exposure[:, None]
@@ -153,3 +146,21 @@ class CalibrationSet:
                         f"{self.named(i)} (exposure {i}): check the order of the plates and the "
                         "exposures"
                     )
+
+    def _check_thresholds(self, typical: Float[Tensor, "exposure threshold"]) -> None:
+        """Counts of the median pixel fall with the threshold."""
+        remedy = (
+            "set the attribute counted of the file to 'bins' if they are counts in bins (in "
+            "Python: CalibrationSet.from_bins)"
+        )
+        if typical.shape[1] > 1 and bool((typical.diff(dim=1) > 0).all()):
+            remedy = (
+                "in reverse order they all fall, so reverse the axis of the thresholds "
+                f"(counts[:, ::-1] in a file), or {remedy}"
+            )
+        for index in range(1, typical.shape[1]):
+            if not (typical[:, index] < typical[:, index - 1]).all():
+                raise ValueError(
+                    f"counts above {self.thresholds_keV[index]:g} keV are not fewer than those "
+                    f"above {self.thresholds_keV[index - 1]:g} keV: {remedy}"
+                )

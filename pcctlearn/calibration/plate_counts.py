@@ -96,7 +96,7 @@ def plate_model(
     if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
         raise ValueError(
             f"thresholds of {plates.thresholds_keV.tolist()} keV are not all within the spectrum, "
-            f"{low:g} to {high:g} keV"
+            f"{low:g} to {high:g} keV: correct them, or extend the spectrum"
         )
     return PlateModel(
         energies,

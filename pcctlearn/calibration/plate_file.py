@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import PixelModel
+from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.stored import (
     Contents,
     FileSchema,
@@ -17,10 +18,12 @@ from pcctlearn.calibration.stored import (
     stored_faults,
     write_stored,
 )
+from pcctlearn.calibration.usable import require_expected, unusable
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds, above_from_bins
+from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
 from pcctlearn.scans.schema import ARRAYS as SCAN_ARRAYS
 from pcctlearn.scans.schema import StoredArray
@@ -68,7 +71,8 @@ _FLAGS = ("dead", "saturated")
 class PlateRecord:
     """The contents of a plate file.
 
-    ``frames`` were added for each exposure. ``true_thresholds_keV`` and ``skew_cm``, the thickness
+    ``frames`` were added for each exposure; those of a file are its exposures, if it holds none and
+    they differ. ``true_thresholds_keV`` and ``skew_cm``, the thickness
     of ``filter_materials`` before each pixel, are those of a simulated detector.
     """
 
@@ -123,12 +127,11 @@ def plate_faults(path: str | Path) -> list[str]:
     path = Path(path)
     if wrong := stored_faults(path, PLATES):
         return wrong
-    contents = read_stored(path, PLATES)
     try:
-        _record(contents).nominal_model()
+        _checked(read_stored(path, PLATES))
     except ValueError as error:
         return [str(error)]
-    return _saturation(contents)
+    return []
 
 
 def read_plates(path: str | Path) -> PlateRecord:
@@ -140,12 +143,9 @@ def read_plates(path: str | Path) -> PlateRecord:
     path = Path(path)
     contents = read_stored(path, PLATES)
     try:
-        record = _record(contents)
-        if wrong := _saturation(contents):
-            raise ValueError(wrong[0])
+        return _checked(contents)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return record
 
 
 def write_plates(path: str | Path, record: PlateRecord) -> None:
@@ -175,8 +175,30 @@ def write_plates(path: str | Path, record: PlateRecord) -> None:
     write_stored(Path(path), PLATES, Contents(arrays, names, attributes))
 
 
+def _checked(contents: Contents) -> PlateRecord:
+    """The record, whose typical counts are those that its spectrum and response predict."""
+    record = _record(contents)
+    if wrong := _saturation(contents):
+        raise ValueError(wrong[0])
+    plates, nominal = record.plates, record.nominal_model()
+    counts = plates.counts.flatten(1, -2).movedim(0, 1).double()
+    good = ~any_of(unusable(counts, plates.flags))
+    require_expected(counts[good], plate_model(plates, nominal, ["water"]), plates)
+    return record
+
+
 def _record(contents: Contents) -> PlateRecord:
     arrays = contents.arrays
+    thresholds, energies = arrays["thresholds_keV"], arrays["spectrum/energies_keV"]
+    if not (energies[0] <= thresholds[0] and thresholds[-1] < energies[-1]):
+        raise ValueError(
+            f"thresholds_keV of {thresholds.tolist()} keV are not all within the energies of "
+            f"the spectrum, {energies[0]:g} to {energies[-1]:g} keV: correct thresholds_keV, or "
+            "store all energies of the tube in spectrum/energies_keV and spectrum/fluence"
+        )
+    frames = arrays.get("frames")
+    # without a monitor, frames of equal exposure are assumed
+    unequal = frames is not None and bool((frames != frames[0]).any())
     counts = arrays["counts"].movedim(1, -1)
     if contents.attributes["counted"] == "bins":
         counts = above_from_bins(counts)
@@ -185,7 +207,7 @@ def _record(contents: Contents) -> PlateRecord:
         arrays["plates_cm"].T,
         contents.names["plates_cm"],
         arrays["thresholds_keV"],
-        arrays.get("exposure"),
+        arrays.get("exposure", frames if unequal else None),
         {kind: arrays[kind] != 0 for kind in _FLAGS if kind in arrays},
     )
     return PlateRecord(
@@ -193,7 +215,7 @@ def _record(contents: Contents) -> PlateRecord:
         plates,
         SpectrumRecord(*(arrays[f"spectrum/{name}"] for name in SpectrumRecord._fields)),
         ResponseRecord(*(arrays[f"response/{name}"] for name in ResponseRecord._fields)),
-        arrays.get("frames"),
+        frames,
         contents.attributes.get("tube_kV"),
         arrays.get("true_thresholds_keV"),
         arrays.get("skew_cm"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,19 +62,52 @@ def with_empty_bins(
     return {**flags, "without counts in a bin": free & ~filled}
 
 
+def require_expected(
+    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
+) -> None:
+    """Raise ValueError if the counts of a typical pixel are far from those of the scanner.
+
+    They are compared above each threshold, and behind each plate relative to the thinnest. Where
+    the exposures are unknown, plates are compared by their counts relative to the lowest threshold.
+    """
+    require_nested(counts, model, plates)
+    air = int(plates.plates_cm.sum(-1).argmin())
+    rates = counts.median(0).values
+    if plates.exposure is not None:
+        rates = rates / plates.exposure.double()[:, None]
+
+    def projections(values: Float[Tensor, "exposure threshold"]) -> Tensor:
+        p = (values[air] / values).log()
+        return p if plates.exposure is not None else p - p[:, :1]
+
+    def expected(transmission: Float[Tensor, "exposure energy"]) -> Tensor:
+        return projections(_expected(replace(model, transmission=transmission), plates))
+
+    measured, wanted = projections(rates), expected(model.transmission)
+    off = (measured - wanted).abs()
+    if not (off > _NEARLY + _MOST_OFF * wanted.abs()).any():
+        return
+    in_mm = (measured - expected(model.transmission**0.1)).abs()
+    if float(in_mm.max()) < float(off.max()) / _CLOSER:
+        raise ValueError("plates_cm fit the counts if these lengths are in mm: divide them by 10")
+    exposure = int(off.amax(1).argmax())
+    index = int(off[exposure].argmax())
+    raise ValueError(
+        f"ln of the counts above {plates.thresholds_keV[index]:g} keV falls by "
+        f"{float(measured[exposure, index]):.3g} from {plates.named(air)} to "
+        f"{plates.named(exposure)} (exposure {exposure}), where the scanner expects "
+        f"{float(wanted[exposure, index]):.3g}: check the exposures, the plates, the spectrum and "
+        "the response"
+    )
+
+
 def require_nested(
     counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
 ) -> None:
     """Raise ValueError if the counts of a typical pixel are not those above the thresholds."""
     air = int(plates.plates_cm.sum(-1).argmin())
     typical = counts[:, air].median(0).values
-    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
-    expected = torch.cat(
-        [
-            model.counts(no_skew, keV[None].double()).counts[0, air : air + 1]
-            for keV in plates.thresholds_keV
-        ]
-    )
+    expected = _expected(model, plates)[air]
     bins, sums = bins_from_above(expected), above_from_bins(expected)
     if (off := _off(typical, expected)) <= _NEARLY:
         return
@@ -88,6 +122,11 @@ def require_nested(
             "the counts are sums of counts above thresholds: set the attribute counted of the file "
             "to 'above' (in Python: CalibrationSet without from_bins)"
         )
+    if _off(above_from_bins(bins_from_above(typical).flip(0)), expected) < most:
+        raise ValueError(
+            "the counts in bins are in reverse order of thresholds_keV: reverse their axis, as "
+            "counts[:, ::-1] in a file"
+        )
     if off > _MOST_OFF:
         found, wanted = ((x / x[0]).tolist() for x in (typical, expected))
         raise ValueError(
@@ -95,6 +134,13 @@ def require_nested(
             f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
             "spectrum, response and thresholds"
         )
+
+
+def _expected(model: PlateModel, plates: CalibrationSet) -> Float[Tensor, "exposure threshold"]:
+    """Counts of a nominal pixel."""
+    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
+    thresholds = plates.thresholds_keV.double()
+    return torch.stack([model.counts(no_skew, keV[None]).counts[0] for keV in thresholds], -1)
 
 
 def _off(counts: Tensor, expected: Tensor) -> float:

@@ -40,6 +40,7 @@ WRONG = {
         lambda p: {"counts": torch.stack([p.counts[..., 1], p.counts[..., 0]], -1)},
         "from_bins",
     ),
+    "thresholds in reverse order": (lambda p: {"counts": p.counts.flip(-1)}, "reverse the axis"),
     "NaN": (lambda p: {"counts": torch.full_like(p.counts, torch.nan)}, "dead pixels"),
     "no counts": (lambda p: {"counts": 0 * p.counts}, "behind air"),
     "no exposure": (lambda p: {"exposure": torch.zeros(5)}, "exposure"),

@@ -113,6 +113,14 @@ def replaced(name, values, named):
     return pytest.param(apply, named, id=f"{name} {named}")
 
 
+def in_bins(counts):
+    return np.stack([counts[:, 0] - counts[:, 1], counts[:, 1]], 1)
+
+
+def summed(counts):
+    return np.stack([counts[:, 0] + counts[:, 1], counts[:, 1]], 1)
+
+
 def saturated(counts):
     counts[0, 0] = np.minimum(counts[0, 0], np.quantile(counts[0, 0], 0.2))
     return counts
@@ -141,6 +149,12 @@ def saturated(counts):
         changed("negative", "counts", lambda v: v - 1e7),
         changed("positive", "exposure", lambda v: 0 * v),
         changed("saturated", "counts", saturated),
+        changed("reverse the axis", "counts", lambda v: v[:, ::-1]),
+        changed("in mm", "plates_cm", lambda v: 10 * v),
+        changed("expects", "exposure", lambda v: v * [1, 3, 3, 3, 3]),
+        changed("'bins'", "counts", in_bins),
+        changed("'above'", "counts", summed),
+        changed("spectrum/energies_keV", "thresholds_keV", lambda v: np.array([40.0, 150.0])),
         replaced("plates_cm", np.zeros((1, 4)), "exposure 4"),
         replaced("exposure", np.ones(4), "4 along its axis exposure"),
         replaced("thresholds_keV", np.array([40.0]), "1 along its axis threshold"),
@@ -159,6 +173,35 @@ def test_each_fault_is_named(file, damage, named):
     assert any(named.replace("exposure 4", "axis exposure") in fault for fault in faults)
     with pytest.raises(ValueError, match=r"plates\.h5"):
         read_plates(file)
+
+
+def test_lengths_in_mm_are_found_without_exposures(file):
+    with h5py.File(file, "r+") as stored:
+        del stored["exposure"]
+    assert plate_faults(file) == []
+    with h5py.File(file, "r+") as stored:
+        stored["plates_cm"][...] *= 10
+    assert any("in mm" in fault for fault in plate_faults(file))
+
+
+def test_bins_in_reverse_order_are_refused(file):
+    with h5py.File(file, "r+") as stored:
+        stored["counts"][...] = in_bins(stored["counts"][()])[:, ::-1]
+        stored.attrs["counted"] = "bins"
+    assert any("reverse order" in fault for fault in plate_faults(file))
+
+
+def test_frames_are_the_exposures_where_these_are_absent_and_frames_differ(file):
+    frames = np.array([1.0, 2.0, 2.0, 4.0, 4.0])
+    with h5py.File(file, "r+") as stored:
+        stored["counts"][...] *= frames[:, None, None, None]
+        del stored["exposure"]
+    assert read_plates(file).plates.exposure is None  # all frames are 10
+    with h5py.File(file, "r+") as stored:
+        stored["frames"][...] = frames
+    found = read_plates(file)
+    assert found.plates.exposure.tolist() == frames.tolist()
+    assert EtbCal().fit(found.plates, found.nominal_model()).calibrated.all()
 
 
 def test_an_invalid_record_is_not_written(tmp_path):
