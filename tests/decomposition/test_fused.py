@@ -64,6 +64,7 @@ def solved(counts, S, mu, dtype, **more):
     return decompose(*(t.to(dtype) for t in (counts, S, mu)), bounds=bounds, **more)
 
 
+@pytest.mark.physics
 @pytest.mark.parametrize("where", RANGES)
 @pytest.mark.parametrize("name", ["silicon", "cdte80", "cdte140", "iodine"])
 def test_every_ray_is_as_in_float64_or_likelier(name, where):
