@@ -98,12 +98,14 @@ def easy_minima(
 
 
 def hard_minima(given: Problem, start: Tensor, hard: Tensor, same: float) -> Solution:
-    """Flat minima in double precision of the rays of a mask, as ``find_minima`` in torch.
+    """Minima in double precision of the rays of a mask, one after the other.
+
+    The steps are those of ``find_minima`` in torch.
 
     Args:
         given: the rays.
         start: flat, the first iterate of every ray.
-        hard: flat mask of the rays to solve; others keep their start.
+        hard: flat mask of the rays to solve.
         same: largest difference of the half deviance at the same minimum.
     """
     from pcctlearn.decomposition.newton_numba import solve_in_double
@@ -128,10 +130,7 @@ def hard_minima(given: Problem, start: Tensor, hard: Tensor, same: float) -> Sol
             x,
             converged,
         )
-    found = Solution(start.double(), torch.zeros_like(hard))
-    found.x[index] = torch.from_numpy(x)
-    found.converged[index] = torch.from_numpy(converged).to(torch.bool)
-    return found
+    return Solution(torch.from_numpy(x), torch.from_numpy(converged).to(torch.bool))
 
 
 @contextmanager

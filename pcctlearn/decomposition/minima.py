@@ -97,9 +97,11 @@ def find_minima(
     if index.numel():
         if compiled and solver is None:
             given = problem(rays, attenuation, bounds)
-            every = hard_minima(given, single.x, hard, _SAME)
-            flat_index = index.flatten()
-            double = Solution(every.x[flat_index], every.converged[flat_index] & (flat_index >= 0))
+            double = hard_minima(given, single.x, hard, _SAME)
+            if rest.spectra.ndim > 2:  # pixel by pixel, with padded rays
+                place = (hard.cumsum(0) - 1)[index.flatten().clamp(min=0)]
+                is_ray = (index >= 0).flatten()
+                double = Solution(double.x[place], double.converged[place] & is_ray)
         else:
             done = (index < 0).flatten()
             solvers = [*warm_start[1:], solver or DampedNewton()]
