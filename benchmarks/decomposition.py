@@ -117,8 +117,8 @@ def measure(
         n.grad = None
 
     def both_in_spectra() -> None:
-        leaves = [t.clone().requires_grad_() for t in (counts.detach(), spectra)]
-        decompose(*leaves, attenuation, bounds=BOUNDS).x.sum().backward()
+        n, S = (t.clone().requires_grad_() for t in (counts.detach(), spectra))
+        decompose(n, S, attenuation, bounds=BOUNDS).x.sum().backward()
 
     def uncompiled() -> None:
         with torch.no_grad():
