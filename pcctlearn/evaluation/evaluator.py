@@ -150,8 +150,11 @@ class ScanEvaluator:
         return replace(recorded, grid=self.grid(recorded.grid))
 
     def _errors(self, path: Path, scan: FlatFielded, chain: Chain) -> ErrorTable:
-        """Errors relative to the scatter-free counts of the file, if it holds them."""
-        if not scan.has_truth:
+        """Errors due to scatter: relative to the scatter-free counts of the file, if it holds them.
+
+        The same chain makes the reference, so that without scatter all errors would be zero.
+        """
+        if not scan.has_truth or not bool(scan.recorded.at("scatter").any()):
             return ErrorTable()
         if undefined := set(chain.decompose.model.materials) - DENSITY_G_CM3.keys():
             log.warning(
