@@ -494,19 +494,9 @@ def _pull(w, materials, bins):
 
 
 @no_type_check
-@njit(cache=True, error_model="numpy", fastmath=_FASTMATH | {"reassoc"})
-def _sum_over_lanes(w, first, second):
-    """Σ_r of the products of two rows, in any order; not for ``_exp2``, whose order matters."""
-    total = _f4(0)
-    for r in range(LANES):
-        total += w[first * LANES + r] * w[second * LANES + r]
-    return total
-
-
-@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
-def _add_to_spectra(w, exponents, attenuation, gradient, materials, bins):
-    """Add the gradient in the spectra of 64 rays; p and q are in the rows of ȳ and d."""
+def _add_to_spectra(w, exponents, attenuation, sums, materials, bins):
+    """Add the gradient in the spectra to the sums of each lane; p and q are in the rows of ȳ, d."""
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     A, _, _, _, _, _, _, M, _ = _rows(materials, bins)
@@ -520,11 +510,12 @@ def _add_to_spectra(w, exponents, attenuation, gradient, materials, bins):
         for r in range(LANES):
             w[r] = _exp2(w[r])
         for b in range(len(bins)):
-            m = M + b * n_moments
-            total = _sum_over_lanes(w, 0, m)
-            for k in range(K):
-                total += attenuation[k, e] * _sum_over_lanes(w, 0, m + 1 + k)
-            gradient[b, e] += total
+            m, o = (M + b * n_moments) * LANES, (b * attenuation.shape[1] + e) * LANES
+            for r in range(LANES):
+                pull = w[m + r]
+                for k in range(K):
+                    pull += attenuation[k, e] * w[m + (1 + k) * LANES + r]
+                sums[o + r] += w[r] * pull
 
 
 @no_type_check
@@ -565,6 +556,8 @@ def gradients(
         own = pixel if len(spectra) > 1 else 0
         exponents, weights = _packed(spectra[own], attenuation, materials, bins)
         w = np.zeros(height * LANES, np.float32)
+        n_sums = len(bins) * attenuation.shape[1] if of_spectra.size > 0 else 0
+        sums = np.zeros(n_sums * LANES, np.float32)
         stop = min(start + _TILE, n_rays)
         for first in range(start, stop, LANES):
             lanes = min(LANES, stop - first)
@@ -589,8 +582,10 @@ def gradients(
                 _write_of_counts(w, of_counts[pixel], first, lanes, materials, bins)
             if of_spectra.size > 0:
                 _pull(w, materials, bins)
-                part = of_spectra[pixel, tile % per_pixel]
-                _add_to_spectra(w, exponents, attenuation, part, materials, bins)
+                _add_to_spectra(w, exponents, attenuation, sums, materials, bins)
+        for i in range(n_sums):
+            b, e = i // attenuation.shape[1], i % attenuation.shape[1]
+            of_spectra[pixel, tile % per_pixel, b, e] = sums[i * LANES : (i + 1) * LANES].sum()
 
 
 def tiles_of(n_rays: int) -> int:
