@@ -167,7 +167,7 @@ class _Minimum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
-        from pcctlearn.decomposition.fused_numba import gradients, tiles_of
+        from pcctlearn.decomposition.fused_gradients_numba import gradients, tiles_of
 
         counts, spectra, x, converged, attenuation = ctx.saved_tensors
         given = Problem(counts, spectra, attenuation, None)

@@ -277,7 +277,7 @@ def solve_in_double(
         )  # fmt: skip
         free = np.ones(K, np.bool_)
         matrices = np.empty((K, K)), np.empty((K, K)), np.empty((K, K)), np.empty((K, K))
-        n, a, b = np.empty(len(bins)), np.empty(K), np.empty(K)
+        n, found, done = np.empty(len(bins)), np.empty((2, K)), np.zeros(2, np.bool_)
         packed_for = -1
         beam = np.empty((K, 1)), np.empty((1, 1)), materials, bins
         for i in range(tile * _TILE, min((tile + 1) * _TILE, len(rays))):
@@ -288,46 +288,22 @@ def solve_in_double(
                 packed_for = own
             for k in range(len(bins)):
                 n[k] = counts[pixel, ray, k]
-            done, again = False, False
             for k in range(K):
-                a[k], b[k] = start[pixel, ray, k], 0.0
-            for steps, scoring in ((12, 5), (60, 0)):
-                if not done:
-                    done = _descend(
-                        a,
-                        n,
-                        beam,
-                        lower,
-                        upper,
-                        distance,
-                        steps,
-                        scoring,
-                        t,
-                        free,
-                        vectors,
-                        matrices,
-                    )
-                if not again:
-                    again = _descend(
-                        b,
-                        n,
-                        beam,
-                        lower,
-                        upper,
-                        distance,
-                        steps,
-                        scoring,
-                        t,
-                        free,
-                        vectors,
-                        matrices,
-                    )
-            better = again and not done
-            if again and done:
+                found[0, k], found[1, k] = start[pixel, ray, k], 0.0
+            for which in range(2):
+                done[which] = False
+                for steps, scoring in ((12, 5), (60, 0)):
+                    if not done[which]:
+                        done[which] = _descend(
+                            found[which], n, beam, lower, upper, distance, steps, scoring,
+                            t, free, vectors, matrices,
+                        )  # fmt: skip
+            better = done[1] and not done[0]
+            if done[0] and done[1]:
                 g, slope, H = vectors[0], vectors[5], matrices[0]
-                first = _likelihood(a, n, beam, False, t, slope, g, H)
-                second = _likelihood(b, n, beam, False, t, slope, g, H)
+                first = _likelihood(found[0], n, beam, False, t, slope, g, H)
+                second = _likelihood(found[1], n, beam, False, t, slope, g, H)
                 better = second < first - same - 2 * 4 * _EPS * n.sum()
             for k in range(K):
-                x[i, k] = b[k] if better else a[k]
-            converged[i] = done or again
+                x[i, k] = found[1 if better else 0, k]
+            converged[i] = done[0] or done[1]

@@ -15,7 +15,7 @@ from pcctlearn.metrics.errors import ErrorTable, rms
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
-from pcctlearn.scans.dead_pixels import any_of, listed
+from pcctlearn.scans.dead_pixels import any_of, filled, listed
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.flat_field import FlatFielded, Pixels, flat_fielded, pixels_to_fill
 from pcctlearn.scans.record import ScanRecord
@@ -112,7 +112,12 @@ class ScanEvaluator:
         scanner = self.chains.of(path, recorded)
         chain, image = scanner.chain, scanner.image
         prepared = flat_fielded(recorded, chain.decompose.model.air().detach(), dead)
-        outcome = chain(prepared.counts[None], until="maps")
+        outcome = chain(prepared.counts[None], until="line_integrals")
+        if dead.any():
+            # the counts of neighbours do not fit the spectra of a pixel, their line integrals do
+            between = filled(outcome.at("line_integrals"), dead)
+            outcome = replace(outcome, line_integrals=between)
+        outcome = chain.resume(outcome, until="maps")
         unknown = torch.from_numpy(~recorded.geometry.visible_in_z(recorded.grid))
         if unknown.any():
             log.warning(

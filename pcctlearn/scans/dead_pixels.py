@@ -59,8 +59,10 @@ def listed(kinds: dict[str, Pixels]) -> str:
     )
 
 
-def filled(values: Values, dead: Pixels) -> Values:
-    """Replace dead pixels by the mean of their valid neighbours, in each bin and view.
+def filled(
+    values: Float[Tensor, "*image row column"], dead: Pixels
+) -> Float[Tensor, "*image row column"]:
+    """Replace dead pixels by the mean of their valid neighbours, such as in each bin and view.
 
     The neighbours are the eight adjacent pixels. A pixel without valid neighbours is filled after
     some of them have been filled, so that a cluster is filled from its rim inwards.

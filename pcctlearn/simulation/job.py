@@ -132,23 +132,21 @@ def _results(paths: list[Path]) -> StudyResults:
         if scatter.any():
             noise.append(max(relative_noise(*view).max() for view in views))
         factors.append(scan.grid_transmission or 0.0)
-    numbers = {
-        "n_scans": float(len(paths)),
-        "spr_mean": float(np.mean(spr)),
-        "spr_least": min(spr),
-        "spr_most": max(spr),
-        "grid_transmission_mean": float(np.mean(factors)),
-    }
-    for number, value in enumerate(np.mean(by_bin, 0), 1):
-        numbers[f"spr_bin_{number}_mean"] = float(value)
+    numbers, amount = {"n_scans": float(len(paths))}, "no scatter"
     if noise:
+        numbers |= {
+            "spr_mean": float(np.mean(spr)),
+            "spr_least": min(spr),
+            "spr_most": max(spr),
+            "grid_transmission_mean": float(np.mean(factors)),
+        }
+        for number, value in enumerate(np.mean(by_bin, 0), 1):
+            numbers[f"spr_bin_{number}_mean"] = float(value)
         numbers["scatter_relative_error_most"] = float(max(noise))
-    amount = (
-        f"mean scatter-to-primary ratio {100 * numbers['spr_mean']:.3g} %, mean grid transmission "
-        f"{numbers['grid_transmission_mean']:.3g}"
-    )
-    if not noise:
-        amount = "no scatter"
+        amount = (
+            f"mean scatter-to-primary ratio {100 * numbers['spr_mean']:.3g} %, mean grid "
+            f"transmission {numbers['grid_transmission_mean']:.3g}"
+        )
     return StudyResults(
         numbers=numbers,
         arrays={

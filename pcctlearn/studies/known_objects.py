@@ -229,10 +229,11 @@ class KnownPhantom:
 
 
 def _as_nominal(found: PixelModel) -> PixelModel:
-    return PixelModel.known(
+    nominal = PixelModel.known(
         found.gain, 0 * found.thickness_cm, found.materials,
         found.nominal_keV.expand_as(found.thresholds_keV), found.nominal_keV,
     )  # fmt: skip
+    return replace(nominal, flags=found.flags)
 
 
 def _errors(

@@ -100,7 +100,7 @@ def test_most_rays_with_many_counts_are_compiled(monkeypatch):
 @pytest.mark.parametrize("name", ["silicon", "iodine"])
 def test_gradients_in_counts_and_spectra(name, each_pixel):
     """For any counts, air without a photon among them, which pass no gradient."""
-    counts, S, mu = drawn(name, "usual", 1e6, 300, 7005)
+    counts, S, mu = drawn(name, "usual", 1e6, 300, 8105)
     counts = counts[: len(counts) // 3 * 3]
     counts[5] = 0
     if each_pixel:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import h5py
 import pytest
 import torch
 from hydra.errors import InstantiationException
@@ -65,6 +66,14 @@ def test_flagged_pixels_are_filled(workshop, tmp_path):
     write_pixel_model(tmp_path / "model.h5", replace(pixels, flags={"odd": flagged}))
     results = evaluated(workshop, tmp_path / "out", f"pixel_model={tmp_path / 'model.h5'}")
     assert results["dead_pixels"] == 1
+    with h5py.File(next((tmp_path / "out").glob("*/projections.h5"))) as file:
+        x = torch.from_numpy(file["line_integrals"][()])  # (material, view, row, column)
+    around = torch.zeros(4, 24, dtype=torch.bool)
+    around[0:3, 4:7] = True
+    # neighbours have other spectra: their line integrals fit, their counts do not
+    torch.testing.assert_close(
+        x[..., 1, 5], x[..., around & ~flagged].mean(-1), rtol=1e-5, atol=1e-5
+    )
     assert "(1, 5)" in (tmp_path / "out/report.html").read_text()
 
 

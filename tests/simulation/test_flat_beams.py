@@ -78,7 +78,7 @@ def test_the_command_makes_slices_and_draws_their_sinogram(tmp_path, beam, pixel
         path = tmp_path / f"scans/{name}.h5"
         assert faults(path) == []
         assert read_scan(path).at("maps").shape == (2, 1, 24, 24)
-    assert read_numbers(tmp_path)["spr_mean"] == 0
+    assert not any("spr" in name for name in read_numbers(tmp_path))  # there is no scatter
     for figure in ("primary_sinogram", "cases"):
         assert (tmp_path / f"figures/{figure}.png").stat().st_size > 0
 

@@ -63,7 +63,13 @@ def test_the_report_shows_an_error_that_all_pixels_share(tmp_path):
 
 
 def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
-    calibrated(tmp_path / "out", plates(tmp_path / "plates"))
+    """With a dead pixel that is NaN."""
+    path = plates(tmp_path / "plates")
+    with h5py.File(path, "r+") as file:
+        counts = file["counts"][()]
+        counts[..., 2, 3] = float("nan")
+        file["counts"][...] = counts
+    calibrated(tmp_path / "out", path)
     with h5py.File(tmp_path / "out/arrays.h5") as file:
         after, noise = (file[f"residuals/{name}"][()] for name in ("calibrated", "noise"))
         before = file["residuals/nominal"][()]
