@@ -120,7 +120,9 @@ def assembled(
             f"are {kind!r}: check the exposures, the lengths and materials in the beam, the "
             "spectrum and the response"
         )
-    _compare_with_noise(fit, ok, nominal, named)
+    warnings = _compare_with_noise(fit, ok, nominal, named)
+    for warning in warnings:
+        log.warning("%s", warning)
     gain, x = fit.gain / fit.gain[ok].median(), fit.thickness_cm
     n_unknowns = 1 + len(materials)
     return PixelModel(
@@ -141,6 +143,7 @@ def assembled(
         ).reshape(*shape, len(nominal)),
         gauge=gauge,
         flags={kind: flagged.reshape(shape) for kind, flagged in full.items()},
+        warnings=warnings,
     )
 
 
@@ -149,14 +152,14 @@ def _compare_with_noise(
     ok: Bool[Tensor, "pixel"],
     nominal_keV: Float[Tensor, "threshold"],
     named: Callable[[int], str],
-) -> None:
-    """Warn of residuals that the median pixel has beyond noise, or refuse them."""
+) -> tuple[str, ...]:
+    """Warnings of residuals that the median pixel has beyond noise; large ones are refused."""
     index = max(range(len(fit.n_spare)), key=lambda j: _per_spare(fit, ok, j))
     if (excess := _per_spare(fit, ok, index)) <= _MOST_NOISY:
-        return
+        return ()
     common = fit.residual[ok][..., index].median(0).values
     if common.abs().max() < _LEAST_COMMON:
-        return
+        return ()
     exposure = int(common.abs().argmax())
     what = (
         f"counts above {nominal_keV[index]:g} keV behind {named(exposure)} (exposure {exposure}) "
@@ -166,7 +169,7 @@ def _compare_with_noise(
     remedy = "check the exposures, the lengths and materials in the beam, the spectrum and response"
     if common.abs().max() > _MOST_COMMON:
         raise ValueError(f"{what}: {remedy}")
-    log.warning("%s, so that errors exceed their error bars: %s", what, remedy)
+    return (f"{what}, so that errors exceed their error bars: {remedy}",)
 
 
 def _per_spare(fit: PixelFit, ok: Bool[Tensor, "pixel"], index: int) -> float:

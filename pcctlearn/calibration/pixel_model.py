@@ -30,6 +30,7 @@ class PixelModel:
         threshold_sd_keV: zero for the reference threshold, which is nominal by definition.
         gauge: "relative" where a skew or bias common to all pixels is not determined.
         flags: {kind: pixels that could not be calibrated, for this reason}; they are nominal.
+        warnings: sentences about errors that all pixels share, which the standard errors leave out.
         provenance: what the model was made from, by name.
     """
 
@@ -42,6 +43,7 @@ class PixelModel:
     threshold_sd_keV: Float[Tensor, "*pixel threshold"]
     gauge: Gauge
     flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
 
     @classmethod
