@@ -13,6 +13,7 @@ from pcctlearn.tomography.truncation import (
     EdgeExtension,
     WaterExtended,
     WaterExtension,
+    covering,
     widened,
 )
 from pcctlearn.tomography.weights import cosine_weights, extended_weights, redundancy_weights
@@ -54,6 +55,10 @@ def fbp(
     weights. For a cone beam this is FDK: exact in the plane of the orbit; away from it densities
     fall off with the cone angle. For a parallel beam depth and obliquity weight are one.
 
+    Rows are zero beyond the detector or beyond their extrapolation; q ∗ h is not, and is computed
+    as far as voxels are projected. Voxels beyond the field of view are therefore right if the
+    object lies within it, and wrong if the object is truncated.
+
     Args:
         geometry: the scan.
         grid: the voxels to reconstruct.
@@ -79,10 +84,10 @@ def fbp(
     geometry.require_grid(grid)
     warn_if_truncated(geometry, grid)
     wide, n_before, n_after = widened(geometry, grid)
-    back = backprojector(wide, grid, backend)
-    back_filtered = back @ RampFilter(
-        wide.sinogram_shape(grid), geometry.column_cm / geometry.magnification, filter
-    )
+    whole, *beyond = covering(wide, grid)
+    spacing_cm = geometry.column_cm / geometry.magnification
+    ramp = RampFilter(wide.sinogram_shape(grid), spacing_cm, filter, *beyond)
+    back_filtered = backprojector(whole, grid, backend) @ ramp
     redundancy = redundancy_weights(geometry, grid)
     if not n_before and not n_after:
         return back_filtered @ _weights(geometry, grid, redundancy)

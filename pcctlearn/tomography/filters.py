@@ -23,9 +23,12 @@ FILTERS: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 
 class RampFilter(LinearOperator):
-    """Convolution of every detector row with the band-limited ramp; symmetric, so its own adjoint.
+    """Convolution of every detector row with the band-limited ramp.
 
     h(0) = 1 / 4d², h(k d) = −1 / (π k d)² for odd k and 0 for even k, for columns d apart.
+
+    Rows are zero beyond the detector, but the filtered rows are not: n_before and n_after columns
+    of them are computed as well. Without these the filter is symmetric, its own adjoint.
 
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging" (1988),
     eq. 3.61. doi:10.1137/1.9780898719277
@@ -33,12 +36,20 @@ class RampFilter(LinearOperator):
 
     response: Tensor
 
-    def __init__(self, shape: tuple[int, ...], pixel_cm: float, filter: str = "ramp") -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        pixel_cm: float,
+        filter: str = "ramp",
+        n_before: int = 0,
+        n_after: int = 0,
+    ) -> None:
         if filter not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {filter!r}")
         require_positive(pixel_cm=pixel_cm)
-        super().__init__(shape, shape)
-        n_padded = next_fast_len(2 * shape[-1], real=True)  # twice: the ramp is not periodic
+        super().__init__(shape, (*shape[:-1], n_before + shape[-1] + n_after))
+        longest = shape[-1] + max(n_before, n_after)
+        n_padded = next_fast_len(2 * longest, real=True)  # twice: the ramp is not periodic
         k = np.arange(n_padded)
         k = np.minimum(k, n_padded - k)
         ramp = np.where(k % 2 == 1, -1 / (pi * np.maximum(k, 1)) ** 2, 0.0)
@@ -46,17 +57,24 @@ class RampFilter(LinearOperator):
         response = np.fft.rfft(ramp).real * FILTERS[filter](np.fft.rfftfreq(n_padded)) / pixel_cm
         dtype = torch.get_default_dtype()
         self.register_buffer("response", torch.from_numpy(response).to(dtype), persistent=False)
-        self.n_padded = n_padded
+        self.n_before, self.n_padded = n_before, n_padded
 
     def matvec(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self._filtered(x, -self.n_before, self.out_shape[-1])
+
+    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
+        return self._filtered(y, self.n_before, self.in_shape[-1])
+
+    def _filtered(self, x: Tensor, first: int, n_columns: int) -> Tensor:
+        """Columns first, first + 1, … of the filtered rows; column 0 is the first of ``x``."""
         rows, response = x.reshape(-1, x.shape[-1]), self.response.to(x.dtype)
-        filtered = torch.empty_like(rows)
+        filtered = rows.new_empty(len(rows), n_columns)
         # in pieces whose padded spectra stay in the processor's cache
         n = _ROWS_AT_ONCE if x.device.type == "cpu" else max(len(rows), 1)
         for i in range(0, len(rows), n):
             spectrum = torch.fft.rfft(rows[i : i + n], n=self.n_padded) * response
-            filtered[i : i + n] = torch.fft.irfft(spectrum, n=self.n_padded)[:, : x.shape[-1]]
-        return filtered.reshape(x.shape)
-
-    def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
-        return self.matvec(y)
+            periodic = torch.fft.irfft(spectrum, n=self.n_padded)
+            if first:
+                periodic = periodic.roll(-first, -1)
+            filtered[i : i + n] = periodic[:, :n_columns]
+        return filtered.reshape(*x.shape[:-1], n_columns)

@@ -1,6 +1,7 @@
 """Extrapolation of detector rows where the detector is narrower than the object."""
 
 from dataclasses import replace
+from itertools import product
 from math import ceil, cos, pi
 from typing import TypeVar
 
@@ -54,12 +55,25 @@ def widened(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
             strict=True,
         )
     )
-    wide = replace(
+    return _with_columns(beam, n_before, n_after), n_before, n_after
+
+
+def covering(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
+    """As ``widened``, with enough columns for every voxel, those in the corners included."""
+    ends = np.array(list(product((0, grid.n_x - 1), (0, grid.n_y - 1), (1,))))
+    along, depth = np.moveaxis(beam.projections() @ grid.index_to_cm @ ends.T, 1, 0)
+    columns = along / depth
+    n_before = max(0, ceil(-columns.min()))
+    n_after = max(0, ceil(columns.max()) - beam.n_columns + 1)
+    return _with_columns(beam, n_before, n_after), n_before, n_after
+
+
+def _with_columns(beam: AnyGeometry, n_before: int, n_after: int) -> AnyGeometry:
+    return replace(
         beam,  # type: ignore[type-var]
         n_columns=n_before + beam.n_columns + n_after,
         offset_cm=beam.offset_cm + (n_after - n_before) / 2 * beam.column_cm,
     )
-    return wide, n_before, n_after
 
 
 class WaterExtension(nn.Module):

@@ -50,6 +50,41 @@ def test_disc_in_other_beams(beam):
     check_disc(beam)
 
 
+NARROW = {
+    "parallel": replace(PARALLEL, n_views=400),
+    "fan": FAN,
+    "short fan": replace(FAN, arc_rad=4.2),
+    "displaced parallel": replace(PARALLEL, n_views=800, arc_rad=2 * pi, offset_cm=2.0),
+    "displaced fan": replace(FAN, n_views=720, offset_cm=4.0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:truncated")
+@pytest.mark.parametrize("beam", NARROW.values(), ids=NARROW)
+@pytest.mark.parametrize("relative_radius", [0.4, 0.9])
+def test_air_beyond_the_measured_circle(beam, relative_radius):
+    # corners of the grid are projected beyond the detector in some of the views
+    grid = beam.default_grid()
+    grid = ImageGrid(grid.n_y, grid.n_x, grid.voxel_cm)
+    radius = beam.measured_radius_cm
+    disc = (0.05 * radius, -0.04 * radius, *(2 * [relative_radius * radius]), 0.0, 1.0)
+    result = fbp(beam, grid, backend="numba") @ sinogram(beam, [disc])
+    circle = image(grid, [(0.0, 0.0, radius, radius, 0.0, 1.0)], oversampling=1) > 0
+    corners = result[~circle]
+    assert corners.mean().abs() < 0.001
+    assert corners.square().mean().sqrt() < 0.02  # streaks between the views
+
+
+@pytest.mark.parametrize("name", ["parallel", "fan"])
+def test_columns_that_measure_air_change_no_voxel(name):
+    beam = replace(NARROW[name], n_views=50)
+    wide = replace(beam, n_columns=beam.n_columns + 200)
+    grid = ImageGrid(80, 80, 2 * beam.fov_radius_cm / 80)
+    y = torch.rand(beam.shape)
+    expected = fbp(wide, grid) @ torch.nn.functional.pad(y, (100, 100))
+    torch.testing.assert_close(fbp(beam, grid) @ y, expected)
+
+
 def test_conf_builds_the_operator():
     small = ParallelBeam(6, 12, 0.1)
     operator = fbp(geometry=small, grid=ImageGrid(8, 8, 0.1), filter="hann")

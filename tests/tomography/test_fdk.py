@@ -69,6 +69,16 @@ def test_ball_in_other_scanners(change):
     check_ball(replace(SHORT, **change))
 
 
+@pytest.mark.parametrize("beam", [BEAM, SHORT])
+def test_air_beyond_the_measured_circle(beam):
+    radius = beam.fov_radius_cm
+    grid = VolumeGrid(1, 100, 100, 2 * radius / 100)
+    volume, distance = ball(beam, grid, (0.0, 0.0, 0.0), 0.9 * radius)
+    corners = volume[distance > radius]
+    assert corners.mean().abs() < 0.002
+    assert corners.square().mean().sqrt() < 0.03  # streaks between the views
+
+
 def test_ball_in_a_volume_off_center():
     grid = replace(VOLUME, center_cm=(0.3, -0.2, 0.4))
     check_ball(BEAM, grid)

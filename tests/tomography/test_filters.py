@@ -18,6 +18,12 @@ def test_impulse_gives_kak_and_slaney_kernel():
     torch.testing.assert_close(RampFilter((1, 9), d) @ impulse, kernel[None])
 
 
+def test_columns_beyond_the_row_are_those_of_a_row_padded_with_zeros():
+    x = torch.rand(3, 9)
+    longer = RampFilter((3, 26), 0.5) @ torch.nn.functional.pad(x, (2, 15))
+    torch.testing.assert_close(RampFilter((3, 9), 0.5, n_before=2, n_after=15) @ x, longer)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_low_frequency_is_scaled_by_itself(name):
     n, cycles, d = 4096, 16, 0.1

@@ -50,6 +50,7 @@ OPERATORS = {
         for n, b in SMALL_CONES.items()
     },
     "ramp, rows": lambda: RampFilter((3, 4, 11), 0.45),
+    "ramp, longer rows": lambda: RampFilter((5, 11), 0.45, "hann", n_before=3, n_after=20),
     "extension": lambda: EdgeExtension((3, 4, 5), 3, 0),
     "extension, both sides": lambda: EdgeExtension((4, 5), 2, 4),
     "fbp, truncated": lambda: fbp(replace(SMALL_FAN, n_columns=5), SMALL, truncation="cosine"),
