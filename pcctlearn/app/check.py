@@ -66,4 +66,5 @@ def _pixel_model_summary(path: Path) -> str:
     for kind, flagged in pixels.flags.items():
         if flagged.any():
             lines.append(f"{int(flagged.sum())} pixels {kind}")
+    lines += [f"warning: {warning}" for warning in pixels.warnings]
     return "\n".join(lines)

@@ -111,27 +111,40 @@ class CalibrationSet:
         for index, row in enumerate(rows):
             if row in rows[:index]:
                 raise ValueError(
-                    f"exposures {rows.index(row)} and {index} are both {self.named(index)}: add "
-                    "their counts and their exposures, and list them once"
+                    f"exposures {rows.index(row)} and {index} are both {self.named(index)}: list "
+                    "one with the sum of their counts, and of their entries in the datasets "
+                    "exposure and frames if the file has these"
                 )
 
     def _check_counts(self) -> None:
-        """Counts of the median pixel fall with the threshold, and behind thicker plates."""
+        """Counts of the median pixel fall with the threshold, and behind thicker plates.
+
+        Pixels without any count above some threshold are dead, however many they are.
+        """
         pixels = self.counts.flatten(1, -2)
         usable = pixels.isfinite().all(-1).all(0)
         for flagged in self.flags.values():
             usable = usable & ~flagged.flatten()
         pixels = pixels[:, usable]
-        if not pixels.shape[1] or bool((pixels < 0).any()):
+        if not (pixels > 0).any() or bool((pixels < 0).any()):
             raise ValueError(
-                "counts must be numbers of 0 or more in some pixels: set those of dead pixels to 0"
+                "counts must be 0 or more in all pixels, and above 0 in some: set those of dead "
+                "pixels to 0"
             )
-        typical = pixels.median(1).values  # (exposure, threshold)
+        counts = (pixels > 0).any(0)  # (pixel, threshold)
+        if not (alive := counts.all(-1)).any():
+            fewest = self.thresholds_keV[int(counts.sum(0).argmin())]
+            raise ValueError(
+                f"no pixel counts photons above every threshold, and fewest above {fewest:g} keV: "
+                "leave this threshold out of counts and thresholds_keV"
+            )
+        typical = pixels[:, alive].median(1).values  # (exposure, threshold)
         if not (typical > 0).all():
             exposure, index = (typical <= 0).nonzero()[0].tolist()
             raise ValueError(
                 f"most pixels count nothing above {self.thresholds_keV[index]:g} keV behind "
-                f"{self.named(exposure)} (exposure {exposure}): expose longer, or leave it out"
+                f"{self.named(exposure)} (exposure {exposure}): expose longer, or "
+                "leave this exposure out"
             )
         self._check_thresholds(typical)
         if self.exposure is None:

@@ -1,6 +1,7 @@
 """Pixel model files: what a calibration found of every pixel (docs/pixel_model_file.md)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ PIXEL_MODEL = FileSchema(
     },
     names={"skew_cm": "materials", "flags": "kinds"},
     choices={"gauge": ("absolute", "relative")},
-    attributes=dict.fromkeys(_PROVENANCE, str),
+    attributes={"warnings": tuple, **dict.fromkeys(_PROVENANCE, str)},
 )
 
 
@@ -88,6 +89,7 @@ def read_pixel_model(path: str | Path) -> PixelModel:
         threshold_sd_keV=arrays["threshold_sd_keV"],
         gauge=attributes.pop("gauge"),
         flags={kind: arrays["flags"][index] != 0 for index, kind in enumerate(kinds)},
+        warnings=attributes.pop("warnings", ()),
         provenance=attributes,
     )
 
@@ -110,7 +112,9 @@ def write_pixel_model(path: str | Path, pixels: PixelModel) -> None:
     if pixels.flags:
         arrays["flags"] = torch.stack([*pixels.flags.values()]).double()
         names["flags"] = tuple(pixels.flags)
-    attributes = {**pixels.provenance, "gauge": pixels.gauge}
+    attributes: dict[str, Any] = {**pixels.provenance, "gauge": pixels.gauge}
+    if pixels.warnings:
+        attributes["warnings"] = list(pixels.warnings)
     contents = Contents(arrays, names, attributes)
     if wrong := _contradictions(contents):
         raise ValueError(f"{path} is not written: {wrong[0]}")

@@ -35,7 +35,8 @@ class FileSchema:
         arrays: datasets by name.
         names: {dataset: its attribute that names the entries of its first axis}.
         choices: root attributes that must be one of these texts.
-        attributes: types of further root attributes, which may be absent.
+        attributes: types of further root attributes, which may be absent; ``tuple`` is a list of
+            texts.
     """
 
     title: str
@@ -93,8 +94,8 @@ def read_stored(path: Path, schema: FileSchema) -> Contents:
         found: dict[str, Any] = {}
         for name, kind in {**dict.fromkeys(schema.choices, str), **schema.attributes}.items():
             if name in file.attrs:
-                text = kind is str
-                found[name] = kind((texts if text else _numbers)(file.attrs, name)[0])
+                values = (_numbers if kind in (int, float) else texts)(file.attrs, name)
+                found[name] = values if kind is tuple else kind(values[0])
     return Contents(arrays, names, found)
 
 
@@ -195,13 +196,18 @@ def _root_faults(attributes: Mapping[str, Any], schema: FileSchema) -> Iterator[
                 f"{shown(got) or 'nothing'!r}: set it"
             )
     for name, kind in schema.attributes.items():
-        if kind is not str and name in attributes:
-            value = np.asarray(attributes[name])
-            if not (value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all()):
-                yield (
-                    f"the root attribute {name} must be a number, got "
-                    f"{shown(repr(value.tolist()))}: correct it"
-                )
+        value = np.asarray(attributes.get(name, ()))
+        is_number = value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all()
+        if kind in (int, float) and name in attributes and not is_number:
+            yield (
+                f"the root attribute {name} must be a number, got "
+                f"{shown(repr(value.tolist()))}: correct it"
+            )
+        if kind is tuple and value.size and value.dtype.kind not in "SUO":
+            yield (
+                f"the root attribute {name} must be a list of texts, got "
+                f"{shown(repr(value.tolist()))}: correct it, or delete it if there are none"
+            )
 
 
 def _name_faults(name: str, item: h5py.Dataset, schema: FileSchema) -> Iterator[str]:

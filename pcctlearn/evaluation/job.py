@@ -7,6 +7,7 @@ import numpy as np
 from rich.progress import track
 from torch import Tensor
 
+from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.console import console
 from pcctlearn.decomposition.base import Decomposition
@@ -72,13 +73,9 @@ class Evaluation:
         for path in self.paths:
             safe_stem(path.stem, path, reserved=_RESERVED)
         pixels = None if pixel_model is None else read_pixel_model(pixel_model)
-        if pixels is not None and pixels.gauge == "relative":
-            log.warning(
-                "%s was calibrated from counts relative to the sum over all pixels: a skew and a "
-                "threshold bias common to all pixels are not corrected; use calibration=etb with "
-                "the exposure of each plate to determine them",
-                pixel_model,
-            )
+        self.doubts = [] if pixels is None else [f"{pixel_model}: {d}" for d in _doubts(pixels)]
+        for doubt in self.doubts:
+            log.warning("%s", doubt)
         chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation, pixels)
         self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed)
 
@@ -89,6 +86,7 @@ class Evaluation:
             ValueError: none of the scans can be used.
         """
         report, rejected = _Report(), []
+        report.remarks += [f"{doubt}." for doubt in self.doubts]
         for path in track(self.paths, "scans", console=console(stderr=True)):
             try:
                 scan = self.evaluator.evaluate(path)
@@ -125,6 +123,16 @@ class Evaluation:
         finished = (context.path / MARKER).exists()
         keep = finished or any(digest != digest_of(context.config) for digest in made.values())
         context.begin((MARKER, *made, *OUTPUTS[1:]), keep)
+
+
+def _doubts(pixels: PixelModel) -> list[str]:
+    """Warnings about errors that all pixels share, one sentence each."""
+    relative = [
+        "it was calibrated from counts relative to the sum over all pixels: a skew and a threshold "
+        "bias common to all pixels are not corrected; use calibration=etb with the exposure of "
+        "each plate to determine them"
+    ]
+    return [*(relative if pixels.gauge == "relative" else ()), *pixels.warnings]
 
 
 class _Report:

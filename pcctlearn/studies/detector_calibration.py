@@ -1,7 +1,8 @@
 """The job of calibrate.py: a pixel model with a report on every pixel."""
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
@@ -84,7 +85,6 @@ class DetectorCalibration:
         with _naming(self.path):
             nominal = objects.nominal_model()
             found = self._fit(objects, nominal)
-        redrawn = self._fit(objects.redrawn(nominal, found, self.seed), nominal)
         provenance = {
             "name": objects.name or self.path.stem,
             "plates": self.path.name,
@@ -94,18 +94,20 @@ class DetectorCalibration:
         }
         context.begin((MARKER, FILE, *OUTPUTS[1:]))
         write_pixel_model(context.folder / FILE, replace(found, provenance=provenance))
-        good = found.calibrated & redrawn.calibrated
-        before, after = self._slab(nominal, found, redrawn, good)
         residuals = objects.residuals(nominal, found)
-        numbers = _numbers(found) | objects.truth_errors(found)
-        for index, threshold in enumerate(found.nominal_keV.tolist()):
-            numbers[f"slab_before_sd_{threshold:g}keV"] = before[..., index].std().item()
-            numbers[f"slab_after_sd_{threshold:g}keV"] = after[..., index].std().item()
+        slab, failed = self._slab(nominal, found)
+        arrays = _arrays(found) | {"depths": objects.depths()}
+        arrays |= {f"residuals/{kind}": values for kind, values in residuals.items()}
+        arrays |= {f"slab/{when}": errors for when, errors in slab.items()}
+        numbers = _numbers(found) | objects.truth_errors(found) | _spreads(slab, found.nominal_keV)
+        figures = ["plates.pixels"]
+        figures += [objects.figure] if "nominal" in residuals else []
+        figures += ["plates.slab"] if slab else []
         return StudyResults(
             numbers=numbers,
-            arrays=_arrays(found, residuals, before, after, objects.depths()),
-            figures=["plates.pixels", objects.figure, "plates.slab"],
-            summary=self._summary(found, context.folder / FILE),
+            arrays=arrays,
+            figures=figures,
+            summary=self._summary(found, context.folder / FILE, failed),
             tables=[objects.table(residuals)],
         )
 
@@ -115,26 +117,34 @@ class DetectorCalibration:
         return found
 
     def _slab(
-        self,
-        nominal: SpectralModel,
-        found: PixelModel,
-        redrawn: PixelModel,
-        good: Bool[Tensor, "*pixel"],
-    ) -> tuple[Float[Tensor, "pixel threshold"], Float[Tensor, "pixel threshold"]]:
+        self, nominal: SpectralModel, found: PixelModel
+    ) -> tuple[dict[str, Float[Tensor, "pixel threshold"]], str]:
         """Errors of the slab's projections, corrected as if all pixels were nominal, and by pixel.
 
         The pixels are those that were found. The calibration of a second measurement of them, which
-        differs by its noise, corrects them; else the correction would be judged by itself.
+        differs by its noise, corrects them; else the correction would be judged by itself. Without
+        errors of two pixels or more, the text says why.
         """
+        try:
+            with _without_warnings():
+                redrawn = self._fit(self.objects.redrawn(nominal, found, self.seed), nominal)
+        except ValueError as error:
+            return (
+                {},
+                f"a second, simulated measurement of its pixels cannot be calibrated ({error})",
+            )
+        good = found.calibrated & redrawn.calibrated
+        if int(good.sum()) < 2:
+            return {}, f"{int(good.sum())} pixel(s) are calibrated, a comparison needs two"
         water = linear_attenuation(["water"], nominal.energies_keV)[0]
         above = found.spectra_above(nominal)[good]
         measured = -((above @ torch.exp(-self.water_cm * water)) / above.sum(-1)).log()
         same = beam_hardening(spectra_above(nominal), nominal)
         own = beam_hardening(redrawn.spectra_above(nominal)[good], nominal)
         true = self.water_cm * own.water_per_cm
-        return same(measured) - true, own(measured) - true
+        return {"before": same(measured) - true, "after": own(measured) - true}, ""
 
-    def _summary(self, found: PixelModel, path: Path) -> str:
+    def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
         n_flagged = int((~found.calibrated).sum())
         words = [
             f"{found.gain.numel()} pixels; wrote {path}. {n_flagged} pixels are flagged and "
@@ -145,13 +155,16 @@ class DetectorCalibration:
                 listed = ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED])
                 more = " …" if len(places) > _MOST_LISTED else ""
                 words.append(f"{len(places)} {kind}: {listed}{more}.")
+        words += [f"Warning: {warning}." for warning in found.warnings]
         if found.gauge == "relative":
             words.append(
                 "Skew and bias that all pixels share are not determined, because counts were "
                 "divided by their sum over the pixels."
             )
         words.append(
-            f"slab_before_sd and slab_after_sd: standard deviation over the pixels of the "
+            f"The pixel model is complete, but its correction was not judged: {failed}."
+            if failed
+            else "slab_before_sd and slab_after_sd: standard deviation over the pixels of the "
             f"projection of {self.water_cm:g} cm of water, corrected as if all pixels were "
             "nominal, and by a calibration of a second, simulated measurement of the pixels found."
         )
@@ -173,36 +186,55 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(text if str(path) in text else f"{path}: {text}") from None
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Warnings are left out, because they would be about a simulated measurement."""
+    logger = logging.getLogger("pcctlearn")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _numbers(found: PixelModel) -> Numbers:
+    """Means over the calibrated pixels, and standard deviations if there are two or more."""
     good = found.calibrated
     bias = (found.thresholds_keV - found.nominal_keV)[good]
     numbers = {
         "n_pixels": float(good.numel()),
         "uncalibrated_pixels": float((~good).sum()),
-        "gain_sd_percent": 100 * found.gain[good].std().item(),
+        **_sd("gain_sd_percent", 100 * found.gain[good]),
     }
     for index, material in enumerate(found.materials):
         skew, sd = (10 * v[good][:, index] for v in (found.thickness_cm, found.thickness_sd_cm))
         numbers[f"skew_mean_mm.{material}"] = skew.mean().item()
-        numbers[f"skew_sd_mm.{material}"] = skew.std().item()
+        numbers |= _sd(f"skew_sd_mm.{material}", skew)
         numbers[f"skew_standard_error_mm.{material}"] = sd.median().item()
     for index, keV in enumerate(found.nominal_keV.tolist()):
         if index > 0:
             numbers[f"bias_mean_keV.{keV:g}keV"] = bias[:, index].mean().item()
-            numbers[f"bias_sd_keV.{keV:g}keV"] = bias[:, index].std().item()
+            numbers |= _sd(f"bias_sd_keV.{keV:g}keV", bias[:, index])
             error = found.threshold_sd_keV[good][:, index].median().item()
             numbers[f"bias_standard_error_keV.{keV:g}keV"] = error
     return numbers
 
 
-def _arrays(
-    found: PixelModel,
-    residuals: dict[str, Float[Tensor, "group threshold"]],
-    before: Tensor,
-    after: Tensor,
-    depths: Tensor,
-) -> dict[str, Tensor | np.ndarray]:
-    arrays: dict[str, Tensor | np.ndarray] = {
+def _sd(name: str, values: Float[Tensor, "pixel"]) -> Numbers:
+    return {name: values.std().item()} if len(values) > 1 else {}
+
+
+def _spreads(slab: Mapping[str, Tensor], nominal_keV: Tensor) -> Numbers:
+    return {
+        f"slab_{when}_sd_{keV:g}keV": errors[:, index].std().item()
+        for index, keV in enumerate(nominal_keV.tolist())
+        for when, errors in slab.items()
+    }
+
+
+def _arrays(found: PixelModel) -> dict[str, Tensor | np.ndarray]:
+    return {
         "gain": found.gain,
         "skew_mm": 10 * found.thickness_cm[..., 0],
         "skew_sd_mm": 10 * found.thickness_sd_cm[..., 0],
@@ -210,8 +242,4 @@ def _arrays(
         "bias_sd_keV": found.threshold_sd_keV,
         "nominal_keV": found.nominal_keV,
         "calibrated": found.calibrated,
-        "depths": depths,
-        "slab/before": before,
-        "slab/after": after,
     }
-    return arrays | {f"residuals/{kind}": values for kind, values in residuals.items()}

@@ -64,7 +64,8 @@ class KnownObjects(Protocol):
         "nominal": predicted for nominal pixels, scaled to their own air or thinnest plates as by a
         flat field; "calibrated": for those found; "noise": expected of the counts. "common" is the
         median of ln(measured / predicted) over the calibrated pixels, with one scale for all
-        exposures, which the others leave out; absent if the exposures are unknown.
+        exposures, which the others leave out; absent if the exposures are unknown. Standard
+        deviations over the pixels are absent if there is only one.
         """
         ...
 
@@ -108,12 +109,14 @@ class KnownPlates:
         """As ``KnownObjects``: standard deviations over the pixels."""
         good, plates = found.calibrated, self.measured
         measured = plates.counts[:, good].log()
-        off = {
-            kind: measured - self._expected(nominal, pixels)[:, good].log()
-            for kind, pixels in (("nominal", _as_nominal(found)), ("calibrated", found))
-        }
-        off["nominal"] = off["nominal"] - off["nominal"][int(self.depths().argmin())]
-        spreads = {kind: values.std(1) for kind, values in off.items()}
+        spreads = {}
+        if measured.shape[1] > 1:
+            off = {
+                kind: measured - self._expected(nominal, pixels)[:, good].log()
+                for kind, pixels in (("nominal", _as_nominal(found)), ("calibrated", found))
+            }
+            off["nominal"] = off["nominal"] - off["nominal"][int(self.depths().argmin())]
+            spreads = {kind: values.std(1) for kind, values in off.items()}
         spreads["noise"] = (1 / plates.counts[:, good]).mean(1).sqrt()
         if plates.exposure is not None:
             above = found.spectra_above(nominal)[good]
@@ -244,8 +247,9 @@ def _errors(
 ) -> Numbers:
     numbers, good = {}, found.calibrated
     if thresholds_keV is not None:
-        error = (found.thresholds_keV - thresholds_keV)[good]
-        numbers["threshold_error_rms_keV"] = rms(error[:, 1:])
+        error = (found.thresholds_keV - thresholds_keV)[good][:, 1:]
+        if error.numel():  # the lowest threshold is nominal by definition
+            numbers["threshold_error_rms_keV"] = rms(error)
     if skew_cm is not None and materials == found.materials:
         numbers["skew_error_rms_mm"] = rms(10 * (found.thickness_cm - skew_cm.movedim(0, -1))[good])
     return numbers
@@ -258,7 +262,7 @@ def _rows(
         "nominal": "nominal pixels, flat field",
         "calibrated": "calibrated pixels",
         "noise": "expected noise",
-        "common": "median of calibrated pixels",
+        "common": "median of ln(measured/predicted)",
     }
     rows = [
         [f"{label}, above {keV:g} keV", *(f"{v[group, j]:.2g}" for v in residuals.values())]
@@ -266,7 +270,7 @@ def _rows(
         for group, label in enumerate(labels)
     ]
     return Rows(
-        "standard deviation of ln(measured counts / predicted counts), and its median",
+        "standard deviation and median of ln(measured counts / predicted counts)",
         [what, *(titles[kind] for kind in residuals)],
         rows,
     )

@@ -42,7 +42,15 @@ WRONG = {
     ),
     "thresholds in reverse order": (lambda p: {"counts": p.counts.flip(-1)}, "reverse the axis"),
     "NaN": (lambda p: {"counts": torch.full_like(p.counts, torch.nan)}, "dead pixels"),
-    "no counts": (lambda p: {"counts": 0 * p.counts}, "behind air"),
+    "no counts": (lambda p: {"counts": 0 * p.counts}, "above 0 in some"),
+    "no counts above a threshold": (
+        lambda p: {"counts": p.counts * torch.tensor([1, 0])},
+        "above 60 keV: leave",
+    ),
+    "no counts behind a plate in most pixels": (
+        lambda p: {"counts": p.counts.index_put((torch.tensor(3),), torch.zeros(()))},
+        "exposure 3.*expose longer",
+    ),
     "no exposure": (lambda p: {"exposure": torch.zeros(5)}, "exposure"),
 }
 
@@ -52,3 +60,11 @@ def test_what_is_wrong_is_named(kind, plates, annotations_off):
     change, named = WRONG[kind]
     with pytest.raises(ValueError, match=named):
         replace(plates, **change(plates))
+
+
+@pytest.mark.parametrize("kind", ["all", "one"])
+def test_dead_pixels_may_be_the_majority(kind, plates):
+    counts = plates.counts.clone()
+    counts[:, :4, slice(None) if kind == "all" else 1] = 0
+    found = replace(plates, counts=counts)
+    assert found.pixel_shape == (6,)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.plates import cdte_scanner, flawed, plates_of
 
+from pcctlearn.app.check import check_files
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model_file import (
     pixel_model_faults,
@@ -37,6 +38,27 @@ def test_what_is_written_is_read(tmp_path, pixels):
     assert not found.calibrated[5]
     assert (found.gauge, found.materials) == ("absolute", ("CdTe",))
     assert found.provenance == pixels.provenance
+    assert found.warnings == ()
+
+
+def test_warnings_are_kept_and_printed(tmp_path, pixels, capsys):
+    path, said = tmp_path / "model.h5", ("counts above 60 keV differ by 0.3 %", "σ² is 4 times n")
+    write_pixel_model(path, replace(pixels, warnings=said))
+    assert read_pixel_model(path).warnings == said
+    assert check_files([str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"warning: {sentence}\n" in printed for sentence in said)
+
+
+def test_warnings_must_be_texts(tmp_path, pixels):
+    path = tmp_path / "model.h5"
+    write_pixel_model(path, pixels)
+    with h5py.File(path, "r+") as stored:
+        stored.attrs["warnings"] = [1.0, 2.0]
+    assert any("warnings" in fault for fault in pixel_model_faults(path))
+    with h5py.File(path, "r+") as stored:
+        del stored.attrs["warnings"]
+    assert pixel_model_faults(path) == []
 
 
 def test_the_correction_of_a_file_is_that_of_its_model(tmp_path, pixels):

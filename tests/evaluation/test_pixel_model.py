@@ -77,15 +77,27 @@ def test_flagged_pixels_are_filled(workshop, tmp_path):
     assert "(1, 5)" in (tmp_path / "out/report.html").read_text()
 
 
-@pytest.mark.parametrize("gauge", ["absolute", "relative"])
-def test_errors_that_all_pixels_share_and_that_remain_are_named_once(
-    workshop, tmp_path, caplog, gauge
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({}, []),
+        ({"gauge": "relative"}, ["common to all pixels"]),
+        ({"warnings": ("counts differ by 0.3 %", "noise is too large")}, ["0.3 %", "noise is"]),
+    ],
+    ids=["none", "gauge", "warnings"],
+)
+def test_errors_that_all_pixels_share_are_named_once_and_reported(
+    workshop, tmp_path, caplog, change, named
 ):
     pixels = read_pixel_model(workshop / "calibrated/pixel_model.h5")
-    write_pixel_model(tmp_path / "model.h5", replace(pixels, gauge=gauge))
+    write_pixel_model(tmp_path / "model.h5", replace(pixels, **change))
     evaluated(workshop, tmp_path / "out", f"pixel_model={tmp_path / 'model.h5'}")
-    said = [m for m in caplog.messages if "common to all pixels" in m]
-    assert len(said) == (gauge == "relative")
+    said = [m for m in caplog.messages if "model.h5: " in m]
+    report = (tmp_path / "out/report.html").read_text()
+    assert len(said) == len(named)
+    for words, sentence in zip(named, said, strict=True):
+        assert words in sentence
+        assert report.count(words) == 1
 
 
 @pytest.mark.parametrize(

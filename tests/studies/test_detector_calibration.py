@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import wraps
 
 import h5py
 import pytest
@@ -9,6 +10,7 @@ import torch
 from support.configs import composed
 
 from pcctlearn.app.run import run
+from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.calibration.plate_file import read_plates
 
@@ -60,6 +62,58 @@ def test_the_report_shows_an_error_that_all_pixels_share(tmp_path):
             medians.append(abs(file["residuals/common"][()]).max())
     assert medians[0] < 3e-4
     assert medians[1] > 2e-3
+
+
+def test_warnings_of_the_fit_stand_in_the_report_and_in_the_pixel_model(tmp_path, caplog):
+    """Once, and not those of the simulated second measurement."""
+    path = plates(tmp_path / "plates")
+    with h5py.File(path, "r+") as file:
+        file["exposure"][1] = 1.004
+    calibrated(tmp_path / "out", path)
+    (said,) = [m for m in caplog.messages if "check the exposures" in m]
+    assert read_pixel_model(tmp_path / "out/pixel_model.h5").warnings == (said,)
+    assert (tmp_path / "out/report.html").read_text().count("check the exposures") == 1
+
+
+def test_a_failure_of_the_simulated_measurement_is_named_as_such(tmp_path, monkeypatch):
+    path = plates(tmp_path / "plates")
+    fit, calls = EtbCal.fit, []
+
+    @wraps(fit)
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise ValueError("too few photons")
+        return fit(*arguments)
+
+    monkeypatch.setattr(EtbCal, "fit", failing)
+    results = calibrated(tmp_path / "out", path)
+    assert "slab_after_sd_60keV" not in results
+    assert read_pixel_model(tmp_path / "out/pixel_model.h5").calibrated.all()
+    report = (tmp_path / "out/report.html").read_text()
+    assert "simulated measurement of its pixels cannot be calibrated (too few photons)" in report
+
+
+SMALLEST = {
+    "one pixel": (["datasets.n_rows=1", "datasets.n_columns=2"], "bias_mean_keV.60keV"),
+    "one threshold": (["physics.thresholds.edges_keV=[40.0,149.0]"], "slab_after_sd_40keV"),
+    "two pixels": (["datasets.n_rows=1", "datasets.n_columns=2"], "slab_after_sd_60keV"),
+}
+
+
+@pytest.mark.parametrize("kind", SMALLEST)
+@pytest.mark.filterwarnings("error:std:UserWarning")
+def test_numbers_that_are_not_defined_are_left_out(tmp_path, kind):
+    words, present = SMALLEST[kind]
+    path = plates(tmp_path / "plates", *words)
+    if kind == "one pixel":
+        with h5py.File(path, "r+") as file:
+            file["counts"][..., 1] = 0
+    results = calibrated(tmp_path / "out", path)
+    assert present in results
+    assert ("gain_sd_percent" in results) == (kind != "one pixel")
+    assert ("slab_after_sd_40keV" in results) == (kind != "one pixel")
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
