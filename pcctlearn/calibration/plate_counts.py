@@ -13,6 +13,7 @@ from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.response.base import Response
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import without_upper_limit
 from pcctlearn.shapes import Energies
 
 OfPixels = Float[Tensor, "pixel"]
@@ -86,12 +87,12 @@ def plate_model(
     ):
         raise ValueError(
             f"the plates were measured above {given} keV, the scanner has thresholds of {wanted} "
-            f"keV: use physics.thresholds.edges_keV={[*given, 149.0]}"
+            f"keV: use {without_upper_limit(given, high)}"
         )
     if float(edges[-1]) < high:
         raise ValueError(
             f"counts above thresholds have no upper limit, but the scanner counts up to "
-            f"{float(edges[-1]):g} keV only: raise the last edge above {high:g} keV"
+            f"{float(edges[-1]):g} keV only: use {without_upper_limit(given, high)}"
         )
     if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Edges of the energy bins, learnable, shared or per pixel."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,13 +35,19 @@ class Thresholds(nn.Module):
         if not edges.isfinite().all() or not (edges.diff(dim=-1) > 0).all():
             wrong = edges.flatten(0, -2) if edges.ndim > 1 else edges[None]
             first = wrong[~(wrong.diff(dim=-1) > 0).all(-1)][:1].flatten().tolist()
-            raise ValueError(f"edges_keV must be finite and increase, got {first or 'NaN'}")
+            raise ValueError(
+                f"edges_keV must be finite and increase, got {first or 'NaN'}: list them from the "
+                "lowest to the highest, as in physics.thresholds.edges_keV=[15,50,120]"
+            )
         if n_pixels is not None:
             edges = edges.expand(n_pixels, -1).clone()
         if learn is None:
             learn = [True] * (edges.shape[-1] - 1) + [False]
         if len(learn) != edges.shape[-1]:
-            raise ValueError(f"learn needs one entry for each of {edges.shape[-1]} edges: {learn}")
+            raise ValueError(
+                f"learn needs one entry for each of {edges.shape[-1]} edges, got {list(learn)}: "
+                "list as many, or use physics.thresholds.learn=null for all but the last"
+            )
         self.edges_keV = nn.Parameter(edges)
         self.register_buffer("learn", torch.tensor(list(learn), device=edges.device))
 
@@ -62,6 +69,12 @@ class Thresholds(nn.Module):
         """Shape of the edges and, where shared, their values."""
         edges = self.edges_keV.detach()
         return f"edges_keV={edges.tolist()}" if edges.ndim == 1 else f"shape={tuple(edges.shape)}"
+
+
+def without_upper_limit(thresholds_keV: Sequence[float], end_keV: float) -> str:
+    """The setting of these thresholds for counts without an upper limit, as it is typed."""
+    edges = [*thresholds_keV, math.ceil(end_keV) + 1.0]
+    return f"physics.thresholds.edges_keV=[{','.join(map(str, edges))}]"
 
 
 def above_from_bins(bins: Tensor, dim: int = -1) -> Tensor:

@@ -15,14 +15,14 @@ from pcctlearn.calibration.pixel_model import PixelModel
 class DetectorErrors:
     """How pixels differ from nominal ones.
 
-    The thickness of the skew is a cosine over the detector plus a part of its own for every pixel,
-    clipped to a range. All thresholds but the lowest have a bias of their own; all of them are
-    biased by the energy scale g V + o of the pixel [2, eq. 11]. Biases are normal variables,
-    truncated at three standard deviations and without a mean over the pixels: counts that are
-    divided by their sum over the pixels do not determine a mean.
+    The thickness of the skew is a cosine over the detector plus a random part in every pixel,
+    clipped to a range. All thresholds but the lowest have independent biases; all of them are
+    also biased by the energy scale g V + o of the pixel [2, eq. 11]. Biases are normal variables,
+    truncated at three standard deviations, with zero mean over the pixels: counts that are divided
+    by their sum over the pixels do not determine a mean.
 
     Args:
-        wave_cm, pixel_cm: amplitude of the cosine, standard deviation of the part of each pixel.
+        wave_cm, pixel_cm: amplitude of the cosine, standard deviation of the random part.
         range_cm: limits of the thickness.
         bias_sd_keV: of each threshold above the lowest.
         scale_sd, offset_sd_keV: of the energy scale of a pixel.
@@ -74,10 +74,26 @@ class DetectorErrors:
         scale, offset = truncated(2, n_pixels, 1)
         bias = bias + self.scale_sd * scale * nominal_keV + self.offset_sd_keV * offset
         bias = bias - bias.mean(0)
+        _require_order(nominal_keV, nominal_keV + bias)
         return PixelModel.known(
             gain=1 + self.gain_sd * normal(n_pixels),
             thickness_cm=factor * thickness[:, None],
             materials=(material,),
             thresholds_keV=nominal_keV + bias,
             nominal_keV=nominal_keV,
+        )
+
+
+def _require_order(
+    nominal_keV: Float[Tensor, "threshold"], thresholds_keV: Float[Tensor, "pixel threshold"]
+) -> None:
+    """Raise ValueError if the biases put thresholds of a pixel in another order."""
+    apart = thresholds_keV.diff(dim=-1).amin(0)
+    for j in (apart <= 0).nonzero().flatten().tolist():
+        lower, upper = nominal_keV[j : j + 2].tolist()
+        least = math.ceil(upper - lower - float(apart[j])) + 1
+        raise ValueError(
+            f"the threshold of {upper:g} keV of a pixel lies at or below that of {lower:g} keV, "
+            f"because of their biases: put thresholds {least} keV or more apart "
+            "(physics.thresholds.edges_keV), or reduce bias_sd_keV and scale_sd"
         )

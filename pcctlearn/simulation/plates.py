@@ -14,6 +14,7 @@ from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.thresholds import without_upper_limit
 from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
 from pcctlearn.simulation.detector_errors import DetectorErrors
 from pcctlearn.validation import require_positive
@@ -23,7 +24,8 @@ class PlateMeasurement:
     """A detector with known flaws, measured behind plates.
 
     Args:
-        model: the nominal scanner; everything above its last edge is counted in the last bin.
+        model: the nominal scanner. Counts above thresholds have no upper limit: its last edge
+            must not lie below the end of the spectrum, and is raised to the end of the response.
         errors: how pixels differ.
         plates_cm: {material: thickness in each exposure}.
         n_rows, n_columns: of the detector.
@@ -62,7 +64,11 @@ class PlateMeasurement:
                 f"exposure_error below 0.3, got n_rows={n_rows}, n_columns={n_columns}, "
                 f"dead_share={dead_share} and exposure_error={exposure_error}"
             )
-        self.model, self.errors, self.photons = model, errors, photons
+        self.errors, self.photons = errors, photons
+        self.response = model.response
+        if not isinstance(self.response, Table):
+            self.response = Table.sampled(self.response, model.energies_keV)
+        self.model = _without_upper_limit(model, self.response)
         self.materials = tuple(plates_cm)
         self.plates_cm = torch.tensor([*plates_cm.values()], dtype=torch.float64).T
         self.shape, self.skew_material = (n_rows, n_columns), skew_material
@@ -88,9 +94,7 @@ class PlateMeasurement:
         )
         dead = torch.rand(self.shape, generator=generator, dtype=torch.float64) < self.dead_share
         plates = replace(plates, counts=plates.counts.masked_fill(dead[..., None], 0.0))
-        response, energies = self.model.response, self.model.energies_keV
-        if not isinstance(response, Table):
-            response = Table.sampled(response, energies)
+        response, energies = self.response, self.model.energies_keV
         fluence = self.model.fluence * (self.photons / self.model.fluence.sum())
         return PlateRecord(
             name,
@@ -106,6 +110,19 @@ class PlateMeasurement:
             config=config,
             software="pcctlearn",
         )
+
+
+def _without_upper_limit(model: SpectralModel, response: Table) -> SpectralModel:
+    """The model with a last edge above which nothing is registered."""
+    edges, end = model.thresholds.edges_keV.detach(), float(model.energies_keV[-1])
+    if float(edges[-1]) < end:
+        raise ValueError(
+            f"the last edge of {float(edges[-1]):g} keV lies below the end of the spectrum at "
+            f"{end:g} keV, but counts above thresholds have no upper limit: use "
+            f"{without_upper_limit(edges[:-1].tolist(), end)}"
+        )
+    last = torch.maximum(edges[-1:], response.deposited_keV[-1:].to(edges))
+    return model.with_edges(torch.cat([edges[:-1], last]))
 
 
 @torch.no_grad()

@@ -262,7 +262,7 @@ def _rows(
         "nominal": "nominal pixels, flat field",
         "calibrated": "calibrated pixels",
         "noise": "expected noise",
-        "common": "median of ln(measured/predicted)",
+        "common": "median of ln(measured / predicted)",
     }
     rows = [
         [f"{label}, above {keV:g} keV", *(f"{v[group, j]:.2g}" for v in residuals.values())]
