@@ -26,6 +26,7 @@ class CalibrationSet:
         exposure: tube current times time of each, relative, from a monitor; ``None`` where nothing
             measured it.
         flags: {kind: pixels that must not be used}, such as "dead" and "saturated".
+        noise_free: the counts are expected ones, computed without noise.
 
     Raises:
         ValueError: arrays that do not fit together, plates that are listed twice, counts that do
@@ -38,6 +39,7 @@ class CalibrationSet:
     thresholds_keV: Float[Tensor, "threshold"]
     exposure: Float[Tensor, "exposure"] | None = None
     flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
+    noise_free: bool = False
 
     def __post_init__(self) -> None:
         n_exposures, n_thresholds = len(self.plates_cm), len(self.thresholds_keV)

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.calibration_set import CalibrationSet
-from pcctlearn.calibration.pixel_fit import PixelFit, assembled
+from pcctlearn.calibration.pixel_fit import PixelFit
 from pcctlearn.calibration.pixel_model import Gauge, PixelModel
-from pcctlearn.calibration.plate_counts import OfPlates, PlateModel, plate_model
+from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
 from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
@@ -102,10 +103,7 @@ class EtbCal:
                 known = flags.get(kind, torch.zeros_like(good))
                 flags = {**flags, kind: known | spread(found, good, False)}
         gauge: Gauge = "relative" if compares else "absolute"
-        return assembled(
-            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, gauge,
-            plates.named,
-        )  # fmt: skip
+        return assembled(fit, flags, plates, self.materials, gauge)
 
     def _fit(
         self,
@@ -123,7 +121,7 @@ class EtbCal:
         parts = []
         for block in blocks:
             skew, thresholds = self._steps(block, exposure, model, plates.thresholds_keV)
-            parts.append(_joined(block[0], plates, skew, thresholds))
+            parts.append(_joined(plates, skew, thresholds))
         return PixelFit.joined(parts)
 
     def _steps(
@@ -155,12 +153,9 @@ class EtbCal:
         return skew, found
 
 
-def _joined(
-    counts: OfPlates, plates: CalibrationSet, skew: SkewFit, found: Sequence[ThresholdFit]
-) -> PixelFit:
+def _joined(plates: CalibrationSet, skew: SkewFit, found: Sequence[ThresholdFit]) -> PixelFit:
     """Skew and thresholds of the usable pixels, and those that do not fit."""
     reference = torch.full_like(skew.gain, float(plates.thresholds_keV[0]))
-    n_exposures, n_unknowns = len(plates.counts), skew.covariance.shape[-1]
     return PixelFit(
         skew.gain,
         skew.thickness_cm,
@@ -169,6 +164,6 @@ def _joined(
         torch.stack([torch.zeros_like(reference), *(f.sd_keV for f in found)], -1),
         torch.stack([skew.converged, *(f.converged for f in found)]).all(0),
         torch.stack([skew.residual, *(f.residual for f in found)], -1),
-        torch.stack([1 / counts, *(f.noise for f in found)], -1),
-        (n_exposures - n_unknowns, *len(found) * (n_exposures - 1,)),
+        torch.stack([skew.standardised, *(f.standardised for f in found)], -1),
+        (skew.n_spare, *len(found) * (len(plates.counts) - 1.0,)),
     )

@@ -198,12 +198,11 @@ class _Problem:
         variance = covariance.diagonal(dim1=-2, dim2=-1)
         # a pixel that sees air alone has a normal matrix that only rounding makes regular
         known = (singular == 0) & (variance > 0).all(-1)
-        known &= (variance[:, n:] < FURTHEST_keV**2).all(-1)
         behind = expected_counts(self.known, self.scale * self.spectra(x), self.attenuation)
         behind = above_from_bins(behind).movedim(1, 0) * self.exposure[:, None]
         residual = (self.above / behind).log()  # (pixel, exposure, threshold)
         n_exposures = len(self.exposure)
-        n_spare = (n_exposures - n, *(self.n_thresholds - 1) * (n_exposures - 1,))
+        n_spare = (float(n_exposures - n), *(self.n_thresholds - 1) * (n_exposures - 1.0,))
         within = torch.isclose(T[:, _REFERENCE:], x[:, n:], rtol=0, atol=1e-6).all(-1)
         sd = variance[:, n:].clamp(min=0).sqrt()
         return PixelFit(
@@ -214,6 +213,6 @@ class _Problem:
             torch.cat([torch.zeros_like(T[:, :_REFERENCE]), sd], -1),
             found.converged & known & within & decomposed.converged.all(0),
             residual,
-            1 / self.above,
+            residual * self.above.sqrt(),
             n_spare,
         )

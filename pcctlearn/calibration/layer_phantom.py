@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
-from pcctlearn.calibration.pixel_fit import assembled
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import require_nested, unusable, with_empty_bins
@@ -17,6 +17,7 @@ from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.scans.dead_pixels import any_of, dead_pixels
 from pcctlearn.scans.record import ScanRecord
+from pcctlearn.scans.validation.pixels import noise_free
 from pcctlearn.validation import require_names, require_positive
 
 
@@ -67,7 +68,11 @@ class LayerPhantom:
         area = scan.at("line_integrals").double().flatten(2).movedim(0, -1)
         area = torch.cat([torch.zeros_like(area[:1]), area])
         air = CalibrationSet(
-            counts[:1], torch.zeros(1, 1, dtype=torch.float64), ("water",), edges[:-1].double()
+            counts[:1].unflatten(1, scan.air.shape[1:]),
+            torch.zeros(1, 1, dtype=torch.float64),
+            ("water",),
+            edges[:-1].double(),
+            noise_free=noise_free(scan.at("counts").numpy(), scan.air.numpy()),
         )
         model = plate_model(air, nominal, self.materials)
         counts = counts.movedim(0, 1)  # (pixel, exposure, threshold)
@@ -90,9 +95,8 @@ class LayerPhantom:
         fit = fit_through_decomposition(
             rays, model, scan.materials, air.thresholds_keV, self.max_steps
         )
-        shape = tuple(scan.air.shape[1:])
         return assembled(
-            shape, air.thresholds_keV, self.materials, flags, fit, "absolute",
+            fit, flags, air, self.materials, "absolute",
             lambda exposure: f"the phantom in view {exposure - 1}" if exposure else "air",
         )  # fmt: skip
 

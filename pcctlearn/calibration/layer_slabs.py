@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
+from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
-from pcctlearn.calibration.pixel_fit import assembled
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import (
@@ -81,7 +81,4 @@ class LayerSlabs:
         fit = fit_through_decomposition(
             rays, model, self.basis, plates.thresholds_keV, self.max_steps
         )
-        return assembled(
-            plates.pixel_shape, plates.thresholds_keV, self.materials, flags, fit, "absolute",
-            plates.named,
-        )  # fmt: skip
+        return assembled(fit, flags, plates, self.materials, "absolute")

@@ -62,7 +62,14 @@ PLATES = FileSchema(
     },
     names={"plates_cm": "materials", "skew_cm": "materials"},
     choices={"counted": ("above", "bins")},
-    attributes={"name": str, "tube_kV": float, "seed": int, "config": str, "software": str},
+    attributes={
+        "name": str,
+        "tube_kV": float,
+        "noise_free": int,
+        "seed": int,
+        "config": str,
+        "software": str,
+    },
 )
 _FLAGS = ("dead", "saturated")
 
@@ -171,7 +178,8 @@ def write_plates(path: str | Path, record: PlateRecord) -> None:
         **{f"response/{k}": v for k, v in record.response._asdict().items()},
     }
     names = {"plates_cm": plates.materials, "skew_cm": record.filter_materials}
-    attributes = {name: getattr(record, name) for name in PLATES.attributes} | {"counted": "above"}
+    attributes = {k: getattr(record, k) for k in PLATES.attributes if k != "noise_free"}
+    attributes |= {"counted": "above", "noise_free": int(plates.noise_free) or None}
     write_stored(Path(path), PLATES, Contents(arrays, names, attributes))
 
 
@@ -209,6 +217,7 @@ def _record(contents: Contents) -> PlateRecord:
         arrays["thresholds_keV"],
         arrays.get("exposure", frames if unequal else None),
         {kind: arrays[kind] != 0 for kind in _FLAGS if kind in arrays},
+        contents.attributes.get("noise_free", 0) != 0,
     )
     return PlateRecord(
         contents.attributes.get("name", ""),

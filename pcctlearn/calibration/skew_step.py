@@ -17,17 +17,19 @@ _ROUNDING = 16.0  # of ln(measured/expected), in eps
 
 
 class SkewFit(NamedTuple):
-    """Gain and thicknesses of each pixel, and how they follow the counts of the exposures.
+    """Gain and thicknesses of each pixel.
 
-    ``gain_matrix`` is ∂(ln k, x)/∂ ln N. ``covariance`` is that of (ln k, x) for Poisson counts
-    and, where there is one, the prior. ``residual`` is that of ln N for each exposure.
+    ``covariance`` is that of (ln k, x) for Poisson counts and, where there is one, the prior.
+    ``residual`` is that of ln N for each exposure, ``standardised`` the same over its standard
+    deviation, of which ``n_spare`` are independent.
     """
 
     gain: OfPixels
     thickness_cm: Skews
-    gain_matrix: Float[Tensor, "pixel unknown exposure"]
     covariance: Float[Tensor, "pixel unknown unknown"]
     residual: OfPlates
+    standardised: OfPlates
+    n_spare: float
     converged: Bool[Tensor, "pixel"]
 
 
@@ -38,8 +40,6 @@ def fit_skew(
     threshold_keV: OfPixels,
     normalisation: Normalisation = "anchor",
     prior_cm: Float[Tensor, "material"] | None = None,
-    weights: OfPlates | None = None,
-    solver: LevenbergMarquardt | None = None,
 ) -> SkewFit:
     """Minimise Σ_m N_m [ln(N_m/D_m) − ln k − ln(P_m(x)/D'_m)]² + Σ_n (x_n/σ_n)² for every pixel.
 
@@ -56,13 +56,11 @@ def fit_skew(
         threshold_keV: the reference threshold, where the bias is zero by definition.
         normalisation: of the counts.
         prior_cm: standard deviation σ of each thickness; none by default.
-        weights: of the squared residuals, by default the counts.
-        solver: of the least-squares problems.
     """
     n_pixels, n_materials = len(counts), len(model.attenuation_per_cm)
-    solver = solver or LevenbergMarquardt()
+    solver = LevenbergMarquardt()
     above = model.above(threshold_keV)
-    root = (counts if weights is None else weights).clamp(min=0).sqrt()
+    root = counts.clamp(min=0).sqrt()
     x = torch.zeros(n_pixels, 1 + n_materials).to(counts)
     prior = x[0, 1:] if prior_cm is None else 1 / prior_cm
     at = model.counts(x[:, 1:], above)
@@ -95,9 +93,19 @@ def fit_skew(
         if normalisation == "model":
             expected_sum = (x[:, :1].exp() * model.counts(x[:, 1:], above).counts).mean(0)
     at_minimum = residuals(x)
-    jacobian = at_minimum.jacobian[:, : counts.shape[1]]
     covariance, singular = torch.linalg.inv_ex(found.normal)
-    gain_matrix = -covariance @ (jacobian * root[..., None]).mT
-    residual = at_minimum.value[:, : counts.shape[1]] / root
-    converged = found.converged & (singular == 0)
-    return SkewFit(x[:, 0].exp(), x[:, 1:], gain_matrix, covariance, residual, converged)
+    n_exposures = counts.shape[1]
+    standardised = at_minimum.value[:, :n_exposures]
+    fitted = 1.0 + n_materials
+    if prior_cm is not None:  # it determines part of the unknowns
+        J = at_minimum.jacobian[:, :n_exposures]
+        fitted = (covariance * (J.mT @ J)).sum((1, 2)).nanmedian().item()
+    return SkewFit(
+        x[:, 0].exp(),
+        x[:, 1:],
+        covariance,
+        standardised / root,
+        standardised,
+        n_exposures - fitted,
+        found.converged & (singular == 0),
+    )

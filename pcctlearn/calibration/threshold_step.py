@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateCounts, PlateModel
@@ -19,14 +19,14 @@ _LAST_STEP = 1e-2  # of the tolerance, where rounds end early
 class ThresholdFit(NamedTuple):
     """Thresholds and their standard deviations for Poisson counts, and which converged.
 
-    ``residual`` is measured over expected counts, less one, for each exposure; ``noise`` is its
-    variance.
+    ``residual`` is measured over expected counts, less one, for each exposure. The squares of
+    ``standardised`` add up to χ² with one degree of freedom less than exposures.
     """
 
     threshold_keV: OfPixels
     sd_keV: OfPixels
     residual: OfPlates
-    noise: OfPlates
+    standardised: OfPlates
     converged: Bool[Tensor, "pixel"]
 
 
@@ -83,18 +83,43 @@ def fit_threshold(
     at = model.counts(skew.thickness_cm, T)
     relative = compared(at)
     share = counts * at.hazard / (counts * at.hazard**2).sum(-1, keepdim=True)
-    # δT = −Σ_m c_m ε_m(T) + Σ_m b_m ε_m(T_ref), relative errors ε; nested counts share theirs
-    slopes = at.slopes if comparison == "counts" else at.slopes - reference.slopes
-    ones = torch.full_like(share, 1.0 if comparison == "counts" else 0.0)
-    towards = torch.cat([ones[..., None], -slopes], -1)  # ∂ ln(expected)/∂(ln k, x)
-    follows = torch.einsum("im,imu,iue->ie", share, towards, skew.gain_matrix)
-    if comparison == "ratio":
-        follows = follows + share
-    # nested counts share their photons: the ratio varies less than either
-    noise = 1 / counts - (1 / reference_counts if comparison == "ratio" else 0)
+    covariance = _covariance(counts, reference_counts, at, reference, skew, comparison)
+    variance = torch.einsum("im,imn,in->i", share, covariance, share)
+    standardised, sound = _standardised(relative - 1, at.hazard, covariance)
     moved = step if comparison == "ratio" else step - step.median()
-    variance = (share**2 / counts).sum(-1) + (
-        (follows**2 - 2 * share * follows) / reference_counts
-    ).sum(-1)
-    converged = moved.abs() <= tolerance_keV
-    return ThresholdFit(T, variance.clamp(min=0).sqrt(), relative - 1, noise, converged)
+    converged = (moved.abs() <= tolerance_keV) & sound
+    return ThresholdFit(T, variance.clamp(min=0).sqrt(), relative - 1, standardised, converged)
+
+
+def _covariance(
+    counts: OfPlates,
+    reference_counts: OfPlates,
+    at: PlateCounts,
+    reference: PlateCounts,
+    skew: SkewFit,
+    comparison: Comparison,
+) -> Float[Tensor, "pixel exposure exposure"]:
+    """Of ln(measured/expected) with the fitted gain and skew, for Poisson counts.
+
+    C = 1/N − X V Xᵀ + d V dᵀ ("counts") or 1/N − 1/N_ref + d V dᵀ ("ratio"). V is the covariance
+    of (ln k, x), X = ∂ ln P_ref/∂(ln k, x), and d = ∂ ln(P/P_ref)/∂(ln k, x). The negative terms
+    are due to photons that are above both thresholds.
+    """
+    V = skew.covariance
+    d = reference.slopes - at.slopes
+    C = d @ V[:, 1:, 1:] @ d.mT
+    if comparison == "ratio":
+        return C + torch.diag_embed(1 / counts - 1 / reference_counts)
+    X = torch.cat([torch.ones_like(d[..., :1]), -reference.slopes], -1)
+    return C + torch.diag_embed(1 / counts) - X @ V @ X.mT
+
+
+def _standardised(
+    residual: OfPlates, hazard: OfPlates, covariance: Float[Tensor, "pixel exposure exposure"]
+) -> tuple[OfPlates, Bool[Tensor, "pixel"]]:
+    """L⁻¹r without the part that a change of T makes, where C = L Lᵀ, and whether C is positive."""
+    L, failed = torch.linalg.cholesky_ex(covariance)
+    both = torch.linalg.solve_triangular(L, torch.stack([residual, hazard], -1), upper=False)
+    r, h = both.unbind(-1)
+    r = r - h * ((r * h).sum(-1) / h.square().sum(-1))[:, None]
+    return r, failed == 0

@@ -156,4 +156,6 @@ def measured_plates(
     bins = bins * (photons / nominal.fluence.sum())
     if seed is not None:
         bins = draw_counts(bins, torch.Generator().manual_seed(seed))
-    return CalibrationSet.from_bins(bins, plates_cm, materials, pixels.nominal_keV, exposure)
+    return CalibrationSet.from_bins(
+        bins, plates_cm, materials, pixels.nominal_keV, exposure, noise_free=seed is None
+    )

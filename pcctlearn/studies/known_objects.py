@@ -98,7 +98,9 @@ class KnownPlates:
         bins = bins_from_above(self._expected(nominal, found))
         drawn = above_from_bins(draw_counts(bins, torch.Generator().manual_seed(seed)))
         counts = torch.where(found.calibrated[..., None], drawn, plates.counts)
-        return KnownPlates(replace(self.record, plates=replace(plates, counts=counts)))
+        return KnownPlates(
+            replace(self.record, plates=replace(plates, counts=counts, noise_free=False))
+        )
 
     def depths(self) -> Float[Tensor, "group"]:
         """As ``KnownObjects``: one group for each exposure."""

@@ -60,6 +60,12 @@ def test_calibration_from_a_file_is_that_of_its_record(file):
     torch.testing.assert_close(there.thickness_cm, here.thickness_cm, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_file_says_whether_its_counts_have_noise(tmp_path, seed):
+    write_plates(tmp_path / "plates.h5", recorded(seed=seed))
+    assert read_plates(tmp_path / "plates.h5").plates.noise_free == (seed is None)
+
+
 def test_counts_in_bins_are_summed(file):
     above = read_plates(file).plates.counts
     with h5py.File(file, "r+") as stored:
