@@ -33,7 +33,7 @@ ROOMS = {
 }
 NEEDS = {
     "datasets/scans.yaml": ["datasets.folder=scans"],
-    "scan/of_plates.yaml": ["scan.detector.path=plates.h5"],
+    "scan/of_plates.yaml": ["scan.pixel_model.path=plates.h5"],
     "physics/response/file.yaml": ["physics.response.path=response.csv"],
     "physics/spectrum/file.yaml": ["physics.spectrum.table=spectrum.csv"],
 }

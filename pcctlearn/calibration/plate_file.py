@@ -78,9 +78,9 @@ _FLAGS = ("dead", "saturated")
 class PlateRecord:
     """The contents of a plate file.
 
-    ``frames`` were added for each exposure; those of a file are its exposures, if it holds none and
-    they differ. ``true_thresholds_keV`` and ``skew_cm``, the thickness
-    of ``filter_materials`` before each pixel, are those of a simulated detector.
+    ``frames`` is the number of frames that were added in each exposure. ``true_thresholds_keV`` and
+    ``skew_cm``, the thickness of ``filter_materials`` in front of each pixel, are those of a
+    simulated detector.
     """
 
     name: str

@@ -100,9 +100,9 @@ def _abdomens(folder: Path, start: str) -> Figure:
     axes = figure.subplots(2, len(names), squeeze=False)
     for column, (name, image) in enumerate(zip(names, images, strict=True)):
         title = name.removeprefix("noisy_").replace("_", " ")
-        show_image(axes[0, column], image[0], DISPLAY_WINDOWS["HU"], title)
+        show_image(axes[0, column], image[0], DISPLAY_WINDOWS["HU"], title, unit="HU")
         difference, words = image[0] - reference[0], f"RMS {rms[name]:.3g} HU"
-        show_image(axes[1, column], difference, DISPLAY_WINDOWS["error"], words, "RdBu_r")
+        show_image(axes[1, column], difference, DISPLAY_WINDOWS["error"], words, "RdBu_r", "HU")
     return figure
 
 

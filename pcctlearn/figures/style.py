@@ -58,13 +58,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def show_image(
-    ax: Axes, image: np.ndarray, display_window: Sequence[float], title: str, cmap: str = "gray"
+    ax: Axes,
+    image: np.ndarray,
+    display_window: Sequence[float],
+    title: str,
+    cmap: str = "gray",
+    unit: str = "",
 ) -> None:
-    """Show an image with its color bar, row 0 at the top."""
+    """Show an image with its color bar and its unit, row 0 at the top."""
     low, high = display_window
     shown = ax.imshow(image, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
     ax.set_title(title)
     ax.set_axis_off()
     figure = ax.figure
     assert isinstance(figure, Figure)
-    figure.colorbar(shown, ax=ax, shrink=0.72, pad=0.015, aspect=24)
+    figure.colorbar(shown, ax=ax, shrink=0.72, pad=0.015, aspect=24, label=unit)

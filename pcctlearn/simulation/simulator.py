@@ -74,7 +74,7 @@ class ScanSimulator:
         threshold_error_keV: standard deviation of the pixels' true thresholds about the nominal.
         skew_cm: {filter material: standard deviation of its thickness in front of each pixel}; the
             mean is zero, so that some thicknesses are negative.
-        detector: gain, skew and thresholds of every pixel, in place of the two random ones above.
+        pixel_model: gain, skew and thresholds of every pixel, in place of the two above.
         noise: draw Poisson counts instead of using the expected ones.
         seed: seed of the detector's imperfections, which are the same in every scan.
     """
@@ -89,7 +89,7 @@ class ScanSimulator:
         grid_transmission: float | None = None,
         threshold_error_keV: float = 0.0,
         skew_cm: Mapping[str, float] | None = None,
-        detector: PixelModel | None = None,
+        pixel_model: PixelModel | None = None,
         noise: bool = True,
         seed: int = 0,
     ) -> None:
@@ -103,8 +103,8 @@ class ScanSimulator:
                 f"spr={spr:g} cannot be reached without scatter (scatter=null): set spr to null"
             )
         if scatter is not None and not isinstance(geometry, ConeBeam):
-            # without_scatter would replace scan=of_plates, and its detector with it
-            choice = ", or choose scan=without_scatter" if detector is None else ""
+            # without_scatter would replace scan=of_plates, and its pixel model with it
+            choice = ", or choose scan=without_scatter" if pixel_model is None else ""
             raise ValueError(
                 f"scatter is simulated in cone beams only, got {type(geometry).__name__}: set "
                 f"scan.scatter=null scan.spr=null{choice}"
@@ -125,15 +125,15 @@ class ScanSimulator:
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
         self._projector = projector(geometry, self.grid)
-        if detector is None:
+        if pixel_model is None:
             self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
         elif threshold_error_keV or skew_cm:
             raise ValueError(
-                "detector determines thresholds and skew: set threshold_error_keV to 0 and skew_cm "
-                "to null"
+                "pixel_model determines thresholds and skew: set scan.threshold_error_keV=0 "
+                "scan.skew_cm=null"
             )
         else:
-            self._detector = self._given(detector, edges)
+            self._detector = self._given(pixel_model, edges)
 
     def scan(
         self,

@@ -33,7 +33,7 @@ def workshop(tmp_path_factory):
     words = ["datasets=plates", *(f"datasets.{word}" for word in PANEL)]
     command(folder / "plates", "simulate", *words)
     command(folder / "calibrated", "calibrate", f"counts={plates}")
-    of_plates = ["scan=of_plates", f"scan.detector.path={plates}"]
+    of_plates = ["scan=of_plates", f"scan.pixel_model.path={plates}"]
     command(folder / "scans", "simulate", *of_plates, "datasets.n_cases=1", *GEOMETRY)
     return folder
 
@@ -120,7 +120,7 @@ def test_a_plate_file_is_not_a_pixel_model(workshop, tmp_path):
 
 
 def test_scans_of_plates_need_their_panel_and_thresholds(workshop, tmp_path):
-    words = ["scan=of_plates", f"scan.detector.path={workshop / 'plates/plates.h5'}"]
+    words = ["scan=of_plates", f"scan.pixel_model.path={workshop / 'plates/plates.h5'}"]
     words += ["datasets.n_cases=1", *GEOMETRY]
     with pytest.raises(ValueError, match="thresholds of"):
         command(

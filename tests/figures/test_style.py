@@ -40,3 +40,9 @@ def test_powers_on_logarithmic_axes_stay_formulas():
     labels = [text for text in figure.findobj(Text) if "10^" in text.get_text()]
     assert labels
     assert all(text.get_parse_math() for text in labels)
+
+
+def test_the_color_bar_of_an_image_names_its_unit():
+    figure = new_figure(3.0, 3.0)
+    show_image(figure.subplots(), np.eye(3), (0.0, 1.0), "unit matrix", unit="HU")
+    assert "HU" in [axis.get_ylabel() for axis in figure.axes]

@@ -211,7 +211,12 @@ def known_head(tmp_path_factory):
     """The scan of a head by the detector of a plate file."""
     folder = tmp_path_factory.mktemp("head")
     path = plates(folder / "plates", "datasets.n_rows=1")
-    words = ["datasets=heads", "datasets.n_cases=1", "scan=of_plates", f"scan.detector.path={path}"]
+    words = [
+        "datasets=heads",
+        "datasets.n_cases=1",
+        "scan=of_plates",
+        f"scan.pixel_model.path={path}",
+    ]
     more = ["scan.noise=false", "n_threads=1", f"folder={folder / 'scans'}"]
     run(composed(folder, *words, *FAN, *more, name="simulate"))
     return next((folder / "scans/scans").glob("*.h5"))
