@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
+from pcctlearn.calibration.saturated import with_saturated
 from pcctlearn.calibration.stored import (
     Contents,
     FileSchema,
@@ -27,7 +27,6 @@ from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
 from pcctlearn.scans.schema import ARRAYS as SCAN_ARRAYS
 from pcctlearn.scans.schema import StoredArray
-from pcctlearn.scans.validation.saturation import saturation_faults
 
 _MEASURED = ("infinite", "negative")  # NaN is a dead pixel
 _MASK = StoredArray("row column | pixel", "1")
@@ -186,8 +185,6 @@ def write_plates(path: str | Path, record: PlateRecord) -> None:
 def _checked(contents: Contents) -> PlateRecord:
     """The record, whose typical counts are those that its spectrum and response predict."""
     record = _record(contents)
-    if wrong := _saturation(contents):
-        raise ValueError(wrong[0])
     plates, nominal = record.plates, record.nominal_model()
     counts = plates.counts.flatten(1, -2).movedim(0, 1).double()
     good = ~any_of(unusable(counts, plates.flags))
@@ -208,16 +205,19 @@ def _record(contents: Contents) -> PlateRecord:
     # without a monitor, frames of equal exposure are assumed
     unequal = frames is not None and bool((frames != frames[0]).any())
     counts = arrays["counts"].movedim(1, -1)
+    noise_free = contents.attributes.get("noise_free", 0) != 0
+    flags = {kind: arrays[kind] != 0 for kind in _FLAGS if kind in arrays}
+    flags = with_saturated(counts, flags, thresholds, noise_free)
     if contents.attributes["counted"] == "bins":
         counts = above_from_bins(counts)
     plates = CalibrationSet(
         counts,
         arrays["plates_cm"].T,
         contents.names["plates_cm"],
-        arrays["thresholds_keV"],
+        thresholds,
         arrays.get("exposure", frames if unequal else None),
-        {kind: arrays[kind] != 0 for kind in _FLAGS if kind in arrays},
-        contents.attributes.get("noise_free", 0) != 0,
+        flags,
+        noise_free,
     )
     return PlateRecord(
         contents.attributes.get("name", ""),
@@ -231,22 +231,3 @@ def _record(contents: Contents) -> PlateRecord:
         contents.names.get("skew_cm", ()),
         **{k: contents.attributes.get(k) for k in ("seed", "config", "software")},
     )
-
-
-def _saturation(contents: Contents) -> list[str]:
-    """Thresholds above which many pixels have the greatest count."""
-    counts = contents.arrays["counts"].flatten(2).movedim(1, 0)[..., None, :]
-    counts = counts[..., ~_marked(contents, counts.shape[-1])]
-    air = int(contents.arrays["plates_cm"].sum(0).argmin())
-    return [
-        f"counts above {keV:g} keV are saturated: many pixels have the greatest count, "
-        f"{np.nanmax(n):.6g}; measure with less tube current or shorter frames, or mark the pixels "
-        "in the dataset saturated if they are few"
-        for keV, n in zip(contents.arrays["thresholds_keV"].tolist(), counts.numpy(), strict=True)
-        if any(saturation_faults(n[None].astype(np.float32), n[None, air].astype(np.float32)))
-    ]
-
-
-def _marked(contents: Contents, n_pixels: int) -> Bool[Tensor, "pixel"]:
-    masks = [contents.arrays[kind].flatten() != 0 for kind in _FLAGS if kind in contents.arrays]
-    return torch.stack([torch.zeros(n_pixels, dtype=torch.bool), *masks]).any(0)
