@@ -14,7 +14,7 @@ from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_abov
 from pcctlearn.calibration.bilinear import BilinearMap
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import require_nested, spread, unusable, with_empty_bins
+from pcctlearn.calibration.usable import spread, usable_pixels, with_empty_bins
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import bins_from_above
@@ -68,9 +68,7 @@ class Bct:
                 f"calibration.n_terms={n_bins} or calibration.penalty=1e-6"
             )
         model = plate_model(plates, nominal, ["water"])
-        counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
-        flags = unusable(counts, plates.flags)
-        require_nested(counts[~any_of(flags)], model, plates)
+        counts, flags = usable_pixels(plates, model)
         flags = with_empty_bins(counts, flags)
         good = ~any_of(flags)
         above, transmission = spectra_above(nominal).double(), model.transmission[order]

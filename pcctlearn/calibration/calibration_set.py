@@ -1,7 +1,7 @@
 """Counts of every pixel behind known plates: what a detector is calibrated from."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +27,7 @@ class CalibrationSet:
             measured it.
         flags: {kind: pixels that must not be used}, such as "dead" and "saturated".
         noise_free: the counts are expected ones, computed without noise.
+        counted: "bins" where counts in bins were summed to those above thresholds.
 
     Raises:
         ValueError: arrays that do not fit together, plates that are listed twice, counts that do
@@ -40,6 +41,7 @@ class CalibrationSet:
     exposure: Float[Tensor, "exposure"] | None = None
     flags: dict[str, Bool[Tensor, "*pixel"]] = field(default_factory=dict)
     noise_free: bool = False
+    counted: Literal["above", "bins"] = "above"
 
     def __post_init__(self) -> None:
         n_exposures, n_thresholds = len(self.plates_cm), len(self.thresholds_keV)
@@ -81,7 +83,7 @@ class CalibrationSet:
         cls, bins: Float[Tensor, "exposure *pixel bin"], *arguments: Any, **named: Any
     ) -> "CalibrationSet":
         """The set of counts in energy bins, the last of which has no upper limit."""
-        return cls(above_from_bins(bins), *arguments, **named)
+        return replace(cls(above_from_bins(bins), *arguments, **named), counted="bins")
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

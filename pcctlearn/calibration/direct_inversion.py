@@ -10,7 +10,7 @@ from torch import Tensor
 from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateModel, Skews, plate_model
-from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -78,10 +78,8 @@ class DirectInversion:
         require_plates(plates, 2 + len(self.materials))
         model = plate_model(plates, nominal, self.materials)
         n_thresholds = len(plates.thresholds_keV)
-        counts = torch.stack([plates.of_threshold(j) for j in range(n_thresholds)], -1).double()
-        flags = unusable(counts, plates.flags)
+        counts, flags = usable_pixels(plates, model)
         good = ~any_of(flags)
-        require_nested(counts[good], model, plates)
         found = [
             direct_inversion(counts[good, :, j], model, keV, self.ridge, self.max_rounds)
             for j, keV in enumerate(plates.thresholds_keV.tolist())

@@ -14,7 +14,7 @@ from pcctlearn.calibration.pixel_model import Gauge, PixelModel
 from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
-from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.validation import require_names, require_positive
@@ -87,9 +87,7 @@ class EtbCal:
                 )
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)
-        counts = [plates.of_threshold(j).double() for j in range(len(plates.thresholds_keV))]
-        flags = unusable(torch.stack(counts, -1), plates.flags)
-        require_nested(torch.stack(counts, -1)[~any_of(flags)], model, plates)
+        counts, flags = usable_pixels(plates, model)
         compares = self.normalisation != "anchor" or self.comparison == "counts"
         for _ in range(_PASSES if compares else 1):
             fit = self._fit(plates, counts, exposure.double(), model, flags)
@@ -108,13 +106,13 @@ class EtbCal:
     def _fit(
         self,
         plates: CalibrationSet,
-        counts: list[Tensor],
+        counts: Float[Tensor, "pixel exposure threshold"],
         exposure: Tensor,
         model: PlateModel,
         flags: dict[str, Tensor],
     ) -> PixelFit:
         good = ~any_of(flags)
-        used = torch.stack([values[good] for values in counts])
+        used = counts[good].movedim(-1, 0)
         absolute = self.normalisation == "anchor" and self.comparison == "ratio"
         # pixels that are not compared with one another are fitted in blocks, which limits memory
         blocks = used.split(_BLOCK if absolute else used.shape[1], dim=1)

@@ -12,6 +12,7 @@ from pcctlearn.calibration.pixel_model import Gauge
 
 _MOST_SHARED = 2.0  # χ² per degree of freedom of the residuals that all pixels share
 _LEAST_SHARED, _MOST_REFUSED = 5e-4, 0.01  # of ln counts
+_MOST_BIASED_keV = 2.0  # of the median pixel
 _MOST_WRONG = 1.2  # times, of error bars that are too small or too large
 _NONE = 1e-99  # of a variance, whose logarithm is taken
 _LEAST_CHANCE = 1e-9  # of such residuals if the noise is that of photons
@@ -37,6 +38,8 @@ def fit_warnings(
         ValueError: the pixels share a residual of more than 1 %.
     """
     yield from _shared(fit, nominal_keV, named)
+    if gauge == "absolute":
+        yield from _bias(fit, nominal_keV)
     if not noise_free:
         yield from _noise(fit, nominal_keV, gauge)
 
@@ -67,6 +70,18 @@ def _shared(
     if size > _MOST_REFUSED:
         raise ValueError(f"{what}: {remedy}")
     yield f"{what}, so that errors exceed their error bars: {remedy}"
+
+
+def _bias(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"]) -> Iterator[str]:
+    """A bias that all pixels share, of the threshold where it is largest."""
+    median = fit.thresholds_keV.median(0).values
+    index = int((median - nominal_keV).abs().argmax())
+    if abs(float(median[index] - nominal_keV[index])) > _MOST_BIASED_keV:
+        yield (
+            f"the threshold of {nominal_keV[index]:g} keV is {median[index]:.1f} keV in the median "
+            f"pixel, and that of {nominal_keV[0]:g} keV, which is nominal by definition, may be "
+            "as wrong: correct thresholds_keV"
+        )
 
 
 def _noise(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], gauge: Gauge) -> Iterator[str]:

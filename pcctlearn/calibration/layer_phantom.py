@@ -11,7 +11,8 @@ from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import require_nested, unusable, with_empty_bins
+from pcctlearn.calibration.typical_counts import require_nested
+from pcctlearn.calibration.usable import unusable, with_empty_bins
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
@@ -88,7 +89,7 @@ class LayerPhantom:
                 "and that the phantom lies within the field of view"
             )
         flags = unusable(counts / _expected(area, nominal).movedim(0, 1), flags)
-        require_nested(counts[~any_of(flags)], model, air)
+        require_nested(counts[~any_of(flags), :1], model, air)
         flags = with_empty_bins(counts, flags)
         good = ~any_of(flags)
         rays = KnownRays(counts[good], area[:, good], torch.ones(len(area), dtype=torch.float64))

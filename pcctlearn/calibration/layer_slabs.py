@@ -10,12 +10,7 @@ from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import (
-    require_nested,
-    require_plates,
-    unusable,
-    with_empty_bins,
-)
+from pcctlearn.calibration.usable import require_plates, usable_pixels, with_empty_bins
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
@@ -69,9 +64,7 @@ class LayerSlabs:
                 "materials: measure counts above more thresholds"
             )
         model = plate_model(plates, nominal, self.materials)
-        counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
-        flags = unusable(counts, plates.flags)
-        require_nested(counts[~any_of(flags)], model, plates)
+        counts, flags = usable_pixels(plates, model)
         flags = with_empty_bins(counts, flags)
         known = torch.zeros(len(plates.plates_cm), 1, len(self.basis), dtype=torch.float64)
         for column, name in enumerate(plates.materials):

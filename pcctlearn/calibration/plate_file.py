@@ -18,7 +18,8 @@ from pcctlearn.calibration.stored import (
     stored_faults,
     write_stored,
 )
-from pcctlearn.calibration.usable import require_expected, unusable
+from pcctlearn.calibration.typical_counts import require_expected
+from pcctlearn.calibration.usable import unusable
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
@@ -218,6 +219,7 @@ def _record(contents: Contents) -> PlateRecord:
         arrays.get("exposure", frames if unequal else None),
         flags,
         noise_free,
+        contents.attributes["counted"],
     )
     return PlateRecord(
         contents.attributes.get("name", ""),

@@ -13,7 +13,7 @@ from pcctlearn.calibration.base import Projections
 from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPlates, plate_model
-from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.shapes import Energies
@@ -58,9 +58,7 @@ class Sfr:
         model = plate_model(plates, nominal, ["water"])  # of no skew
         basis = _legendre(self.order, model.energies_keV)
         n_thresholds = len(plates.thresholds_keV)
-        counts = torch.stack([plates.of_threshold(j) for j in range(n_thresholds)], -1).double()
-        flags = unusable(counts, plates.flags)
-        require_nested(counts[~any_of(flags)], model, plates)
+        counts, flags = usable_pixels(plates, model)
         good = ~any_of(flags)
         spectra = spectra_above(nominal).double()
         found = [

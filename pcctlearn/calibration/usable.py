@@ -1,8 +1,7 @@
-"""What every calibration from plates needs: usable pixels, and counts that are above thresholds."""
+"""Pixels that calibrations from plates can use."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,13 +9,11 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import PlateModel
-from pcctlearn.physics.thresholds import above_from_bins, bins_from_above
+from pcctlearn.calibration.typical_counts import require_nested
+from pcctlearn.physics.thresholds import bins_from_above
 from pcctlearn.scans.dead_pixels import any_of
 
 _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
-# ln of counts above thresholds over those that the scanner expects, of the median pixel
-_NEARLY, _MOST_OFF = 0.15, 0.4
-_CLOSER = 3.0  # times, of bins or sums that are taken for counts above thresholds
 
 
 def unusable(
@@ -62,94 +59,18 @@ def with_empty_bins(
     return {**flags, "without counts in a bin": free & ~filled}
 
 
-def require_expected(
-    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
-) -> None:
-    """Raise ValueError if the counts of a typical pixel are far from those of the scanner.
+def usable_pixels(
+    plates: CalibrationSet, model: PlateModel
+) -> tuple[Float[Tensor, "pixel exposure threshold"], dict[str, Bool[Tensor, "pixel"]]]:
+    """Counts of all pixels in float64, and flags of those that no calibration can use.
 
-    They are compared above each threshold, and behind each plate relative to the thinnest. Where
-    the exposures are unknown, plates are compared by their counts relative to the lowest threshold.
+    Raises:
+        ValueError: no pixel can be used, or the counts are not those above the thresholds.
     """
-    require_nested(counts, model, plates)
-    air = int(plates.plates_cm.sum(-1).argmin())
-    rates = counts.median(0).values
-    if plates.exposure is not None:
-        rates = rates / plates.exposure.double()[:, None]
-
-    def projections(values: Float[Tensor, "exposure threshold"]) -> Tensor:
-        p = (values[air] / values).log()
-        return p if plates.exposure is not None else p - p[:, :1]
-
-    def expected(transmission: Float[Tensor, "exposure energy"]) -> Tensor:
-        return projections(_expected(replace(model, transmission=transmission), plates))
-
-    measured, wanted = projections(rates), expected(model.transmission)
-    off = (measured - wanted).abs()
-    if not (off > _NEARLY + _MOST_OFF * wanted.abs()).any():
-        return
-    in_mm = (measured - expected(model.transmission**0.1)).abs()
-    if float(in_mm.max()) < float(off.max()) / _CLOSER:
-        raise ValueError("plates_cm fit the counts if these lengths are in mm: divide them by 10")
-    exposure = int(off.amax(1).argmax())
-    index = int(off[exposure].argmax())
-    raise ValueError(
-        f"ln of the counts above {plates.thresholds_keV[index]:g} keV falls by "
-        f"{float(measured[exposure, index]):.3g} from {plates.named(air)} to "
-        f"{plates.named(exposure)} (exposure {exposure}), where the scanner expects "
-        f"{float(wanted[exposure, index]):.3g}: check the exposures, the plates, the spectrum and "
-        "the response"
-    )
-
-
-def require_nested(
-    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
-) -> None:
-    """Raise ValueError if the counts of a typical pixel are not those above the thresholds."""
-    air = int(plates.plates_cm.sum(-1).argmin())
-    typical = counts[:, air].median(0).values
-    expected = _expected(model, plates)[air]
-    bins, sums = bins_from_above(expected), above_from_bins(expected)
-    if (off := _off(typical, expected)) <= _NEARLY:
-        return
-    most = min(off / _CLOSER, _NEARLY)  # of what they are instead
-    if _off(typical, bins) < most:
-        raise ValueError(
-            "the counts are those in bins, not above thresholds: set the attribute counted of the "
-            "file to 'bins' (in Python: CalibrationSet.from_bins)"
-        )
-    if _off(typical, sums) < most:
-        raise ValueError(
-            "the counts are sums of counts above thresholds: set the attribute counted of the file "
-            "to 'above' (in Python: CalibrationSet without from_bins)"
-        )
-    if _off(above_from_bins(bins_from_above(typical).flip(0)), expected) < most:
-        raise ValueError(
-            "the counts in bins are in reverse order of thresholds_keV: reverse their axis, as "
-            "counts[:, ::-1] in a file"
-        )
-    if off > _MOST_OFF:
-        found, wanted = ((x / x[0]).tolist() for x in (typical, expected))
-        raise ValueError(
-            f"counts behind {plates.named(air)} are {_listed(found)} of those above "
-            f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
-            "spectrum, response and thresholds"
-        )
-
-
-def _expected(model: PlateModel, plates: CalibrationSet) -> Float[Tensor, "exposure threshold"]:
-    """Counts of a nominal pixel."""
-    no_skew = torch.zeros(1, len(model.attenuation_per_cm)).double()
-    thresholds = plates.thresholds_keV.double()
-    return torch.stack([model.counts(no_skew, keV[None]).counts[0] for keV in thresholds], -1)
-
-
-def _off(counts: Tensor, expected: Tensor) -> float:
-    """Largest difference of the logarithms, relative to the lowest threshold."""
-    return float(((counts / counts[0]) / (expected / expected[0])).log().abs().max())
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
+    counts = plates.counts.flatten(1, -2).movedim(0, 1).double()
+    flags = unusable(counts, plates.flags)
+    require_nested(counts[~any_of(flags)], model, plates)
+    return counts, flags
 
 
 def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import require_nested, require_plates, spread, unusable
+from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 
@@ -39,10 +39,8 @@ class WaterSlab:
                 f"{plates.named(air)} and {plates.named(slab)}: measure air"
             )
         model = plate_model(plates, nominal, ["water"])
-        counts = plates.counts.flatten(1, -2).movedim(0, 1).double()  # (pixel, exposure, threshold)
-        flags = unusable(counts, plates.flags)
+        counts, flags = usable_pixels(plates, model)
         good = ~any_of(flags)
-        require_nested(counts[good], model, plates)
         exposure = plates.exposure.double()
         p = -(counts[good, slab] / counts[good, air] * exposure[air] / exposure[slab]).log()
         behind = torch.einsum("te,me->mt", spectra_above(nominal).double(), model.transmission)

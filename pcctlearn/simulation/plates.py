@@ -14,7 +14,7 @@ from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.physics.thresholds import without_upper_limit
+from pcctlearn.physics.thresholds import above_from_bins, without_upper_limit
 from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
 from pcctlearn.simulation.detector_errors import DetectorErrors
 from pcctlearn.validation import require_positive
@@ -156,6 +156,7 @@ def measured_plates(
     bins = bins * (photons / nominal.fluence.sum())
     if seed is not None:
         bins = draw_counts(bins, torch.Generator().manual_seed(seed))
-    return CalibrationSet.from_bins(
-        bins, plates_cm, materials, pixels.nominal_keV, exposure, noise_free=seed is None
-    )
+    return CalibrationSet(
+        above_from_bins(bins), plates_cm, materials, pixels.nominal_keV, exposure,
+        noise_free=seed is None,
+    )  # fmt: skip

@@ -155,7 +155,7 @@ def test_ratio_and_sums_do_not_mix():
 
 def test_thresholds_of_another_scanner():
     plates = replace(plates_of(flawed()), thresholds_keV=torch.tensor([40.0, 65.0]))
-    with pytest.raises(ValueError, match=r"edges_keV=\[40.0, 65.0"):
+    with pytest.raises(ValueError, match=r"edges_keV=\[40.0,65.0"):
         EtbCal().fit(plates, cdte_scanner())
 
 
@@ -171,7 +171,7 @@ def test_the_bias_is_found_from_known_skew_within_five_rounds():
 
 
 def test_the_scanner_must_count_to_the_end_of_the_spectrum():
-    with pytest.raises(ValueError, match="last edge"):
+    with pytest.raises(ValueError, match="up to 90 keV"):
         EtbCal().fit(plates_of(flawed()), cdte_scanner((40.0, 60.0, 90.0)))
 
 
@@ -207,17 +207,6 @@ def test_wrong_lengths_of_the_plates_are_refused():
     plates = plates_of(flawed(), 1e8, seed=2)
     with pytest.raises(ValueError, match="lengths"):
         EtbCal().fit(replace(plates, plates_cm=10 * plates.plates_cm), cdte_scanner())
-
-
-def test_bins_are_not_taken_for_counts_above_thresholds():
-    edges_keV = (60.0, 80.0, 149.0)
-    plates = plates_of(flawed(edges_keV=edges_keV))
-    bins = torch.stack([plates.counts[..., 0] - plates.counts[..., 1], plates.counts[..., 1]], -1)
-    with pytest.raises(ValueError, match=r"in bins.*from_bins"):
-        EtbCal().fit(replace(plates, counts=bins), cdte_scanner(edges_keV))
-    summed = plates.counts.flip(-1).cumsum(-1).flip(-1)
-    with pytest.raises(ValueError, match=r"without .*from_bins"):
-        EtbCal().fit(replace(plates, counts=summed), cdte_scanner(edges_keV))
 
 
 def test_thresholds_that_need_more_rounds_are_undetermined():
@@ -277,21 +266,6 @@ def test_blocks_of_pixels_change_nothing(monkeypatch):
     torch.testing.assert_close(blocks.thickness_cm, whole.thickness_cm, rtol=0, atol=1e-10)
     torch.testing.assert_close(blocks.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-6)
     torch.testing.assert_close(blocks.threshold_sd_keV, whole.threshold_sd_keV, rtol=1e-4, atol=0)
-
-
-def test_bins_of_a_skewed_detector_are_not_taken_for_counts_above_thresholds():
-    """A skew that all pixels share moves the ratio of counts above two thresholds by 6 %."""
-    truth = flawed()
-    truth = replace(truth, thickness_cm=truth.thickness_cm + 0.003)
-    plates = plates_of(truth, 1e8, seed=3)
-    above = plates.counts
-    bins = torch.stack([above[..., 0] - above[..., 1], above[..., 1]], -1)
-    with pytest.raises(ValueError, match="from_bins"):
-        EtbCal().fit(replace(plates, counts=bins), cdte_scanner())
-    twice = torch.stack([above.sum(-1), above[..., 1]], -1)
-    with pytest.raises(ValueError, match="without from_bins"):
-        EtbCal().fit(replace(plates, counts=twice), cdte_scanner())
-    assert EtbCal().fit(plates, cdte_scanner()).calibrated.all()
 
 
 AS_PROPOSED = {

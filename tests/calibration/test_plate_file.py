@@ -159,7 +159,7 @@ def saturated(counts):
         changed("in mm", "plates_cm", lambda v: 10 * v),
         changed("expects", "exposure", lambda v: v * [1, 3, 3, 3, 3]),
         changed("'bins'", "counts", in_bins),
-        changed("'above'", "counts", summed),
+        changed("store those above each threshold", "counts", summed),
         changed("spectrum/energies_keV", "thresholds_keV", lambda v: np.array([40.0, 150.0])),
         replaced("plates_cm", np.zeros((1, 4)), "exposure 4"),
         replaced("exposure", np.ones(4), "4 along its axis exposure"),
