@@ -208,8 +208,8 @@ def _grid(plates: CalibrationSet) -> tuple[list[int], Tensor, Tensor]:
     """Exposures in the order of the table, and the thicknesses of each material."""
     if plates.exposure is None:
         raise ValueError(
-            "calibration=bct needs the exposure of each plate: measure it, or set it to ones if "
-            "the tube is stable"
+            "calibration=bct needs the exposure of each plate: measure it, or set the dataset "
+            "exposure of the file to ones if the tube is stable"
         )
     lengths = [
         torch.unique((column / _SAME_CM).round()) * _SAME_CM

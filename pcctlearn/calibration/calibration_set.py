@@ -66,10 +66,13 @@ class CalibrationSet:
             and self.exposure.isfinite().all()
         ):
             raise ValueError(
-                f"exposure must be {n_exposures} positive numbers, got {self.exposure.tolist()}"
+                f"exposure must be {n_exposures} positive numbers, got {self.exposure.tolist()}: "
+                "measure it, set it to ones if the tube is stable, or leave it out"
             )
         if not (self.plates_cm.isfinite().all() and (self.plates_cm >= 0).all()):
-            raise ValueError("plates_cm must be finite and 0 or more")
+            raise ValueError(
+                "plates_cm must be finite and 0 or more: give thicknesses in cm, 0 for air"
+            )
         if not (self.thresholds_keV.diff() > 0).all():
             raise ValueError(
                 f"thresholds_keV must increase, got {self.thresholds_keV.tolist()}: sort them, and "

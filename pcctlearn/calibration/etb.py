@@ -81,9 +81,10 @@ class EtbCal:
         if exposure is None:
             if self.normalisation == "anchor":
                 raise ValueError(
-                    "normalisation=anchor needs the exposure of each plate: measure it, set it to "
-                    "ones if the tube is stable, or use calibration=etb_as_proposed "
-                    "(calibration.normalisation=model calibration.comparison=counts)"
+                    "normalisation=anchor needs the exposure of each plate: measure it, set the "
+                    "dataset exposure of the file to ones if the tube is stable, or use "
+                    "calibration=etb_as_proposed (calibration.normalisation=model "
+                    "calibration.comparison=counts)"
                 )
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
         model = plate_model(plates, nominal, self.materials)

@@ -55,7 +55,8 @@ class LayerSlabs:
             )
         if plates.exposure is None:
             raise ValueError(
-                "calibration=layer_slabs needs the exposure of each plate: measure it, or use "
+                "calibration=layer_slabs needs the exposure of each plate: measure it, set the "
+                "dataset exposure of the file to ones if the tube is stable, or use "
                 "calibration=etb_as_proposed"
             )
         if len(plates.thresholds_keV) < len(self.basis):

@@ -65,9 +65,10 @@ class PlateMeasurement:
                 f"dead_share={dead_share} and exposure_error={exposure_error}"
             )
         self.errors, self.photons = errors, photons
-        self.response = model.response
-        if not isinstance(self.response, Table):
-            self.response = Table.sampled(self.response, model.energies_keV)
+        response = model.response
+        self.response = (
+            response if isinstance(response, Table) else Table.sampled(response, model.energies_keV)
+        )
         self.model = _without_upper_limit(model, self.response)
         self.materials = tuple(plates_cm)
         self.plates_cm = torch.tensor([*plates_cm.values()], dtype=torch.float64).T

@@ -62,6 +62,14 @@ def test_the_pixels_are_added_to_those_marked():
 
 
 def test_equal_pixels_without_noise_are_not_flagged():
-    counts = torch.tensor([[1000.0] * 20, [500.0] * 20], dtype=torch.float64)
+    counts = torch.tensor([[1e6] * 20, [5e5] * 20], dtype=torch.float64)
     assert not at_limit(counts).any()
     assert not at_limit(torch.zeros(2, 20)).any()
+
+
+def test_more_than_a_tenth_of_the_pixels_are_refused():
+    plates = plates_of(flawed(n_pixels=100), 1e8, seed=3)
+    counts = plates.counts
+    counts[..., 1] = counts[..., 1].clamp(max=counts[0, :, 1].quantile(0.5))
+    with pytest.raises(ValueError, match="above 60 keV are saturated: 50 of 100"):
+        with_saturated(counts, {}, plates.thresholds_keV)
