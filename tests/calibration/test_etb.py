@@ -1,10 +1,11 @@
 """ETB-Cal finds the skew and the thresholds of every pixel [2]."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from support.plates import PLATES_CM, cdte_scanner, flawed, plates_of
+from support.plates import AS_PROPOSED, PLATES_CM, cdte_scanner, flawed, plates_of
 
 from pcctlearn.calibration.direct_inversion import direct_inversion
 from pcctlearn.calibration.etb import EtbCal
@@ -220,14 +221,58 @@ def test_only_exposure_and_ratio_together_are_absolute():
     assert EtbCal(comparison="counts").fit(plates, cdte_scanner()).gauge == "relative"
 
 
+def share_within(error, sd):
+    return (error.abs() < sd).double().mean().item()
+
+
 @pytest.mark.physics
-def test_error_bars_with_a_prior():
-    truth = flawed(n_pixels=400, skew_cm=0.002)
-    calibrate = EtbCal(["CdTe", "aluminium"], prior_cm={"CdTe": 0.002, "aluminium": 0.2}).fit
-    found = [calibrate(plates_of(truth, 1e8, seed), cdte_scanner()) for seed in range(2)]
-    error = torch.stack([f.thickness_cm[:, :1] - truth.thickness_cm for f in found])
-    sd = torch.stack([f.thickness_sd_cm[:, :1] for f in found])
-    assert 0.6 < (error.abs() < sd).double().mean() < 0.99
+@pytest.mark.parametrize("photons", [1e6, 1e8])
+@pytest.mark.parametrize("comparison", ["ratio", "counts"])
+def test_error_bars_hold_68_percent_of_pixels_drawn_from_the_prior(photons, comparison):
+    """Thicknesses and photon noise are normal, and so is the posterior of a nearly linear problem.
+
+    Counts relative to the sum over the pixels do not determine what all pixels share.
+    """
+    prior_cm = {"CdTe": 0.002, "aluminium": 0.05}
+    truth = flawed(n_pixels=1500, bias_keV=0.3)
+    drawn = torch.randn(1500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    thickness = drawn * torch.tensor([*prior_cm.values()])
+    truth = replace(truth, thickness_cm=thickness, materials=tuple(prior_cm))
+    found = EtbCal([*prior_cm], comparison=comparison, prior_cm=prior_cm).fit(
+        plates_of(truth, photons, seed=1), cdte_scanner()
+    )
+    assert found.calibrated.all()
+    skew = found.thickness_cm - truth.thickness_cm
+    bias = (found.thresholds_keV - truth.thresholds_keV)[:, 1]
+    if comparison == "counts":
+        bias = bias - bias.mean()
+    for error, sd in (
+        (skew[:, 0], found.thickness_sd_cm[:, 0]),
+        (skew[:, 1], found.thickness_sd_cm[:, 1]),
+        (bias, found.threshold_sd_keV[:, 1]),
+    ):
+        assert share_within(error, sd) == pytest.approx(0.683, abs=0.03)
+
+
+@pytest.mark.physics
+@pytest.mark.parametrize("photons", [1e7, 1e8, 1e9])
+def test_as_proposed_an_error_without_noise_adds_to_the_error_bars(photons):
+    """Its variance s² is that of expected counts: |z| √(σ² + s²) < σ in so many pixels."""
+    truth = flawed(n_pixels=600, bias_keV=0.67)
+
+    def fitted(seed):
+        found = EtbCal(**AS_PROPOSED).fit(plates_of(truth, photons, seed), cdte_scanner())
+        error = (found.thresholds_keV - truth.thresholds_keV)[:, 1]
+        return found, error - error.mean()
+
+    s = fitted(None)[1].std().item()
+    draws = [fitted(seed) for seed in range(2)]
+    sd = torch.stack([found.threshold_sd_keV[:, 1] for found, _ in draws])
+    expected = math.erf((2 * (1 + s**2 / sd.square().mean().item())) ** -0.5)
+    assert share_within(torch.stack([error for _, error in draws]), sd) == pytest.approx(
+        expected, abs=0.03
+    )
+    assert expected < 0.683 - (0.1 if photons >= 1e8 else 0.01)
 
 
 @pytest.mark.parametrize(
@@ -266,14 +311,6 @@ def test_blocks_of_pixels_change_nothing(monkeypatch):
     torch.testing.assert_close(blocks.thickness_cm, whole.thickness_cm, rtol=0, atol=1e-10)
     torch.testing.assert_close(blocks.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-6)
     torch.testing.assert_close(blocks.threshold_sd_keV, whole.threshold_sd_keV, rtol=1e-4, atol=0)
-
-
-AS_PROPOSED = {
-    "materials": ["CdTe", "aluminium"],
-    "normalisation": "model",
-    "comparison": "counts",
-    "prior_cm": {"CdTe": 0.005, "aluminium": 0.2},
-}  # conf/calibration/etb_as_proposed.yaml
 
 
 @pytest.mark.parametrize("kind", ["stuck", "swapped", "clipped", "fewer above 60 keV", "brighter"])

@@ -5,17 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.plates import cdte_scanner, flawed, plates_of
+from support.plates import AS_PROPOSED, cdte_scanner, flawed, plates_of
 
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.layer_slabs import LayerSlabs
 
-AS_PROPOSED = {
-    "materials": ["CdTe", "aluminium"],
-    "normalisation": "model",
-    "comparison": "counts",
-    "prior_cm": {"CdTe": 0.005, "aluminium": 0.2},
-}
 CALIBRATORS = {"etb": EtbCal(), "as proposed": EtbCal(**AS_PROPOSED), "layer": LayerSlabs()}
 
 
@@ -42,6 +36,17 @@ def test_a_variance_that_is_not_the_mean_is_reported_with_its_size(kind, factor)
     assert found == pytest.approx(math.sqrt(factor), rel=0.2)
     assert "photons of all frames" in warning
     assert ("too large" in warning) == (factor < 1)
+
+
+@pytest.mark.physics
+@pytest.mark.parametrize("kind", ["etb", "layer"])
+def test_errors_exceed_their_error_bars_by_the_factor_that_is_reported(kind):
+    truth = detector(600)
+    found = CALIBRATORS[kind].fit(scaled(1e8, 25.0, 600), cdte_scanner())
+    error = (found.thresholds_keV - truth.thresholds_keV)[:, 1]
+    relative = error.std() / found.threshold_sd_keV[:, 1].square().mean().sqrt()
+    reported = float(found.warnings[0].split(" times")[0].split()[-1])
+    assert relative.item() == pytest.approx(reported, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", CALIBRATORS)

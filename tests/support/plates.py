@@ -14,6 +14,12 @@ from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.simulation.plates import measured_plates
 
 PLATES_CM = torch.tensor([[0.0], [0.5], [1.0], [1.5], [2.0]], dtype=torch.float64)
+AS_PROPOSED = {
+    "materials": ["CdTe", "aluminium"],
+    "normalisation": "model",
+    "comparison": "counts",
+    "prior_cm": {"CdTe": 0.005, "aluminium": 0.2},
+}  # conf/calibration/etb_as_proposed.yaml
 
 
 @cache
