@@ -12,7 +12,7 @@ from torch import Tensor
 from pcctlearn.calibration.base import Projections
 from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_above
 from pcctlearn.calibration.bilinear import BilinearMap
-from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.calibration_set import SAME_CM, CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import spread, usable_pixels, with_empty_bins
 from pcctlearn.physics.attenuation import linear_attenuation
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _LEAST_LENGTHS = 3
 _LEAST_REGULAR = 0.75  # of the corners of a table; half of them where it is noise alone
-_SAME_CM = 1e-4
 _OUTSIDE = 0.1  # of the thickest plates
 _LEAST_COUNTS = 1e-9  # of those in air
 _LEAST_TRANSMITTANCE = 1e-4  # relative to the mean of the bins
@@ -212,7 +211,7 @@ def _grid(plates: CalibrationSet) -> tuple[list[int], Tensor, Tensor]:
             "exposure of the file to ones if the tube is stable"
         )
     lengths = [
-        torch.unique((column / _SAME_CM).round()) * _SAME_CM
+        torch.unique((column / SAME_CM).round()) * SAME_CM
         for column in plates.plates_cm.double().unbind(1)
     ]
     numbers = [len(one) for one in lengths]

@@ -11,7 +11,7 @@ from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.shapes import Energies
 
-_SAME_CM = 1e-4  # plates that differ by less are the same
+SAME_CM = 1e-4  # plates that differ by less are the same
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CalibrationSet:
         return " + ".join(parts) or "air"
 
     def _check_plates(self) -> None:
-        rows = [tuple(row) for row in (self.plates_cm.double() / _SAME_CM).round().tolist()]
+        rows = [tuple(row) for row in (self.plates_cm.double() / SAME_CM).round().tolist()]
         for index, row in enumerate(rows):
             if row in rows[:index]:
                 raise ValueError(

@@ -72,12 +72,23 @@ class PlateModel:
         return PlateCounts(P, torch.stack(slopes, -1), (spectrum * density) @ plates / P)
 
 
+def require_within(thresholds_keV: Float[Tensor, "threshold"], energies_keV: Energies) -> None:
+    """Raise ValueError if a threshold is not within the energies of the spectrum."""
+    if not (energies_keV[0] <= thresholds_keV[0] and thresholds_keV[-1] < energies_keV[-1]):
+        raise ValueError(
+            f"thresholds_keV of {thresholds_keV.tolist()} keV are not all within the energies of "
+            f"the spectrum, {energies_keV[0]:g} to {energies_keV[-1]:g} keV: correct "
+            "thresholds_keV, or give all energies of the tube (spectrum/energies_keV and "
+            "spectrum/fluence of a file)"
+        )
+
+
 def plate_model(
     plates: CalibrationSet, nominal: SpectralModel, materials: Sequence[str]
 ) -> PlateModel:
     """Expected counts behind the plates in float64."""
     energies = nominal.energies_keV.double()
-    low, high = float(energies[0]), float(energies[-1])
+    high = float(energies[-1])
     edges = nominal.thresholds.edges_keV.detach().double()
     wanted, given = edges[..., :-1].tolist(), plates.thresholds_keV.tolist()
     if (
@@ -94,11 +105,7 @@ def plate_model(
             f"counts above thresholds have no upper limit, but the scanner counts up to "
             f"{float(edges[-1]):g} keV only: use {without_upper_limit(given, high)}"
         )
-    if not (plates.thresholds_keV[0] >= low and plates.thresholds_keV[-1] < high):
-        raise ValueError(
-            f"thresholds of {plates.thresholds_keV.tolist()} keV are not all within the spectrum, "
-            f"{low:g} to {high:g} keV: correct them, or extend the spectrum"
-        )
+    require_within(plates.thresholds_keV, energies)
     return PlateModel(
         energies,
         nominal.fluence.double(),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_model import PixelModel
-from pcctlearn.calibration.plate_counts import plate_model
+from pcctlearn.calibration.plate_counts import plate_model, require_within
 from pcctlearn.calibration.saturated import with_saturated
 from pcctlearn.calibration.stored import (
     Contents,
@@ -195,13 +195,8 @@ def _checked(contents: Contents) -> PlateRecord:
 
 def _record(contents: Contents) -> PlateRecord:
     arrays = contents.arrays
-    thresholds, energies = arrays["thresholds_keV"], arrays["spectrum/energies_keV"]
-    if not (energies[0] <= thresholds[0] and thresholds[-1] < energies[-1]):
-        raise ValueError(
-            f"thresholds_keV of {thresholds.tolist()} keV are not all within the energies of "
-            f"the spectrum, {energies[0]:g} to {energies[-1]:g} keV: correct thresholds_keV, or "
-            "store all energies of the tube in spectrum/energies_keV and spectrum/fluence"
-        )
+    thresholds = arrays["thresholds_keV"]
+    require_within(thresholds, arrays["spectrum/energies_keV"])
     frames = arrays.get("frames")
     # without a monitor, frames of equal exposure are assumed
     unequal = frames is not None and bool((frames != frames[0]).any())

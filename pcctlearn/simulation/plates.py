@@ -19,6 +19,8 @@ from pcctlearn.scans.record import ResponseRecord, SpectrumRecord
 from pcctlearn.simulation.detector_errors import DetectorErrors
 from pcctlearn.validation import require_positive
 
+PHOTONS_WITHOUT_NOISE = 1e10  # in air: expected counts weigh as those of so many photons
+
 
 class PlateMeasurement:
     """A detector with known flaws, measured behind plates.

@@ -27,7 +27,7 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.shapes import channels_first, channels_last
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.simulation.plates import measured_plates
+from pcctlearn.simulation.plates import PHOTONS_WITHOUT_NOISE, measured_plates
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
@@ -44,7 +44,6 @@ EXACT = "exact_"  # start of the names of decomposed images
 MATERIALS = "materials_"  # of images corrected for all basis materials
 _LEAST_BODY_PER_CM = 0.05
 _STRIPE_COLUMNS = 31
-_PHOTONS_WITHOUT_NOISE = 1e10
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ class EtbAbdomen:
     ) -> PixelCalibration:
         plates = self.plates_cm.get(name, self.plates_cm["default"])
         lengths = torch.tensor([list(values) for values in plates.values()], dtype=torch.float64).T
-        photons, seed = (self.photons, self.seed + 1) if noisy else (_PHOTONS_WITHOUT_NOISE, None)
+        photons, seed = (self.photons, self.seed + 1) if noisy else (PHOTONS_WITHOUT_NOISE, None)
         measured = measured_plates(true, self.model, lengths, tuple(plates), photons, seed)
         return calibrator.fit(measured, self.model)
 

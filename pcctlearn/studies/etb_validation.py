@@ -19,10 +19,9 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.simulation.plates import measured_plates
+from pcctlearn.simulation.plates import PHOTONS_WITHOUT_NOISE, measured_plates
 
 _WATER_CM = 20.0  # behind which projections are predicted
-_PHOTONS_WITHOUT_NOISE = 1e10
 
 Found = PixelModel | ThresholdModels
 Numbers = dict[str, float]
@@ -107,7 +106,7 @@ class EtbValidation:
 
     def _plates(self, truth: PixelModel, noisy: bool) -> list[CalibrationSet]:
         draws = range(self.seed + 1, self.seed + 1 + self.n_draws) if noisy else [None]
-        photons = self.photons if noisy else _PHOTONS_WITHOUT_NOISE
+        photons = self.photons if noisy else PHOTONS_WITHOUT_NOISE
         return [
             measured_plates(truth, self.model, self.plates_cm, ("aluminium",), photons, draw)
             for draw in draws
