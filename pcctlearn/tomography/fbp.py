@@ -13,8 +13,9 @@ from pcctlearn.tomography.truncation import (
     EdgeExtension,
     WaterExtended,
     WaterExtension,
-    covering,
+    columns_beyond,
     widened,
+    with_columns,
 )
 from pcctlearn.tomography.weights import cosine_weights, extended_weights, redundancy_weights
 from pcctlearn.validation import FloatArray
@@ -66,7 +67,8 @@ def fbp(
         truncation: extrapolation of rows where the detector is too narrow for the grid. "water"
             fits water cylinders (WaterExtension), which is not linear and has no transpose;
             "cosine" is linear (EdgeExtension) and less accurate. Without truncation both are the
-            same linear operator.
+            same linear operator. An object that is wider than both detector and grid causes no
+            extrapolation, and errors of 100 HU and more: use a grid wider than the detector.
         water_density: density of water, 1 g/cm³, or its attenuation if the operand is in 1/cm.
         backend: as in ``projector``.
 
@@ -83,11 +85,11 @@ def fbp(
     require_truncation(truncation)
     geometry.require_grid(grid)
     warn_if_truncated(geometry, grid)
-    wide, n_before, n_after = widened(geometry, grid)
-    whole, *beyond = covering(wide, grid)
+    wide, n_before, n_after = widened(geometry, grid, to_corners=truncation == "water")
+    beyond = columns_beyond(wide, grid)
     spacing_cm = geometry.column_cm / geometry.magnification
     ramp = RampFilter(wide.sinogram_shape(grid), spacing_cm, filter, *beyond)
-    back_filtered = backprojector(whole, grid, backend) @ ramp
+    back_filtered = backprojector(with_columns(wide, *beyond), grid, backend) @ ramp
     redundancy = redundancy_weights(geometry, grid)
     if not n_before and not n_after:
         return back_filtered @ _weights(geometry, grid, redundancy)

@@ -44,31 +44,34 @@ class EdgeExtension(LinearOperator):
         return torch.cat([x[..., :1] * before.flip(0), x, x[..., -1:] * after], -1)
 
 
-def widened(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
-    """The geometry with enough columns for the grid, and the numbers added before and after."""
+def widened(
+    beam: AnyGeometry, grid: SliceGrid, to_corners: bool
+) -> tuple[AnyGeometry, int, int]:
+    """The geometry with more columns on truncated sides, and their numbers before and after.
+
+    They cover the ellipse inscribed in a slice, and the corners as well with ``to_corners``.
+    """
+    missing_cm = np.subtract(beam.needed_extent_cm(grid), beam.detector_extent_cm)
+    corners = columns_beyond(beam, grid) if to_corners else (0, 0)
     n_before, n_after = (
-        ceil((needed - extent) / beam.column_cm) if is_truncated else 0
-        for extent, needed, is_truncated in zip(
-            beam.detector_extent_cm,
-            beam.needed_extent_cm(grid),
-            beam.is_truncated(grid),
-            strict=True,
+        max(ceil(missing / beam.column_cm), n_corner) if is_truncated else 0
+        for missing, n_corner, is_truncated in zip(
+            missing_cm, corners, beam.is_truncated(grid), strict=True
         )
     )
-    return _with_columns(beam, n_before, n_after), n_before, n_after
+    return with_columns(beam, n_before, n_after), n_before, n_after
 
 
-def covering(beam: AnyGeometry, grid: SliceGrid) -> tuple[AnyGeometry, int, int]:
-    """As ``widened``, with enough columns for every voxel, those in the corners included."""
-    ends = np.array(list(product((0, grid.n_x - 1), (0, grid.n_y - 1), (1,))))
-    along, depth = np.moveaxis(beam.projections() @ grid.index_to_cm @ ends.T, 1, 0)
+def columns_beyond(beam: Geometry, grid: SliceGrid) -> tuple[int, int]:
+    """Numbers of columns before and after the detector onto which voxels are projected."""
+    corners = np.array(list(product((0, grid.n_x - 1), (0, grid.n_y - 1), (1,))))
+    along, depth = np.moveaxis(beam.projections() @ grid.index_to_cm @ corners.T, 1, 0)
     columns = along / depth
-    n_before = max(0, ceil(-columns.min()))
-    n_after = max(0, ceil(columns.max()) - beam.n_columns + 1)
-    return _with_columns(beam, n_before, n_after), n_before, n_after
+    return max(0, ceil(-columns.min())), max(0, ceil(columns.max()) - beam.n_columns + 1)
 
 
-def _with_columns(beam: AnyGeometry, n_before: int, n_after: int) -> AnyGeometry:
+def with_columns(beam: AnyGeometry, n_before: int, n_after: int) -> AnyGeometry:
+    """The geometry with columns added before the first and after the last one."""
     return replace(
         beam,  # type: ignore[type-var]
         n_columns=n_before + beam.n_columns + n_after,
