@@ -44,9 +44,7 @@ class EdgeExtension(LinearOperator):
         return torch.cat([x[..., :1] * before.flip(0), x, x[..., -1:] * after], -1)
 
 
-def widened(
-    beam: AnyGeometry, grid: SliceGrid, to_corners: bool
-) -> tuple[AnyGeometry, int, int]:
+def widened(beam: AnyGeometry, grid: SliceGrid, to_corners: bool) -> tuple[AnyGeometry, int, int]:
     """The geometry with more columns on truncated sides, and their numbers before and after.
 
     They cover the ellipse inscribed in a slice, and the corners as well with ``to_corners``.

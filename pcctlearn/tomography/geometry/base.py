@@ -178,20 +178,24 @@ class Geometry:
 
     def truncations(self, grid: SliceGrid) -> list[str]:
         """Warnings: the detector truncates the grid, or hardly extends beyond the axis."""
-        truncated = self.is_truncated(grid)
-        if not any(truncated):
-            return []
-        extents = self.detector_extent_cm
-        extent, needed = min(zip(extents, self.needed_extent_cm(grid), strict=True))
+        truncated, extents = self.is_truncated(grid), self.detector_extent_cm
+        shorter = extents.index(min(extents))
+        is_displaced = max(extents) - min(extents) > self.column_cm
+        # in a full turn the longer side of a displaced detector measures the lines of both sides
+        deciding = (
+            (1 - shorter,) if is_displaced and not self.is_short_scan else (shorter, 1 - shorter)
+        )
         sentences = [
-            f"truncated: the detector extends {extent:.4g} cm to one side of the axis, and an "
-            f"object that fills the grid needs {needed:.4g} cm; add columns, enlarge pixel_cm or "
-            "use a smaller grid"
-        ]
+            f"truncated: the detector extends {extents[side]:.4g} cm to one side of the axis, and "
+            f"an object that fills the grid needs {self.needed_extent_cm(grid)[side]:.4g} cm; add "
+            "columns, enlarge pixel_cm or use a smaller grid"
+            for side in deciding
+            if truncated[side]
+        ][:1]
+        extent = extents[shorter]
         lacking_cm = _MIN_OVERLAP_COLUMNS * self.column_cm - extent
-        is_displaced = max(extents) - extent > self.column_cm
-        if lacking_cm > 1e-9 and is_displaced and truncated[extents.index(extent)]:
-            shift_cm = lacking_cm if extent == extents[1] else -lacking_cm
+        if lacking_cm > 1e-9 and is_displaced and truncated[shorter]:
+            shift_cm = lacking_cm if shorter == 1 else -lacking_cm
             sentences.append(
                 f"truncated beside the axis: the detector extends {extent / self.column_cm:.3g} "
                 f"columns beyond it, and fewer than {_MIN_OVERLAP_COLUMNS} cause artefacts at the "
