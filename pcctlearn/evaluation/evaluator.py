@@ -1,7 +1,7 @@
 """Evaluation of one scan file with the scanner that it records."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from pcctlearn.chain import Chain
+from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
 from pcctlearn.evaluation.judge import judge
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
-from pcctlearn.metrics.errors import ErrorTable, rms
+from pcctlearn.evaluation.truth import errors_from_truth
+from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
@@ -24,7 +26,7 @@ from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
 
-_READ = (*SCANNER, "counts", "primary", "scatter", "line_integrals", "scanner_to_patient")
+_READ = (*SCANNER, "counts", "primary", "scatter", "line_integrals", "maps", "scanner_to_patient")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class EvaluatedScan:
     Counts are on the scale of the file's pixels and its ``air``. ``recorded`` has the grid of the
     maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
     (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
-    ``numbers`` need no truth, ``errors`` do. ``differences`` lists the differences between the
-    scan's geometry and the checkpoint's.
+    ``cut_off`` is a sentence if the object extends beyond detector and grid, else empty.
+    ``numbers`` need no truth. ``errors`` are those due to scatter, ``from_truth`` the differences
+    from the true object. ``differences`` lists the differences between the scan's geometry and the
+    checkpoint's.
     """
 
     path: Path
@@ -46,8 +50,10 @@ class EvaluatedScan:
     outcome: Scan
     dead: Tensor
     unknown: Tensor
+    cut_off: str
     numbers: dict[str, float]
     errors: ErrorTable
+    from_truth: ErrorTable
     differences: list[str]
 
     @property
@@ -118,6 +124,10 @@ class ScanEvaluator:
             between = filled(outcome.at("line_integrals"), dead)
             outcome = replace(outcome, line_integrals=between)
         outcome = chain.resume(outcome, until="maps")
+        cut_off_share = cut_off_percent(outcome, recorded.geometry, recorded.grid)
+        cut_off = cut_off_warning(cut_off_share, recorded.geometry, recorded.grid)
+        if cut_off:
+            log.warning("%s: %s", path, cut_off)
         unknown = torch.from_numpy(~recorded.geometry.visible_in_z(recorded.grid))
         if unknown.any():
             log.warning(
@@ -135,9 +145,10 @@ class ScanEvaluator:
             outcome=prepared.in_pixels(outcome),
             dead=dead.nonzero(),
             unknown=unknown,
-            numbers=_numbers(outcome, dead, unknown)
-            | _pixel_biases(outcome, recorded, chain.decompose.model.materials),
+            cut_off=cut_off,
+            numbers=_numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share},
             errors=self._errors(path, prepared, chain),
+            from_truth=errors_from_truth(outcome, recorded, image, chain.decompose.model.materials),
             differences=scanner.differences,
         )
 
@@ -169,22 +180,6 @@ class ScanEvaluator:
             )
             return ErrorTable()
         return judge(chain, [scan], self.seed).errors
-
-
-def _pixel_biases(
-    outcome: Scan, recorded: ScanRecord, materials: Sequence[str]
-) -> dict[str, float]:
-    """RMS over the pixels of the mean error over the views, where the file holds the truth.
-
-    Such errors are rings in the images; noise averages out over the views.
-    """
-    if recorded.line_integrals is None or tuple(materials) != recorded.materials:
-        return {}
-    error = (outcome.at("line_integrals")[0] - recorded.line_integrals).mean(1)
-    return {
-        f"pixel_bias_{name}_rms_g_cm2": rms(values)
-        for name, values in zip(materials, error, strict=True)
-    }
 
 
 def _numbers(outcome: Scan, dead: Tensor, unknown: Tensor) -> dict[str, float]:

@@ -40,6 +40,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
             "dead_pixels": scan.dead.tolist(),
             "numbers": scan.numbers,
             "errors": scan.errors.by_method(),
+            "errors_from_truth": scan.from_truth.by_method(),
         }
         with written_whole(part / _RECORD) as path:
             text = json.dumps(record, indent=2, ensure_ascii=False)

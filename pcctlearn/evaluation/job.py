@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _RESERVED = (*OUTPUTS, ".lock")  # names that a scan may not have
 _MOST_DRAWN = 10  # scans with figures
+_TITLE = "errors from the true object: mean ± standard deviation over the scans"
 _MOST_LISTED = 12  # dead pixels in the report
 
 
@@ -142,7 +143,7 @@ class _Report:
         self.names: list[str] = []
         self.remarks: list[str] = []
         self.numbers: dict[str, list[float]] = {}
-        self.errors = ErrorTable()
+        self.errors, self.from_truth = ErrorTable(), ErrorTable()
         self.correction = ""
         self.arrays: dict[str, Tensor | np.ndarray] = {}
         self.figures: list[str] = []
@@ -154,6 +155,7 @@ class _Report:
         for key, value in scan.numbers.items():
             self.numbers.setdefault(key, []).append(value)
         self.errors.extend(scan.errors)
+        self.from_truth.extend(scan.from_truth)
         self.arrays[f"{name}/dead_pixels"] = scan.dead
         if len(scan.dead):
             self.remarks.append(f"{len(scan.dead)} dead pixels of {name}: {_listed(scan.dead)}.")
@@ -163,6 +165,8 @@ class _Report:
                 f"{n_slices} of its slices, are unknown (NaN): their rays miss the panel above or "
                 "below in at least one view."
             )
+        if scan.cut_off:
+            self.remarks.append(f"{name}: {scan.cut_off}.")
         for difference in scan.differences:
             remark = f"The checkpoint was trained with a different geometry: {difference}."
             if remark not in self.remarks:
@@ -188,7 +192,10 @@ class _Report:
         for key, values in self.numbers.items():
             total = sum(values)
             numbers[key] = total if key == "dead_pixels" else total / len(values)
-        summary = self.errors.summary()
+        tables = self.errors.tables()
+        if self.from_truth.values:
+            tables.append(self.from_truth.side_by_side(self.from_truth.methods, _TITLE))
+        tabulated = self.errors.summary() | self.from_truth.means()
         remarks = [f"{len(self.names)} scan(s), scatter correction: {self.correction}."]
         for metric in self.errors.image_metrics:
             if (after := self.errors.values.get((metric, CORRECTED))) is not None:
@@ -197,12 +204,12 @@ class _Report:
                     f"remains, {np.mean(after):.1f} HU."
                 )
         return StudyResults(
-            numbers=numbers | summary,
+            numbers=numbers | tabulated,
             arrays=self.arrays,
             figures=self.figures,
             summary=" ".join([*remarks, *self.remarks]),
-            tables=self.errors.tables() if summary else [],
-            tabulated=summary,
+            tables=tables,
+            tabulated=tabulated,
         )
 
 

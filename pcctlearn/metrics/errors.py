@@ -10,7 +10,15 @@ from torch import Tensor
 
 UNCORRECTED, CORRECTED, NOISE_ALONE = "uncorrected", "corrected", "noise_alone"
 _NOISY = "noisy_"
-_UNITS = {"_percent": "%", "_rmse_cm": "cm", "_rmse_mg_mL": "mg/mL", "_rmse_HU": "HU"}
+_UNITS = {
+    "_percent": "%",
+    "_rmse_cm": "cm",
+    "_rmse_mg_mL": "mg/mL",
+    "_rmse_HU": "HU",
+    "_error_g_cm2": "g/cm²",
+    "_error_mg_mL": "mg/mL",
+    "_error_HU": "HU",
+}
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,7 +46,7 @@ class Metric(NamedTuple):
         if not end:
             return self.key
         words = self.key.removesuffix(end).replace("_", " ")
-        words = re.sub(r"^vmi(\d+)", r"VMI \1 keV", words).replace("spr", "SPR")
+        words = re.sub(r"^vmi([\d.]+)", r"VMI \1 keV", words).replace("spr", "SPR")
         return f"{words} ({_UNITS[end]})"
 
     @property
@@ -64,8 +72,9 @@ class Rows(NamedTuple):
 class ErrorTable:
     """``values`` {(metric, method): (scan)}.
 
-    Methods of a study are "uncorrected", "corrected", "noise_alone" (scatter-free counts with
-    Poisson noise), and the names of baselines. Methods of a comparison are settings.
+    Methods of a scatter correction, which ``summary`` and ``tables`` are for, are "uncorrected",
+    "corrected", "noise_alone" (scatter-free counts with Poisson noise), and the names of baselines.
+    Other tables have methods of their own; those of a comparison are settings.
     """
 
     values: dict[tuple[Metric, str], np.ndarray] = field(default_factory=dict)
@@ -106,7 +115,7 @@ class ErrorTable:
         )
 
     def summary(self) -> dict[str, float]:
-        """Numbers of a study: means over the scans, and ratios to the uncorrected errors.
+        """Errors due to scatter: means over the scans, and ratios to the uncorrected errors.
 
         Standard deviations are those of a sample, and omitted for a single scan. Baselines have
         only the ratios.
@@ -128,7 +137,7 @@ class ErrorTable:
 
     def tables(self) -> list[Rows]:
         """The numbers of ``summary`` as tables without and with noise: metrics by methods."""
-        titles = {False: "errors", True: "errors with noise"}
+        titles = {False: "errors due to scatter", True: "errors due to scatter and noise"}
         found = [
             self._rows(f"{title}: mean ± standard deviation over the scans", noisy)
             for noisy, title in titles.items()

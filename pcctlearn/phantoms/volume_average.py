@@ -1,8 +1,25 @@
 """Average a sampled density over the voxels of another grid with conservation of mass."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pcctlearn.tomography.grids import VolumeGrid
 from pcctlearn.validation import FloatArray
+
+
+def averaged(volume: Tensor, source: VolumeGrid, target: VolumeGrid) -> Tensor:
+    """Mean of a volume (…, z, y, x) over every voxel of another grid; zero beyond the volume."""
+    first_cm = target.slices_cm[0], *target.index_to_cm[[1, 0], 2]
+    origin_cm = source.slices_cm[0], *source.index_to_cm[[1, 0], 2]
+    spacing_cm = np.array([1, -1, 1]) * source.spacing_cm  # rows run from the largest y
+    first = (np.array(first_cm) - origin_cm) / spacing_cm
+    step = np.divide(target.spacing_cm, source.spacing_cm)
+    z, y, x = (
+        torch.from_numpy(average_weights(*of_axis)).to(volume)
+        for of_axis in zip(source.shape, target.shape, first, step, strict=True)
+    )
+    return torch.einsum("kz,jy,ix,...zyx->...kji", z, y, x, volume)
 
 
 def average_weights(n_source: int, n_target: int, first: float, step: float) -> FloatArray:

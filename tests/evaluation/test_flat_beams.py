@@ -61,6 +61,9 @@ def test_maps_and_images_are_those_of_the_object(tmp_path, beam):
     assert numbers["rays_not_converged_percent"] == 0
     assert numbers["voxels_unknown_percent"] == numbers["dead_pixels"] == 0
     assert not any("rmse" in name for name in numbers)  # of scatter, of which there is none
+    assert abs(numbers["vmi60_error_HU.mean"]) < 30
+    assert abs(numbers["projection_water_error_g_cm2.mean"]) < 0.02
+    assert "VMI 60 keV (HU)" in (tmp_path / "out/report.html").read_text()
     assert (tmp_path / "out/figures/head_slices.png").stat().st_size > 0
     stored = np.asarray(nib.load(tmp_path / "out/head/water.nii.gz").dataobj)
     water = torch.from_numpy(stored[::-1, ::-1].transpose(2, 1, 0).copy())

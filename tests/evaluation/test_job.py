@@ -177,6 +177,10 @@ def test_errors_equal_those_of_a_study(scans, checkpoint, tmp_path):
     for name, value in wanted.items():
         assert numbers[name] == pytest.approx(value, rel=1e-3), name
     assert by_scan["head_00001"]["errors"]["corrected"]["vmi60_rmse_HU"] > 0
+    of_scans = [scan["errors_from_truth"]["rms"]["vmi60_error_HU"] for scan in by_scan.values()]
+    assert numbers["vmi60_error_HU.rms"] == pytest.approx(np.mean(of_scans))
+    titles = (tmp_path / "report.html").read_text()
+    assert titles.index("due to scatter") < titles.index("true object")
 
 
 def test_without_correction_and_truth(copy, tmp_path):
@@ -189,8 +193,10 @@ def test_without_correction_and_truth(copy, tmp_path):
         "dead_pixels",
         "voxels_unknown_percent",
         "slices_with_unknown_voxels",
+        "object_cut_off_percent",
     }
-    assert by_scan["mine"]["errors"] == {}
+    assert by_scan["mine"]["errors"] == by_scan["mine"]["errors_from_truth"] == {}
+    assert "true object" not in (tmp_path / "out/report.html").read_text()
     with h5py.File(tmp_path / "out/mine/projections.h5") as file:
         assert set(file) == {"counts", "line_integrals", "dead_pixels"}
     assert (tmp_path / "out/mine/calcium.nii.gz").is_file()
@@ -621,7 +627,7 @@ def test_the_tables_have_a_row_for_each_error(scans, checkpoint, tmp_path, capsy
     numbers, _ = run(scans, tmp_path, *using(checkpoint))
     printed = capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    for label in ("SPR (%)", "projection water (cm)", "VMI 60 keV (HU)", "errors with noise"):
+    for label in ("SPR (%)", "projection water (cm)", "VMI 60 keV (HU)", "scatter and noise"):
         assert label in page
     assert "share left" in page
     assert "vmi60_rmse_HU_over_uncorrected" in numbers

@@ -55,7 +55,7 @@ def test_the_bias_of_pixels_falls_to_the_noise(workshop, tmp_path):
     before = evaluated(workshop, tmp_path / "before")
     after = evaluated(workshop, tmp_path / "after", f"pixel_model={model}")
     for material in ("water", "calcium"):
-        key = f"pixel_bias_{material}_rms_g_cm2"
+        key = f"projection_{material}_error_g_cm2.pixel_bias"
         assert after[key] < before[key] / 3
 
 

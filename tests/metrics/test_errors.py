@@ -78,7 +78,8 @@ def test_printed_tables_have_a_row_per_metric_and_a_column_per_method():
     assert noisy.columns == ["error", "uncorrected", "corrected", "noise alone", "share left"]
     assert noisy.rows == [["VMI 60 keV (HU)", "51 ± 14", "21 ± 14", "5 ± 0", "0.41"]]
     assert "standard deviation" in free.title
-    assert "with noise" in noisy.title
+    assert "scatter" in free.title
+    assert "noise" in noisy.title
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ def test_printed_tables_have_a_row_per_metric_and_a_column_per_method():
         ("projection_water_rmse_cm", "projection water (cm)"),
         ("image_calcium_rmse_mg_mL", "image calcium (mg/mL)"),
         ("vmi60_rmse_HU", "VMI 60 keV (HU)"),
+        ("vmi45.5_error_HU", "VMI 45.5 keV (HU)"),
+        ("projection_water_error_g_cm2", "projection water (g/cm²)"),
     ],
 )
 def test_labels_have_words_and_units(key, label):

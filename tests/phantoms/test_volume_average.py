@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcctlearn.phantoms.volume_average import average_weights
+from pcctlearn.phantoms.volume_average import average_weights, averaged
+from pcctlearn.tomography.grids import VolumeGrid
 
 steps = st.floats(0.02, 30.0)
 
@@ -49,3 +51,24 @@ def test_much_finer_grid_gives_linear_interpolation():
 def test_whole_voxels_are_averaged():
     (weights,) = average_weights(9, 1, 4.0, 3.0)
     np.testing.assert_allclose(weights, [0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0], atol=1e-12)
+
+
+def test_mass_and_its_center_are_kept_on_another_grid():
+    source = VolumeGrid(5, 6, 7, (0.3, 0.4, 0.5), center_cm=(1.0, -2.0, 0.5))
+    target = VolumeGrid(40, 50, 60, (0.25, 0.22, 0.21), center_cm=(1.1, -2.3, 0.4))
+    volume = torch.zeros(2, *source.shape)
+    volume[0, 0, 1, 5], volume[0, 4, 5, 0], volume[1, 3, 0, 6] = 1.0, 0.2, 2.0
+
+    def masses_and_centers(values, grid):
+        x, y = grid.positions_cm()
+        mass = values.numpy() * np.prod(grid.spacing_cm)
+        whole = mass.sum((1, 2, 3))
+        positions = grid.slices_cm[:, None, None], y, x
+        return whole, [(mass * axis).sum((1, 2, 3)) / whole for axis in positions]
+
+    found, expected = (
+        masses_and_centers(*of)
+        for of in ((averaged(volume, source, target), target), (volume, source))
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(found[1], expected[1], atol=0.05)  # cm, under half a voxel

@@ -107,6 +107,22 @@ class Geometry:
         return half - self.offset_cm + middle, half + self.offset_cm - middle
 
     @property
+    def deciding_sides(self) -> tuple[int, ...]:
+        """Sides of the detector, 0 or 1, beyond which lines are not measured; the shorter first.
+
+        In a full turn the longer side of a displaced detector measures the lines of both sides.
+        """
+        first, last = self.detector_extent_cm
+        shorter, longer = (0, 1) if first <= last else (1, 0)
+        return (longer,) if self._is_displaced and not self.is_short_scan else (shorter, longer)
+
+    @property
+    def _is_displaced(self) -> bool:
+        """Whether the sides of the detector differ by more than a column."""
+        first, last = self.detector_extent_cm
+        return abs(first - last) > self.column_cm
+
+    @property
     def fov_radius_cm(self) -> float:
         """Radius of the field of view, the largest circle around the axis inside every fan."""
         return max(0.0, min(self._outermost_cm))
@@ -180,21 +196,16 @@ class Geometry:
         """Warnings: the detector truncates the grid, or hardly extends beyond the axis."""
         truncated, extents = self.is_truncated(grid), self.detector_extent_cm
         shorter = extents.index(min(extents))
-        is_displaced = max(extents) - min(extents) > self.column_cm
-        # in a full turn the longer side of a displaced detector measures the lines of both sides
-        deciding = (
-            (1 - shorter,) if is_displaced and not self.is_short_scan else (shorter, 1 - shorter)
-        )
         sentences = [
             f"truncated: the detector extends {extents[side]:.4g} cm to one side of the axis, and "
             f"an object that fills the grid needs {self.needed_extent_cm(grid)[side]:.4g} cm; add "
-            "columns, enlarge pixel_cm or use a smaller grid"
-            for side in deciding
+            "columns, enlarge pixel_cm or, if the object is smaller, use a smaller grid"
+            for side in self.deciding_sides
             if truncated[side]
         ][:1]
         extent = extents[shorter]
         lacking_cm = _MIN_OVERLAP_COLUMNS * self.column_cm - extent
-        if lacking_cm > 1e-9 and is_displaced and truncated[shorter]:
+        if lacking_cm > 1e-9 and self._is_displaced and truncated[shorter]:
             shift_cm = lacking_cm if shorter == 1 else -lacking_cm
             sentences.append(
                 f"truncated beside the axis: the detector extends {extent / self.column_cm:.3g} "

@@ -1,0 +1,36 @@
+"""Objects that extend beyond both the detector and the grid, whose rows are not extrapolated."""
+
+from math import ceil
+
+from pcctlearn.scan import SHADOW_G_CM2, Scan
+from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.grids import VolumeGrid
+
+_MOST_PERCENT = 1.0  # single rays can be wrong
+_WIDER = 1.1  # grid that causes extrapolation, over the field that is measured
+
+
+def cut_off_percent(outcome: Scan, geometry: Geometry, grid: VolumeGrid) -> float:
+    """Percentage of the rays at an end of the detector that cross the object; the larger end's.
+
+    It is 0 at the shorter end of a displaced detector in a full turn, whose lines the longer side
+    measures, and where the grid is wider than the detector, so that rows are extrapolated.
+    """
+    crossing = outcome.at("line_integrals").sum(1) > SHADOW_G_CM2  # (1, view, row, column)
+    is_extrapolated = geometry.is_truncated(grid)
+    ends = (crossing[..., 0], crossing[..., -1])
+    open_sides = [side for side in geometry.deciding_sides if not is_extrapolated[side]]
+    return max((100 * ends[side].double().mean().item() for side in open_sides), default=0.0)
+
+
+def cut_off_warning(percent: float, geometry: Geometry, grid: VolumeGrid) -> str:
+    """A sentence for an object that is cut off; empty if hardly any rays at the ends cross it."""
+    if percent < _MOST_PERCENT:
+        return ""
+    (dy, dx), diameter_cm = grid.slice_spacing_cm, 2 * _WIDER * geometry.measured_radius_cm
+    n_y, n_x = max(grid.n_y, ceil(diameter_cm / dy)), max(grid.n_x, ceil(diameter_cm / dx))
+    return (
+        f"{percent:.3g} % of the rays at one end of the detector cross the object, which is "
+        "therefore cut off, and densities are wrong by 100 HU or more; a grid wider than the "
+        f"detector (grid.n_y={n_y} grid.n_x={n_x}) extrapolates the rows"
+    )
