@@ -26,6 +26,8 @@ from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.studies.known_objects import KnownObjects, KnownPhantom, read_known_objects
 
+log = logging.getLogger(__name__)
+
 FILE = "pixel_model.h5"
 _MOST_LISTED = 12  # flagged pixels of a kind
 
@@ -100,6 +102,10 @@ class DetectorCalibration:
         arrays |= {f"residuals/{kind}": values for kind, values in residuals.items()}
         arrays |= {f"slab/{when}": errors for when, errors in slab.items()}
         numbers = _numbers(found) | objects.truth_errors(found) | _spreads(slab, found.nominal_keV)
+        doubts = tuple(self._doubts(slab, found.nominal_keV))
+        for doubt in doubts:
+            log.warning("%s", doubt)
+        found = replace(found, warnings=found.warnings + doubts)
         figures = ["plates.pixels"]
         figures += [objects.figure] if "nominal" in residuals else []
         figures += ["plates.slab"] if slab else []
@@ -143,6 +149,22 @@ class DetectorCalibration:
         own = beam_hardening(redrawn.spectra_above(nominal)[good], nominal)
         true = self.water_cm * own.water_per_cm
         return {"before": same(measured) - true, "after": own(measured) - true}, ""
+
+    def _doubts(self, slab: Mapping[str, Tensor], nominal_keV: Tensor) -> Iterator[str]:
+        """A sentence about thresholds whose calibration adds as much noise as the pixels differ.
+
+        Errors before are those of the pixels found, whose noise is that of the errors after.
+        """
+        if not slab:
+            return
+        useless = slab["after"].var(0) >= slab["before"].var(0) / 2
+        if useless.any():
+            thresholds = " and ".join(f"{keV:g}" for keV in nominal_keV[useless].tolist())
+            yield (
+                f"behind {self.water_cm:g} cm of water above {thresholds} keV the noise of the "
+                "calibration is not smaller than the differences between the pixels, so that "
+                "correcting them is no better than a flat field: expose longer"
+            )
 
     def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
         n_flagged = int((~found.calibrated).sum())

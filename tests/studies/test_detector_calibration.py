@@ -94,6 +94,18 @@ def test_a_failure_of_the_simulated_measurement_is_named_as_such(tmp_path, monke
     assert "simulated measurement of its pixels cannot be calibrated (too few photons)" in report
 
 
+@pytest.mark.parametrize(("photons", "better"), [("1e8", True), ("3e3", False)])
+def test_a_calibration_that_adds_more_noise_than_it_removes_is_named(
+    tmp_path, photons, better, caplog
+):
+    path = plates(tmp_path / "plates", f"datasets.photons={photons}")
+    calibrated(tmp_path / "out", path)
+    said = [m for m in caplog.messages if "no better than a flat field" in m]
+    assert bool(said) != better
+    report = (tmp_path / "out/report.html").read_text()
+    assert report.count("no better than a flat field") == len(said)
+
+
 SMALLEST = {
     "one pixel": (["datasets.n_rows=1", "datasets.n_columns=2"], "bias_mean_keV.60keV"),
     "one threshold": (["physics.thresholds.edges_keV=[40.0,149.0]"], "slab_after_sd_40keV"),
