@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping
 
 import h5py
+import numpy as np
 
 from pcctlearn.patients.patient_frame import frame_faults
 from pcctlearn.scans.counted import InBins, Stored
+from pcctlearn.scans.dead_pixels import spread_views
 from pcctlearn.scans.schema import ARRAYS, GROUPS, MEASURED, counted, geometry_of
 from pcctlearn.scans.storage import items_in
 from pcctlearn.scans.validation.air import Findings
@@ -25,13 +27,16 @@ from pcctlearn.scans.validation.counts import compared_counts
 from pcctlearn.scans.validation.geometry import (
     geometry_faults,
     group_faults,
-    length_doubts,
     maps_grid_faults,
 )
+from pcctlearn.scans.validation.lengths import attenuation_doubts, length_doubts
 from pcctlearn.scans.validation.mixed import mixed_faults
 from pcctlearn.scans.validation.nested import nested_findings
 from pcctlearn.scans.validation.sizes import size_faults
 from pcctlearn.scans.validation.values import value_faults
+from pcctlearn.tomography.geometry.planar import ParallelBeam
+
+_FEW_VIEWS = 16  # in which the attenuation of the object is estimated
 
 
 def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Findings:
@@ -82,7 +87,15 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
     measured = _measured_findings(valid, counted(file.attrs), "spectrum/energies_keV" in checked)
     if faults or measured.faults:
         return Findings([*faults, *measured.faults], [])
-    return Findings([], [*measured.doubts, *length_doubts(geometry_of(file["geometry"]))])
+    scanner = geometry_of(file["geometry"])
+    lengths = length_doubts(scanner)
+    if not lengths and isinstance(scanner, ParallelBeam) and set(MEASURED) <= valid.keys():
+        above = counted(file.attrs) == "above"
+        n, air = (InBins(valid[k]) if above else valid[k] for k in ("counts", "air"))
+        views = spread_views(n.shape[1], _FEW_VIEWS)
+        sample = (np.asarray(part, np.float64) for part in (n[:, views], air[()]))
+        lengths = attenuation_doubts(scanner, *sample)
+    return Findings([], [*measured.doubts, *lengths])
 
 
 def _measured_findings(

@@ -10,14 +10,8 @@ import numpy as np
 from pcctlearn.reading.sizes import usable_bytes
 from pcctlearn.scans.schema import GROUPS, MAPS_GRID, geometry_of, grid_of, maps_grid_of
 from pcctlearn.scans.validation.attributes import PARAMETERS, parameter_faults
-from pcctlearn.tomography.geometry.base import Geometry
-from pcctlearn.tomography.geometry.cone import ConeBeam
-from pcctlearn.tomography.geometry.planar import DivergentGeometry
 
 _ANGLES = "geometry/measured_angles_rad"
-_LONGEST_CM, _SHORTEST_CM = 300.0, 3.0  # from the source to the detector
-_LARGEST_PIXEL_CM = 5.0
-_WIDEST_CM, _SMALLEST_PIXEL_CM = 60.0, 0.001  # of the detector of a parallel beam
 
 
 def group_faults(items: Mapping[str, Any]) -> Iterator[str]:
@@ -84,33 +78,3 @@ def maps_grid_faults(items: Mapping[str, Any], arrays: Mapping[str, h5py.Dataset
             maps_grid_of(arrays["maps"])
         except ValueError as error:
             yield f"the grid of maps: {error}"
-
-
-def length_doubts(geometry: Geometry) -> list[str]:
-    """A sentence if source_to_detector_cm or pixel_cm is probably in another unit than cm.
-
-    Clinical and laboratory scanners have 10 to 200 cm from the source to the detector. A distance
-    above 300 cm is probably in mm, and one below 3 cm in m. A parallel beam has no such distance:
-    its detector is no wider than the field of view of a body scanner, 60 cm, and the pixels of
-    photon-counting detectors are larger than 0.001 cm.
-    """
-    pixel = geometry.column_cm
-    if isinstance(geometry, ConeBeam):
-        pixel = max(geometry.row_cm, pixel)
-    if isinstance(geometry, DivergentGeometry):
-        distance = geometry.source_to_detector_cm
-        found = f"source_to_detector_cm is {distance:.4g} and pixel_cm {pixel:.4g}"
-        is_long, is_short = distance > _LONGEST_CM, distance < _SHORTEST_CM
-    else:
-        width = geometry.n_columns * pixel
-        found = f"pixel_cm is {pixel:.4g} and the detector {width:.4g} cm wide"
-        is_long, is_short = width > _WIDEST_CM, pixel < _SMALLEST_PIXEL_CM
-    if pixel > _LARGEST_PIXEL_CM or is_long:
-        unit, remedy = "mm", "divide all of them by 10"
-    elif is_short:
-        unit, remedy = "m", "multiply all of them by 100"
-    else:
-        return []
-    return [
-        f"{found}: if the lengths of geometry are in {unit}, {remedy}, those of geometry/volume too"
-    ]

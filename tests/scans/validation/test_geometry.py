@@ -6,12 +6,15 @@ from dataclasses import fields, replace
 import h5py
 import numpy as np
 import pytest
+import torch
 from support.scan_files import BEAM, FAN, PARALLEL, change, label, one_row, store, unlabel
 
-from pcctlearn.scans.file import faults, write_scan
-from pcctlearn.scans.validation.geometry import length_doubts
+from pcctlearn.scans.file import faults, read_scan, write_scan
+from pcctlearn.scans.record import ScanRecord
+from pcctlearn.scans.validation.lengths import attenuation_doubts, length_doubts
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.geometry.planar import ParallelBeam
+from pcctlearn.tomography.grids import VolumeGrid
 
 CLINICAL = ConeBeam(12, 16, 24, 0.8, 62.5, 109.7)
 BENCH = ParallelBeam(240, 150, 0.05)
@@ -46,6 +49,63 @@ def test_other_units_raise_a_warning_that_the_remedy_removes(beam, factor, remed
     (doubt,) = length_doubts(wrong)
     assert remedy in doubt
     assert length_doubts(scaled(wrong, 1 / factor)) == []
+
+
+NARROW = ParallelBeam(90, 64, 0.1)  # 6 cm wide
+
+
+def disc(beam, diameter_cm, per_cm, photons=1e4, offset_cm=0.5):
+    """Counts and air of a disc off the axis, in one bin."""
+    views = np.arange(beam.n_views) * np.pi / beam.n_views
+    x = (np.arange(beam.n_columns) - (beam.n_columns - 1) / 2) * beam.pixel_cm
+    chord = diameter_cm**2 - 4 * (x - offset_cm * np.cos(views)[:, None]) ** 2
+    p = per_cm * np.sqrt(chord.clip(0))
+    air = np.full((1, 1, beam.n_columns), photons)
+    counts = np.random.default_rng(0).poisson(photons * np.exp(-p))[None, :, None]
+    return counts.astype(np.float32), air
+
+
+@pytest.mark.parametrize("photons", [300.0, 1e6])
+@pytest.mark.parametrize("per_cm", [0.16, 0.25, 1.0])
+@pytest.mark.parametrize("diameter_cm", [1.0, 5.0])
+def test_a_narrow_parallel_detector_in_mm_is_found_by_the_attenuation(photons, per_cm, diameter_cm):
+    """Water from 120 to 45 keV, and aluminium, which even a tenth of is not like foam."""
+    counts, air = disc(NARROW, diameter_cm, per_cm, photons)
+    assert attenuation_doubts(NARROW, counts, air) == []
+    wrong = scaled(NARROW, 10)
+    assert length_doubts(replace(wrong, n_columns=60)) == []
+    doubts = attenuation_doubts(wrong, counts, air)
+    assert ["by 10" in doubt for doubt in doubts] == [True] * (per_cm < 0.5)
+
+
+@pytest.mark.parametrize("counted", ["bins", "above"])
+def test_the_attenuation_is_compared_when_a_file_is_read(tmp_path, counted):
+    counts, air = disc(NARROW, 4.0, 0.2)
+    share = np.array([2.0, 1.0]) if counted == "above" else np.array([1.0, 1.0])
+    edges = torch.tensor([20.0, 60.0, 120.0], dtype=torch.float64)
+    for factor, n_doubts in ((1, 0), (5, 1), (100, 1)):
+        grid = VolumeGrid(1, 64, 64, 0.1 * factor)
+        scan = ScanRecord("disc", scaled(NARROW, factor), grid, edges, *tensors(share, air, counts))
+        write_scan(tmp_path / "scan.h5", scan)
+        with h5py.File(tmp_path / "scan.h5", "r+") as file:
+            file.attrs["counted"] = counted
+        doubts = [doubt for doubt in read_scan(tmp_path / "scan.h5").doubts if "by 10" in doubt]
+        assert len(doubts) == n_doubts
+
+
+def tensors(share, air, counts):
+    """Air and counts of bins that have these shares of one bin."""
+    return (
+        torch.from_numpy(share[:, None, None] * air),
+        torch.from_numpy((share[:, None, None, None] * counts).astype(np.float32)),
+    )
+
+
+@pytest.mark.parametrize("diameter_cm", [0.0, 30.0])
+def test_attenuation_needs_an_object_within_the_detector(diameter_cm):
+    wrong = scaled(NARROW, 10)
+    counts, air = disc(NARROW, diameter_cm, 0.2)
+    assert attenuation_doubts(wrong, counts, air) == []
 
 
 def rows(file):
