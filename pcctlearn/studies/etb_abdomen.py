@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.ndimage import median_filter
+from scipy.signal import savgol_filter
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator, PixelCalibration, ProjectionCorrection
@@ -288,7 +288,10 @@ def interpolated(projections: Projections, good: Columns) -> Projections:
 
 
 def without_stripes(projections: Projections) -> Projections:
-    """Subtract from every column how much its mean over the views exceeds the median of 31."""
-    mean = projections.mean(0)
-    smooth = median_filter(np.asarray(mean), (_STRIPE_COLUMNS, 1), mode="nearest")
-    return projections - (mean - torch.from_numpy(smooth))
+    """Subtract from every column the median over the views of its excess over the columns nearby.
+
+    The excess is the difference from a parabola fitted to 31 columns. An edge of the object crosses
+    a column in few views, so that the median ignores it, unless it is a circle about the axis.
+    """
+    smooth = savgol_filter(np.asarray(projections), _STRIPE_COLUMNS, 2, axis=1)
+    return projections - torch.from_numpy(np.median(projections - smooth, axis=0))

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from support.plates import cdte_scanner
 from support.studies import in_context
+from support.truth import image, sinogram
 
 from pcctlearn.calibration.direct_inversion import DirectInversion
 from pcctlearn.calibration.etb import EtbCal
@@ -19,6 +21,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.results import write_results
 from pcctlearn.simulation.detector_errors import DetectorErrors
 from pcctlearn.studies.etb_abdomen import EtbAbdomen, interpolated, without_stripes
+from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 
@@ -129,6 +132,47 @@ def test_flagged_columns_are_interpolated():
     good = torch.tensor([False, True, False, False, True, False])
     filled = interpolated(projections, good)[0, :, 0]
     assert filled.tolist() == [1.0, 1.0, 6.0, 11.0, 16.0, 16.0]
+
+
+def edge_cm(profile, distances_cm, outside, inside):
+    """Where a falling profile passes 90, 50 and 10 % of an edge."""
+    share = (outside - profile) / (outside - inside)
+    return [np.interp(-level, -share, distances_cm) for level in (0.9, 0.5, 0.1)]
+
+
+def test_edges_stay_where_and_as_sharp_as_they_are_and_rings_fall():
+    beam, grid = FanBeam(120, 240, 0.16, 75.0, 108.5), ImageGrid(160, 160, 0.15)
+    body, insert = (0.5, 0.0, 9.5, 7.5, 0.1, 0.2), (4.0, 1.5, 1.5, 1.5, 0.0, 0.1)
+    projections = sinogram(beam, [body, insert, (-3.0, -2.0, 2.0, 1.0, 0.5, -0.05)])[..., None]
+    of_pixels = 0.03 * torch.randn(240, generator=torch.Generator().manual_seed(0))[:, None]
+    reconstruct = fbp(beam, grid, "hamming")
+    clean, cleaned, striped, repaired = (
+        reconstruct @ p[..., 0]
+        for p in (
+            projections,
+            without_stripes(projections),
+            projections + of_pixels,
+            without_stripes(projections + of_pixels),
+        )
+    )
+    inside = image(grid, [(*body[:5], 1.0)], oversampling=1) > 0
+    before, after, changed = (
+        rms(1000 * (found - clean)[inside] / 0.2) for found in (striped, repaired, cleaned)
+    )
+    assert before > 25  # HU
+    assert after < 0.6 * before
+    assert changed < 15  # of an object without stripes; with 896 columns below 1
+    x, y = grid.positions_cm()
+    distance = np.hypot(x - insert[0], y - insert[1])
+    radii = np.linspace(1.0, 2.0, 41)
+    rings = [np.abs(distance - radius) < 0.04 for radius in radii]
+    (before_90, before_50, before_10), *others = (
+        edge_cm(np.array([found.numpy()[ring].mean() for ring in rings]), radii, 0.2, 0.3)
+        for found in (clean, cleaned, repaired)
+    )
+    for at_90, at_50, at_10 in others:
+        assert at_50 == pytest.approx(before_50, abs=0.005)  # cm; voxels have 0.15 cm
+        assert at_10 - at_90 == pytest.approx(before_10 - before_90, rel=0.03)
 
 
 def test_stripes_are_removed_and_a_smooth_object_is_kept():
