@@ -161,8 +161,8 @@ class DetectorCalibration:
         if useless.any():
             thresholds = " and ".join(f"{keV:g}" for keV in nominal_keV[useless].tolist())
             yield (
-                f"behind {self.water_cm:g} cm of water above {thresholds} keV the pixels differ by no "
-                "more than the noise of their calibration, so that correcting them is no better "
+                f"behind {self.water_cm:g} cm of water above {thresholds} keV the pixels differ by "
+                "no more than the noise of their calibration, so that correcting them is no better "
                 "than a flat field: expose longer"
             )
 
