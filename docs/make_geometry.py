@@ -148,6 +148,8 @@ with 1 / depth² ([weights.py](../pcctlearn/tomography/weights.py)).
 - Where the grid is projected beyond the panel, rows are extrapolated before they are filtered: by
   the edge value, which falls to zero (`truncation="cosine"`, linear), or by water cylinders fitted
   to the edges (`truncation="water"`, not linear; errors of a few HU in water-like objects).
+- Filtered rows are computed as far beyond the panel as voxels are projected: the corners of a grid
+  are air if the object lies within the field of view.
 - Iterative reconstruction has no such weights and accepts any arc and any panel.
 
 ## Errors and warnings

@@ -41,13 +41,15 @@ class Metric(NamedTuple):
 
     @property
     def quantity(self) -> str:
-        """Quantity and unit, such as "projection water (cm)"."""
-        end = next((end for end in _UNITS if self.key.endswith(end)), "")
-        if not end:
-            return self.key
-        words = self.key.removesuffix(end).replace("_", " ")
-        words = re.sub(r"^vmi([\d.]+)", r"VMI \1 keV", words).replace("spr", "SPR")
-        return f"{words} ({_UNITS[end]})"
+        """Quantity, unit and method, such as "projection water (cm)" and "VMI 60 keV (HU), rms"."""
+        stem, _, method = self.key.rpartition(".")
+        for name, last in ((self.key, ""), (stem, f", {method}")):
+            for end, unit in _UNITS.items():
+                if name.endswith(end):
+                    words = name.removesuffix(end).replace("_", " ")
+                    words = re.sub(r"^vmi([\d.]+)", r"VMI \1 keV", words).replace("spr", "SPR")
+                    return f"{words} ({unit}){last}".replace("_", " ")
+        return self.key
 
     @property
     def label(self) -> str:

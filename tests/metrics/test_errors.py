@@ -90,6 +90,7 @@ def test_printed_tables_have_a_row_per_metric_and_a_column_per_method():
         ("image_calcium_rmse_mg_mL", "image calcium (mg/mL)"),
         ("vmi60_rmse_HU", "VMI 60 keV (HU)"),
         ("vmi45.5_error_HU", "VMI 45.5 keV (HU)"),
+        ("vmi45.5_error_HU.pixel_bias", "VMI 45.5 keV (HU), pixel bias"),
         ("projection_water_error_g_cm2", "projection water (g/cm²)"),
     ],
 )
