@@ -90,6 +90,11 @@ class EtbCal:
         model = plate_model(plates, nominal, self.materials)
         counts, flags = usable_pixels(plates, model)
         compares = self.normalisation != "anchor" or self.comparison == "counts"
+        if compares and int((~any_of(flags)).sum()) < 2:
+            raise ValueError(
+                f"normalisation={self.normalisation} comparison={self.comparison} compares pixels, "
+                "and only one can be used: use calibration=etb with the exposure of each plate"
+            )
         for _ in range(_PASSES if compares else 1):
             fit = self._fit(plates, counts, exposure.double(), model, flags)
             far = fit.faults(plates.thresholds_keV.double())["far from nominal"]

@@ -29,3 +29,11 @@ def test_settings_are_named_as_keys_of_the_command_line():
         EtbCal(normalisation="model")
     with pytest.raises(ValueError, match=r"calibration\.materials="):
         EtbCal(materials=["CdTe", "CdTe"])
+
+
+def test_a_single_pixel_has_none_to_be_compared_with():
+    plates = plates_of(flawed(n_pixels=3))
+    plates.counts[:, :2] = 0
+    with pytest.raises(ValueError, match=r"only one .*calibration=etb "):
+        EtbCal(normalisation="model", comparison="counts").fit(plates, cdte_scanner())
+    assert EtbCal().fit(plates, cdte_scanner()).calibrated.tolist() == [False, False, True]
