@@ -24,10 +24,10 @@ def errors_from_truth(
 ) -> ErrorTable:
     """Mean and root mean square of line integrals and images minus those of the true object.
 
-    Rays count if they converged and cross the object, voxels if they lie in the object, are
-    measured in all views, and are more than two voxels from edges of 100 HU in their slice, so that
-    blur does not hide other errors. Line integrals and maps are compared in the basis of the file
-    only, and images on the grid of ``outcome``, over whose voxels the true maps are averaged.
+    Rays count if they converged and cross the object, voxels if they lie in the object, all their
+    lines are measured, and they are more than two voxels from edges of 100 HU in their slice, so
+    that blur does not hide other errors. Line integrals and maps are compared in the basis of the
+    file only, and images on the grid of ``outcome``, over whose voxels the true maps are averaged.
 
     The pixel bias is the root mean square over the pixels of the mean error over the views: such
     errors are rings in the images, while noise averages out over the views.
@@ -53,8 +53,8 @@ def errors_from_truth(
     true_maps, is_inside = _on_grid(recorded.maps, recorded.maps_grid, recorded.grid)
     true_image = MonoenergeticImages(recorded.materials, image.energies_keV)
     true_HU = true_image.hounsfield(true_maps[None])[0]
-    visible = torch.from_numpy(recorded.geometry.visible_in_all_views(recorded.grid))
-    body = (true_HU[0] > BODY_HU) & ~_is_near_edge(true_HU[0]) & visible & is_inside
+    measured = torch.from_numpy(recorded.geometry.fully_measured(recorded.grid))
+    body = (true_HU[0] > BODY_HU) & ~_is_near_edge(true_HU[0]) & measured & is_inside
     maps = outcome.at("maps")
     if has_basis:
         for name, error in zip(materials, maps[0] - true_maps, strict=True):

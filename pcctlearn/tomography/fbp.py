@@ -67,8 +67,8 @@ def fbp(
         truncation: extrapolation of rows where the detector is too narrow for the grid. "water"
             fits water cylinders (WaterExtension), which is not linear and has no transpose;
             "cosine" is linear (EdgeExtension) and less accurate. Without truncation both are the
-            same linear operator. An object that is wider than both detector and grid causes no
-            extrapolation, and errors of 100 HU and more: use a grid wider than the detector.
+            same linear operator. Rows are not extrapolated for an object that extends beyond both
+            detector and grid, which causes errors of 100 HU and more: use a wider grid.
         water_density: density of water, 1 g/cm³, or its attenuation if the operand is in 1/cm.
         backend: as in ``projector``.
 

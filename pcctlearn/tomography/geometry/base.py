@@ -166,6 +166,11 @@ class Geometry:
         x, y = grid.positions_cm()
         return (np.hypot(x, y) <= self.fov_radius_cm) & self.visible_in_z(grid)
 
+    def fully_measured(self, grid: SliceGrid) -> NDArray[np.bool_]:
+        """([z,] y, x): voxels of visible_in_z() in the circle of which every line is measured."""
+        x, y = grid.positions_cm()
+        return (np.hypot(x, y) <= self.measured_radius_cm) & self.visible_in_z(grid)
+
     def default_grid(self) -> VolumeGrid:
         """Volume of the field of view; the voxel size is the pixel size demagnified to the axis.
 
