@@ -2,10 +2,13 @@
 
 from math import ceil
 
+from torch import Tensor
+
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
+_MOST_VIEWS = 8
 _MOST_PERCENT = 1.0  # single rays can be wrong
 _WIDER = 1.1  # grid that causes extrapolation, over the field that is measured
 
@@ -16,11 +19,20 @@ def cut_off_percent(outcome: Scan, geometry: Geometry, grid: VolumeGrid) -> floa
     It is 0 at the shorter end of a displaced detector in a full turn, whose lines the longer side
     measures, and where the grid is wider than the detector, so that rows are extrapolated.
     """
-    crossing = outcome.at("line_integrals").sum(1) > SHADOW_G_CM2  # (1, view, row, column)
+    totals = outcome.at("line_integrals").sum(1)[0]  # (view, row, column)
     is_extrapolated = geometry.is_truncated(grid)
-    ends = (crossing[..., 0], crossing[..., -1])
-    open_sides = [side for side in geometry.deciding_sides if not is_extrapolated[side]]
-    return max((100 * ends[side].double().mean().item() for side in open_sides), default=0.0)
+    shares = (
+        _smooth(totals[..., -side]) > SHADOW_G_CM2  # column 0 and column −1
+        for side in geometry.deciding_sides
+        if not is_extrapolated[side]
+    )
+    return max((100 * share.double().mean().item() for share in shares), default=0.0)
+
+
+def _smooth(totals: Tensor) -> Tensor:
+    """Means (block, row) over blocks of views, at most eight: fewer photons than 1000 are noisy."""
+    n = max(1, min(_MOST_VIEWS, len(totals) // 16))
+    return totals[: len(totals) // n * n].unflatten(0, (-1, n)).mean(1)
 
 
 def cut_off_warning(percent: float, geometry: Geometry, grid: VolumeGrid) -> str:
