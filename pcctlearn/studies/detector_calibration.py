@@ -134,11 +134,9 @@ class DetectorCalibration:
         try:
             with _without_warnings():
                 redrawn = self._fit(self.objects.redrawn(nominal, found, self.seed), nominal)
-        except ValueError as error:
-            return (
-                {},
-                f"a second, simulated measurement of its pixels cannot be calibrated ({error})",
-            )
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            what = "a second, simulated measurement of its pixels"
+            return {}, f"{what} cannot be calibrated ({error})"
         good = found.calibrated & redrawn.calibrated
         if int(good.sum()) < 2:
             return {}, f"{int(good.sum())} pixel(s) are calibrated, a comparison needs two"
