@@ -14,6 +14,11 @@ _MOST_SHARED = 2.0  # χ² per degree of freedom of the residuals that all pixel
 _LEAST_SHARED, _MOST_REFUSED = 5e-4, 0.01  # of ln counts
 _MOST_BIASED_keV = 2.0  # of the median pixel
 _MOST_WRONG = 1.2  # times, of error bars that are too small or too large
+_ABSOLUTE: dict[Gauge, str] = {
+    "absolute": "",
+    "relative": ", or use calibration=etb, because counts relative to the sum over the pixels "
+    "leave errors of second order in their differences",
+}
 _NONE = 1e-99  # of a variance, whose logarithm is taken
 _LEAST_CHANCE = 1e-9  # of such residuals if the noise is that of photons
 
@@ -37,7 +42,7 @@ def fit_warnings(
     Raises:
         ValueError: the pixels share a residual of more than 1 %.
     """
-    yield from _shared(fit, nominal_keV, named)
+    yield from _shared(fit, nominal_keV, gauge, named)
     if gauge == "absolute":
         yield from _bias(fit, nominal_keV)
     if not noise_free:
@@ -45,7 +50,10 @@ def fit_warnings(
 
 
 def _shared(
-    fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], named: Callable[[int], str]
+    fit: PixelFit,
+    nominal_keV: Float[Tensor, "threshold"],
+    gauge: Gauge,
+    named: Callable[[int], str],
 ) -> Iterator[str]:
     """Residuals of the median pixel, of the threshold where they exceed noise the most."""
     n_pixels, found = len(fit.standardised), []
@@ -69,7 +77,7 @@ def _shared(
     remedy = "check the exposures, the lengths and materials in the beam, the spectrum and response"
     if size > _MOST_REFUSED:
         raise ValueError(f"{what}: {remedy}")
-    yield f"{what}, so that errors exceed their error bars: {remedy}"
+    yield f"{what}, so that errors exceed their error bars: {remedy}{_ABSOLUTE[gauge]}"
 
 
 def _bias(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"]) -> Iterator[str]:
@@ -99,12 +107,10 @@ def _noise(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], gauge: Gauge)
             "store the photons of all frames together without any factor, and check that tube and "
             "detector were stable"
         )
-        if gauge == "relative":
-            remedy += (
-                ", or use calibration=etb, because counts relative to the sum over the pixels "
-                "leave errors that photons do not reduce"
-            )
-        yield f"{what}, so that errors exceed their error bars by about this factor: {remedy}"
+        yield (
+            f"{what}, so that errors exceed their error bars by about this factor: "
+            f"{remedy}{_ABSOLUTE[gauge]}"
+        )
     elif factor < 1 / _MOST_WRONG:
         yield (
             f"{what}, so that the error bars are too large: store the photons of all frames "

@@ -13,8 +13,7 @@ from pcctlearn.calibration.threshold_step import FURTHEST_keV
 
 _LEAST_CHANCE = 1e-9  # of a χ² in a pixel that is as the model
 _LEAST_RESIDUAL = 2.5e-3  # of ln counts: 0.06 % of the projection of 20 cm of water
-# of a threshold, whose error is then within the limits of the search with four standard errors
-_MOST_SD_keV = FURTHEST_keV / 4
+_MOST_SD_keV = FURTHEST_keV / 4  # of a threshold: four of them are as far as it is searched
 
 
 class PixelFit(NamedTuple):
@@ -64,7 +63,7 @@ class PixelFit(NamedTuple):
             chi2 = self.chi2(index)
             chance = float(stats.chi2.isf(_LEAST_CHANCE, n_spare))
             large = self.residual[..., index].abs().amax(-1) > _LEAST_RESIDUAL
-            found = found | (large & (chi2 > max(chance, 20 * float(chi2.median()))))
+            found = found | (large & (chi2 > max(chance, 20 * float(chi2.nanmedian()))))
         return found
 
     def faults(self, nominal_keV: Float[Tensor, "threshold"]) -> dict[str, Bool[Tensor, "pixel"]]:

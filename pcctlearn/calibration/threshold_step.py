@@ -14,6 +14,7 @@ Comparison = Literal["ratio", "counts"]
 FURTHEST_keV = 12.0  # of a threshold from its nominal value
 _LONGEST_STEP_keV = 5.0
 _LAST_STEP = 1e-2  # of the tolerance, where rounds end early
+_SMALL_STEP = 1e-2  # of a standard deviation
 
 
 class ThresholdFit(NamedTuple):
@@ -57,8 +58,8 @@ def fit_threshold(
         reference_keV: the reference threshold.
         comparison: of counts.
         max_rounds: most steps.
-        tolerance_keV: largest last step of a converged pixel; with "counts" without the step that
-            all pixels have in common, which is not determined.
+        tolerance_keV: largest last step of a converged pixel, or 1 % of its standard deviation;
+            with "counts" without the step that all pixels have in common, which is not determined.
     """
     T = torch.full_like(skew.gain, nominal_keV)
     reference = model.counts(skew.thickness_cm, reference_keV)
@@ -84,11 +85,11 @@ def fit_threshold(
     relative = compared(at)
     share = counts * at.hazard / (counts * at.hazard**2).sum(-1, keepdim=True)
     covariance = _covariance(counts, reference_counts, at, reference, skew, comparison)
-    variance = torch.einsum("im,imn,in->i", share, covariance, share)
+    sd = torch.einsum("im,imn,in->i", share, covariance, share).clamp(min=0).sqrt()
     standardised, sound = _standardised(relative - 1, at.hazard, covariance)
     moved = step if comparison == "ratio" else step - step.median()
-    converged = (moved.abs() <= tolerance_keV) & sound
-    return ThresholdFit(T, variance.clamp(min=0).sqrt(), relative - 1, standardised, converged)
+    converged = (moved.abs() <= (_SMALL_STEP * sd).clamp(min=tolerance_keV)) & sound
+    return ThresholdFit(T, sd, relative - 1, standardised, converged)
 
 
 def _covariance(

@@ -38,6 +38,16 @@ def test_a_variance_that_is_not_the_mean_is_reported_with_its_size(kind, factor)
     assert ("too large" in warning) == (factor < 1)
 
 
+@pytest.mark.parametrize("normalisation", ["model", "nominal"])
+def test_errors_of_second_order_of_relative_counts_are_said_to_be_theirs(normalisation):
+    edges_keV = (31.0, 37.0, 54.0, 60.0, 149.0)
+    plates = plates_of(flawed(n_pixels=150, edges_keV=edges_keV), 1e9, seed=3)
+    calibrator = EtbCal(normalisation=normalisation, comparison="counts")
+    warnings = calibrator.fit(plates, cdte_scanner(edges_keV)).warnings
+    assert any("scatter" in warning for warning in warnings)
+    assert all("calibration=etb" in warning for warning in warnings)
+
+
 @pytest.mark.physics
 @pytest.mark.parametrize("kind", ["etb", "layer"])
 def test_errors_exceed_their_error_bars_by_the_factor_that_is_reported(kind):

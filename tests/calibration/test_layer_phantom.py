@@ -51,6 +51,7 @@ def test_without_noise_it_is_exact():
     found = LayerPhantom().fit(scan_of(truth), cdte_scanner())
     good = found.calibrated[0]
     assert good.sum() > COLUMNS / 2
+    assert found.warnings == ()
     assert (found.thresholds_keV[0] - truth.thresholds_keV)[good].abs().max() < 1e-5
     assert (found.thickness_cm[0] - truth.thickness_cm)[good].abs().max() < 1e-7
     ratio = (found.gain[0] / truth.gain)[good]
@@ -75,6 +76,14 @@ def test_errors_are_as_large_as_their_error_bars():
     error = (found.thresholds_keV[0] - truth.thresholds_keV)[good][:, 1]
     relative = error / found.threshold_sd_keV[0][good][:, 1]
     assert 0.7 < relative.square().mean().sqrt() < 1.3
+    assert found.warnings == ()
+
+
+def test_noise_that_is_not_that_of_photons_is_reported():
+    scan = scan_of(detector(bias_keV=0.4), 1e5)
+    scan = replace(scan, counts=25 * scan.counts, air=25 * scan.air)
+    (warning,) = LayerPhantom().fit(scan, cdte_scanner()).warnings
+    assert float(warning.split(" times")[0].split()[-1]) == pytest.approx(5, rel=0.1)
 
 
 def test_four_thresholds():
