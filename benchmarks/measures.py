@@ -1,6 +1,7 @@
-"""Time of a call and adjointness of a pair of operators."""
+"""Time of a call, speed of arithmetic, and adjointness of a pair of operators."""
 
 from collections.abc import Callable
+from statistics import median
 from time import perf_counter
 
 import torch
@@ -17,6 +18,13 @@ def timed(job: Callable[[], object], device: str | torch.device) -> float:
     if on_gpu:
         torch.cuda.synchronize()
     return perf_counter() - start
+
+
+def arithmetic_flops(device: str | torch.device) -> float:
+    """Operations a second of a large float32 matrix product; a multiply-add counts as two."""
+    n = 2048 if torch.device(device).type == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    return 2 * n**3 / median(timed(lambda: a @ a, device) for _ in range(7))
 
 
 def adjoint_error(

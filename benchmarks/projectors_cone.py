@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from benchmarks.measures import adjoint_error, timed
+from benchmarks.measures import adjoint_error, arithmetic_flops, timed
 from pcctlearn.phantoms.ellipses import Ellipse
 from pcctlearn.phantoms.ellipsoids import EllipsoidPhantom
 from pcctlearn.tomography.fbp import fbp
@@ -167,13 +167,6 @@ def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, fl
     for job, n in samples.items():
         results[f"{job}_floor_s"] = max(8 * n / flops, n_bytes / bandwidth)
     return results | {"flops": flops, "bandwidth_bytes": bandwidth}
-
-
-def arithmetic_flops(device: torch.device) -> float:
-    """Operations a second of a large float32 matrix product; a multiply-add counts as two."""
-    n = 2048 if device.type == "cpu" else 8192
-    a = torch.randn(n, n, device=device)
-    return 2 * n**3 / median(timed(lambda: a @ a, device) for _ in range(7))
 
 
 def bandwidth_bytes(device: torch.device) -> float:

@@ -28,6 +28,7 @@ SLOW = (
     "calibration/test_layer_slabs",
     "decomposition/test_benchmark_memory",
     "decomposition/test_hostile_rays",
+    "decomposition/test_triton",
     "docs/test_commands",
     "evaluation",
     "figures/test_figures",

@@ -1,5 +1,6 @@
-"""Easy rays on the CPU: compiled minima and their gradient in the counts (``fused_numba``)."""
+"""Compiled minima in float32 and their gradients, by Numba on the CPU and by Triton on CUDA."""
 
+import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pcctlearn.solvers.quadratic import Bounds, Solution
 log = logging.getLogger(__name__)
 
 _MOST_MATERIALS = 3
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _LOADED_S = 2.0  # compiled functions are loaded from the disk in less
 
 
@@ -31,16 +33,16 @@ class Problem(NamedTuple):
     attenuation: Tensor
     bounds: Bounds | None
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, spectra and attenuation."""
-        parts = self.counts, self.spectra, self.attenuation
-        return tuple(part.detach().contiguous().numpy() for part in parts)
+        n, S, mu = (part.detach().contiguous() for part in self[:3])
+        return n, S, mu
 
-    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+    def limits(self) -> tuple[Tensor, Tensor]:
         """Lower and upper limits of the materials."""
         if self.bounds is not None:
-            return self.bounds.lower.float().numpy(), self.bounds.upper.float().numpy()
-        free = np.full(len(self.attenuation), np.inf, np.float32)
+            return self.bounds.lower.float(), self.bounds.upper.float()
+        free = torch.full_like(self.attenuation[:, 0], torch.inf)
         return -free, free
 
     def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -49,10 +51,11 @@ class Problem(NamedTuple):
 
 
 def is_compiled(rays: Rays, attenuation: Attenuation) -> bool:
-    """Whether compiled functions exist for these rays: float32 on the CPU, up to 3 materials."""
+    """Whether compiled functions exist for these rays: float32, up to 3 materials, and on a CUDA
+    device an installed Triton."""
     return (
         rays.counts.dtype == torch.float32
-        and rays.counts.device.type == "cpu"
+        and (rays.counts.device.type == "cpu" or (rays.counts.is_cuda and _HAS_TRITON))
         and len(attenuation) <= _MOST_MATERIALS
         and rays.counts.numel() > 0
     )
@@ -76,61 +79,65 @@ def easy_minima(
         least_photons, gross_misfit: rays with fewer photons, or a larger half deviance per photon,
             may have several minima and are left out.
     """
-    from pcctlearn.decomposition.fused_numba import minimise
-
-    shape = given.counts.shape[:2]
-    x = np.zeros((*shape, len(given.attenuation)), np.float32)
-    solved = np.zeros(shape, np.uint8)
+    start = polynomial.coefficients.detach().float(), polynomial.range.detach().float()
+    limits = DISTANCE, least_photons, gross_misfit
     with _announced("decomposition", given):
-        minimise(
-            *given.arrays(),
-            polynomial.coefficients.detach().float().numpy(),
-            polynomial.range.detach().float().numpy(),
-            *given.limits(),
-            tuple(np.float32(v) for v in (DISTANCE, least_photons, gross_misfit)),
-            *given.sizes(),
-            x,
-            solved,
-        )
-    return Solution(
-        torch.from_numpy(x).flatten(0, 1), torch.from_numpy(solved).flatten().to(torch.bool)
-    )
+        if given.counts.is_cuda:
+            from pcctlearn.decomposition import fused_triton
+
+            x, solved = fused_triton.minimise(*given.tensors(), *start, *given.limits(), limits)
+        else:
+            from pcctlearn.decomposition import fused_numba
+
+            shape = given.counts.shape[:2]
+            x = given.counts.new_zeros(*shape, len(given.attenuation))
+            solved = torch.zeros(shape, dtype=torch.bool)
+            fused_numba.minimise(
+                *_arrays(*given.tensors(), *start, *given.limits()),
+                tuple(np.float32(v) for v in limits),
+                *given.sizes(),
+                *_arrays(x, solved),
+            )
+    return Solution(x.flatten(0, 1), solved.flatten())
 
 
-def hard_minima(given: Problem, start: Tensor, hard: Tensor, same: float) -> Solution:
-    """Minima in double precision of the rays of a mask, one after the other.
+def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
+    return (t.numpy() for t in tensors)
+
+
+def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> Solution:
+    """Flat minima in double precision of the rays of a mask; others are not converged.
 
     The steps are those of ``find_minima`` in torch.
 
     Args:
         given: the rays.
-        start: flat, the first iterate of every ray.
-        hard: flat mask of the rays to solve.
+        start: (pixel, ray, material), the first iterate.
+        wanted: (pixel, ray), the rays to solve.
         same: largest difference of the half deviance at the same minimum.
     """
-    from pcctlearn.decomposition.newton_numba import solve_in_double
-
-    shape = given.counts.shape[:2]
-    n, S, mu = given.arrays()
-    index = hard.nonzero()[:, 0]
-    x = np.empty((len(index), len(mu)))
-    converged = np.empty(len(index), np.uint8)
     with _announced("decomposition in double precision", given):
-        solve_in_double(
-            (index // shape[1]).numpy(),
-            (index % shape[1]).numpy(),
-            n,
-            S,
-            mu.astype(np.float64),
-            start.reshape(*shape, -1).contiguous().numpy(),
-            *(side.astype(np.float64) for side in given.limits()),
-            DISTANCE,
-            same,
-            *given.sizes(),
-            x,
-            converged,
-        )
-    return Solution(torch.from_numpy(x), torch.from_numpy(converged).to(torch.bool))
+        if given.counts.is_cuda:
+            from pcctlearn.decomposition import newton_triton
+
+            x, converged = newton_triton.solve_in_double(
+                *given.tensors(), start.contiguous(), wanted, *given.limits(), DISTANCE, same
+            )
+        else:
+            from pcctlearn.decomposition import newton_numba
+
+            x, converged = torch.zeros(start.shape, dtype=torch.float64), torch.zeros_like(wanted)
+            lower, upper = given.limits()
+            counts, spectra, attenuation = given.tensors()
+            newton_numba.solve_in_double(
+                *_arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
+                *_arrays(start.contiguous(), lower.double(), upper.double()),
+                DISTANCE,
+                same,
+                *given.sizes(),
+                *_arrays(x, converged),
+            )
+    return Solution(x.flatten(0, 1), converged.flatten())
 
 
 @contextmanager
@@ -153,39 +160,68 @@ _used: set[str] = set()
 
 
 def with_derivative(known: Solution, given: Problem) -> Solution:
-    """Attach dA/dθ = −H⁻¹ ∂g/∂θ for counts and spectra to flat minima inside the box."""
-    x = _Minimum.apply(given.counts, given.spectra, known.x, known.converged, given.attenuation)
+    """Attach dA/dθ = −H⁻¹ ∂g/∂θ for counts, spectra and attenuation to flat minima.
+
+    The problem is in the precision of the minima.
+    """
+    x = _Minimum.apply(*given[:3], known.x, known.converged, given.bounds)
     return Solution(x, known.converged)
 
 
 class _Minimum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, counts, spectra, x, converged, attenuation):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(counts, spectra, x, converged, attenuation)
+    def forward(ctx, counts, spectra, attenuation, x, converged, bounds):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(counts, spectra, attenuation, x, converged)
+        ctx.bounds = bounds
         return x.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
-        from pcctlearn.decomposition.fused_gradients_numba import gradients, tiles_of
-
-        counts, spectra, x, converged, attenuation = ctx.saved_tensors
-        given = Problem(counts, spectra, attenuation, None)
-        n_pixels, n_rays, n_bins = counts.shape
-        wanted = ctx.needs_input_grad
-        of_counts = np.empty(counts.shape if wanted[0] else (0, 0, 0), np.float32)
-        tiles = (n_pixels, tiles_of(n_rays), n_bins, spectra.shape[-1])
-        of_spectra = np.zeros(tiles if wanted[1] else (0, 0, 0, 0), np.float32)
-        shape = (n_pixels, n_rays, -1)
+        counts, spectra, attenuation, x, converged = ctx.saved_tensors
+        given = Problem(counts, spectra, attenuation, ctx.bounds)
+        shape = counts.shape[:2]
+        x, converged, cotangent = (
+            t.reshape(*shape, *t.shape[1:]).contiguous() for t in (x, converged, cotangent)
+        )
+        wanted = ctx.needs_input_grad[:3]
         with _announced("derivative", given):
-            gradients(
-                x.reshape(shape).contiguous().numpy(),
-                *given.arrays(),
-                converged.reshape(shape[:2]).contiguous().numpy(),
-                cotangent.reshape(shape).contiguous().numpy(),
-                *given.sizes(),
-                of_counts,
-                of_spectra,
-            )
-        sums = torch.from_numpy(of_spectra).double().sum(1).to(spectra) if wanted[1] else None
-        return torch.from_numpy(of_counts) if wanted[0] else None, sums, None, None, None
+            gradients = _on_cuda if counts.is_cuda else _on_cpu
+            found = gradients(given, x, converged, cotangent, any(wanted[1:]))
+        return *(one if w else None for one, w in zip(found, wanted, strict=True)), None, None, None
+
+
+def _on_cpu(
+    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_tables: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in counts, spectra and attenuation; the tables only if wanted."""
+    from pcctlearn.decomposition import fused_gradients_numba, newton_gradients_numba
+
+    counts, spectra, attenuation = given.tensors()
+    n_pixels, n_rays, n_bins = counts.shape
+    in_counts = torch.zeros_like(counts)
+    in_double = counts.dtype == torch.float64
+    size = newton_gradients_numba.TILE if in_double else fused_gradients_numba.TILE
+    n_tiles = -(-n_rays // size) if of_tables else 0
+    tables = counts.new_zeros(n_pixels, n_tiles, n_bins + len(attenuation), spectra.shape[-1])
+    rays = _arrays(passes, cotangent)
+    results = *given.sizes(), *_arrays(in_counts, tables)
+    if in_double:
+        limits = (side.double() for side in given.limits())
+        theta = _arrays(x, counts, spectra, attenuation, *limits)
+        newton_gradients_numba.gradients(*theta, *rays, *results)
+    else:
+        theta = _arrays(x, counts, spectra, attenuation)
+        fused_gradients_numba.gradients(*theta, *rays, *results)
+    sums = tables.double().sum(1)
+    of_spectra, of_attenuation = sums[:, :n_bins], sums[:, n_bins:].sum(0)
+    return in_counts, of_spectra.to(counts), of_attenuation.to(counts)
+
+
+def _on_cuda(
+    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_tables: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in counts, spectra and attenuation; the tables only if wanted."""
+    from pcctlearn.decomposition.gradients_triton import gradients
+
+    return gradients(x, *given.tensors(), *given.limits(), passes, cotangent, of_tables)

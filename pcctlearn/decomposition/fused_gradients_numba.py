@@ -1,4 +1,12 @@
-"""Gradients of the minima of ``fused_numba`` in counts and spectra, by one more evaluation."""
+"""Gradients of the minima of ``fused_numba`` by one more evaluation.
+
+With u = H⁻¹ v, the gradient of v·A in the counts is −u·d_b. In spectra and attenuation it is the
+negative product of u with their derivative of the gradient of the likelihood: with p_b = (n/ȳ) u·d
+and q_b = (1 − n/ȳ) u,
+
+    exp(−μ·A) (p_b + q_b·μ)                              in S_b(E),
+    exp(−μ·A) Σ_b S_b [q_bk − A_k (p_b + q_b·μ)]         in μ_k(E).
+"""
 
 from typing import no_type_check
 
@@ -23,11 +31,7 @@ from pcctlearn.decomposition.lanes_numba import (
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _pull(w, materials, bins):
-    """Per bin p = (n/ȳ) u·d and q_k = (1 − n/ȳ) u_k, of u = H⁻¹ v in D; d and C are overwritten.
-
-    The gradient of v·A in the spectrum S_b(E) is exp(−μ·A) (p_b + Σ_k q_bk μ_k), the negative
-    product of u with ∂/∂S_b(E) of the gradient of the likelihood.
-    """
+    """p_b and q_b of u in D; ȳ and d are overwritten."""
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     _, _, _, _, D, _, N, M, _ = rows(materials, bins)
@@ -44,27 +48,41 @@ def _pull(w, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _add_to_spectra(w, exponents, attenuation, sums, materials, bins):
-    """Add the gradient in the spectra to the sums of each lane; p and q are in the rows of ȳ, d."""
-    K = len(materials)
+def _add_to_tables(w, exponents, spectra, attenuation, sums, materials, bins):
+    """Add the gradients in spectra and attenuation to the sums of each lane, in this order.
+
+    p and q are in the rows of ȳ and d; the first two rows are exp(−μ·A) and Σ_b S_b (p_b + q_b·μ).
+    """
+    K, B = len(materials), len(bins)
     n_moments = 1 + K + K * (K + 1) // 2
+    n_energies = attenuation.shape[1]
     A, _, _, _, _, _, _, M, _ = rows(materials, bins)
-    for e in range(attenuation.shape[1]):
+    for e in range(n_energies):
         for r in range(LANES):
-            w[r] = f4(0)
+            w[r] = w[LANES + r] = f4(0)
         for k in range(K):
             factor = exponents[e * K + k]
             for r in range(LANES):
                 w[r] += factor * w[(A + k) * LANES + r]
         for r in range(LANES):
             w[r] = exp2(w[r])
-        for b in range(len(bins)):
-            m, o = (M + b * n_moments) * LANES, (b * attenuation.shape[1] + e) * LANES
+        for b in range(B):
+            S = spectra[b, e]
+            m, o = (M + b * n_moments) * LANES, (b * n_energies + e) * LANES
             for r in range(LANES):
                 pull = w[m + r]
                 for k in range(K):
                     pull += attenuation[k, e] * w[m + (1 + k) * LANES + r]
                 sums[o + r] += w[r] * pull
+                w[LANES + r] += S * pull
+            for k in range(K):
+                o = ((B + k) * n_energies + e) * LANES
+                for r in range(LANES):
+                    sums[o + r] += w[r] * S * w[m + (1 + k) * LANES + r]
+        for k in range(K):
+            o = ((B + k) * n_energies + e) * LANES
+            for r in range(LANES):
+                sums[o + r] -= w[r] * w[LANES + r] * w[(A + k) * LANES + r]
 
 
 @no_type_check
@@ -85,16 +103,17 @@ def _write_of_counts(w, gradient, first, lanes, materials, bins):
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def gradients(
-    x, counts, spectra, attenuation, passes, cotangent, materials, bins, of_counts, of_spectra
+    x, counts, spectra, attenuation, passes, cotangent, materials, bins, of_counts, of_tables
 ):
-    """Gradients of Σ v·A in the counts, −u·d_b with u = H⁻¹ v, and in the spectra (``_pull``).
+    """Gradients of Σ v·A in counts, spectra and attenuation.
 
     Args:
         x, counts, spectra, attenuation, materials, bins: as in ``minimise``.
         passes: (pixel, ray), whether a ray passes a gradient.
         cotangent: v, (pixel, ray, material).
         of_counts: (pixel, ray, bin), written; empty if not wanted.
-        of_spectra: (pixel, tile, bin, energy), zero, written; empty if not wanted.
+        of_tables: (pixel, tile, bin + material, energy), written: the gradients in spectra and
+            attenuation; empty if not wanted.
     """
     K = len(materials)
     n_rays = counts.shape[1]
@@ -105,7 +124,7 @@ def gradients(
         own = pixel if len(spectra) > 1 else 0
         exponents, weights = packed(spectra[own], attenuation, materials, bins)
         w = np.zeros(height * LANES, np.float32)
-        n_sums = len(bins) * attenuation.shape[1] if of_spectra.size > 0 else 0
+        n_sums = (len(bins) + K) * attenuation.shape[1] if of_tables.size > 0 else 0
         sums = np.zeros(n_sums * LANES, np.float32)
         stop = min(start + TILE, n_rays)
         for first in range(start, stop, LANES):
@@ -129,12 +148,12 @@ def gradients(
                 w[D * LANES + i] = w[D * LANES + i] if definite else f4(0)
             if of_counts.size > 0:
                 _write_of_counts(w, of_counts[pixel], first, lanes, materials, bins)
-            if of_spectra.size > 0:
+            if of_tables.size > 0:
                 _pull(w, materials, bins)
-                _add_to_spectra(w, exponents, attenuation, sums, materials, bins)
+                _add_to_tables(w, exponents, spectra[own], attenuation, sums, materials, bins)
         for i in range(n_sums):
-            b, e = i // attenuation.shape[1], i % attenuation.shape[1]
-            of_spectra[pixel, tile % per_pixel, b, e] = sums[i * LANES : (i + 1) * LANES].sum()
+            row, e = i // attenuation.shape[1], i % attenuation.shape[1]
+            of_tables[pixel, tile % per_pixel, row, e] = sums[i * LANES : (i + 1) * LANES].sum()
 
 
 def tiles_of(n_rays: int) -> int:

@@ -21,7 +21,7 @@ from pcctlearn.decomposition.minima import (
     started,
 )
 from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back, rays_contiguous
-from pcctlearn.decomposition.polynomial import fit_polynomial
+from pcctlearn.decomposition.polynomial import Polynomial, fit_polynomial
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -97,9 +97,7 @@ def decompose(
     limits = box(bounds, attenuation)
     layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
     rays = layout.ordered(counts, spectra, None if start is None else start.to(counts))
-    polynomial = None
-    if start is None:
-        polynomial = fit_polynomial(spectra.detach().double(), attenuation.detach().double())
+    polynomial = _first_iterate(spectra.detach(), attenuation.detach()) if start is None else None
     if adjoint == "unrolled":
         rays = started(rays, polynomial)
         x, converged = flat(
@@ -113,18 +111,33 @@ def decompose(
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
         found = find_minima(rays, attenuation, solver, warm_start, limits, polynomial)
-    if found.compiled and not attenuation.requires_grad:
-        solution = with_derivative(found.single, problem(rays, attenuation, limits))
-    else:
-        solution = _with_derivative(found.single, rays, attenuation, limits)
+    derivative = _compiled_derivative if found.compiled else _derivative
+    solution = derivative(found.single, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
-        double = _with_derivative(found.double, *in_double(hard, attenuation, limits))
+        double = derivative(found.double, *in_double(hard, attenuation, limits))
         solution = put_back(solution, index, double)
     return layout.restored(solution)
 
 
-def _with_derivative(
+def _first_iterate(spectra: Spectra, attenuation: Attenuation) -> Polynomial:
+    """Polynomial of the mean spectra, fitted on the CPU: a fit is many small operations."""
+    mean = spectra.double().flatten(0, -3).mean(0) if spectra.ndim > 2 else spectra.double()
+    fitted = fit_polynomial(mean.cpu(), attenuation.double().cpu())
+    device = spectra.device
+    return fitted._replace(
+        coefficients=fitted.coefficients.to(device), range=fitted.range.to(device)
+    )
+
+
+def _compiled_derivative(
+    known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None
+) -> Solution:
+    """Known minima, flat, with their implicit derivative by compiled functions."""
+    return with_derivative(known, problem(rays, attenuation, bounds))
+
+
+def _derivative(
     known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None
 ) -> Solution:
     """Known minima, flat, with their implicit derivative."""

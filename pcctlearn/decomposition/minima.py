@@ -96,12 +96,11 @@ def find_minima(
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
     if index.numel():
         if compiled and solver is None:
-            given = problem(rays, attenuation, bounds)
-            double = hard_minima(given, single.x, hard, _SAME)
-            if rest.spectra.ndim > 2:  # pixel by pixel, with padded rays
-                place = (hard.cumsum(0) - 1)[index.flatten().clamp(min=0)]
-                is_ray = (index >= 0).flatten()
-                double = Solution(double.x[place], double.converged[place] & is_ray)
+            given = problem(rest, attenuation, bounds)
+            shape = (*given.counts.shape[:2], -1)
+            assert rest.start is not None
+            start, wanted = rest.start.reshape(shape), (index >= 0).reshape(shape[:2])
+            double = hard_minima(given, start, wanted, _SAME)
         else:
             done = (index < 0).flatten()
             solvers = [*warm_start[1:], solver or DampedNewton()]

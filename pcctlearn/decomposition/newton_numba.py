@@ -62,7 +62,7 @@ def _sums(t, weights, sums):
 
 @no_type_check
 @njit(cache=True, error_model="numpy")
-def _packed(spectra, attenuation, materials, bins):
+def packed(spectra, attenuation, materials, bins):
     """−μ log₂ e, and for each energy S_b, S_b μ_k and S_b μ_k μ_m of every bin."""
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
@@ -82,7 +82,7 @@ def _packed(spectra, attenuation, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-def _likelihood(x, n, beam, exact, scratch, slope, g, H):
+def likelihood(x, n, beam, exact, scratch, slope, g, H):
     """Half the deviance; writes its gradient and its exact or expected Hessian."""
     exponents, weights, materials, bins = beam
     K = len(materials)
@@ -116,7 +116,7 @@ def _likelihood(x, n, beam, exact, scratch, slope, g, H):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-def _solve(matrix, right, free, L, out):
+def solve(matrix, right, free, L, out):
     """``solve_positive_definite``: writes the solution; whether the matrix is positive definite."""
     K = len(right)
     positive = True
@@ -163,7 +163,7 @@ def _trial(x, g, H, damping, lower, upper, free, matrix, L, pull, step, trial):
             pull[k] = g[k]
             for m in range(K):
                 pull[k] += matrix[k, m] * (0.0 if free[m] else trial[m] - x[m])
-        everywhere = _solve(matrix, pull, free, L, step) and everywhere
+        everywhere = solve(matrix, pull, free, L, step) and everywhere
         leaving = False
         for k in range(K):
             if free[k]:
@@ -187,7 +187,7 @@ def _resolved(x, g, H, total, lower, upper, distance, free, L, unit, step):
     for k in range(K):
         unit[:] = 0.0
         unit[k] = 1.0
-        positive = _solve(H, unit, free, L, step)
+        positive = solve(H, unit, free, L, step)
         sound = positive and step[k] <= most and step[k] * H[k, k] <= _EPS**-0.5
         if not sound:
             return False
@@ -209,7 +209,7 @@ def _descend(
     for k in range(K):
         x[k] = min(max(x[k], lower[k]), upper[k])
     exact = scoring_steps == 0
-    value = _likelihood(x, n, beam, exact, t, slope, g, H)
+    value = likelihood(x, n, beam, exact, t, slope, g, H)
     damping = 0.0
     for number in range(1, max_steps + 2):
         positive = _trial(x, g, H, damping, lower, upper, free, matrix, L, pull, step, trial)
@@ -228,7 +228,7 @@ def _descend(
         if number > max_steps:
             break
         exact_there = number >= scoring_steps
-        there = _likelihood(trial, n, beam, exact_there, t, slope, g_there, H_there)
+        there = likelihood(trial, n, beam, exact_there, t, slope, g_there, H_there)
         taken = positive and there <= value + rounding
         predicted = decrement - 0.5 * bent
         gain = (value - there) / predicted if predicted > resolvable + rounding else 1.0
@@ -263,8 +263,8 @@ def solve_in_double(
         lower, upper: limits of the area densities.
         distance, same: ``DISTANCE``, and the largest difference of the values of one minimum.
         materials, bins: tuples with one entry for each.
-        x: (index, material), written.
-        converged: (index), written.
+        x: (pixel, ray, material), written for these rays.
+        converged: (pixel, ray), written for these rays.
     """
     K = len(materials)
     n_tiles = (len(rays) + _TILE - 1) // _TILE
@@ -284,7 +284,7 @@ def solve_in_double(
             pixel, ray = pixels[i], rays[i]
             own = pixel if len(spectra) > 1 else 0
             if own != packed_for:
-                beam = _packed(spectra[own].astype(np.float64), attenuation, materials, bins)
+                beam = packed(spectra[own].astype(np.float64), attenuation, materials, bins)
                 packed_for = own
             for k in range(len(bins)):
                 n[k] = counts[pixel, ray, k]
@@ -301,9 +301,9 @@ def solve_in_double(
             better = done[1] and not done[0]
             if done[0] and done[1]:
                 g, slope, H = vectors[0], vectors[5], matrices[0]
-                first = _likelihood(found[0], n, beam, False, t, slope, g, H)
-                second = _likelihood(found[1], n, beam, False, t, slope, g, H)
+                first = likelihood(found[0], n, beam, False, t, slope, g, H)
+                second = likelihood(found[1], n, beam, False, t, slope, g, H)
                 better = second < first - same - 2 * 4 * _EPS * n.sum()
             for k in range(K):
-                x[i, k] = found[1 if better else 0, k]
-            converged[i] = done[0] or done[1]
+                x[pixel, ray, k] = found[1 if better else 0, k]
+            converged[pixel, ray] = done[0] or done[1]

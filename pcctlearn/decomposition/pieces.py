@@ -10,6 +10,7 @@ from torch import Tensor
 from pcctlearn.solvers.quadratic import Solution
 
 PIECE = 32768  # rays whose transmission at a hundred energies stays in the cache
+_CUDA_PIECE = 2**18  # enough rays for a CUDA device
 _PIXELS = 8  # rays whose transmission costs as much as the spectra of a pixel
 
 
@@ -29,18 +30,19 @@ class Rays(NamedTuple):
     def pieces(self) -> list["Rays"]:
         """Pieces, split by pixel and then by ray; the backward pass of ``split`` is cheap."""
         n, S, x = self
+        size = _CUDA_PIECE if n.is_cuda else PIECE
         if S.ndim == 2:
             return [
                 Rays(part, S, begin)
-                for part, begin in zip(n.split(PIECE), _split(x, PIECE, 0, n), strict=True)
+                for part, begin in zip(n.split(size), _split(x, size, 0, n), strict=True)
             ]
-        at_once = max(1, PIECE // max(n.shape[1], _PIXELS))
+        at_once = max(1, size // max(n.shape[1], _PIXELS))
         return [
             Rays(rays, spectra, begin)
             for part, spectra, first in zip(
                 n.split(at_once), S.split(at_once), _split(x, at_once, 0, n), strict=True
             )
-            for rays, begin in zip(part.split(PIECE, 1), _split(first, PIECE, 1, part), strict=True)
+            for rays, begin in zip(part.split(size, 1), _split(first, size, 1, part), strict=True)
         ]
 
     def take(self, mask: Tensor) -> tuple["Rays", Tensor]:

@@ -9,14 +9,26 @@ from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition import fused
 from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.minima import WARM_START
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.presets import cdte_monte_carlo
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.solvers.quadratic import Solution
 
 BOX = [[-5.0, -7.75, -2.0], [60.0, 15.5, 2.0]]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ],
+    ),
+]
 RANGES = {  # of water, calcium and iodine in g/cm², and the largest scatter over primary
     "usual": ([0.0, 0.0, 0.0], [30.0, 3.0, 0.05], 0.0),
     "thin": ([-1.0, -0.3, 0.0], [3.0, 3.0, 0.05], 0.0),
@@ -59,19 +71,21 @@ def drawn(name, where, photons, n, seed):
     return draw_counts(mean, generator).float().double(), S, mu
 
 
-def solved(counts, S, mu, dtype, **more):
+def solved(counts, S, mu, dtype, device="cpu", **more):
     bounds = [side[: len(mu)] for side in BOX]
-    return decompose(*(t.to(dtype) for t in (counts, S, mu)), bounds=bounds, **more)
+    found = decompose(*(t.to(device, dtype) for t in (counts, S, mu)), bounds=bounds, **more)
+    return Solution(*(t.cpu() for t in found))
 
 
 @pytest.mark.physics
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("where", RANGES)
 @pytest.mark.parametrize("name", ["silicon", "cdte80", "cdte140", "iodine"])
-def test_every_ray_is_as_in_float64_or_likelier(name, where):
+def test_every_ray_is_as_in_float64_or_likelier(name, where, device):
     for photons, seed in ((1e3, 7001), (1e5, 7002), (1e7, 7003)):
         counts, S, mu = drawn(name, where, photons, 400, seed)
         expected = solved(counts, S, mu, torch.float64)
-        found = solved(counts, S, mu, torch.float32)
+        found = solved(counts, S, mu, torch.float32, device)
         assert not (found.converged & ~expected.converged).any()
         far = found.converged & ((found.x.double() - expected.x).abs().amax(-1) > 1e-4)
 
@@ -96,9 +110,10 @@ def test_most_rays_with_many_counts_are_compiled(monkeypatch):
     assert shares[0] > 0.99
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("each_pixel", [False, True], ids=["shared", "of each pixel"])
 @pytest.mark.parametrize("name", ["silicon", "iodine"])
-def test_gradients_in_counts_and_spectra(name, each_pixel):
+def test_gradients_in_counts_spectra_and_attenuation(name, each_pixel, device):
     """For any counts, air without a photon among them, which pass no gradient."""
     counts, S, mu = drawn(name, "usual", 1e6, 300, 8105)
     counts = counts[: len(counts) // 3 * 3]
@@ -108,13 +123,13 @@ def test_gradients_in_counts_and_spectra(name, each_pixel):
         S = torch.stack([S, 1.02 * S, 0.98 * S]).float().double()
     cotangent = torch.randn(*counts.shape[:-1], len(mu), generator=torch.Generator().manual_seed(1))
     found = []
-    for dtype in (torch.float64, torch.float32):
-        leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in (counts, S)]
+    for place in (("cpu", torch.float64), (device, torch.float32)):
+        leaves = [t.detach().to(*place, copy=True).requires_grad_() for t in (counts, S, mu)]
         bounds = [side[: len(mu)] for side in BOX]
-        x = decompose(*leaves, mu.to(dtype), bounds=bounds).x
-        x.backward(cotangent.to(dtype))
-        found.append([leaf.grad.double() for leaf in leaves])
-    for leaf, right, single in zip((counts, S), *found, strict=True):
+        x = decompose(*leaves, bounds=bounds).x
+        x.backward(cotangent.to(*place))
+        found.append([leaf.grad.double().cpu() for leaf in leaves])
+    for leaf, right, single in zip((counts, S, mu), *found, strict=True):
         largest = right.abs().amax(-1, keepdim=True)
         # in float64, energies without photons get no gradient
         close = ((single - right).abs() <= 1e-4 * largest) | (leaf == 0)
@@ -123,32 +138,65 @@ def test_gradients_in_counts_and_spectra(name, each_pixel):
 
 def test_only_the_gradients_that_are_wanted():
     counts, S, mu = (t.float() for t in drawn("silicon", "usual", 1e6, 70, 7009))
-    for wanted in ("counts", "spectra"):
-        n, spectra = counts.clone(), S.clone()
-        leaf = (n if wanted == "counts" else spectra).requires_grad_()
-        decompose(n, spectra, mu).x.sum().backward()
-        assert leaf.grad is not None
-        assert leaf.grad.isfinite().all()
+    for wanted in range(3):
+        leaves = [t.clone() for t in (counts, S, mu)]
+        leaves[wanted].requires_grad_()
+        decompose(*leaves).x.sum().backward()
+        assert leaves[wanted].grad.isfinite().all()
+        assert sum(leaf.grad is not None for leaf in leaves) == 1
 
 
-def test_spectra_of_each_column_equal_a_loop_over_columns():
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_of_rays_in_double_precision(device):
+    """Few photons, a box that many rays reach, and air without a photon."""
+    counts, S, mu = drawn("silicon", "usual", 2e3, 200, 7010)
+    counts = counts[: len(counts) // 2 * 2].reshape(-1, 2, 4)
+    own = torch.stack([S, 1.03 * S]).float().double()
+    bounds = [[0.0, 0.0], [25.0, 2.0]]
+    found = []
+    for place, warm_start in (
+        (("cpu", torch.float64), list(WARM_START)),
+        ((device, torch.float32), WARM_START),
+    ):
+        leaves = [t.detach().to(*place, copy=True).requires_grad_() for t in (counts, own, mu)]
+        x, converged = decompose(*leaves, bounds=bounds, warm_start=warm_start)
+        cotangent = torch.linspace(-1, 1, x.numel()).reshape(x.shape)
+        x.backward(cotangent.to(x))
+        found.append([x.detach(), converged, *(leaf.grad for leaf in leaves)])
+    (x, converged, *right), (other, also, *single) = ([t.cpu() for t in side] for side in found)
+    assert torch.equal(converged, also)
+    lower, upper = (torch.tensor(side) for side in bounds)
+    at_limit = ((x <= lower) | (x >= upper)).any(-1)[converged]
+    assert 0.1 < at_limit.double().mean() < 0.9
+    assert ((x - other).abs()[converged] <= 1e-4).all()
+    for leaf, one, two in zip((counts, own, mu), right, single, strict=True):
+        # in torch, energies without photons get no gradient
+        close = (two.double() - one).abs() <= 1e-4 * one.abs().amax(-1, keepdim=True)
+        assert (close | (leaf == 0)).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_spectra_of_each_column_equal_a_loop_over_columns(device):
     counts, S, mu = drawn("silicon", "usual", 1e6, 60, 7006)
     skew = torch.linspace(-0.05, 0.05, S.shape[-1])
     own = torch.stack([S * (1 + factor * skew) for factor in (-1.0, 0.0, 1.0)]).float().double()
     columns = counts[:, None].expand(-1, 3, -1)
-    together = solved(columns, own, mu, torch.float32)
+    together = solved(columns, own, mu, torch.float32, device)
     for column in range(3):
-        alone = solved(columns[:, column : column + 1], own[column : column + 1], mu, torch.float32)
+        alone = solved(
+            columns[:, column : column + 1], own[column : column + 1], mu, torch.float32, device
+        )
         # the polynomial of the start is fitted to the mean of all spectra
         torch.testing.assert_close(together.x[:, column], alone.x[:, 0], rtol=0, atol=2e-5)
         assert torch.equal(together.converged[:, column], alone.converged[:, 0])
 
 
-def test_a_ray_does_not_depend_on_its_neighbours():
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_ray_does_not_depend_on_its_neighbours(device):
     counts, S, mu = drawn("silicon", "hostile", 1e6, 500, 7007)
-    whole = solved(counts, S, mu, torch.float32)
+    whole = solved(counts, S, mu, torch.float32, device)
     for some in (slice(0, 1), slice(3, 80), slice(100, None, 7)):
-        part = solved(counts[some], S, mu, torch.float32)
+        part = solved(counts[some], S, mu, torch.float32, device)
         assert torch.equal(part.x, whole.x[some])
         assert torch.equal(part.converged, whole.converged[some])
 
