@@ -30,6 +30,7 @@ def assembled(
     materials: Sequence[str],
     gauge: Gauge,
     named: Callable[[int], str] | None = None,
+    warnings: Sequence[str] = (),
 ) -> PixelModel:
     """The model of all pixels: nominal where a pixel is flagged.
 
@@ -42,6 +43,7 @@ def assembled(
         materials: of the skew.
         gauge: of the model.
         named: what was in the beam in an exposure, by default the plates.
+        warnings: further ones.
 
     Raises:
         ValueError: fewer than half of the usable pixels fit, or the median pixel misses its counts
@@ -61,9 +63,9 @@ def assembled(
             f"are {kind!r}: {_REMEDIES.get(kind, '')}check the exposures, the lengths and "
             "materials in the beam, the spectrum and the response"
         )
-    warnings = tuple(
-        fit_warnings(fit.of(ok), nominal, gauge, plates.noise_free, named or plates.named)
-    )
+    named = named or plates.named
+    found = fit_warnings(fit.of(ok), nominal, gauge, plates.noise_free, named)
+    warnings = (*warnings, *found)
     for warning in warnings:
         log.warning("%s", warning)
     gain, x = fit.gain / fit.gain[ok].median(), fit.thickness_cm

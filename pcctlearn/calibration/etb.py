@@ -10,10 +10,11 @@ from torch import Tensor
 from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.pixel_fit import PixelFit
-from pcctlearn.calibration.pixel_model import Gauge, PixelModel
+from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
+from pcctlearn.calibration.typical_counts import shared_bias
 from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
@@ -106,8 +107,10 @@ class EtbCal:
             for kind, found in spoils.items():
                 known = flags.get(kind, torch.zeros_like(good))
                 flags = {**flags, kind: known | spread(found, good, False)}
-        gauge: Gauge = "relative" if compares else "absolute"
-        return assembled(fit, flags, plates, self.materials, gauge)
+        if not compares:
+            return assembled(fit, flags, plates, self.materials, "absolute")
+        bias = tuple(shared_bias(counts[~any_of(flags)], model, plates))
+        return assembled(fit, flags, plates, self.materials, "relative", warnings=bias)
 
     def _fit(
         self,

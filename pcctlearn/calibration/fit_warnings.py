@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pcctlearn.calibration.pixel_fit import PixelFit
 from pcctlearn.calibration.pixel_model import Gauge
+from pcctlearn.calibration.typical_counts import MOST_BIASED_keV
 
 _MOST_SHARED = 2.0  # χ² per degree of freedom of the residuals that all pixels share
 _LEAST_SHARED, _MOST_REFUSED = 5e-4, 0.01  # of ln counts
-_MOST_BIASED_keV = 2.0  # of the median pixel
 _MOST_WRONG = 1.2  # times, of error bars that are too small or too large
 _ABSOLUTE: dict[Gauge, str] = {
     "absolute": "",
@@ -84,7 +84,7 @@ def _bias(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"]) -> Iterator[st
     """A bias that all pixels share, of the threshold where it is largest."""
     median = fit.thresholds_keV.median(0).values
     index = int((median - nominal_keV).abs().argmax())
-    if abs(float(median[index] - nominal_keV[index])) > _MOST_BIASED_keV:
+    if abs(float(median[index] - nominal_keV[index])) > MOST_BIASED_keV:
         yield (
             f"the threshold of {nominal_keV[index]:g} keV is {median[index]:.1f} keV in the median "
             f"pixel, and that of {nominal_keV[0]:g} keV, which is nominal by definition, may be "

@@ -1,6 +1,6 @@
 """Checks of the counts of the median pixel against those that the scanner expects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ _NEARLY, _MOST_OFF = 0.15, 0.4
 _CLOSER = 3.0  # times, of what explains the counts better than what is stored
 _IN_MM, _IN_MM_RELATIVE = 0.05, 0.1  # of projections: those of a skew of 0.1 mm of CdTe
 _STEP_keV = 0.1
+MOST_BIASED_keV = 2.0  # of the median pixel, without a warning
 _MOST_SHIFTED_keV = FURTHEST_keV / 2  # of all pixels; the rest of the search is for each of them
 
 Typical = Float[Tensor, "exposure threshold"]
@@ -119,6 +120,24 @@ def require_nested(
             f"counts behind {plates.named(air)} are {_listed(is_)} of those above "
             f"{plates.thresholds_keV[0]:g} keV, where the scanner expects {_listed(wanted)}: check "
             "thresholds_keV, the spectrum and the response"
+        )
+
+
+def shared_bias(
+    counts: Float[Tensor, "pixel exposure threshold"], model: PlateModel, plates: CalibrationSet
+) -> Iterator[str]:
+    """A sentence about thresholds that the median pixel contradicts by more than 2 keV.
+
+    For calibrations from counts relative to the sum over the pixels, which do not determine it.
+    """
+    typical, expected = counts.median(0).values, _expected(model, plates)
+    thresholds, left = _shifted(typical, expected, model, plates)
+    apart = (torch.tensor(thresholds) - plates.thresholds_keV).abs().max()
+    if apart > MOST_BIASED_keV and _CLOSER * left < _off(typical, expected):
+        yield (
+            f"the counts of the median pixel are those above {_listed(thresholds)} keV, not above "
+            f"{_listed(plates.thresholds_keV.tolist())} keV, and counts relative to the sum over "
+            "the pixels do not determine a bias that all pixels share: correct thresholds_keV"
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.plates import PLATES_CM, cdte_scanner, flawed, plates_of
+from support.plates import AS_PROPOSED, PLATES_CM, cdte_scanner, flawed, plates_of
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.etb import EtbCal
@@ -81,6 +81,17 @@ def test_a_bias_that_all_pixels_share_is_found_within_its_error_bars(calibrator,
     assert "correct thresholds_keV" in warning
     corrected = float(warning.split("is ")[1].split(" keV")[0])
     assert corrected == pytest.approx(60 + bias_keV, abs=0.2)
+
+
+@pytest.mark.parametrize("bias_keV", [-4.0, 0.0, 1.0, 3.0])
+def test_as_proposed_a_bias_that_all_pixels_share_is_named(bias_keV):
+    plates = plates_of(detector(bias_keV=bias_keV), 1e7, seed=3)
+    found = EtbCal(**AS_PROPOSED).fit(plates, cdte_scanner())
+    named = [w for w in found.warnings if "correct thresholds_keV" in w]
+    assert bool(named) == (abs(bias_keV) > 2)
+    for warning in named:
+        value = float(warning.split("above 40, ")[1].split(" keV")[0])
+        assert value == pytest.approx(60 + bias_keV, abs=0.3)
 
 
 @pytest.mark.parametrize("bias_keV", [-8.0, 8.0])
