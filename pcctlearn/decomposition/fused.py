@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _MOST_MATERIALS = 3
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+_TELLING = 1e-5  # least difference of the half deviances of two minima
 _LOADED_S = 2.0  # compiled functions are loaded from the disk in less
 
 
@@ -103,6 +104,38 @@ def easy_minima(
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
+
+
+def ambiguous_minima(given: Problem, start: Tensor, wanted: Tensor) -> Solution:
+    """Flat minima in float32, the likelier of those from the start and from zero material.
+
+    Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
+    tells apart. Arguments are those of ``hard_minima``.
+    """
+    from pcctlearn.decomposition.newton_lanes_numba import descend
+
+    shape = wanted.shape
+    found = []
+    with _announced("decomposition of few photons", given):
+        for begin in (start, torch.zeros_like(start)):
+            x, value, done = (
+                torch.zeros_like(start),
+                start.new_zeros(shape),
+                torch.zeros_like(wanted),
+            )
+            descend(
+                *_arrays(*given.tensors(), begin.contiguous(), wanted, *given.limits()),
+                np.float32(DISTANCE),
+                *given.sizes(),
+                *_arrays(x, value, done),
+            )
+            found.append((x, value, done))
+    (x, value, done), (other, there, also) = found
+    same = (x - other).abs().amax(-1) <= 2 * DISTANCE
+    rounding = 8 * torch.finfo(x.dtype).eps * given.counts.detach().sum(-1)
+    apart = (value - there).abs() > _TELLING + rounding
+    x = torch.where((there < value)[..., None] & ~same[..., None], other, x)
+    return Solution(x.flatten(0, 1), (done & also & (same | apart)).flatten())
 
 
 def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> Solution:

@@ -73,13 +73,13 @@ def _in_pairs(spectra, attenuation):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _enough(counts, pixel, start, least, active, materials, bins):
+def _enough(counts, least, active, materials, bins):
     """The rays of a tile with ``least`` photons or more, written to ``active``; their number."""
     n = 0
-    for i in range(start, min(start + TILE, counts.shape[1])):
+    for i in range(len(counts)):
         total = f4(0)
         for b in range(len(bins)):
-            total += counts[pixel, i, b]
+            total += counts[i, b]
         if total >= least:
             active[n] = i
             n += 1
@@ -177,6 +177,65 @@ def _judge(w, lower, upper, limits, materials, bins):
 
 
 @no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _minimise_tile(
+    counts,
+    spectra,
+    attenuation,
+    coefficients,
+    most,
+    lower,
+    upper,
+    limits,
+    materials,
+    bins,
+    x,
+    solved,
+):
+    """``minimise`` for the rays of a tile; arrays without the pixel axis."""
+    K = len(materials)
+    A, S, _, _, _, Q, N, _, height = rows(materials, bins)
+    exponents, weights = packed(spectra, attenuation, materials, bins)
+    fewer, of_fewer = _in_pairs(spectra, attenuation)
+    rough_exponents, rough_weights = packed(fewer, of_fewer, materials, bins)
+    air = spectra.sum(-1)
+    w = np.zeros(height * LANES, np.float32)
+    active, saddle = np.empty(len(counts), np.int64), np.ones(len(counts), np.float32)
+    n_active = _enough(counts, limits[1], active, materials, bins)
+    for look in range(_MOST_LOOKS):
+        n_left = 0
+        for first in range(0, n_active, LANES):
+            lanes = min(LANES, n_active - first)
+            for r in range(LANES):
+                j = first + min(r, lanes - 1)
+                for b in range(len(bins)):
+                    w[(N + b) * LANES + r] = counts[active[j], b]
+                for k in range(K):
+                    w[(A + k) * LANES + r] = x[active[j], k]
+                w[(Q + SAFE) * LANES + r] = saddle[j]
+            if look == 0:
+                _begin(w, air, coefficients, most, materials, bins)
+                look_at(w, rough_exponents, rough_weights, materials, bins)
+            else:
+                look_at(w, exponents, weights, materials, bins)
+            _minimise_model(w, materials, bins)
+            _judge(w, lower, upper, limits, materials, bins)
+            for r in range(lanes):
+                i = active[first + r]
+                for k in range(K):
+                    value = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
+                    x[i, k] = min(max(value, lower[k]), upper[k])
+                minimum = w[(Q + MINIMUM) * LANES + r]
+                if minimum > f4(0):
+                    solved[i] = minimum == f4(2)
+                else:  # once more; after a saddle with a Hessian that is positive definite
+                    active[n_left] = i
+                    saddle[n_left] = f4(1) - w[(Q + DEFINITE) * LANES + r]
+                    n_left += 1
+        n_active = n_left
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def minimise(
     counts,
@@ -205,48 +264,12 @@ def minimise(
         x: (pixel, ray, material), written for rays with enough photons.
         solved: (pixel, ray), zero; written.
     """
-    K = len(materials)
-    n_rays = counts.shape[1]
-    per_pixel = (n_rays + TILE - 1) // TILE
-    A, S, _, _, _, Q, N, _, height = rows(materials, bins)
+    per_pixel = (counts.shape[1] + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):
-        pixel, start = tile // per_pixel, tile % per_pixel * TILE
-        own = pixel if len(spectra) > 1 else 0
-        exponents, weights = packed(spectra[own], attenuation, materials, bins)
-        fewer, of_fewer = _in_pairs(spectra[own], attenuation)
-        rough_exponents, rough_weights = packed(fewer, of_fewer, materials, bins)
-        air = spectra[own].sum(-1)
-        w = np.zeros(height * LANES, np.float32)
-        active, saddle = np.empty(TILE, np.int64), np.ones(TILE, np.float32)
-        n_active = _enough(counts, pixel, start, limits[1], active, materials, bins)
-        for look in range(_MOST_LOOKS):
-            n_left = 0
-            for first in range(0, n_active, LANES):
-                lanes = min(LANES, n_active - first)
-                for r in range(LANES):
-                    j = first + min(r, lanes - 1)
-                    for b in range(len(bins)):
-                        w[(N + b) * LANES + r] = counts[pixel, active[j], b]
-                    for k in range(K):
-                        w[(A + k) * LANES + r] = x[pixel, active[j], k]
-                    w[(Q + SAFE) * LANES + r] = saddle[j]
-                if look == 0:
-                    _begin(w, air, coefficients, most, materials, bins)
-                    look_at(w, rough_exponents, rough_weights, materials, bins)
-                else:
-                    look_at(w, exponents, weights, materials, bins)
-                _minimise_model(w, materials, bins)
-                _judge(w, lower, upper, limits, materials, bins)
-                for r in range(lanes):
-                    i = active[first + r]
-                    for k in range(K):
-                        value = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
-                        x[pixel, i, k] = min(max(value, lower[k]), upper[k])
-                    minimum = w[(Q + MINIMUM) * LANES + r]
-                    if minimum > f4(0):
-                        solved[pixel, i] = minimum == f4(2)
-                    else:  # once more; after a saddle with a Hessian that is positive definite
-                        active[n_left] = i
-                        saddle[n_left] = f4(1) - w[(Q + DEFINITE) * LANES + r]
-                        n_left += 1
-            n_active = n_left
+        p, i = tile // per_pixel, tile % per_pixel * TILE
+        j = i + TILE
+        own = p if len(spectra) > 1 else 0
+        _minimise_tile(
+            counts[p, i:j], spectra[own], attenuation, coefficients, most, lower, upper, limits,
+            materials, bins, x[p, i:j], solved[p, i:j],
+        )  # fmt: skip

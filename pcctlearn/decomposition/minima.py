@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcctlearn.decomposition.fused import easy_minima, hard_minima, is_compiled, problem
+from pcctlearn.decomposition.fused import (
+    ambiguous_minima,
+    easy_minima,
+    hard_minima,
+    is_compiled,
+    problem,
+)
 from pcctlearn.decomposition.pieces import Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.physics.likelihood import poisson_likelihood
@@ -60,7 +66,8 @@ def find_minima(
     """Minimise ray by ray; rays are independent.
 
     The first solver of ``warm_start`` solves all rays in their own precision; with the default
-    ``WARM_START`` compiled functions do where they exist (``easy_minima``). A ray that does not
+    ``WARM_START`` compiled functions do where they exist (``easy_minima``, and
+    on a CPU ``ambiguous_minima``, which makes both searches in float32). A ray that does not
     converge, because it needs more steps or because rounding moves its minimum too far, is solved
     in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
     start and, if that fails, from zero material. With three materials the start may be separated
@@ -82,6 +89,9 @@ def find_minima(
         assert begin is not None
         unsolved = Solution(begin.flatten(0, -2), torch.zeros_like(index.flatten() > 0))
         single = put_back(single, index, unsolved)
+        single = _resolved_in_float32(
+            rays.starting_at(single.x), single, possible, attenuation, bounds
+        )
         rays = rays.starting_at(single.x)
     else:
         rays = started(rays, polynomial)
@@ -109,6 +119,24 @@ def find_minima(
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE
         double = Solution(double.x, double.converged & ~blurred.any(-1))
     return Found(single, hard, double, compiled)
+
+
+def _resolved_in_float32(
+    rays: Rays, single: Solution, possible: Tensor, attenuation: Attenuation, bounds: Bounds | None
+) -> Solution:
+    """Minima of rays that may have several, where float32 resolves them; others stay unsolved."""
+    if rays.counts.is_cuda:
+        return single
+    few, index = rays.take(possible & ~single.converged)
+    if not index.numel():
+        return single
+    given = problem(few, attenuation, bounds)
+    shape = (*given.counts.shape[:2], -1)
+    assert few.start is not None
+    start = few.start.reshape(shape)
+    x, converged = ambiguous_minima(given, start, (index >= 0).reshape(shape[:2]))
+    x = torch.where(converged[:, None], x, start.flatten(0, 1))
+    return put_back(single, index, Solution(x, converged))
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
