@@ -150,7 +150,7 @@ def measure(
 
     def uncompiled() -> None:
         with torch.no_grad():
-            decompose(some, spectra, attenuation, bounds=limits, warm_start=list(WARM_START))
+            decompose(some, spectra, attenuation, bounds=limits, warm_start=WARM_START)
 
     def both_in_all() -> None:
         leaves = [t.clone().requires_grad_() for t in (counts.detach(), spectra, attenuation)]

@@ -13,7 +13,6 @@ from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.fused import problem, with_derivative
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
 from pcctlearn.decomposition.minima import (
-    WARM_START,
     find_minima,
     in_double,
     informative,
@@ -48,7 +47,7 @@ def decompose(
     attenuation: Attenuation,
     *,
     solver: Solver | None = None,
-    warm_start: Sequence[Solver] = WARM_START,
+    warm_start: Sequence[Solver] | None = None,
     adjoint: Adjoint = "implicit",
     bounds: Bounds | Sequence[Sequence[float]] | None = None,
     start: RayLineIntegrals | None = None,
@@ -67,7 +66,8 @@ def decompose(
         attenuation: (material, energy), cm²/g.
         solver: for rays that the warm start does not solve, in double precision; by default
             ``DampedNewton()``.
-        warm_start: solvers that run first, by default a few steps of Newton's method. The first
+        warm_start: solvers that run first, by default a few steps of Newton's method
+            (``WARM_START``), in compiled functions where they exist. The first
             solves all rays in their precision, the others solve the remaining rays in double
             precision. With ``()`` all rays go to ``solver``.
         adjoint: "implicit" differentiates the minimum; "unrolled" differentiates the steps of
@@ -175,7 +175,7 @@ class MaximumLikelihood(Decomposition):
         solver: Solver | None = None,
         bounds_g_cm2: Mapping[str, Sequence[float]] | None = None,
         gradient_clamp: float | None = None,
-        warm_start: Sequence[Solver] = WARM_START,
+        warm_start: Sequence[Solver] | None = None,
         adjoint: Adjoint = "implicit",
     ) -> None:
         super().__init__(model)

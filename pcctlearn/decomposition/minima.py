@@ -59,15 +59,16 @@ def find_minima(
     rays: Rays,
     attenuation: Attenuation,
     solver: Solver | None,
-    warm_start: Sequence[Solver],
+    warm_start: Sequence[Solver] | None,
     bounds: Bounds | None,
     polynomial: Polynomial | None = None,
 ) -> Found:
     """Minimise ray by ray; rays are independent.
 
-    The first solver of ``warm_start`` solves all rays in their own precision; with the default
-    ``WARM_START`` compiled functions do where they exist (``easy_minima``, and
-    on a CPU ``ambiguous_minima``, which makes both searches in float32). A ray that does not
+    The first solver of ``warm_start``, by default ``WARM_START``, solves all rays in their own
+    precision. Without a ``warm_start`` of the caller compiled functions do where they exist
+    (``easy_minima``, and on a CPU ``ambiguous_minima``, which makes both searches in float32),
+    also in double precision if ``solver`` is the default. A ray that does not
     converge, because it needs more steps or because rounding moves its minimum too far, is solved
     in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
     start and, if that fails, from zero material. With three materials the start may be separated
@@ -75,11 +76,13 @@ def find_minima(
     the measured ones. A ray whose likelihood may have several minima (``_ambiguous``) is also
     solved in double precision, because in float32 rounding would choose among them. Rays without a
     start begin at the ``polynomial``; in double precision they are solved from both starts, and the
-    likelier minimum is kept. Without a warm start all rays are solved in double precision.
+    likelier minimum is kept. With an empty warm start all rays are solved in double precision.
     """
     possible = informative(rays.counts).flatten()
     likelier = rays.start is None
-    compiled = likelier and warm_start is WARM_START and is_compiled(rays, attenuation)
+    compiled = likelier and warm_start is None and is_compiled(rays, attenuation)
+    warm_start = WARM_START if warm_start is None else warm_start
+    solver = solver or DampedNewton()
     if compiled:
         assert polynomial is not None
         few = _FEW_PHOTONS if len(attenuation) < 3 else _FEW_PHOTONS_OF_THREE
@@ -105,7 +108,7 @@ def find_minima(
     rest, index = rays.take(hard)
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
     if index.numel():
-        if compiled and solver is None:
+        if compiled and solver == DampedNewton():
             given = problem(rest, attenuation, bounds)
             shape = (*given.counts.shape[:2], -1)
             assert rest.start is not None
@@ -113,7 +116,7 @@ def find_minima(
             double = hard_minima(given, start, wanted, _SAME)
         else:
             done = (index < 0).flatten()
-            solvers = [*warm_start[1:], solver or DampedNewton()]
+            solvers = [*warm_start[1:], solver]
             double = _solve_in_double(rest, done, attenuation, solvers, bounds, likelier)
         # float32 does not resolve a large area density to the distance of a converged ray
         blurred = double.x.abs() * (0.5 * torch.finfo(single.x.dtype).eps) > DISTANCE

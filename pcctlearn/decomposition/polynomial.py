@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +30,8 @@ from pcctlearn.validation import require_positive
 log = logging.getLogger(__name__)
 
 _DARKEST = 1e-3  # transmission at the far end of the fitted range
+_THICKEST = 1e4  # g/cm², of a material that hardly attenuates
+_LEAST_SLOPE = 1e-30
 _LATTICE = {1: 24, 2: 14, 3: 10}  # points along a side; fewer for more materials
 _BELOW_ZERO = -0.03  # lower end of the lattice over the range: with noise, air has negative values
 _RIDGE, _RIDGE_DEGREE = 1e-6, 3  # of the normal matrix, up to this degree
@@ -259,12 +262,16 @@ def _features(p: Tensor, degree: int, dim: int = -2) -> Tensor:
 
 def _range(spectrum: Tensor, mu: Tensor) -> Tensor:
     """Area density of one material that transmits ``_DARKEST`` of the photons."""
-    low, high = 0.0, 1e4
-    with torch.no_grad():
-        for _ in range(60):
-            middle = math.sqrt(low * high) if low > 0 else high / 2
-            transmission = (spectrum * torch.exp(-middle * mu)).sum() / spectrum.sum()
-            low, high = (middle, high) if transmission > _DARKEST else (low, middle)
+    S, m = (t.detach().cpu().numpy() for t in (spectrum, mu))
+    high = 0.0
+    while high < _THICKEST:  # Newton: log T is convex and falls, so every iterate is too small
+        parts = S * np.exp(-high * m)
+        excess = math.log(parts.sum() / (_DARKEST * S.sum()))
+        step = excess * parts.sum() / max(float(parts @ m), _LEAST_SLOPE)
+        high += step
+        if step <= 1e-12 * high:
+            break
+    high = min(high, _THICKEST)
     transmitted = spectrum * torch.exp(-high * mu)
     log_transmission = torch.log(transmitted.sum() / spectrum.sum())
     slope = (transmitted * mu).sum() / transmitted.sum()

@@ -1,5 +1,7 @@
 """Damped Newton's method with bounds, for many small problems at once."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from pcctlearn.solvers.small_systems import quadratic_form
 _STUCK = 1e12  # damping at which no step makes progress
 
 
+@dataclass(frozen=True)
 class DampedNewton:
     """x ← x − (H + δ diag|H|)⁻¹ g, with a damping δ for each ray.
 
@@ -32,20 +35,18 @@ class DampedNewton:
             unknowns.
     """
 
-    def __init__(
-        self,
-        tolerance: float = 1e-10,
-        max_steps: int = 60,
-        exact: bool = True,
-        scoring_steps: int = 0,
-        distance: float = DISTANCE,
-        resolved_by: torch.dtype | None = None,
-    ) -> None:
-        if tolerance <= 0 or max_steps < 1:
-            raise ValueError(f"tolerance and max_steps must be positive: {tolerance}, {max_steps}")
-        self.tolerance, self.max_steps, self.exact = tolerance, max_steps, exact
-        self.scoring_steps, self.distance = scoring_steps, distance
-        self.resolved_by = resolved_by
+    tolerance: float = 1e-10
+    max_steps: int = 60
+    exact: bool = True
+    scoring_steps: int = 0
+    distance: float = DISTANCE
+    resolved_by: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance <= 0 or self.max_steps < 1:
+            raise ValueError(
+                f"tolerance and max_steps must be positive: {self.tolerance}, {self.max_steps}"
+            )
 
     def __call__(
         self,

@@ -1,5 +1,6 @@
 """Compiled minima of float32: as in float64, or likelier, for every ray of every beam."""
 
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -8,7 +9,7 @@ from support.plates import cdte_scanner
 from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition import fused
-from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
 from pcctlearn.decomposition.minima import WARM_START
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.noise import draw_counts
@@ -16,6 +17,7 @@ from pcctlearn.physics.response.presets import cdte_monte_carlo
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
+from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Solution
 
 BOX = [[-5.0, -7.75, -2.0], [60.0, 15.5, 2.0]]
@@ -140,6 +142,21 @@ def test_gradients_in_counts_spectra_and_attenuation(name, each_pixel, device):
         assert close.all()
 
 
+def test_a_copy_of_a_layer_is_compiled_too(monkeypatch):
+    """With the solver that configurations name, also where rays are solved in double precision."""
+    calls = []
+    for name in ("easy_minima", "hard_minima"):
+        function = getattr(fused, name)
+        monkeypatch.setattr(
+            f"pcctlearn.decomposition.minima.{name}",
+            lambda *given, f=function, name=name: calls.append(name) or f(*given),
+        )
+    layer = deepcopy(MaximumLikelihood(scanner().float(), DampedNewton()))
+    counts = drawn("silicon", "usual", 3e3, 300, 7011)[0].float()
+    layer(counts.T[None, :, None])
+    assert calls == ["easy_minima", "hard_minima"]
+
+
 def test_only_the_gradients_that_are_wanted():
     counts, S, mu = (t.float() for t in drawn("silicon", "usual", 1e6, 70, 7009))
     for wanted in range(3):
@@ -159,8 +176,8 @@ def test_gradients_of_rays_in_double_precision(device):
     bounds = [[0.0, 0.0], [25.0, 2.0]]
     found = []
     for place, warm_start in (
-        (("cpu", torch.float64), list(WARM_START)),
-        ((device, torch.float32), WARM_START),
+        (("cpu", torch.float64), WARM_START),
+        ((device, torch.float32), None),
     ):
         leaves = [t.detach().to(*place, copy=True).requires_grad_() for t in (counts, own, mu)]
         x, converged = decompose(*leaves, bounds=bounds, warm_start=warm_start)
