@@ -49,9 +49,10 @@ def check(counts: RayCounts, spectra: Spectra, attenuation: Attenuation) -> None
             f"{len(attenuation)} materials need as many bins, got {counts.shape[-1]}: "
             "use fewer materials or more thresholds"
         )
-    sound = counts.isfinite() & (counts >= 0)
-    if not bool(sound.all()):
-        wrong = counts.detach()[~sound]
+    n = counts.detach()
+    least, most = n.aminmax() if n.numel() else (n.sum(), n.sum())
+    if not (bool(least >= 0) and bool(most.isfinite())):  # false for NaN
+        wrong = n[~(n.isfinite() & (n >= 0))]
         raise ValueError(
             f"counts must be finite and not negative, but {len(wrong)} of {counts.numel()} are "
             f"not (first: {wrong[0].item():g}): mask or repair dead pixels before the decomposition"

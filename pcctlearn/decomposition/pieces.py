@@ -122,6 +122,8 @@ def flat(solutions: Sequence[Solution]) -> Solution:
 def put_back(solution: Solution, index: Tensor, part: Solution) -> Solution:
     """The flat solution, with the rays of ``Rays.take`` replaced by those of ``part``."""
     index = index.flatten()
+    if not index.numel():
+        return solution
     kept = index >= 0
     where = (index[kept],)
     return Solution(
