@@ -58,9 +58,14 @@ def assembled(
     ok = ~any_of(new)
     if int(ok.sum()) < 0.5 * len(ok):
         kind = max(new, key=lambda name: int(new[name].sum()))
+        remedy = _REMEDIES.get(kind, "")
+        if kind == "undetermined" and len(materials) > 1:
+            remedy = (
+                f"use one material of the skew (calibration.materials=[{materials[0]}]), " + remedy
+            )
         raise ValueError(
             f"only {int(ok.sum())} of {len(ok)} pixels can be calibrated, {int(new[kind].sum())} "
-            f"are {kind!r}: {_REMEDIES.get(kind, '')}check the exposures, the lengths and "
+            f"are {kind!r}: {remedy}check the exposures, the lengths and "
             "materials in the beam, the spectrum and the response"
         )
     named = named or plates.named

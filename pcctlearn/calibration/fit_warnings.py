@@ -105,7 +105,8 @@ def _noise(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], gauge: Gauge)
     if factor > _MOST_WRONG:
         remedy = (
             "store the photons of all frames together without any factor, and check that tube and "
-            "detector were stable"
+            "detector were stable and that the pixels hardly differ in the threshold of "
+            f"{nominal_keV[0]:g} keV, which is nominal by definition"
         )
         yield (
             f"{what}, so that errors exceed their error bars by about this factor: "

@@ -14,6 +14,7 @@ from pcctlearn.physics.thresholds import bins_from_above
 from pcctlearn.scans.dead_pixels import any_of
 
 _MOST_APART = 4.0  # counts of a pixel over those of the median one, or less
+_MOST_RISE = 4.0  # of counts from one threshold to the next, in standard deviations
 
 
 def unusable(
@@ -69,8 +70,15 @@ def usable_pixels(
     """
     counts = plates.counts.flatten(1, -2).movedim(0, 1).double()
     flags = unusable(counts, plates.flags)
+    flags = {**flags, "rising with the threshold": _rising(counts) & ~any_of(flags)}
     require_nested(counts[~any_of(flags)], model, plates)
     return counts, flags
+
+
+def _rising(counts: Float[Tensor, "pixel exposure threshold"]) -> Bool[Tensor, "pixel"]:
+    """Pixels that count more above a threshold than above the one below it, beyond noise."""
+    lower, upper = counts[..., :-1], counts[..., 1:]
+    return (upper - lower > _MOST_RISE * (lower + upper).sqrt()).flatten(1).any(-1)
 
 
 def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:

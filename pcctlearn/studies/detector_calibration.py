@@ -167,8 +167,8 @@ class DetectorCalibration:
     def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
         n_flagged = int((~found.calibrated).sum())
         words = [
-            f"{found.gain.numel()} pixels; wrote {path}. {n_flagged} pixels are flagged and "
-            "treated as nominal."
+            f"{found.gain.numel()} pixels, of which {n_flagged} flagged and treated as nominal; "
+            f"wrote {path}."
         ]
         for kind, flagged in found.flags.items():
             if places := flagged.nonzero().tolist():

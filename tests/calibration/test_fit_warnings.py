@@ -10,6 +10,7 @@ from support.plates import AS_PROPOSED, cdte_scanner, flawed, plates_of
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.layer_slabs import LayerSlabs
 
+EDGES_keV = (31.0, 37.0, 54.0, 60.0, 149.0)
 CALIBRATORS = {"etb": EtbCal(), "as proposed": EtbCal(**AS_PROPOSED), "layer": LayerSlabs()}
 
 
@@ -38,12 +39,21 @@ def test_a_variance_that_is_not_the_mean_is_reported_with_its_size(kind, factor)
     assert ("too large" in warning) == (factor < 1)
 
 
+def test_pixels_that_differ_in_the_lowest_threshold_are_named_as_a_cause():
+    truth = flawed(n_pixels=150, edges_keV=EDGES_keV)
+    drawn = torch.randn(150, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    thresholds_keV = truth.thresholds_keV.clone()
+    thresholds_keV[:, 0] += 0.3 * drawn
+    plates = plates_of(replace(truth, thresholds_keV=thresholds_keV), 1e8, seed=3)
+    (warning,) = EtbCal().fit(plates, cdte_scanner(EDGES_keV)).warnings
+    assert "hardly differ in the threshold of 31 keV" in warning
+
+
 @pytest.mark.parametrize("normalisation", ["model", "nominal"])
 def test_errors_of_second_order_of_relative_counts_are_said_to_be_theirs(normalisation):
-    edges_keV = (31.0, 37.0, 54.0, 60.0, 149.0)
-    plates = plates_of(flawed(n_pixels=150, edges_keV=edges_keV), 1e9, seed=3)
+    plates = plates_of(flawed(n_pixels=150, edges_keV=EDGES_keV), 1e9, seed=3)
     calibrator = EtbCal(normalisation=normalisation, comparison="counts")
-    warnings = calibrator.fit(plates, cdte_scanner(edges_keV)).warnings
+    warnings = calibrator.fit(plates, cdte_scanner(EDGES_keV)).warnings
     assert any("scatter" in warning for warning in warnings)
     assert all("calibration=etb" in warning for warning in warnings)
 
