@@ -161,7 +161,7 @@ class DetectorCalibration:
             yield (
                 f"behind {self.water_cm:g} cm of water above {thresholds} keV the pixels differ by "
                 "no more than the noise of their calibration, so that correcting them is no better "
-                "than a flat field: expose longer"
+                "than a flat field: expose longer, or correct them by a flat field alone"
             )
 
     def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
