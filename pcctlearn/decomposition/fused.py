@@ -112,30 +112,38 @@ def ambiguous_minima(given: Problem, start: Tensor, wanted: Tensor) -> Solution:
     Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
     tells apart. Arguments are those of ``hard_minima``.
     """
+    with _announced("decomposition of few photons", given):
+        search = _search_on_cuda if given.counts.is_cuda else _search_on_cpu
+        x, converged = search(given, start.contiguous(), wanted)
+    return Solution(x.flatten(0, 1), converged.flatten())
+
+
+def _search_on_cuda(given: Problem, start: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    from pcctlearn.decomposition.newton_triton import search
+
+    limits = given.limits()
+    return search(*given.tensors(), start, wanted, *limits, DISTANCE, _TELLING, torch.float32)
+
+
+def _search_on_cpu(given: Problem, start: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     from pcctlearn.decomposition.newton_lanes_numba import descend
 
-    shape = wanted.shape
     found = []
-    with _announced("decomposition of few photons", given):
-        for begin in (start, torch.zeros_like(start)):
-            x, value, done = (
-                torch.zeros_like(start),
-                start.new_zeros(shape),
-                torch.zeros_like(wanted),
-            )
-            descend(
-                *_arrays(*given.tensors(), begin.contiguous(), wanted, *given.limits()),
-                np.float32(DISTANCE),
-                *given.sizes(),
-                *_arrays(x, value, done),
-            )
-            found.append((x, value, done))
+    for begin in (start, torch.zeros_like(start)):
+        x, value, done = torch.zeros_like(start), start[..., 0] * 0, torch.zeros_like(wanted)
+        descend(
+            *_arrays(*given.tensors(), begin, wanted, *given.limits()),
+            np.float32(DISTANCE),
+            *given.sizes(),
+            *_arrays(x, value, done),
+        )
+        found.append((x, value, done))
     (x, value, done), (other, there, also) = found
-    same = (x - other).abs().amax(-1) <= 2 * DISTANCE
     rounding = 8 * torch.finfo(x.dtype).eps * given.counts.detach().sum(-1)
-    apart = (value - there).abs() > _TELLING + rounding
-    x = torch.where((there < value)[..., None] & ~same[..., None], other, x)
-    return Solution(x.flatten(0, 1), (done & also & (same | apart)).flatten())
+    same = (x - other).abs().amax(-1) <= 2 * DISTANCE
+    told = (value - there).abs() > _TELLING + rounding
+    x = torch.where((there < value - _TELLING - rounding)[..., None], other, x)
+    return x, done & also & (same | told)
 
 
 def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> Solution:
@@ -153,8 +161,9 @@ def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> S
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
-            x, converged = newton_triton.solve_in_double(
-                *given.tensors(), start.contiguous(), wanted, *given.limits(), DISTANCE, same
+            theta = given.tensors()
+            x, converged = newton_triton.search(
+                *theta, start.contiguous(), wanted, *given.limits(), DISTANCE, same, torch.float64
             )
         else:
             from pcctlearn.decomposition import newton_numba

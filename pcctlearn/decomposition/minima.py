@@ -67,10 +67,10 @@ def find_minima(
 
     The first solver of ``warm_start``, by default ``WARM_START``, solves all rays in their own
     precision. Without a ``warm_start`` of the caller compiled functions do where they exist
-    (``easy_minima``, and on a CPU ``ambiguous_minima``, which makes both searches in float32),
-    also in double precision if ``solver`` is the default. A ray that does not
-    converge, because it needs more steps or because rounding moves its minimum too far, is solved
-    in double precision by the other solvers of ``warm_start`` and then by ``solver``, from the same
+    (``easy_minima``, and ``ambiguous_minima``, which makes both searches in float32), also in
+    double precision if ``solver`` is the default. A ray that does not converge, because it needs
+    more steps or because rounding moves its minimum too far, is solved in double precision by the
+    other solvers of ``warm_start`` and then by ``solver``, from the same
     start and, if that fails, from zero material. With three materials the start may be separated
     from the minimum by a maximum; from zero material the expected counts decrease monotonically to
     the measured ones. A ray whose likelihood may have several minima (``_ambiguous``) is also
@@ -128,8 +128,6 @@ def _resolved_in_float32(
     rays: Rays, single: Solution, possible: Tensor, attenuation: Attenuation, bounds: Bounds | None
 ) -> Solution:
     """Minima of rays that may have several, where float32 resolves them; others stay unsolved."""
-    if rays.counts.is_cuda:
-        return single
     few, index = rays.take(possible & ~single.converged)
     if not index.numel():
         return single

@@ -1,6 +1,7 @@
-"""``DampedNewton`` in double precision on a CUDA device, for the likelihood: as ``newton_numba``.
+"""``DampedNewton`` on a CUDA device for the likelihood, in float32 or double precision.
 
-All rays of a thread block take steps until the last of them has converged.
+The steps are those of ``newton_numba`` and ``newton_lanes_numba``. All rays of a thread block take
+steps until the last of them has converged.
 """
 
 from typing import no_type_check
@@ -11,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pcctlearn.decomposition.lanes_triton import (
+    F32_EPS,
     F64_EPS,
     clamped,
     factor,
@@ -29,7 +31,7 @@ _TOLERANCE = tl.constexpr(1e-10)  # of ``DampedNewton``
 _STUCK = tl.constexpr(1e12)
 
 
-def solve_in_double(
+def search(
     counts: Tensor,
     spectra: Tensor,
     attenuation: Tensor,
@@ -39,8 +41,12 @@ def solve_in_double(
     upper: Tensor,
     distance: float,
     same: float,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The likelier of the minima that are reached from the start and from zero material.
+
+    In double precision a ray has converged if one search ends; in float32 if both end at one
+    minimum, or at two whose likelihoods it tells apart.
 
     Args:
         counts: (pixel, ray, bin).
@@ -50,20 +56,21 @@ def solve_in_double(
         wanted: (pixel, ray); other rays are left at zero.
         lower, upper: limits of the area densities.
         distance, same: ``DISTANCE``, and the largest difference of the values of one minimum.
+        dtype: float32 or float64.
 
     Returns:
-        Minima (pixel, ray, material) in double precision, and which rays have converged.
+        Minima (pixel, ray, material) in this precision, and which rays have converged.
     """
     n_pixels, n_rays, n_bins = counts.shape
     K = len(attenuation)
-    x = start.new_zeros(n_pixels, n_rays, K, dtype=torch.float64)
+    x = start.new_zeros(n_pixels, n_rays, K, dtype=dtype)
     converged = torch.zeros(n_pixels, n_rays, dtype=torch.bool, device=counts.device)
-    limits = torch.nn.functional.pad(torch.stack([lower, upper]).double(), (0, 3 - K))
+    limits = torch.nn.functional.pad(torch.stack([lower, upper]).to(dtype), (0, 3 - K))
     blocks = triton.cdiv(n_rays, _RAYS)
-    _solve_in_double[(n_pixels * blocks,)](
+    _search_both[(n_pixels * blocks,)](
         counts,
         spectra,
-        attenuation.double(),
+        attenuation.to(dtype),
         start,
         wanted,
         limits,
@@ -79,6 +86,7 @@ def solve_in_double(
         N_BINS=n_bins,
         BINS=triton.next_power_of_2(n_bins),
         RAYS=_RAYS,
+        SINGLE=dtype == torch.float32,
         num_warps=_WARPS,
     )
     return x, converged
@@ -129,13 +137,20 @@ def _trial(x0, x1, x2, g0, g1, g2, h00, h10, h11, h20, h21, h22, damping, limits
 
 @no_type_check
 @triton.jit
-def _resolved(x0, x1, x2, g0, g1, g2, h00, h10, h11, h20, h21, h22, most, limits, K: tl.constexpr):
-    """``resolved`` in double precision: whether rounding moves the minimum little enough."""
+def _resolved(
+    x0, x1, x2, g0, g1, g2, h00, h10, h11, h20, h21, h22, total, distance, limits,
+    K: tl.constexpr, EPS: tl.constexpr,
+):  # fmt: skip
+    """``resolved``: whether rounding moves the minimum by no more than the distance."""
+    most = distance * distance / (4 * EPS * (4 * EPS * total))
     f0, f1 = is_free(x0, g0, limits, 0, K), is_free(x1, g1, limits, 1, K)
     f2 = is_free(x2, g2, limits, 2, K)
     l10, l20, l21, p0, p1, p2, sound = factor(h00, h10, h11, h20, h21, h22, f0, f1, f2)
     v0, v1, v2 = variances(l10, l20, l21, p0, p1, p2)
-    inflated: tl.constexpr = F64_EPS**-0.5
+    # in float32 as in fused_numba, for gradients
+    inflated: tl.constexpr = F64_EPS**-0.5 if EPS < 1e-10 else 4e-5 / F32_EPS
+    longest = tl.maximum(tl.maximum(tl.abs(x0), tl.abs(x1)), tl.abs(x2))
+    sound &= longest * (0.5 * EPS) <= distance
     sound &= ~f0 | ((v0 <= most) & (v0 * h00 <= inflated))
     sound &= ~f1 | ((v1 <= most) & (v1 * h11 <= inflated))
     return sound & (~f2 | ((v2 <= most) & (v2 * h22 <= inflated)))
@@ -146,14 +161,13 @@ def _resolved(x0, x1, x2, g0, g1, g2, h00, h10, h11, h20, h21, h22, most, limits
 def _descend(
     x0, x1, x2, n, wanted, spectra, attenuation, limits, distance, most_steps, scoring_steps,
     K: tl.constexpr, N_ENERGIES: tl.constexpr, N_BINS: tl.constexpr, BINS: tl.constexpr,
-    RAYS: tl.constexpr,
+    RAYS: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """``DampedNewton(max_steps=…, scoring_steps=…)`` of the wanted rays; which converged."""
     is_bin = (tl.arange(0, BINS) < N_BINS)[None, :]
     total = tl.sum(tl.where(is_bin, n, 0.0), 1)
-    rounding = 4 * F64_EPS * total
-    resolvable = _TOLERANCE + 16 * F64_EPS * rounding
-    most = distance * distance / (4 * F64_EPS * rounding)
+    rounding = 4 * EPS * total
+    resolvable = _TOLERANCE + 16 * EPS * rounding
     t0, t1, t2 = clamped(x0, x1, x2, limits, limits + 3)
     x0, x1, x2 = tl.where(wanted, t0, x0), tl.where(wanted, t1, x1), tl.where(wanted, t2, x2)
     never = total < 0
@@ -176,7 +190,9 @@ def _descend(
         longest = tl.maximum(tl.maximum(tl.abs(m0), tl.abs(m1)), tl.abs(m2))
         near = positive & (damping <= 0) & (decrement <= resolvable) & (longest <= distance)
         near &= searching & exact
-        sharp = _resolved(t0, t1, t2, g0, g1, g2, h00, h10, h11, h20, h21, h22, most, limits, K)
+        sharp = _resolved(
+            t0, t1, t2, g0, g1, g2, h00, h10, h11, h20, h21, h22, total, distance, limits, K, EPS
+        )
         converged |= near & sharp
         x0, x1, x2 = tl.where(near, t0, x0), tl.where(near, t1, x1), tl.where(near, t2, x2)
         searching &= ~near & (number <= most_steps)
@@ -211,7 +227,7 @@ def _descend(
 def _search(
     x0, x1, x2, n, wanted, spectra, attenuation, limits, distance,
     K: tl.constexpr, N_ENERGIES: tl.constexpr, N_BINS: tl.constexpr, BINS: tl.constexpr,
-    RAYS: tl.constexpr,
+    RAYS: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """Twelve steps, the first five with the Fisher matrix; then sixty exact ones. The deviance."""
     done = wanted & ~wanted
@@ -220,7 +236,7 @@ def _search(
         scoring = 5 - 5 * attempt
         x0, x1, x2, found = _descend(
             x0, x1, x2, n, wanted & ~done, spectra, attenuation, limits, distance, steps, scoring,
-            K, N_ENERGIES, N_BINS, BINS, RAYS,
+            K, N_ENERGIES, N_BINS, BINS, RAYS, EPS,
         )  # fmt: skip
         done |= found
     value, _, _, _, _, _, _, _, _, _ = _likelihood(
@@ -231,12 +247,14 @@ def _search(
 
 @no_type_check
 @triton.jit
-def _solve_in_double(
+def _search_both(
     counts, spectra, attenuation, start, wanted, limits, x, converged,
     n_rays, blocks, distance, same,
     K: tl.constexpr, N_ENERGIES: tl.constexpr, OF_PIXELS: tl.constexpr,
-    N_BINS: tl.constexpr, BINS: tl.constexpr, RAYS: tl.constexpr,
+    N_BINS: tl.constexpr, BINS: tl.constexpr, RAYS: tl.constexpr, SINGLE: tl.constexpr,
 ):  # fmt: skip
+    EPS: tl.constexpr = F32_EPS if SINGLE else F64_EPS
+    dtype: tl.constexpr = tl.float32 if SINGLE else tl.float64
     pixel = (tl.program_id(0) // blocks).to(tl.int64)
     ray = tl.program_id(0) % blocks * RAYS + tl.arange(0, RAYS)
     bins = tl.arange(0, BINS)
@@ -245,23 +263,29 @@ def _solve_in_double(
     first = pixel * n_rays
     mask = (ray < n_rays)[:, None] & (bins < N_BINS)[None, :]
     n = tl.load(counts + first * N_BINS + ray[:, None] * N_BINS + bins[None, :], mask, 1.0)
-    n = n.to(tl.float64)
+    n = n.to(dtype)
     active = tl.load(wanted + first + ray, ray < n_rays, 0) != 0
     at = (first + ray) * K
-    zero = tl.zeros([RAYS], tl.float64)
+    zero = tl.zeros([RAYS], dtype)
     x0, x1, x2 = load_unknowns(start + at, active, K)
-    x0, x1, x2 = x0.to(tl.float64), x1.to(tl.float64), x2.to(tl.float64)
     x0, x1, x2, done, value = _search(
-        x0, x1, x2, n, active, spectra, attenuation, limits, distance, K, N_ENERGIES, N_BINS, BINS,
-        RAYS,
+        x0.to(dtype), x1.to(dtype), x2.to(dtype), n, active, spectra, attenuation, limits, distance,
+        K, N_ENERGIES, N_BINS, BINS, RAYS, EPS,
     )  # fmt: skip
     z0, z1, z2, again, there = _search(
-        zero, zero, zero, n, active, spectra, attenuation, limits, distance, K, N_ENERGIES, N_BINS,
-        BINS, RAYS,
+        zero, zero, zero, n, active, spectra, attenuation, limits, distance,
+        K, N_ENERGIES, N_BINS, BINS, RAYS, EPS,
     )  # fmt: skip
-    is_bin = (bins < N_BINS)[None, :]
-    total = tl.sum(tl.where(is_bin, n, 0.0), 1)
-    better = again & (~done | (there < value - same - 2 * 4 * F64_EPS * total))
+    total = tl.sum(tl.where((bins < N_BINS)[None, :], n, 0.0), 1)
+    rounding = 2 * 4 * EPS * total
+    better = there < value - same - rounding
+    if SINGLE:
+        apart = tl.maximum(tl.maximum(tl.abs(x0 - z0), tl.abs(x1 - z1)), tl.abs(x2 - z2))
+        told = tl.abs(there - value) > same + rounding
+        done = done & again & ((apart <= 2 * distance) | told)
+    else:
+        better = again & (~done | better)
+        done |= again
     x0, x1, x2 = tl.where(better, z0, x0), tl.where(better, z1, x1), tl.where(better, z2, x2)
     store_unknowns(x + at, x0, x1, x2, active, K)
-    tl.store(converged + first + ray, done | again, active)
+    tl.store(converged + first + ray, done, active)

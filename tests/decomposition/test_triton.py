@@ -87,8 +87,11 @@ def test_minima_in_double_precision(beam):
     start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
     wanted = torch.rand(start.shape[:2], generator=torch.Generator().manual_seed(2)) > 0.3
     expected = fused.hard_minima(given, start, wanted, _SAME)
-    x, converged = newton_triton.solve_in_double(
-        *to_device([*given.tensors(), start, wanted, *given.limits()]), DISTANCE, _SAME
+    x, converged = newton_triton.search(
+        *to_device([*given.tensors(), start, wanted, *given.limits()]),
+        DISTANCE,
+        _SAME,
+        torch.float64,
     )
     assert torch.equal(converged.cpu().flatten(), expected.converged)
     assert expected.converged.sum() > 15
@@ -101,3 +104,24 @@ def test_minima_in_double_precision(beam):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * other.abs().max())
     x = x.cpu().flatten(0, 1)[expected.converged]
     torch.testing.assert_close(x, expected.x[expected.converged], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("beam", BEAMS[:2], ids=lambda beam: beam[0] + " " + beam[1])
+def test_minima_of_few_photons(beam):
+    name, where, photons, n_pixels = beam
+    rays, given, polynomial = problem(name, where, photons / 100, 30, 6, n_pixels, every=6)
+    start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
+    wanted = torch.ones(start.shape[:2], dtype=torch.bool)
+    expected = fused.ambiguous_minima(given, start, wanted)
+    x, converged = newton_triton.search(
+        *to_device([*given.tensors(), start, wanted, *given.limits()]),
+        DISTANCE,
+        fused._TELLING,
+        torch.float32,
+    )
+    both = converged.cpu().flatten() & expected.converged
+    assert both.sum() >= 3
+    assert ((x.cpu().flatten(0, 1) - expected.x).abs()[both] <= 2 * DISTANCE).all()
+    right = fused.hard_minima(given, start, wanted, _SAME)
+    solved = converged.cpu().flatten()
+    assert ((x.cpu().flatten(0, 1) - right.x).abs()[solved] <= 1e-4).all()
