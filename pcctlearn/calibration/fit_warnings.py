@@ -81,10 +81,12 @@ def _shared(
 
 
 def _bias(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"]) -> Iterator[str]:
-    """A bias that all pixels share, of the threshold where it is largest."""
+    """A bias that all pixels share, of the threshold where it is largest, beyond its noise."""
     median = fit.thresholds_keV.median(0).values
     index = int((median - nominal_keV).abs().argmax())
-    if abs(float(median[index] - nominal_keV[index])) > MOST_BIASED_keV:
+    # the variance of the median of n numbers is π/2n times theirs
+    sd = float(fit.threshold_sd_keV[:, index].median()) * math.sqrt(math.pi / 2 / len(median))
+    if abs(float(median[index] - nominal_keV[index])) > MOST_BIASED_keV + 3 * sd:
         yield (
             f"the threshold of {nominal_keV[index]:g} keV is {median[index]:.1f} keV in the median "
             f"pixel, and that of {nominal_keV[0]:g} keV, which is nominal by definition, may be "

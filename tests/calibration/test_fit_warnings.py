@@ -141,3 +141,10 @@ def test_rates_are_refused():
     plates = scaled(1e8, 1.0)
     with pytest.raises(ValueError, match=r"undetermined.*photons of all frames"):
         EtbCal().fit(replace(plates, counts=plates.counts / 1e6), cdte_scanner())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_of_few_photons_is_no_common_bias(seed):
+    """A dozen pixels whose thresholds are known to some 3 keV."""
+    warnings = warnings_of(plates_of(detector(16), 1e3, seed))
+    assert not any("correct thresholds_keV" in warning for warning in warnings)
