@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -72,10 +73,9 @@ def main() -> None:
     if arguments.memory_rays and arguments.device == "cpu":
         results |= memory_of_a_fresh_process(arguments.memory_rays)
     Console(width=100).print(table(results))
-    print(
-        f"{100 * results['converged_share']:.2f} % of the rays converged, RMS error "
-        f"{results['rms_error_over_crlb']:.3f} of the Cramér–Rao bound"
-    )
+    print(f"{100 * results['converged_share']:.2f} % of the rays converged")
+    if isfinite(results["rms_error_over_crlb"]):
+        print(f"RMS error over the Cramér–Rao bound: {results['rms_error_over_crlb']:.3f}")
     print(
         f"lower limit of forward and backward: {results['limit_rays_per_s'] / 1e6:.1f} million "
         f"rays/s at {results['flops'] / 1e9:.0f} GFLOP/s; {results['share_of_limit']:.0%} reached"

@@ -1,4 +1,4 @@
-"""Objects that extend beyond both the detector and the grid, whose rows are not extrapolated."""
+"""Objects that extend beyond the detector."""
 
 from math import ceil
 
@@ -13,18 +13,16 @@ _MOST_PERCENT = 1.0  # single rays can be wrong
 _WIDER = 1.1  # grid that causes extrapolation, over the field that is measured
 
 
-def cut_off_percent(outcome: Scan, geometry: Geometry, grid: VolumeGrid) -> float:
+def cut_off_percent(outcome: Scan, geometry: Geometry) -> float:
     """Percentage of the rays at an end of the detector that cross the object; the larger end's.
 
-    It is 0 at the shorter end of a displaced detector in a full turn, whose lines the longer side
-    measures, and where the grid is wider than the detector, so that rows are extrapolated.
+    The shorter end of a displaced detector in a full turn does not count: the longer side measures
+    its lines.
     """
     totals = outcome.at("line_integrals").sum(1)[0]  # (view, row, column)
-    is_extrapolated = geometry.is_truncated(grid)
     shares = (
         _smooth(totals[..., -side]) > SHADOW_G_CM2  # column 0 and column −1
         for side in geometry.deciding_sides
-        if not is_extrapolated[side]
     )
     return max((100 * share.double().mean().item() for share in shares), default=0.0)
 
@@ -36,13 +34,25 @@ def _smooth(totals: Tensor) -> Tensor:
 
 
 def cut_off_warning(percent: float, geometry: Geometry, grid: VolumeGrid) -> str:
-    """A sentence for an object that is cut off; empty if hardly any rays at the ends cross it."""
+    """A sentence for an object that is cut off; empty if hardly any rays at the ends cross it.
+
+    Rows are extrapolated where the grid is wider than the detector.
+    """
     if percent < _MOST_PERCENT:
         return ""
+    crossed = (
+        f"{percent:.3g} % of the rays at one end of the detector cross the object, which is "
+        "therefore cut off"
+    )
+    is_extrapolated = geometry.is_truncated(grid)
+    if all(is_extrapolated[side] for side in geometry.deciding_sides):
+        return (
+            f"{crossed}; its rows are extrapolated with water, and densities remain wrong by tens "
+            "of HU, most of all near the ends of the detector: scan with more columns"
+        )
     (dy, dx), diameter_cm = grid.slice_spacing_cm, 2 * _WIDER * geometry.measured_radius_cm
     n_y, n_x = max(grid.n_y, ceil(diameter_cm / dy)), max(grid.n_x, ceil(diameter_cm / dx))
     return (
-        f"{percent:.3g} % of the rays at one end of the detector cross the object, which is "
-        "therefore cut off, and densities are wrong by 100 HU or more; a grid wider than the "
+        f"{crossed}, and densities are wrong by 100 HU or more; a grid wider than the "
         f"detector (grid.n_y={n_y} grid.n_x={n_x}) extrapolates the rows"
     )

@@ -36,7 +36,7 @@ class EvaluatedScan:
     Counts are on the scale of the file's pixels and its ``air``. ``recorded`` has the grid of the
     maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
     (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
-    ``cut_off`` is a sentence if the object extends beyond detector and grid, else empty.
+    ``cut_off`` is a sentence if the object extends beyond the detector, else empty.
     ``numbers`` need no truth. ``errors`` are those due to scatter, ``from_truth`` the differences
     from the true object. ``differences`` lists the differences between the scan's geometry and the
     checkpoint's.
@@ -124,7 +124,7 @@ class ScanEvaluator:
             between = filled(outcome.at("line_integrals"), dead)
             outcome = replace(outcome, line_integrals=between)
         outcome = chain.resume(outcome, until="maps")
-        cut_off_share = cut_off_percent(outcome, recorded.geometry, recorded.grid)
+        cut_off_share = cut_off_percent(outcome, recorded.geometry)
         cut_off = cut_off_warning(cut_off_share, recorded.geometry, recorded.grid)
         if cut_off:
             log.warning("%s: %s", path, cut_off)
