@@ -32,6 +32,7 @@ ROOMS = {
     "scan": "simulation.simulator",
 }
 NEEDS = {
+    "decomposition/proxy.yaml": ["decomposition.weights=proxy.pt"],
     "datasets/scans.yaml": ["datasets.folder=scans"],
     "scan/of_plates.yaml": ["scan.pixel_model.path=plates.h5"],
     "physics/response/file.yaml": ["physics.response.path=response.csv"],

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "base": ["Decomposition"],
         "maximum_likelihood": ["MaximumLikelihood", "decompose"],
         "polynomial": ["PolynomialDecomposition"],
-        "sensitivity": ["fisher_information", "cramer_rao_bound"],
+        "proxy": ["ProxyDecomposition"],
+        "sensitivity": ["count_jacobian", "fisher_information", "cramer_rao_bound"],
     },
 )

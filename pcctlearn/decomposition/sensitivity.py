@@ -17,11 +17,35 @@ def fisher_information(
     line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
 ) -> Float[Tensor, "*ray material material"]:
     """I_kl(A) = Σ_b ∂_k ȳ_b ∂_l ȳ_b / ȳ_b; bins that expect no photons do not contribute."""
+    slope, relative = _slopes(line_integrals, spectra, attenuation)
+    return torch.einsum("...bk,...bm->...km", slope, relative)
+
+
+def count_jacobian(
+    line_integrals: RayLineIntegrals,
+    counts: RayCounts,
+    spectra: Float[Tensor, "bin energy"],
+    attenuation: Attenuation,
+) -> Float[Tensor, "*ray material bin"]:
+    """∂A/∂n_b = (∂²L/∂A²)⁻¹ ∂_A ȳ_b / ȳ_b at the free minimum A, in g/cm² per photon.
+
+    It is the derivative of ``decompose`` in the counts, with the exact Hessian, for all materials
+    and bins at once.
+    """
+    _, relative = _slopes(line_integrals, spectra, attenuation)
+    hessian = poisson_likelihood(line_integrals, counts, spectra, attenuation).hessian
+    columns = [solve_positive_definite(hessian, -one)[0] for one in relative.unbind(-2)]
+    return torch.stack(columns, -1)
+
+
+def _slopes(
+    line_integrals: RayLineIntegrals, spectra: Spectra, attenuation: Attenuation
+) -> tuple[Float[Tensor, "*ray bin material"], Float[Tensor, "*ray bin material"]]:
+    """−∂_k ȳ_b, and −∂_k ȳ_b / ȳ_b, which is zero for bins that expect no photons."""
     transmission = torch.exp(-line_integrals @ attenuation)
     mean = torch.einsum("...e,...be->...b", transmission, spectra)
     slope = torch.einsum("...e,...be,me->...bm", transmission, spectra, attenuation)
-    relative = torch.where(mean[..., None] > 0, slope / mean[..., None], 0)
-    return torch.einsum("...bk,...bm->...km", slope, relative)
+    return slope, torch.where(mean[..., None] > 0, slope / mean[..., None], 0)
 
 
 def cramer_rao_bound(

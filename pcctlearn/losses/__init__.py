@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = attach(
     {
         "stage": ["StageLoss", "TotalLoss"],
         "likelihood": ["MisfitLoss", "DevianceLoss"],
+        "sobolev": ["SobolevLoss"],
     },
 )

@@ -6,6 +6,7 @@ from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.sensitivity import (
+    count_jacobian,
     cramer_rao_bound,
     fisher_information,
     spectra_tangent,
@@ -97,3 +98,15 @@ def test_the_bound_of_two_materials_with_one_bin_is_infinite():
     _, _, spectra, attenuation, truth = problem(2, None)
     one_bin = spectra * torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None]
     assert (cramer_rao_bound(truth, one_bin, attenuation) == torch.inf).all()
+
+
+@pytest.mark.parametrize("n_materials", SCANNERS)
+@pytest.mark.parametrize("photons", [1e7, 1e4])
+def test_count_jacobian_is_the_gradient_of_the_decomposition(n_materials, photons):
+    _, counts, spectra, attenuation, truth = problem(n_materials, None, photons)
+    n = counts.requires_grad_()
+    x, converged = decompose(n, spectra, attenuation, start=truth)
+    assert converged.all()
+    rows = [torch.autograd.grad(one.sum(), n, retain_graph=True)[0] for one in x.unbind(-1)]
+    found = count_jacobian(x.detach(), counts.detach(), spectra, attenuation)
+    torch.testing.assert_close(found, torch.stack(rows, -2), rtol=1e-6, atol=0)
