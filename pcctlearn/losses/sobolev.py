@@ -3,7 +3,7 @@
 L = mean_rays Σ_m [ (A_m − A*_m)² / τ_m² + ‖J_m − J*_m‖² / (ε ‖J*_m‖)² ], with J = ∂A/∂p and
 p_b = log(air_b / n_b); A* and J* are those of the maximum-likelihood decomposition.
 
-W. M. Czarnecki et al., "Sobolev training for neural networks", NeurIPS (2017).
+W. M. Czarnecki et al., "Sobolev training for neural networks", NIPS (2017). arXiv:1706.04859
 """
 
 from collections.abc import Callable, Mapping

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,7 @@ from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.proxy import ProxyDecomposition
 from pcctlearn.decomposition.proxy_file import save_proxy
 from pcctlearn.decomposition.proxy_network import ProxyNetwork
+from pcctlearn.figures.arrays import as_array
 from pcctlearn.losses.sobolev import SobolevLoss, SobolevTarget, jacobian_of, relative_errors
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.attenuation import thickness_cm
@@ -26,8 +28,10 @@ from pcctlearn.training.proxy_rays import ProxyRays
 from pcctlearn.validation import require_positive
 
 Numbers = dict[str, float]
-Arrays = dict[str, Tensor]
+Arrays = dict[str, Tensor | np.ndarray]
 
+# of judged rays: uniform in the box, near its lower limits, with noise and scatter
+_KINDS = {"": {}, "thin_": {"thin_share": 1.0}, "noisy_": {"clean_share": 0.0}}
 _LAYERS = ("exact", "proxy")
 _TASKS = ("forward", "forward_backward")
 _N_REPEATS = 5
@@ -37,8 +41,9 @@ class ProxyStudy:
     """Train a proxy, write it to ``proxy.pt``, and compare it with the exact decomposition.
 
     Errors are differences from the maximum-likelihood decomposition of the same counts, on rays
-    that are neither training nor validation rays: expected counts over the box, and counts with
-    noise and scatter. Both layers are timed in turns, in float32, on the same counts.
+    that are neither training nor validation rays: expected counts, uniform in the box or mostly
+    near its lower limits ("thin"), and counts with noise and scatter ("noisy"). Both layers are
+    timed in turns, in float32, on the same counts.
 
     Args:
         model: the scanner.
@@ -84,7 +89,7 @@ class ProxyStudy:
         """Names of the numbers that ``run`` returns."""
         errors = [
             f"{kind}{name}"
-            for kind in ("", "noisy_")
+            for kind in _KINDS
             for m in self.model.materials
             for name in (
                 f"{m}_rmse_cm",
@@ -116,9 +121,9 @@ class ProxyStudy:
     def errors(self, network: ProxyNetwork) -> tuple[Numbers, Arrays]:
         """Errors of values and derivatives on new rays, and over a grid of the box."""
         numbers: Numbers = {}
-        for kind, clean_share in (("", 1.0), ("noisy_", 0.0)):
-            rays = generator_of(self.seed, f"proxy judging {kind}")
-            target = self.rays.draw(self.n_judged, rays, clean_share)
+        for kind, shares in _KINDS.items():
+            generator = generator_of(self.seed, f"proxy judging {kind}")
+            target = self.rays.draw(self.n_judged, generator, **shares)
             values, jacobian = _errors(network, target)
             for i, m in enumerate(self.model.materials):
                 numbers |= {
@@ -146,7 +151,7 @@ class ProxyStudy:
         for whole, part in zip(maps, errors, strict=True):
             whole[kept] = part.double()
         shape = (self.n_map, self.n_map)
-        arrays: Arrays = {}
+        arrays: Arrays = {"map/materials": as_array(self.model.materials)}
         for i, m in enumerate(self.model.materials):
             arrays[f"map/{m}_cm"] = thickness_cm(axes[i], m)
             arrays[f"map/{m}_error_cm"] = thickness_cm(maps[0][:, i], m).reshape(shape)
@@ -183,7 +188,7 @@ class ProxyStudy:
         box = _in_words(self.model.materials, self.rays.limits.T.tolist())
         return StudyResults(
             numbers,
-            {**arrays},
+            arrays,
             ["proxy.value_errors", "proxy.jacobian_errors"],
             f"Proxy trained in {numbers['training_seconds']:.0f} s for {box}; "
             f"{len(self.model.energies_keV)} energies, {self.model.thresholds.n_bins} bins. Use it "

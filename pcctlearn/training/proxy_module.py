@@ -89,6 +89,7 @@ def fit_proxy(
     n_rays: int = 200_000,
     n_batch: int = 1024,
     clean_share: float = 0.5,
+    thin_share: float = 0.5,
     seed: int = 0,
 ) -> FittedProxy:
     """Train a network on rays of a scanner; the weights of the best validation loss are kept.
@@ -101,20 +102,24 @@ def fit_proxy(
         widths: units of the hidden layers.
         n_rays, n_batch: numbers of rays for training and in a batch.
         clean_share: share of rays without noise and scatter.
+        thin_share: share of rays near the lower limits of the box, where the decomposition is most
+            nonlinear.
         seed: seed of rays and weights.
     """
     require_positive(n_rays=n_rays, n_batch=n_batch)
-    if not 0 <= clean_share <= 1:
-        raise ValueError(f"clean_share must lie in 0 … 1, got {clean_share}")
+    shares = {"clean_share": clean_share, "thin_share": thin_share}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must lie in 0 … 1, got {share}")
     if loss.materials != rays.materials:
         raise ValueError(
             f"the loss has tolerances for {', '.join(loss.materials)}, the scanner the materials "
             f"{', '.join(rays.materials)}: set losses.value_tolerance_g_cm2 for these"
         )
     began = perf_counter()
-    train = rays.draw(n_rays, generator_of(seed, "proxy training"), clean_share)
+    train = rays.draw(n_rays, generator_of(seed, "proxy training"), **shares)
     n_val = max(1, round(_VALIDATION_SHARE * n_rays))
-    val = rays.draw(n_val, generator_of(seed, "proxy validation"), clean_share)
+    val = rays.draw(n_val, generator_of(seed, "proxy validation"), **shares)
     torch.manual_seed(seed)
     network = ProxyNetwork(train.log_counts.shape[-1], len(rays.materials), widths)
     network.prepare(train.log_counts, train.line_integrals)

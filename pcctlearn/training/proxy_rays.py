@@ -63,11 +63,19 @@ class ProxyRays:
         self.materials = list(model.materials)
 
     def uniform(self, n: int, generator: torch.Generator) -> Float[Tensor, "ray material"]:
-        """Area densities in g/cm²."""
+        """Area densities in g/cm², uniform in the box."""
+        return self._within(self._random(n, generator))
+
+    def thin(self, n: int, generator: torch.Generator) -> Float[Tensor, "ray material"]:
+        """Area densities in g/cm², denser near the lower limits: cubes of uniform fractions."""
+        return self._within(self._random(n, generator) ** 3)
+
+    def _random(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(n, len(self.materials), generator=generator, dtype=torch.float64)
+
+    def _within(self, fraction: Float[Tensor, "ray material"]) -> Tensor:
         low, high = self.limits
-        return low + (high - low) * torch.rand(
-            n, len(low), generator=generator, dtype=torch.float64
-        )
+        return low + (high - low) * fraction
 
     def counts(
         self, line_integrals: Float[Tensor, "ray material"], generator: torch.Generator
@@ -90,13 +98,25 @@ class ProxyRays:
         """Expected counts per photon that reaches a pixel."""
         return expected_counts(line_integrals, self.spectra, self.attenuation)
 
-    def draw(self, n: int, generator: torch.Generator, clean_share: float) -> SobolevTarget:
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator,
+        clean_share: float = 1.0,
+        thin_share: float = 0.0,
+    ) -> SobolevTarget:
         """Up to n rays with their decomposition and its derivative, in float32.
 
         Rays whose decomposition lies outside the box, because of noise or scatter, are left out.
+
+        Args:
+            n, generator: number of rays, and randomness.
+            clean_share: share of rays without noise and scatter.
+            thin_share: share of rays from ``thin``; the others are uniform in the box.
         """
-        A = self.uniform(n, generator)
-        n_clean = round(clean_share * n)
+        n_thin, n_clean = round(thin_share * n), round(clean_share * n)
+        A = torch.cat([self.thin(n_thin, generator), self.uniform(n - n_thin, generator)])
+        A = A[torch.randperm(n, generator=generator)]
         counts = torch.cat([self.clean(A[:n_clean]), self.counts(A[n_clean:], generator)])
         target, _ = self.target(counts)
         low, high = self.limits

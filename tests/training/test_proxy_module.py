@@ -62,6 +62,19 @@ def test_rays_lie_in_the_box_and_a_share_is_clean():
     )
 
 
+def test_thin_rays_are_near_the_lower_limits():
+    low, high = torch.tensor(list(BOX.values())).double().T
+    fraction = (rays().thin(4000, torch.Generator().manual_seed(0)) - low) / (high - low)
+    assert ((fraction >= 0) & (fraction <= 1)).all()
+    assert fraction.median(0).values.tolist() == pytest.approx([1 / 8, 1 / 8], abs=0.03)
+
+
+@pytest.mark.parametrize("share", ["clean_share", "thin_share"])
+def test_a_share_out_of_range_is_rejected(share):
+    with pytest.raises(ValueError, match=f"{share} must lie in 0 … 1, got 1.5"):
+        small_training(rays(), SobolevLoss(TOLERANCE), quiet_trainer(), **{share: 1.5})
+
+
 def test_noise_falls_with_the_exposure_and_scatter_raises_the_counts():
     A = torch.tensor([[8.0, 0.5]]).double().expand(500, 2)
 
