@@ -18,6 +18,7 @@ class ProxyNetwork(nn.Module):
     """A = offset + scale · (f(z) + B z), with whitened log counts z = (p − mean) W.
 
     f is a multilayer perceptron with SiLU, which is smooth, so that its derivative can be trained.
+    All weights are float32.
 
     Args:
         n_bins, n_materials: numbers of inputs and outputs.
@@ -49,6 +50,7 @@ class ProxyNetwork(nn.Module):
         self.register_buffer("offset", torch.zeros(n_materials))
         self.register_buffer("scale", torch.ones(n_materials))
         self.register_buffer("limits", torch.zeros(2, n_materials))
+        self.float()  # for any default of torch
 
     def forward(self, log_counts: RayCounts) -> RayLineIntegrals:
         """Line integrals in g/cm² from p_b = log(air_b / n_b)."""

@@ -42,8 +42,9 @@ class ProxyStudy:
 
     Errors are differences from the maximum-likelihood decomposition of the same counts, on rays
     that are neither training nor validation rays: expected counts, uniform in the box or mostly
-    near its lower limits ("thin"), and counts with noise and scatter ("noisy"). Both layers are
-    timed in turns, in float32, on the same counts.
+    near its lower limits ("thin"), and counts with noise and scatter ("noisy"), without those whose
+    exact decomposition lies outside the box. Both layers are timed in turns, in float32, on the
+    same counts.
 
     Args:
         model: the scanner.

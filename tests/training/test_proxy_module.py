@@ -44,7 +44,7 @@ def test_without_the_jacobian_in_the_loss_the_derivatives_are_wrong():
 def test_the_same_seed_gives_the_same_network():
     fit = partial(small_training, rays(), SobolevLoss(TOLERANCE), n_rays=300, widths=[4])
     one, same, other = (fit(quiet_trainer(), seed=seed).network for seed in (1, 1, 2))
-    p = torch.ones(1, 4)
+    p = torch.ones(1, 4).float()
     assert torch.equal(one(p), same(p))
     assert not torch.equal(one(p), other(p))
 
