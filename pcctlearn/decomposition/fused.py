@@ -229,14 +229,14 @@ class _Minimum(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         with _announced("derivative", given):
             gradients = _on_cuda if counts.is_cuda else _on_cpu
-            found = gradients(given, x, converged, cotangent, any(wanted[1:]))
+            found = gradients(given, x, converged, cotangent, *wanted[1:])
         return *(one if w else None for one, w in zip(found, wanted, strict=True)), None, None, None
 
 
 def _on_cpu(
-    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_tables: bool
+    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_spectra: bool, of_mu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in counts, spectra and attenuation; the tables only if wanted."""
+    """Gradients in counts and, if wanted, in spectra and attenuation."""
     from pcctlearn.decomposition import fused_gradients_numba, newton_gradients_numba
 
     counts, spectra, attenuation = given.tensors()
@@ -244,8 +244,9 @@ def _on_cpu(
     in_counts = torch.zeros_like(counts)
     in_double = counts.dtype == torch.float64
     size = newton_gradients_numba.TILE if in_double else fused_gradients_numba.TILE
-    n_tiles = -(-n_rays // size) if of_tables else 0
-    tables = counts.new_zeros(n_pixels, n_tiles, n_bins + len(attenuation), spectra.shape[-1])
+    n_tiles = -(-n_rays // size) if of_spectra or of_mu else 0
+    n_rows = n_bins + len(attenuation) if of_mu or in_double else n_bins
+    tables = counts.new_zeros(n_pixels, n_tiles, n_rows, spectra.shape[-1])
     rays = _arrays(passes, cotangent)
     results = *given.sizes(), *_arrays(in_counts, tables)
     if in_double:
@@ -255,15 +256,15 @@ def _on_cpu(
     else:
         theta = _arrays(x, counts, spectra, attenuation)
         fused_gradients_numba.gradients(*theta, *rays, *results)
-    sums = tables.double().sum(1)
-    of_spectra, of_attenuation = sums[:, :n_bins], sums[:, n_bins:].sum(0)
-    return in_counts, of_spectra.to(counts), of_attenuation.to(counts)
+    sums = tables.double().sum(1).to(counts)
+    return in_counts, sums[:, :n_bins], sums[:, n_bins:].sum(0)
 
 
 def _on_cuda(
-    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_tables: bool
+    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_spectra: bool, of_mu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in counts, spectra and attenuation; the tables only if wanted."""
+    """Gradients in counts and, if wanted, in spectra and attenuation."""
     from pcctlearn.decomposition.gradients_triton import gradients
 
+    of_tables = of_spectra or of_mu
     return gradients(x, *given.tensors(), *given.limits(), passes, cotangent, of_tables)

@@ -48,14 +48,17 @@ def _pull(w, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _add_to_tables(w, exponents, spectra, attenuation, sums, materials, bins):
-    """Add the gradients in spectra and attenuation to the sums of each lane, in this order.
+def _add_to_tables(  # noqa: PLR0912
+    w, exponents, spectra, attenuation, sums, materials, bins
+):
+    """Add the gradients in spectra and, if there is room, attenuation to the sums of each lane.
 
     p and q are in the rows of ȳ and d; the first two rows are exp(−μ·A) and Σ_b S_b (p_b + q_b·μ).
     """
     K, B = len(materials), len(bins)
     n_moments = 1 + K + K * (K + 1) // 2
     n_energies = attenuation.shape[1]
+    of_mu = len(sums) > B * n_energies * LANES
     A, _, _, _, _, _, _, M, _ = rows(materials, bins)
     for e in range(n_energies):
         for r in range(LANES):
@@ -75,14 +78,16 @@ def _add_to_tables(w, exponents, spectra, attenuation, sums, materials, bins):
                     pull += attenuation[k, e] * w[m + (1 + k) * LANES + r]
                 sums[o + r] += w[r] * pull
                 w[LANES + r] += S * pull
+            if of_mu:
+                for k in range(K):
+                    o = ((B + k) * n_energies + e) * LANES
+                    for r in range(LANES):
+                        sums[o + r] += w[r] * S * w[m + (1 + k) * LANES + r]
+        if of_mu:
             for k in range(K):
                 o = ((B + k) * n_energies + e) * LANES
                 for r in range(LANES):
-                    sums[o + r] += w[r] * S * w[m + (1 + k) * LANES + r]
-        for k in range(K):
-            o = ((B + k) * n_energies + e) * LANES
-            for r in range(LANES):
-                sums[o + r] -= w[r] * w[LANES + r] * w[(A + k) * LANES + r]
+                    sums[o + r] -= w[r] * w[LANES + r] * w[(A + k) * LANES + r]
 
 
 @no_type_check
@@ -113,7 +118,7 @@ def gradients(
         cotangent: v, (pixel, ray, material).
         of_counts: (pixel, ray, bin), written; empty if not wanted.
         of_tables: (pixel, tile, bin + material, energy), written: the gradients in spectra and
-            attenuation; empty if not wanted.
+            attenuation; (pixel, tile, bin, energy) for spectra alone, empty if not wanted.
     """
     K = len(materials)
     n_rays = counts.shape[1]
@@ -124,7 +129,7 @@ def gradients(
         own = pixel if len(spectra) > 1 else 0
         exponents, weights = packed(spectra[own], attenuation, materials, bins)
         w = np.zeros(height * LANES, np.float32)
-        n_sums = (len(bins) + K) * attenuation.shape[1] if of_tables.size > 0 else 0
+        n_sums = of_tables.shape[2] * attenuation.shape[1] if of_tables.size > 0 else 0
         sums = np.zeros(n_sums * LANES, np.float32)
         stop = min(start + TILE, n_rays)
         for first in range(start, stop, LANES):

@@ -66,7 +66,7 @@ def test_easy_minima_and_gradients(beam):
     shape = given.counts.shape[:2]
     cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).float()
     rays = [t.reshape(*shape, *t.shape[1:]) for t in (expected.x, expected.converged, cotangent)]
-    right = fused._on_cpu(given, *rays, True)
+    right = fused._on_cpu(given, *rays, True, True)
     found = gradients_of(given, rays)
     # terms of either sign cancel in the sums of the tables
     for one, other, rounding in zip(found, right, (1e-4, 1e-3, 1e-3), strict=True):
@@ -99,7 +99,7 @@ def test_minima_in_double_precision(beam):
     shape = given.counts.shape[:2]
     minima = [t.reshape(*shape, *t.shape[1:]) for t in (expected.x, expected.converged)]
     double = fused.problem(*in_double(rays, given.attenuation, given.bounds))
-    right = fused._on_cpu(double, *minima, cotangent, True)
+    right = fused._on_cpu(double, *minima, cotangent, True, True)
     for one, other in zip(gradients_of(double, [*minima, cotangent]), right, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * other.abs().max())
     x = x.cpu().flatten(0, 1)[expected.converged]
