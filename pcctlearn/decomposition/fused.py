@@ -69,81 +69,88 @@ def problem(rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Prob
     return Problem(n[None] if shared else n, S[None] if shared else S, attenuation, bounds)
 
 
+class Easy(NamedTuple):
+    """Flat minima in float32, and what is known of them."""
+
+    x: Tensor
+    value: Tensor  # half the deviance
+    solved: Tensor
+    minimum: Tensor  # a minimum, but there may be a likelier one
+
+
 def easy_minima(
     given: Problem, polynomial: Polynomial, least_photons: float, gross_misfit: float
-) -> Solution:
-    """Flat minima of the rays that float32 resolves, and which these are.
+) -> Easy:
+    """Minima of the rays that float32 resolves.
 
     Args:
         given: the rays.
         polynomial: of the second degree, for the first iterate.
-        least_photons, gross_misfit: rays with fewer photons, or a larger half deviance per photon,
-            may have several minima and are left out.
+        least_photons: rays with fewer photons are left out.
+        gross_misfit: rays with a larger half deviance per photon may have a likelier minimum.
     """
     start = polynomial.coefficients.detach().float(), polynomial.range.detach().float()
     limits = DISTANCE, least_photons, gross_misfit
+    shape = given.counts.shape[:2]
+    value = given.counts.new_zeros(shape)
     with _announced("decomposition", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import fused_triton
 
             x, solved = fused_triton.minimise(*given.tensors(), *start, *given.limits(), limits)
+            minimum = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import fused_numba
 
-            shape = given.counts.shape[:2]
             x = given.counts.new_zeros(*shape, len(given.attenuation))
-            solved = torch.zeros(shape, dtype=torch.bool)
+            known = torch.zeros(shape, dtype=torch.int8)
             fused_numba.minimise(
                 *_arrays(*given.tensors(), *start, *given.limits()),
                 tuple(np.float32(v) for v in limits),
                 *given.sizes(),
-                *_arrays(x, solved),
+                *_arrays(x, value, known),
             )
-    return Solution(x.flatten(0, 1), solved.flatten())
+            solved, minimum = known == fused_numba.SOLVED, known == fused_numba.A_MINIMUM
+    return Easy(x.flatten(0, 1), value.flatten(), solved.flatten(), minimum.flatten())
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
 
 
-def ambiguous_minima(given: Problem, start: Tensor, wanted: Tensor) -> Solution:
+def ambiguous_minima(given: Problem, easy: Easy, wanted: Tensor) -> Solution:
     """Flat minima in float32, the likelier of those from the start and from zero material.
 
     Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
-    tells apart. Arguments are those of ``hard_minima``.
+    tells apart.
+
+    Args:
+        given: the rays.
+        easy: of the same rays; where it is no minimum, x is the first iterate.
+        wanted: (pixel, ray), the rays to solve.
     """
-    with _announced("decomposition of few photons", given):
-        search = _search_on_cuda if given.counts.is_cuda else _search_on_cpu
-        x, converged = search(given, start.contiguous(), wanted)
+    shape = given.counts.shape[:2]
+    theta, limits = given.tensors(), given.limits()
+    start = easy.x.reshape(*shape, -1).contiguous()
+    with _announced("search for two minima", given):
+        if given.counts.is_cuda:
+            from pcctlearn.decomposition import newton_triton
+
+            x, converged = newton_triton.search(
+                *theta, start, wanted, *limits, DISTANCE, _TELLING, torch.float32
+            )
+        else:
+            from pcctlearn.decomposition import newton_lanes_numba
+
+            x, value = start.clone(), easy.value.reshape(shape).clone()
+            converged = torch.zeros_like(wanted)
+            newton_lanes_numba.search(
+                *_arrays(*theta, start, wanted, easy.minimum.reshape(shape), *limits),
+                (np.float32(DISTANCE), np.float32(_TELLING)),
+                *given.sizes(),
+                *_arrays(x, value, converged),
+            )
     return Solution(x.flatten(0, 1), converged.flatten())
-
-
-def _search_on_cuda(given: Problem, start: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    from pcctlearn.decomposition.newton_triton import search
-
-    limits = given.limits()
-    return search(*given.tensors(), start, wanted, *limits, DISTANCE, _TELLING, torch.float32)
-
-
-def _search_on_cpu(given: Problem, start: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    from pcctlearn.decomposition.newton_lanes_numba import descend
-
-    found = []
-    for begin in (start, torch.zeros_like(start)):
-        x, value, done = torch.zeros_like(start), start[..., 0] * 0, torch.zeros_like(wanted)
-        descend(
-            *_arrays(*given.tensors(), begin, wanted, *given.limits()),
-            np.float32(DISTANCE),
-            *given.sizes(),
-            *_arrays(x, value, done),
-        )
-        found.append((x, value, done))
-    (x, value, done), (other, there, also) = found
-    rounding = 8 * torch.finfo(x.dtype).eps * given.counts.detach().sum(-1)
-    same = (x - other).abs().amax(-1) <= 2 * DISTANCE
-    told = (value - there).abs() > _TELLING + rounding
-    x = torch.where((there < value - _TELLING - rounding)[..., None], other, x)
-    return x, done & also & (same | told)
 
 
 def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> Solution:
@@ -243,19 +250,14 @@ def _on_cpu(
     n_pixels, n_rays, n_bins = counts.shape
     in_counts = torch.zeros_like(counts)
     in_double = counts.dtype == torch.float64
-    size = newton_gradients_numba.TILE if in_double else fused_gradients_numba.TILE
-    n_tiles = -(-n_rays // size) if of_spectra or of_mu else 0
+    module = newton_gradients_numba if in_double else fused_gradients_numba
+    n_tiles = -(-n_rays // module.TILE) if of_spectra or of_mu else 0
     n_rows = n_bins + len(attenuation) if of_mu or in_double else n_bins
     tables = counts.new_zeros(n_pixels, n_tiles, n_rows, spectra.shape[-1])
     rays = _arrays(passes, cotangent)
     results = *given.sizes(), *_arrays(in_counts, tables)
-    if in_double:
-        limits = (side.double() for side in given.limits())
-        theta = _arrays(x, counts, spectra, attenuation, *limits)
-        newton_gradients_numba.gradients(*theta, *rays, *results)
-    else:
-        theta = _arrays(x, counts, spectra, attenuation)
-        fused_gradients_numba.gradients(*theta, *rays, *results)
+    limits = (side.to(counts) for side in given.limits())
+    module.gradients(*_arrays(x, counts, spectra, attenuation, *limits), *rays, *results)
     sums = tables.double().sum(1).to(counts)
     return in_counts, sums[:, :n_bins], sums[:, n_bins:].sum(0)
 

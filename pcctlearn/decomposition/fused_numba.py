@@ -12,45 +12,39 @@ import numpy as np
 from numba import njit, prange
 
 from pcctlearn.decomposition.lanes_numba import (
-    CHI2,
     DEFINITE,
     EPS,
     FASTMATH,
+    FATE,
     LANES,
-    MINIMUM,
+    LOG2_E,
+    MOST_INFLATED,
     SAFE,
     SPREAD,
     TILE,
     TOTAL,
+    VALUE,
+    count,
     differentiate,
+    exp2,
     f4,
-    i4,
+    half_deviance,
+    inverse_diagonal,
+    log,
     look_at,
     packed,
     pair,
     rows,
     solve,
 )
+from pcctlearn.denormals_numba import flush_denormals, restore_denormals
 
+A_MINIMUM, SOLVED = 1, 2
 _MOST_LOOKS = 6  # evaluations of all energies
 _INNER_STEPS = 3  # minimising the model
-_MOST_INFLATED = f4(4e-5) / EPS  # variances: rounding changes gradients by 1e-4 at most
 # third cumulant of μ·s over the 3/2 power of its variance: as hostile beams needed, with a few soft
 # photons
 _MOST_SKEWED = f4(60)
-_LN_2 = f4(np.log(2))
-
-
-@no_type_check
-@njit(inline="always")
-def _log(x):
-    """ln x to 3e-5, for starts."""
-    bits = f4(x).view(i4)
-    exponent = (bits - i4(0x3F3504F3)) >> i4(23)  # of x/√½
-    m = i4(bits - (exponent << i4(23))).view(f4) - f4(1)
-    p = f4(0.2) + m * (f4(-0.1666) + m * f4(0.1))
-    p = f4(1) + m * (f4(-0.5) + m * (f4(1 / 3) + m * (f4(-0.25) + m * p)))
-    return _LN_2 * f4(exponent) + m * p
 
 
 @no_type_check
@@ -93,7 +87,7 @@ def _begin(w, air, coefficients, most, materials, bins):
     A, _, _, _, _, _, N, M, _ = rows(materials, bins)
     for b in range(len(bins)):
         for r in range(LANES):
-            w[(M + b) * LANES + r] = _log(air[b] / max(w[(N + b) * LANES + r], f4(0.5)))
+            w[(M + b) * LANES + r] = log(air[b] / max(w[(N + b) * LANES + r], f4(0.5)))
     for k in range(len(materials)):
         for r in range(LANES):
             w[(A + k) * LANES + r] = f4(0)
@@ -131,35 +125,44 @@ def _minimise_model(w, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _misfit(w, materials, bins):
+    """Half the deviance of the model at s."""
+    K = len(materials)
+    n_moments = 1 + K + K * (K + 1) // 2
+    _, S, _, _, _, Q, N, M, _ = rows(materials, bins)
+    for r in range(LANES):
+        w[(Q + VALUE) * LANES + r] = f4(0)
+    for b in range(len(bins)):
+        m, n = (M + b * n_moments) * LANES, (N + b) * LANES
+        for r in range(LANES):
+            y = f4(0)
+            for k in range(K):
+                slope = w[m + (1 + k) * LANES + r]
+                for j in range(K):
+                    C = w[m + (1 + K + pair(k, j)) * LANES + r]
+                    slope -= f4(0.5) * C * w[(S + j) * LANES + r]
+                y += w[(S + k) * LANES + r] * slope
+            w[(Q + VALUE) * LANES + r] += half_deviance(w[n + r], w[m + r] * exp2(-LOG2_E * y))
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _judge(w, lower, upper, limits, materials, bins):
-    """Whether A + s is a minimum: 2, or 1 if there may be a likelier one elsewhere, or 0.
+    """Whether A + s is the minimum, or a minimum and there may be a likelier one elsewhere.
 
     Relative errors δ of the expected counts shift unknown k by δ √(Σ_b n_b (H⁻¹)_kk) at most; they
     are rounding and the third order, κ₃/6 with the cumulant κ₃ of μ·s.
     """
     K = len(materials)
-    A, S, G, H, D, Q, N, _, _ = rows(materials, bins)
+    A, S, G, H, D, Q, _, _, _ = rows(materials, bins)
     distance, _, misfit = limits
-    for r in range(LANES):
-        w[(Q + TOTAL) * LANES + r] = f4(0)
-    for b in range(len(bins)):
-        for r in range(LANES):
-            w[(Q + TOTAL) * LANES + r] += w[(N + b) * LANES + r]
+    count(w, materials, bins)
     for r in range(LANES):
         exact = w[(Q + SAFE) * LANES + r] == f4(0)
-        w[(Q + MINIMUM) * LANES + r] = w[(Q + DEFINITE) * LANES + r] if exact else f4(0)
+        w[(Q + FATE) * LANES + r] = w[(Q + DEFINITE) * LANES + r] if exact else f4(0)
     for unit in range(K):
         for r in range(LANES):
-            variance, diagonal = f4(0), f4(0)
-            for i in range(unit, K):  # column of L⁻¹
-                value = f4(1) if i == unit else f4(0)
-                for k in range(unit, i):
-                    value -= w[(H + pair(i, k)) * LANES + r] * w[(G + k) * LANES + r]
-                w[(G + i) * LANES + r] = value
-                variance += value * value / w[(H + pair(i, i)) * LANES + r]
-            for k in range(unit + 1):
-                factor = w[(H + pair(unit, k)) * LANES + r] if k < unit else f4(1)
-                diagonal += factor * factor * w[(H + pair(k, k)) * LANES + r]
+            variance, diagonal = inverse_diagonal(w, H, G, unit, r, K)
             spread = w[(Q + SPREAD) * LANES + r]
             error = f4(4) * EPS + _MOST_SKEWED / f4(6) * spread * np.sqrt(spread)
             shift = error * np.sqrt(w[(Q + TOTAL) * LANES + r] * variance)
@@ -167,13 +170,14 @@ def _judge(w, lower, upper, limits, materials, bins):
             near = (x > lower[unit]) & (x < upper[unit]) & (shift <= distance)
             near = near & (abs(w[(D + unit) * LANES + r]) <= distance)
             near = near & (abs(x) * f4(0.5) * EPS <= distance)
-            near = near & (variance * diagonal <= _MOST_INFLATED)
-            o = (Q + MINIMUM) * LANES + r
+            near = near & (variance * diagonal <= MOST_INFLATED)
+            o = (Q + FATE) * LANES + r
             w[o] = w[o] if near else f4(0)
+    _misfit(w, materials, bins)
     for r in range(LANES):
-        o = (Q + MINIMUM) * LANES + r
-        fits = w[(Q + CHI2) * LANES + r] <= f4(2) * misfit * w[(Q + TOTAL) * LANES + r]
-        w[o] = f4(2) * w[o] if fits else w[o]
+        o = (Q + FATE) * LANES + r
+        fits = w[(Q + VALUE) * LANES + r] <= misfit * w[(Q + TOTAL) * LANES + r]
+        w[o] = f4(SOLVED) * w[o] if fits else w[o]
 
 
 @no_type_check
@@ -190,7 +194,8 @@ def _minimise_tile(
     materials,
     bins,
     x,
-    solved,
+    value,
+    known,
 ):
     """``minimise`` for the rays of a tile; arrays without the pixel axis."""
     K = len(materials)
@@ -223,11 +228,11 @@ def _minimise_tile(
             for r in range(lanes):
                 i = active[first + r]
                 for k in range(K):
-                    value = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
-                    x[i, k] = min(max(value, lower[k]), upper[k])
-                minimum = w[(Q + MINIMUM) * LANES + r]
-                if minimum > f4(0):
-                    solved[i] = minimum == f4(2)
+                    there = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
+                    x[i, k] = min(max(there, lower[k]), upper[k])
+                fate = w[(Q + FATE) * LANES + r]
+                if fate > f4(0) and look > 0:  # the first look is a rough one
+                    known[i], value[i] = fate, w[(Q + VALUE) * LANES + r]
                 else:  # once more; after a saddle with a Hessian that is positive definite
                     active[n_left] = i
                     saddle[n_left] = f4(1) - w[(Q + DEFINITE) * LANES + r]
@@ -249,9 +254,10 @@ def minimise(
     materials,
     bins,
     x,
-    solved,
+    value,
+    known,
 ):
-    """Minima x of the rays that float32 resolves, and which these are.
+    """Minima x of the rays that float32 resolves, and what is known of them.
 
     Args:
         counts: (pixel, ray, bin).
@@ -262,14 +268,17 @@ def minimise(
         limits: largest shift of a minimum, least photons, and largest misfit per photon.
         materials, bins: tuples with one entry for each.
         x: (pixel, ray, material), written for rays with enough photons.
-        solved: (pixel, ray), zero; written.
+        value: (pixel, ray), half the deviance of the minima, written.
+        known: (pixel, ray), zero; written: ``SOLVED``, or ``A_MINIMUM`` if there may be a likelier.
     """
     per_pixel = (counts.shape[1] + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):
         p, i = tile // per_pixel, tile % per_pixel * TILE
         j = i + TILE
         own = p if len(spectra) > 1 else 0
+        before = flush_denormals()
         _minimise_tile(
             counts[p, i:j], spectra[own], attenuation, coefficients, most, lower, upper, limits,
-            materials, bins, x[p, i:j], solved[p, i:j],
+            materials, bins, x[p, i:j], value[p, i:j], known[p, i:j],
         )  # fmt: skip
+        restore_denormals(before)

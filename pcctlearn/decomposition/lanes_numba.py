@@ -21,6 +21,7 @@ TILE = 2048  # rays of one pixel that a thread takes at a time
 FASTMATH = {"contract", "nsz", "arcp"}  # NaN stays NaN, and sums keep their order, as exp2 needs
 f4, i4 = np.float32, np.int32
 EPS = f4(np.finfo(np.float32).eps)
+MOST_INFLATED = f4(4e-5) / EPS  # variances: rounding changes gradients by 1e-4 at most
 
 # 2^x for |x| ≤ 1/2 to 2e-9
 _NODES = 0.5 * np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
@@ -31,13 +32,17 @@ _E0, _E1, _E2, _E3, _E4, _E5, _E6 = (
 LOG2_E = f4(np.log2(np.e))
 _ROUND = f4(1.5 * 2**23)  # adding it rounds to a whole number
 
+_LN_2 = f4(np.log(2))
+_TINY = f4(np.finfo(np.float32).tiny)
+
 # rows after Q, of scalars
 SPREAD = 0  # largest variance of μ·s in a bin
 DEFINITE = 1  # whether the Hessian is positive definite
-CHI2 = 2  # Pearson's
+VALUE = 2  # half the deviance
 SAFE = 3  # whether the Hessian leaves out what could make it indefinite
 TOTAL = 4  # photons in all bins
-MINIMUM = 5  # see ``_judge``
+FATE = 5  # what is known of the ray
+N_SCALARS = 9
 
 
 @no_type_check
@@ -49,6 +54,26 @@ def exp2(y):
     r = y - (shifted - _ROUND)
     p = _E0 + r * (_E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * (_E5 + r * _E6)))))
     return i4(f4(p).view(i4) + (f4(shifted).view(i4) << i4(23))).view(f4)
+
+
+@no_type_check
+@njit(inline="always")
+def log(x):
+    """ln x to 1e-7, with m = x/2^k in √½ … √2 and s = (m − 1)/(m + 1): k ln 2 + 2 artanh s."""
+    bits = f4(x).view(i4)
+    exponent = (bits - i4(0x3F3504F3)) >> i4(23)
+    m = i4(bits - (exponent << i4(23))).view(f4)
+    s = (m - f4(1)) / (m + f4(1))
+    q = s * s
+    p = f4(1) + q * (f4(1 / 3) + q * (f4(1 / 5) + q * (f4(1 / 7) + q * f4(1 / 9))))
+    return _LN_2 * f4(exponent) + f4(2) * s * p
+
+
+@no_type_check
+@njit(inline="always")
+def half_deviance(n, mean):
+    """ȳ − n + n ln(n/ȳ)."""
+    return mean - n + n * log(max(n / mean, _TINY))
 
 
 @no_type_check
@@ -69,15 +94,15 @@ def pair(k, m):
 def rows(materials, bins):
     """First rows of the quantities in the scratch array, and its height.
 
-    Four transmissions; the area densities A; the step s; gradient; Hessian; Newton's step; six
-    scalars (from ``SPREAD`` on); counts; and for each bin ȳ, d and C.
+    Four transmissions; the area densities A; the step s; gradient; Hessian; Newton's step; scalars
+    (from ``SPREAD`` on); counts; and for each bin ȳ, d and C.
     """
     K = len(materials)
     pairs = K * (K + 1) // 2
     A = 4
     S, G, H, D = A + K, A + 2 * K, A + 3 * K, A + 3 * K + pairs
     Q = D + K
-    N = Q + 6
+    N = Q + N_SCALARS
     M = N + len(bins)
     return A, S, G, H, D, Q, N, M, M + _padded(len(bins) * (1 + K + pairs))
 
@@ -180,7 +205,7 @@ def differentiate(w, materials, bins):
     for i in range(G * LANES, D * LANES):
         w[i] = f4(0)
     for r in range(LANES):
-        w[(Q + CHI2) * LANES + r] = w[(Q + SPREAD) * LANES + r] = f4(0)
+        w[(Q + SPREAD) * LANES + r] = f4(0)
     for b in range(len(bins)):
         m, n = (M + b * n_moments) * LANES, (N + b) * LANES
         for r in range(LANES):
@@ -198,7 +223,6 @@ def differentiate(w, materials, bins):
             safe = w[(Q + SAFE) * LANES + r]
             outer = mean + safe * max(excess, f4(0))
             curved = max(-excess, f4(0)) if safe > f4(0) else -excess
-            w[(Q + CHI2) * LANES + r] += excess * excess / mean
             w[(Q + SPREAD) * LANES + r] = max(w[(Q + SPREAD) * LANES + r], variance)
             for k in range(K):
                 dk = w[(D + k) * LANES + r]
@@ -212,10 +236,40 @@ def differentiate(w, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def solve(w, materials, bins):
-    """D = H⁻¹ G by H = L diag(p) Lᵀ, in place, and what H says about the minimum."""
-    K = len(materials)
-    _, _, G, H, D, Q, _, _, _ = rows(materials, bins)
+def count(w, materials, bins):
+    """Photons in all bins."""
+    _, _, _, _, _, Q, N, _, _ = rows(materials, bins)
+    for r in range(LANES):
+        w[(Q + TOTAL) * LANES + r] = f4(0)
+    for b in range(len(bins)):
+        for r in range(LANES):
+            w[(Q + TOTAL) * LANES + r] += w[(N + b) * LANES + r]
+
+
+@no_type_check
+@njit(inline="always")
+def inverse_diagonal(w, H, G, unit, r, K):
+    """(H⁻¹)_kk and H_kk of k = ``unit`` after ``solve``; overwrites G from ``unit`` on."""
+    variance, diagonal = f4(0), f4(0)
+    for i in range(unit, K):  # column of L⁻¹
+        value = f4(1) if i == unit else f4(0)
+        for k in range(unit, i):
+            value -= w[(H + pair(i, k)) * LANES + r] * w[(G + k) * LANES + r]
+        w[(G + i) * LANES + r] = value
+        variance += value * value / w[(H + pair(i, i)) * LANES + r]
+    for k in range(unit + 1):
+        factor = w[(H + pair(unit, k)) * LANES + r] if k < unit else f4(1)
+        diagonal += factor * factor * w[(H + pair(k, k)) * LANES + r]
+    return variance, diagonal
+
+
+@no_type_check
+@njit(inline="always")
+def solve_rows(w, H, G, D, definite_row, K):
+    """D = H⁻¹ G by H = L diag(p) Lᵀ, in place, and whether H is positive definite.
+
+    H, G and D are the first rows of K unknowns.
+    """
     for r in range(LANES):
         definite = f4(1)
         for j in range(K):
@@ -246,4 +300,12 @@ def solve(w, materials, bins):
             for k in range(i + 1, K):
                 value -= w[(H + pair(k, i)) * LANES + r] * w[(D + k) * LANES + r]
             w[(D + i) * LANES + r] = value
-        w[(Q + DEFINITE) * LANES + r] = definite
+        w[definite_row * LANES + r] = definite
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def solve(w, materials, bins):
+    """``solve_rows`` of the Hessian and the gradient."""
+    _, _, G, H, D, Q, _, _, _ = rows(materials, bins)
+    solve_rows(w, H, G, D, Q + DEFINITE, len(materials))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.fused import (
+    Easy,
     ambiguous_minima,
     easy_minima,
     hard_minima,
@@ -23,9 +24,11 @@ from pcctlearn.solvers.newton import DampedNewton
 from pcctlearn.solvers.quadratic import Bounds, Solution, Solver
 
 _LEAST_PHOTONS = 0.5
-_FEW_PHOTONS = 150.0  # rays with fewer photons often have several minima
-_FEW_PHOTONS_OF_THREE = 3000.0  # with three materials, whose minima lie close to one another
-_GROSS_MISFIT = 0.02  # half deviance per photon, above which several minima are frequent
+# Half deviance per photon, above which a second minimum may be likelier. Two minima of one ray
+# predict counts of different proportions, and the counts must fit both badly, at any number of
+# photons: of a million rays of silicon and CdTe with a likelier second minimum none had less than
+# 0.027 at the first, and only silicon less than 0.09.
+_GROSS_MISFIT = 0.02
 _SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
 # Five steps solve nearly all rays with many counts, twelve nearly all others. The first steps use
@@ -85,16 +88,7 @@ def find_minima(
     solver = solver or DampedNewton()
     if compiled:
         assert polynomial is not None
-        few = _FEW_PHOTONS if len(attenuation) < 3 else _FEW_PHOTONS_OF_THREE
-        single = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
-        others, index = rays.take(~single.converged)
-        begin = started(others, polynomial).start
-        assert begin is not None
-        unsolved = Solution(begin.flatten(0, -2), torch.zeros_like(index.flatten() > 0))
-        single = put_back(single, index, unsolved)
-        single = _resolved_in_float32(
-            rays.starting_at(single.x), single, possible, attenuation, bounds
-        )
+        single = _minima_in_float32(rays, attenuation, bounds, polynomial, possible)
         rays = rays.starting_at(single.x)
     else:
         rays = started(rays, polynomial)
@@ -124,20 +118,31 @@ def find_minima(
     return Found(single, hard, double, compiled)
 
 
-def _resolved_in_float32(
-    rays: Rays, single: Solution, possible: Tensor, attenuation: Attenuation, bounds: Bounds | None
+def _minima_in_float32(
+    rays: Rays,
+    attenuation: Attenuation,
+    bounds: Bounds | None,
+    polynomial: Polynomial,
+    possible: Tensor,
 ) -> Solution:
-    """Minima of rays that may have several, where float32 resolves them; others stay unsolved."""
-    few, index = rays.take(possible & ~single.converged)
+    """Minima of the ``possible`` rays that float32 resolves; others are at a start."""
+    easy = easy_minima(
+        problem(rays, attenuation, bounds), polynomial, _LEAST_PHOTONS, _GROSS_MISFIT
+    )
+    solution = Solution(easy.x, easy.solved)
+    others, index = rays.take(~easy.solved)
     if not index.numel():
-        return single
-    given = problem(few, attenuation, bounds)
-    shape = (*given.counts.shape[:2], -1)
-    assert few.start is not None
-    start = few.start.reshape(shape)
-    x, converged = ambiguous_minima(given, start, (index >= 0).reshape(shape[:2]))
-    x = torch.where(converged[:, None], x, start.flatten(0, 1))
-    return put_back(single, index, Solution(x, converged))
+        return solution
+    flat_index = index.flatten()
+    start = started(others, polynomial).start
+    assert start is not None
+    part = Easy(*(known[flat_index] for known in easy))
+    x = torch.where(part.minimum[:, None], part.x, start.flatten(0, -2))
+    given = problem(others, attenuation, bounds)
+    wanted = (flat_index >= 0) & possible[flat_index]
+    found = ambiguous_minima(given, part._replace(x=x), wanted.reshape(given.counts.shape[:2]))
+    x = torch.where(found.converged[:, None], found.x, x)
+    return put_back(solution, index, Solution(x, found.converged))
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
@@ -160,7 +165,7 @@ def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
     """True where photons are few, or the model at the start fits them badly; flat."""
     total = rays.counts.sum(-1).flatten()
     misfit, _ = _half_deviance(rays.pieces(), attenuation)
-    return (total < _FEW_PHOTONS) | (misfit > _GROSS_MISFIT * total)
+    return misfit > _GROSS_MISFIT * total
 
 
 def minimum(

@@ -1,8 +1,8 @@
 """``DampedNewton`` in float32 for 64 rays at a time, for the likelihood.
 
-For rays whose likelihood may have several minima, but which float32 resolves. They take the first
-steps of ``find_minima`` in double precision: up to twelve, of which five with the Fisher matrix.
-Rays that leave the box or need more steps are left to double precision.
+For rays whose likelihood may have several minima, but which float32 resolves: they are searched
+from two starts. The steps are the first of those that ``find_minima`` takes in double precision: up
+to twelve, of which five with the Fisher matrix, and then up to sixty.
 """
 
 from typing import no_type_check
@@ -14,41 +14,44 @@ from pcctlearn.decomposition.lanes_numba import (
     DEFINITE,
     EPS,
     FASTMATH,
+    FATE,
     LANES,
+    MOST_INFLATED,
     TILE,
     TOTAL,
+    VALUE,
+    count,
     f4,
-    i4,
+    half_deviance,
+    inverse_diagonal,
     look_at,
     packed,
     pair,
     rows,
-    solve,
+    solve_rows,
 )
+from pcctlearn.denormals_numba import flush_denormals, restore_denormals
 
 # turns of a ray: it starts, takes twelve steps, of which five with the Fisher matrix, and is looked
 # at; then it starts again where it is, takes sixty steps, and is looked at for the last time
 _SCORING, _AGAIN, _LAST = 5, 14, 75
 _TOLERANCE, _STUCK = f4(1e-10), f4(1e12)  # of ``DampedNewton``
-_TINY = f4(np.finfo(np.float32).tiny)
-_LN_2 = f4(np.log(2))
+# A Newton decrement of a second search, and the square of a distance over its variance, below which
+# the search has ended: its minimum is the known one, or is less likely
+_CLEAR, _AT = f4(1e-2), f4(2.5e-3)
 
-# scalars of a lane; DEFINITE and TOTAL are those of lanes_numba
-_PREDICTED, _VALUE, _DAMPING, _FATE = 0, 2, 3, 5
-_SEARCHING, _FOUND, _LOST = f4(0), f4(1), f4(2)
+# scalars of a lane, besides those of lanes_numba
+_PREDICTED, _DAMPING, _KNOWN, _EXACT, _END = 0, 3, 6, 7, 8
+_SEARCHING, _FOUND, _LOST, _ENDED = f4(0), f4(1), f4(2), f4(3)
+_KNOWN_ONE, _LESS_LIKELY = f4(1), f4(2)
 
 
 @no_type_check
 @njit(inline="always")
-def _log(x):
-    """ln x to 1e-7, with m = x/2^k in √½ … √2 and s = (m − 1)/(m + 1): k ln 2 + 2 artanh s."""
-    bits = f4(x).view(i4)
-    exponent = (bits - i4(0x3F3504F3)) >> i4(23)
-    m = i4(bits - (exponent << i4(23))).view(f4)
-    s = (m - f4(1)) / (m + f4(1))
-    q = s * s
-    p = f4(1) + q * (f4(1 / 3) + q * (f4(1 / 5) + q * (f4(1 / 7) + q * f4(1 / 9))))
-    return _LN_2 * f4(exponent) + f4(2) * s * p
+def _scratch(M, K):
+    """Rows of a damped Hessian, free unknowns, a trial and the known minimum: no look needs them."""
+    F = M + K * (K + 1) // 2
+    return M, F, F + K, F + 2 * K
 
 
 @no_type_check
@@ -61,14 +64,14 @@ def _measure(w, exact, materials, bins):
     for i in range(G * LANES, D * LANES):
         w[i] = f4(0)
     for r in range(LANES):
-        w[(Q + _VALUE) * LANES + r] = f4(0)
+        w[(Q + VALUE) * LANES + r] = f4(0)
     curved = f4(1) if exact else f4(0)
     for b in range(len(bins)):
         m, n = (M + b * n_moments) * LANES, (N + b) * LANES
         for r in range(LANES):
             mean = w[m + r]
             excess = w[n + r] - mean
-            w[(Q + _VALUE) * LANES + r] += w[n + r] * _log(max(w[n + r] / mean, _TINY)) - excess
+            w[(Q + VALUE) * LANES + r] += half_deviance(w[n + r], mean)
             for k in range(K):
                 dk = w[m + (1 + k) * LANES + r]
                 w[(G + k) * LANES + r] += excess * dk
@@ -81,76 +84,114 @@ def _measure(w, exact, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _load(w, state, counts, active, first, lanes, materials, bins):
-    """State and counts of 64 active rays; the last ray is repeated."""
+def _load(w, state, counts, x, value, active, first, lanes, materials, bins):
+    """State, counts and known minima of 64 active rays; the last ray is repeated."""
     K = len(materials)
-    A, _, G, _, D, Q, N, _, _ = rows(materials, bins)
+    A, _, G, _, D, Q, N, M, _ = rows(materials, bins)
+    _, _, _, X = _scratch(M, K)
     for r in range(LANES):
         i = active[first + min(r, lanes - 1)]
         for k in range(K):
             w[(A + k) * LANES + r] = state[k, i]
+            w[(X + k) * LANES + r] = x[i, k]
+        w[(Q + _KNOWN) * LANES + r] = value[i]
         for row in range(D - G):
             w[(G + row) * LANES + r] = state[K + row, i]
+        w[(Q + VALUE) * LANES + r] = state[K + D - G, i]
         w[(Q + _DAMPING) * LANES + r] = state[K + D - G + 1, i]
-        total = f4(0)
+        w[(Q + _EXACT) * LANES + r] = state[K + D - G + 2, i]
         for b in range(len(bins)):
             w[(N + b) * LANES + r] = counts[i, b]
-            total += counts[i, b]
-        w[(Q + TOTAL) * LANES + r] = total
+    count(w, materials, bins)
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _step(w, lower, upper, distance, materials, bins):
-    """Newton's step D of the damped model, the predicted decrease, and the fate of the ray.
-
-    The prediction of a step D with (H + δ diag|H|) D = g is D·g − ½ DᵀHD. A ray near its minimum
-    (``DampedNewton``) is found if float32 resolves it (``resolved``), and lost if not.
-    """
+def _propose(w, lower, upper, materials, bins):
+    """Newton's step D of the damped model within the box (``newton_trial``)."""
     K = len(materials)
-    A, S, G, H, D, Q, _, _, _ = rows(materials, bins)
+    A, S, G, H, D, Q, _, M, _ = rows(materials, bins)
+    L, F, T, _ = _scratch(M, K)
     for k in range(K):
         for r in range(LANES):
-            o = (H + pair(k, k)) * LANES + r
-            w[(S + k) * LANES + r] = w[(Q + _DAMPING) * LANES + r] * abs(w[o])
-            w[o] += w[(S + k) * LANES + r]
-    solve(w, materials, bins)
+            x, g = w[(A + k) * LANES + r], w[(G + k) * LANES + r]
+            held = ((x <= lower[k]) & (g > f4(0))) | ((x >= upper[k]) & (g < f4(0)))
+            w[(F + k) * LANES + r] = f4(0) if held else f4(1)
+            w[(T + k) * LANES + r] = x
+    for _ in range(K):
+        for k in range(K):
+            for r in range(LANES):
+                free = w[(F + k) * LANES + r]
+                pull = w[(G + k) * LANES + r]
+                for j in range(K):
+                    h, others = w[(H + pair(k, j)) * LANES + r], w[(F + j) * LANES + r]
+                    moved = w[(T + j) * LANES + r] - w[(A + j) * LANES + r]
+                    pull += (f4(1) - others) * h * moved
+                    if j < k:
+                        w[(L + pair(k, j)) * LANES + r] = free * others * h
+                h = w[(H + pair(k, k)) * LANES + r]
+                h += w[(Q + _DAMPING) * LANES + r] * abs(h)
+                w[(L + pair(k, k)) * LANES + r] = h if free > f4(0) else f4(1)
+                w[(S + k) * LANES + r] = free * pull
+        solve_rows(w, L, S, D, Q + DEFINITE, K)
+        for k in range(K):
+            for r in range(LANES):
+                target = w[(A + k) * LANES + r] - w[(D + k) * LANES + r]
+                inside = min(max(target, lower[k]), upper[k])
+                free = w[(F + k) * LANES + r] > f4(0)
+                o = (T + k) * LANES + r
+                w[o] = inside if free else w[o]
+                w[(F + k) * LANES + r] = f4(1) if free & (inside == target) else f4(0)
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _judge(w, again, distance, telling, materials, bins):
+    """The decrease g·D − ½ DᵀHD that a step predicts, and the fate of the ray.
+
+    A ray near its minimum (``DampedNewton``) is found if float32 resolves it (``resolved``), and
+    lost if not. A second search ends where it comes to the known minimum or to one less likely.
+    """
+    K = len(materials)
+    A, S, G, H, D, Q, _, M, _ = rows(materials, bins)
+    L, F, T, X = _scratch(M, K)
+    for k in range(K):
+        for r in range(LANES):
+            w[(D + k) * LANES + r] = w[(A + k) * LANES + r] - w[(T + k) * LANES + r]
     for r in range(LANES):
-        decrement, held = f4(0), f4(0)
+        decrement, bent = f4(0), f4(0)
         for k in range(K):
             step = w[(D + k) * LANES + r]
             decrement += step * w[(G + k) * LANES + r]
-            held += w[(S + k) * LANES + r] * step * step
-        w[(Q + _PREDICTED) * LANES + r] = f4(0.5) * (decrement + held)
-        resolvable = _TOLERANCE + f4(64) * EPS * EPS * w[(Q + TOTAL) * LANES + r]
-        near = (w[(Q + DEFINITE) * LANES + r] > f4(0)) & (decrement <= resolvable)
-        near = near & (w[(Q + _DAMPING) * LANES + r] <= f4(0))
-        w[(Q + _FATE) * LANES + r] = _FOUND if near else _SEARCHING
+            for j in range(K):
+                bent += step * w[(H + pair(k, j)) * LANES + r] * w[(D + j) * LANES + r]
+        w[(Q + _PREDICTED) * LANES + r] = decrement - f4(0.5) * bent
+        total = w[(Q + TOTAL) * LANES + r]
+        convex = (w[(Q + DEFINITE) * LANES + r] > f4(0)) & (w[(Q + _EXACT) * LANES + r] > f4(0))
+        convex = convex & (w[(Q + _DAMPING) * LANES + r] <= f4(0))
+        near = convex & (decrement <= _TOLERANCE + f4(64) * EPS * EPS * total)
+        w[(Q + FATE) * LANES + r] = _FOUND if near else _SEARCHING
+        rise = w[(Q + VALUE) * LANES + r] - decrement - w[(Q + _KNOWN) * LANES + r]
+        end = _LESS_LIKELY if rise > telling + f4(8) * EPS * total else _KNOWN_ONE
+        w[(Q + _END) * LANES + r] = end if again & convex & (decrement <= _CLEAR) else f4(0)
     for unit in range(K):
         for r in range(LANES):
-            variance, diagonal = f4(0), f4(0)
-            for i in range(unit, K):  # column of L⁻¹
-                value = f4(1) if i == unit else f4(0)
-                for k in range(unit, i):
-                    value -= w[(H + pair(i, k)) * LANES + r] * w[(G + k) * LANES + r]
-                w[(G + i) * LANES + r] = value
-                variance += value * value / w[(H + pair(i, i)) * LANES + r]
-            for k in range(unit + 1):
-                factor = w[(H + pair(unit, k)) * LANES + r] if k < unit else f4(1)
-                diagonal += factor * factor * w[(H + pair(k, k)) * LANES + r]
-            total = w[(Q + TOTAL) * LANES + r]
-            step = w[(D + unit) * LANES + r]
-            x = w[(A + unit) * LANES + r] - step
-            w[(A + unit) * LANES + r] = x
-            sharp = f4(4) * EPS * np.sqrt(total * variance) <= distance
-            sharp = sharp & (variance * diagonal <= f4(4e-5) / EPS)
+            variance, diagonal = inverse_diagonal(w, L, S, unit, r, K)
+            free = w[(F + unit) * LANES + r] > f4(0)
+            x = w[(T + unit) * LANES + r]
+            sharp = f4(4) * EPS * np.sqrt(w[(Q + TOTAL) * LANES + r] * variance) <= distance
+            sharp = (sharp & (variance * diagonal <= MOST_INFLATED)) | (not free)
             sharp = sharp & (abs(x) * f4(0.5) * EPS <= distance)
-            o = (Q + _FATE) * LANES + r
-            fate = _SEARCHING if abs(step) > distance else w[o]
-            fate = _LOST if (fate == _FOUND) & (not sharp) else fate
-            inside = (x > lower[unit]) & (x < upper[unit])
-            definite = w[(Q + DEFINITE) * LANES + r] > f4(0)
-            w[o] = _LOST if definite & (not inside) else fate
+            o = (Q + FATE) * LANES + r
+            fate = _SEARCHING if abs(w[(D + unit) * LANES + r]) > distance else w[o]
+            w[o] = _LOST if (fate == _FOUND) & (not sharp) else fate
+            apart = x - w[(X + unit) * LANES + r]
+            at = apart * apart <= (_AT * variance if free else distance * distance)
+            o = (Q + _END) * LANES + r
+            w[o] = w[o] if at | (w[o] != _KNOWN_ONE) else f4(0)
+    for r in range(LANES):
+        o = (Q + FATE) * LANES + r
+        w[o] = _ENDED if w[(Q + _END) * LANES + r] > f4(0) else w[o]
 
 
 @no_type_check
@@ -159,7 +200,7 @@ def _taken(w, value, damping, r, Q):
     """Whether a step is taken, and the next damping."""
     rounding = f4(4) * EPS * w[(Q + TOTAL) * LANES + r]
     predicted = w[(Q + _PREDICTED) * LANES + r]
-    decrease = value - w[(Q + _VALUE) * LANES + r]
+    decrease = value - w[(Q + VALUE) * LANES + r]
     taken = (w[(Q + DEFINITE) * LANES + r] > f4(0)) & (decrease >= -rounding)
     clear = predicted > _TOLERANCE + (f4(1) + f4(16) * EPS) * rounding
     gain = decrease / predicted if clear else f4(1)
@@ -168,6 +209,16 @@ def _taken(w, value, damping, r, Q):
     elif gain > f4(0.75):
         damping = damping / f4(10) if damping > f4(1e-2) else f4(0)
     return taken, damping
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _move(w, materials, bins):
+    """A to the trial."""
+    A, _, _, _, _, _, _, M, _ = rows(materials, bins)
+    _, _, T, _ = _scratch(M, len(materials))
+    for i in range(len(materials) * LANES):
+        w[A * LANES + i] = w[T * LANES + i]
 
 
 @no_type_check
@@ -183,7 +234,7 @@ def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
         taken = starts
         if starts:
             state[V + 1, i] = f4(0)
-        elif w[(Q + _FATE) * LANES + r] != _SEARCHING:
+        elif w[(Q + FATE) * LANES + r] != _SEARCHING:
             continue
         elif moves:
             taken, state[V + 1, i] = _taken(w, state[V, i], state[V + 1, i], r, Q)
@@ -192,7 +243,7 @@ def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
                 state[k, i] = w[(A + k) * LANES + r]
             for row in range(D - G):
                 state[K + row, i] = w[(G + row) * LANES + r]
-            state[V, i] = w[(Q + _VALUE) * LANES + r]
+            state[V, i] = w[(Q + VALUE) * LANES + r]
             state[V + 2, i] = f4(1) if turn >= _SCORING else f4(0)
         if state[V + 1, i] <= _STUCK:
             active[n_left] = i
@@ -202,53 +253,56 @@ def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _write(w, state, active, first, lanes, x, value, found, materials, bins):
-    """The minima of the rays that are found, at an exact Hessian; others go on."""
+def _write(
+    w, state, active, first, lanes, again, distance, telling, x, value, found, materials, bins
+):
+    """The minima of the rays that are found.
+
+    After a second search (``again``) the likelier minimum stays, and rays are found if both are one
+    or float32 tells which is likelier.
+    """
     K = len(materials)
-    A, _, G, _, D, Q, _, _, _ = rows(materials, bins)
-    V = K + D - G
+    _, _, G, _, D, Q, _, M, _ = rows(materials, bins)
+    _, _, T, _ = _scratch(M, K)
     for r in range(lanes):
         i = active[first + r]
-        o = (Q + _FATE) * LANES + r
-        if w[o] == _FOUND and state[V + 2, i] == f4(0):
-            w[o] = _SEARCHING
-        if w[o] == _FOUND:
-            found[i] = True
-            value[i] = state[V, i] - w[(Q + _PREDICTED) * LANES + r]
+        fate = w[(Q + FATE) * LANES + r]
+        found[i] = fate == _ENDED
+        if fate == _FOUND:
+            there = state[K + D - G, i] - w[(Q + _PREDICTED) * LANES + r]
+            gap = value[i] - there
+            told = abs(gap) > telling + f4(8) * EPS * w[(Q + TOTAL) * LANES + r]
+            same = again
             for k in range(K):
-                x[i, k] = w[(A + k) * LANES + r]
+                same = same and abs(w[(T + k) * LANES + r] - x[i, k]) <= f4(2) * distance
+            found[i] = told or same or not again
+            if (told and gap > f4(0)) or not again:
+                value[i] = there
+                for k in range(K):
+                    x[i, k] = w[(T + k) * LANES + r]
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _descend_tile(
-    n, spectra, attenuation, start, wanted, lower, upper, distance, materials, bins, x, value, found
-):
-    """``descend`` for the rays of a tile; arrays without the pixel axis."""
-    K = len(materials)
-    _, _, G, _, D, _, _, _, height = rows(materials, bins)
-    active = np.empty(len(n), np.int64)
-    n_active = 0
-    # A, gradient, Hessian, half the deviance, damping, and whether the Hessian is exact
-    state = np.zeros((K + D - G + 3, len(n)), np.float32)
-    for i in range(len(n)):
-        if wanted[i]:
-            active[n_active] = i
-            n_active += 1
-            for k in range(K):
-                state[k, i] = min(max(start[i, k], lower[k]), upper[k])
-    if n_active == 0:
-        return
-    exponents, weights = packed(spectra, attenuation, materials, bins)
-    w = np.zeros(height * LANES, np.float32)
+def _search(
+    w, state, active, n_active, n, exponents, weights, again, limits, lower, upper, materials, bins,
+    x, value, found,
+):  # fmt: skip
+    """``DampedNewton`` of the active rays from the area densities in their state."""
+    distance, telling = limits
     for turn in range(_LAST + 1):
         n_left = 0
         for first in range(0, n_active, LANES):
             lanes = min(LANES, n_active - first)
-            _load(w, state, n, active, first, lanes, materials, bins)
+            _load(w, state, n, x, value, active, first, lanes, materials, bins)
             if turn not in (0, _AGAIN):
-                _step(w, lower, upper, distance, materials, bins)
-                _write(w, state, active, first, lanes, x, value, found, materials, bins)
+                _propose(w, lower, upper, materials, bins)
+                _judge(w, again, distance, telling, materials, bins)
+                _write(
+                    w, state, active, first, lanes, again, distance, telling, x, value, found,
+                    materials, bins,
+                )  # fmt: skip
+                _move(w, materials, bins)
             if turn not in (_AGAIN - 1, _LAST):
                 look_at(w, exponents, weights, materials, bins)
                 _measure(w, turn >= _SCORING, materials, bins)
@@ -257,28 +311,64 @@ def _descend_tile(
 
 
 @no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _search_tile(
+    n, spectra, attenuation, start, wanted, known, lower, upper, limits, materials, bins, x, value,
+    found,
+):  # fmt: skip
+    """``search`` for the rays of a tile; arrays without the pixel axis."""
+    K = len(materials)
+    _, _, G, _, D, _, _, _, height = rows(materials, bins)
+    if not wanted.any():
+        return
+    exponents, weights = packed(spectra, attenuation, materials, bins)
+    w = np.zeros(height * LANES, np.float32)
+    active = np.empty(len(n), np.int64)
+    # A, gradient, Hessian, half the deviance, damping, and whether the Hessian is exact
+    state = np.zeros((K + D - G + 3, len(n)), np.float32)
+    for again in (False, True):
+        n_active = 0
+        for i in range(len(n)):
+            if wanted[i] and ((known[i] or found[i]) if again else not known[i]):
+                active[n_active] = i
+                n_active += 1
+                for k in range(K):
+                    begin = f4(0) if again else start[i, k]
+                    state[k, i] = min(max(begin, lower[k]), upper[k])
+        _search(
+            w, state, active, n_active, n, exponents, weights, again, limits, lower, upper,
+            materials, bins, x, value, found,
+        )  # fmt: skip
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
-def descend(
-    counts, spectra, attenuation, start, wanted, lower, upper, distance, materials, bins,
+def search(
+    counts, spectra, attenuation, start, wanted, known, lower, upper, limits, materials, bins,
     x, value, found,
 ):  # fmt: skip
-    """Minima that are reached from the start.
+    """The likelier of the minima that are reached from the start and from zero material.
 
     Args:
         counts, spectra, attenuation, lower, upper, materials, bins: as in ``fused_numba.minimise``.
         start: (pixel, ray, material), the first iterate.
         wanted: (pixel, ray), the rays to solve.
-        distance: largest shift of a minimum.
+        known: (pixel, ray), those whose minimum from the start is in ``x`` and ``value``.
+        limits: largest shift of a minimum, and least difference of the values of two minima.
         x: (pixel, ray, material), written for the rays that are found.
         value: (pixel, ray), half the deviance of the minimum, written likewise.
-        found: (pixel, ray), zero; written.
+        found: (pixel, ray), zero; written: both searches ended, at one minimum or at two of which
+            float32 tells the likelier.
     """
     per_pixel = (counts.shape[1] + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):
         p, i = tile // per_pixel, tile % per_pixel * TILE
         j = i + TILE
         own = p if len(spectra) > 1 else 0
-        _descend_tile(
-            counts[p, i:j], spectra[own], attenuation, start[p, i:j], wanted[p, i:j], lower, upper,
-            distance, materials, bins, x[p, i:j], value[p, i:j], found[p, i:j],
+        before = flush_denormals()
+        _search_tile(
+            counts[p, i:j], spectra[own], attenuation, start[p, i:j], wanted[p, i:j],
+            known[p, i:j], lower, upper, limits, materials, bins, x[p, i:j], value[p, i:j],
+            found[p, i:j],
         )  # fmt: skip
+        restore_denormals(before)
