@@ -1,4 +1,4 @@
-"""Denormal numbers as zero in compiled functions: they cost x86 processors a hundred cycles each."""
+"""Denormal numbers as zero in compiled functions: each costs x86 processors a hundred cycles."""
 
 import platform
 from typing import no_type_check

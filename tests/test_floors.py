@@ -7,7 +7,7 @@ import pytest
 
 FLOORS = [
     {"lazy", "resources", "testing"},
-    {"shapes", "units", "scan", "validation", "console", "threads", "reading"},
+    {"shapes", "units", "scan", "validation", "console", "threads", "reading", "denormals_numba"},
     {"files"},
     {"solvers", "tomography"},
     {"physics"},

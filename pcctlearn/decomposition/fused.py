@@ -76,6 +76,7 @@ class Easy(NamedTuple):
     value: Tensor  # half the deviance
     solved: Tensor
     minimum: Tensor  # a minimum, but there may be a likelier one
+    close: Tensor  # as close to the minimum as float32 tells
 
 
 def easy_minima(
@@ -98,7 +99,7 @@ def easy_minima(
             from pcctlearn.decomposition import fused_triton
 
             x, solved = fused_triton.minimise(*given.tensors(), *start, *given.limits(), limits)
-            minimum = torch.zeros_like(solved)
+            minimum = close = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import fused_numba
 
@@ -110,50 +111,57 @@ def easy_minima(
                 *given.sizes(),
                 *_arrays(x, value, known),
             )
-            solved, minimum = known == fused_numba.SOLVED, known == fused_numba.A_MINIMUM
-    return Easy(x.flatten(0, 1), value.flatten(), solved.flatten(), minimum.flatten())
+            fates = fused_numba.SOLVED, fused_numba.A_MINIMUM, fused_numba.BLURRED
+            solved, minimum, close = (known == fate for fate in fates)
+    return Easy(x.flatten(0, 1), *(t.flatten() for t in (value, solved, minimum, close)))
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
 
 
-def ambiguous_minima(given: Problem, easy: Easy, wanted: Tensor) -> Solution:
+def ambiguous_minima(
+    given: Problem, start: Tensor, value: Tensor, known: Tensor, wanted: Tensor
+) -> Solution:
     """Flat minima in float32, the likelier of those from the start and from zero material.
 
     Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
-    tells apart.
+    tells apart. Arguments are flat.
 
     Args:
         given: the rays.
-        easy: of the same rays; where it is no minimum, x is the first iterate.
-        wanted: (pixel, ray), the rays to solve.
+        start: (ray, material), the first iterate, or the minimum that it leads to.
+        value: half the deviance of that minimum.
+        known: rays whose minimum is known.
+        wanted: the rays to solve.
     """
     shape = given.counts.shape[:2]
     theta, limits = given.tensors(), given.limits()
-    start = easy.x.reshape(*shape, -1).contiguous()
+    begin, wanted = start.reshape(*shape, -1).contiguous(), wanted.reshape(shape)
     with _announced("search for two minima", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
             x, converged = newton_triton.search(
-                *theta, start, wanted, *limits, DISTANCE, _TELLING, torch.float32
+                *theta, begin, wanted, *limits, DISTANCE, _TELLING, torch.float32
             )
         else:
             from pcctlearn.decomposition import newton_lanes_numba
 
-            x, value = start.clone(), easy.value.reshape(shape).clone()
+            x, there = begin.clone(), value.reshape(shape).clone()
             converged = torch.zeros_like(wanted)
             newton_lanes_numba.search(
-                *_arrays(*theta, start, wanted, easy.minimum.reshape(shape), *limits),
+                *_arrays(*theta, begin, wanted, known.reshape(shape), *limits),
                 (np.float32(DISTANCE), np.float32(_TELLING)),
                 *given.sizes(),
-                *_arrays(x, value, converged),
+                *_arrays(x, there, converged),
             )
     return Solution(x.flatten(0, 1), converged.flatten())
 
 
-def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> Solution:
+def hard_minima(
+    given: Problem, start: Tensor, wanted: Tensor, close: Tensor, same: float
+) -> Solution:
     """Flat minima in double precision of the rays of a mask; others are not converged.
 
     The steps are those of ``find_minima`` in torch.
@@ -162,6 +170,7 @@ def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> S
         given: the rays.
         start: (pixel, ray, material), the first iterate.
         wanted: (pixel, ray), the rays to solve.
+        close: (pixel, ray), those that start close to their only minimum.
         same: largest difference of the half deviance at the same minimum.
     """
     with _announced("decomposition in double precision", given):
@@ -180,7 +189,7 @@ def hard_minima(given: Problem, start: Tensor, wanted: Tensor, same: float) -> S
             counts, spectra, attenuation = given.tensors()
             newton_numba.solve_in_double(
                 *_arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
-                *_arrays(start.contiguous(), lower.double(), upper.double()),
+                *_arrays(start.contiguous(), close, lower.double(), upper.double()),
                 DISTANCE,
                 same,
                 *given.sizes(),

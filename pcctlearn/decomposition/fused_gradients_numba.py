@@ -31,7 +31,6 @@ from pcctlearn.decomposition.lanes_numba import (
 )
 from pcctlearn.denormals_numba import flush_denormals, restore_denormals
 
-
 _CHUNK = 256  # rays whose products are summed in float32
 _STRIP = 3  # products that are summed together, beside 4 energies: as many as registers hold
 

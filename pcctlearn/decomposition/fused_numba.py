@@ -39,7 +39,9 @@ from pcctlearn.decomposition.lanes_numba import (
 )
 from pcctlearn.denormals_numba import flush_denormals, restore_denormals
 
-A_MINIMUM, SOLVED = 1, 2
+A_MINIMUM, SOLVED, BLURRED = 1, 2, 3
+_CLOSE = f4(0.1)  # standard errors, from which Newton's method in double precision converges
+_IS_CLOSE, _IS_BLURRED = 6, 7  # scalars of a lane, besides those of lanes_numba
 _MOST_LOOKS = 6  # evaluations of all energies
 _INNER_STEPS = 3  # minimising the model
 # third cumulant of μ·s over the 3/2 power of its variance: as hostile beams needed, with a few soft
@@ -148,36 +150,50 @@ def _misfit(w, materials, bins):
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _judge(w, lower, upper, limits, materials, bins):
-    """Whether A + s is the minimum, or a minimum and there may be a likelier one elsewhere.
+    """Whether A + s is the minimum, a minimum and there may be a likelier one, or close to it.
 
     Relative errors δ of the expected counts shift unknown k by δ √(Σ_b n_b (H⁻¹)_kk) at most; they
-    are rounding and the third order, κ₃/6 with the cumulant κ₃ of μ·s.
+    are rounding and the third order, κ₃/6 with the cumulant κ₃ of μ·s. Where counts do not fit, the
+    error of d, of second order, counts too: it shifts k by about ½ κ₃/√(sᵀCs) √(χ² (H⁻¹)_kk).
     """
     K = len(materials)
     A, S, G, H, D, Q, _, _, _ = rows(materials, bins)
     distance, _, misfit = limits
     count(w, materials, bins)
+    _misfit(w, materials, bins)
     for r in range(LANES):
         exact = w[(Q + SAFE) * LANES + r] == f4(0)
         w[(Q + FATE) * LANES + r] = w[(Q + DEFINITE) * LANES + r] if exact else f4(0)
+        w[(Q + _IS_CLOSE) * LANES + r] = w[(Q + FATE) * LANES + r]
+        w[(Q + _IS_BLURRED) * LANES + r] = f4(0)
     for unit in range(K):
         for r in range(LANES):
             variance, diagonal = inverse_diagonal(w, H, G, unit, r, K)
-            spread = w[(Q + SPREAD) * LANES + r]
-            error = f4(4) * EPS + _MOST_SKEWED / f4(6) * spread * np.sqrt(spread)
-            shift = error * np.sqrt(w[(Q + TOTAL) * LANES + r] * variance)
+            spread, total = w[(Q + SPREAD) * LANES + r], w[(Q + TOTAL) * LANES + r]
+            error = _MOST_SKEWED / f4(6) * spread * np.sqrt(spread)
+            chi2 = f4(2) * w[(Q + VALUE) * LANES + r]
+            of_slopes = f4(0.5) * _MOST_SKEWED * spread * np.sqrt(chi2 * variance)
+            step = w[(D + unit) * LANES + r]
             x = w[(A + unit) * LANES + r] + w[(S + unit) * LANES + r]
-            near = (x > lower[unit]) & (x < upper[unit]) & (shift <= distance)
-            near = near & (abs(w[(D + unit) * LANES + r]) <= distance)
-            near = near & (abs(x) * f4(0.5) * EPS <= distance)
-            near = near & (variance * diagonal <= MOST_INFLATED)
+            inside = (x > lower[unit]) & (x < upper[unit])
+            close = inside & (step * step <= _CLOSE * _CLOSE * variance)
+            close = close & (error * np.sqrt(total) <= _CLOSE)
+            o = (Q + _IS_CLOSE) * LANES + r
+            w[o] = w[o] if close else f4(0)
+            sharp = f4(4) * EPS * np.sqrt(total * variance) <= distance
+            sharp = sharp & (abs(x) * f4(0.5) * EPS <= distance)
+            sharp = sharp & (variance * diagonal <= MOST_INFLATED)
+            o = (Q + _IS_BLURRED) * LANES + r
+            w[o] = w[o] if sharp else f4(1)
+            shift = (f4(4) * EPS + error) * np.sqrt(total * variance) + of_slopes
+            near = sharp & inside & (shift <= distance) & (abs(step) <= distance)
             o = (Q + FATE) * LANES + r
             w[o] = w[o] if near else f4(0)
-    _misfit(w, materials, bins)
     for r in range(LANES):
         o = (Q + FATE) * LANES + r
         fits = w[(Q + VALUE) * LANES + r] <= misfit * w[(Q + TOTAL) * LANES + r]
-        w[o] = f4(SOLVED) * w[o] if fits else w[o]
+        blurred = f4(BLURRED) * w[(Q + _IS_CLOSE) * LANES + r] * w[(Q + _IS_BLURRED) * LANES + r]
+        w[o] = (f4(SOLVED) if w[o] > f4(0) else blurred) if fits else w[o]
 
 
 @no_type_check
@@ -269,7 +285,8 @@ def minimise(
         materials, bins: tuples with one entry for each.
         x: (pixel, ray, material), written for rays with enough photons.
         value: (pixel, ray), half the deviance of the minima, written.
-        known: (pixel, ray), zero; written: ``SOLVED``, or ``A_MINIMUM`` if there may be a likelier.
+        known: (pixel, ray), zero; written: ``SOLVED``, ``A_MINIMUM`` if there may be a likelier, or
+            ``BLURRED`` if x is as close to the minimum as float32 tells.
     """
     per_pixel = (counts.shape[1] + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):

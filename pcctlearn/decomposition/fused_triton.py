@@ -84,7 +84,7 @@ def minimise(
 def _differentiate(
     n, y, d0, d1, d2, c00, c10, c11, c20, c21, c22, s0, s1, s2, safe, K: tl.constexpr
 ):
-    """``lanes_numba.differentiate``: gradient, Hessian, Pearson's χ², largest variance of μ·s."""
+    """``lanes_numba.differentiate``: gradient, Hessian, half the deviance, variance of μ·s."""
     s0, s1, s2 = s0[:, None], s1[:, None], s2[:, None]
     b0 = c00 * s0 + c10 * s1 + c20 * s2
     b1 = c10 * s0 + c11 * s1 + c21 * s2
@@ -108,8 +108,9 @@ def _differentiate(
         h11 += 1.0
     if K < 3:
         h22 += 1.0
-    chi2, spread = tl.sum(excess * excess / mean, 1), tl.max(variance, 1)
-    return g0, g1, g2, h00, h10, h11, h20, h21, h22, chi2, spread
+    logs = tl.log(tl.maximum(n, 1e-30) / mean)  # 0 · log 0 = 0
+    value, spread = tl.sum(n * logs - excess, 1), tl.max(variance, 1)
+    return g0, g1, g2, h00, h10, h11, h20, h21, h22, value, spread
 
 
 @no_type_check
@@ -188,9 +189,9 @@ def _minimise(  # noqa: PLR0915
         c20, c21, c22 = c20 / y - d2 * d0, c21 / y - d2 * d1, c22 / y - d2 * d2
         s0, s1, s2, u0, u1, u2 = zero, zero, zero, zero, zero, zero
         l10, l20, l21, p0, p1, p2 = zero, zero, zero, zero, zero, zero
-        chi2, spread, definite = zero, zero, done
+        value, spread, definite = zero, zero, done
         for _ in range(_INNER_STEPS):
-            g0, g1, g2, h00, h10, h11, h20, h21, h22, chi2, spread = _differentiate(
+            g0, g1, g2, h00, h10, h11, h20, h21, h22, value, spread = _differentiate(
                 n, y, d0, d1, d2, c00, c10, c11, c20, c21, c22, s0, s1, s2, safe, K
             )
             l10, l20, l21, p0, p1, p2, definite = _factor(h00, h10, h11, h20, h21, h22)
@@ -199,6 +200,7 @@ def _minimise(  # noqa: PLR0915
         a0, a1, a2 = a0 + s0, a1 + s1, a2 + s2
         error = 4 * F32_EPS + _MOST_SKEWED / 6 * spread * tl.sqrt(spread)
         error *= tl.sqrt(total)
+        error += 0.5 * _MOST_SKEWED * spread * tl.sqrt(2 * tl.maximum(value, 0.0))
         v0, v1, v2 = variances(l10, l20, l21, p0, p1, p2)
         h1 = p1 + l10 * l10 * p0
         h2 = p2 + l20 * l20 * p0 + l21 * l21 * p1
@@ -210,7 +212,7 @@ def _minimise(  # noqa: PLR0915
             near &= _is_near(a2, u2, v2, h2, error, unknowns + 8, distance)
         a0, a1, a2 = clamped(a0, a1, a2, unknowns + 6, unknowns + 9)
         store_unknowns(x + (first + ray) * K, a0, a1, a2, active, K)
-        done |= near & (chi2 <= 2 * misfit * total)
+        done |= near & (value <= misfit * total)
         active &= ~near
         safe = tl.where(definite, 0.0, 1.0)
         look += 1

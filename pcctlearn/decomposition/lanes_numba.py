@@ -42,7 +42,7 @@ VALUE = 2  # half the deviance
 SAFE = 3  # whether the Hessian leaves out what could make it indefinite
 TOTAL = 4  # photons in all bins
 FATE = 5  # what is known of the ray
-N_SCALARS = 9
+N_SCALARS = 10
 
 
 @no_type_check

@@ -29,6 +29,7 @@ _LEAST_PHOTONS = 0.5
 # photons: of a million rays of silicon and CdTe with a likelier second minimum none had less than
 # 0.027 at the first, and only silicon less than 0.09.
 _GROSS_MISFIT = 0.02
+_FEW_PHOTONS_OF_THREE = 3000.0  # minima of three materials lie close to one another
 _SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
 # Five steps solve nearly all rays with many counts, twelve nearly all others. The first steps use
@@ -38,6 +39,11 @@ WARM_START: tuple[Solver, ...] = (
     DampedNewton(max_steps=5, scoring_steps=3, resolved_by=torch.float32),
     DampedNewton(max_steps=12, scoring_steps=5),
 )
+
+
+def _least_photons(attenuation: Attenuation) -> float:
+    """Photons, with fewer of which a ray is searched twice, or is not solved."""
+    return _FEW_PHOTONS_OF_THREE if len(attenuation) > 2 else _LEAST_PHOTONS
 
 
 class Found(NamedTuple):
@@ -79,7 +85,9 @@ def find_minima(
     the measured ones. A ray whose likelihood may have several minima (``_ambiguous``) is also
     solved in double precision, because in float32 rounding would choose among them. Rays without a
     start begin at the ``polynomial``; in double precision they are solved from both starts, and the
-    likelier minimum is kept. With an empty warm start all rays are solved in double precision.
+    likelier minimum is kept, but compiled functions solve a ray only once if float32 comes close to
+    its minimum and cannot resolve it. With an empty warm start all rays are solved in double
+    precision.
     """
     possible = informative(rays.counts).flatten()
     likelier = rays.start is None
@@ -88,9 +96,10 @@ def find_minima(
     solver = solver or DampedNewton()
     if compiled:
         assert polynomial is not None
-        single = _minima_in_float32(rays, attenuation, bounds, polynomial, possible)
+        single, close = _minima_in_float32(rays, attenuation, bounds, polynomial, possible)
         rays = rays.starting_at(single.x)
     else:
+        close = torch.zeros_like(possible)
         rays = started(rays, polynomial)
         assert rays.start is not None
         single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
@@ -107,7 +116,8 @@ def find_minima(
             shape = (*given.counts.shape[:2], -1)
             assert rest.start is not None
             start, wanted = rest.start.reshape(shape), (index >= 0).reshape(shape[:2])
-            double = hard_minima(given, start, wanted, _SAME)
+            near = close[index.flatten()].reshape(shape[:2])
+            double = hard_minima(given, start, wanted, near, _SAME)
         else:
             done = (index < 0).flatten()
             solvers = [*warm_start[1:], solver]
@@ -124,25 +134,31 @@ def _minima_in_float32(
     bounds: Bounds | None,
     polynomial: Polynomial,
     possible: Tensor,
-) -> Solution:
-    """Minima of the ``possible`` rays that float32 resolves; others are at a start."""
-    easy = easy_minima(
-        problem(rays, attenuation, bounds), polynomial, _LEAST_PHOTONS, _GROSS_MISFIT
-    )
+) -> tuple[Solution, Tensor]:
+    """Minima of the ``possible`` rays that float32 resolves; others are at a start.
+
+    Of these, a mask tells the rays whose start is close to their only minimum.
+    """
+    few = _least_photons(attenuation)
+    easy = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
+    if len(attenuation) > 2:
+        # there may be likelier minima also where the counts fit and float32 is blurred
+        easy = easy._replace(minimum=easy.minimum & False, close=easy.close & False)
     solution = Solution(easy.x, easy.solved)
     others, index = rays.take(~easy.solved)
     if not index.numel():
-        return solution
+        return solution, easy.close
     flat_index = index.flatten()
     start = started(others, polynomial).start
     assert start is not None
-    part = Easy(*(known[flat_index] for known in easy))
-    x = torch.where(part.minimum[:, None], part.x, start.flatten(0, -2))
     given = problem(others, attenuation, bounds)
-    wanted = (flat_index >= 0) & possible[flat_index]
-    found = ambiguous_minima(given, part._replace(x=x), wanted.reshape(given.counts.shape[:2]))
+    part = Easy(*(known[flat_index] for known in easy))
+    inside = flat_index >= 0
+    wanted = inside & possible[flat_index] & ~part.close
+    x = torch.where((part.minimum | part.close)[:, None], part.x, start.flatten(0, -2))
+    found = ambiguous_minima(given, x, part.value, part.minimum, wanted)
     x = torch.where(found.converged[:, None], found.x, x)
-    return put_back(solution, index, Solution(x, found.converged))
+    return put_back(solution, index, Solution(x, found.converged)), easy.close
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
@@ -162,10 +178,11 @@ def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
 
 
 def _ambiguous(rays: Rays, attenuation: Attenuation) -> Tensor:
-    """True where photons are few, or the model at the start fits them badly; flat."""
+    """True where the model at the start fits the counts badly, or photons are few for three
+    materials; flat."""
     total = rays.counts.sum(-1).flatten()
     misfit, _ = _half_deviance(rays.pieces(), attenuation)
-    return misfit > _GROSS_MISFIT * total
+    return (misfit > _GROSS_MISFIT * total) | (total < _least_photons(attenuation))
 
 
 def minimum(

@@ -36,12 +36,13 @@ from pcctlearn.denormals_numba import flush_denormals, restore_denormals
 # at; then it starts again where it is, takes sixty steps, and is looked at for the last time
 _SCORING, _AGAIN, _LAST = 5, 14, 75
 _TOLERANCE, _STUCK = f4(1e-10), f4(1e12)  # of ``DampedNewton``
-# A Newton decrement of a second search, and the square of a distance over its variance, below which
-# the search has ended: its minimum is the known one, or is less likely
-_CLEAR, _AT = f4(1e-2), f4(2.5e-3)
+# A Newton decrement, below which a search comes to its minimum: it is lost if float32 does not
+# resolve it, and a second search ends if the minimum is less likely than the known one, or is that
+# one, at a square of the distance over the variance of no more than ``_AT``
+_CLOSE, _AT = f4(1e-2), f4(2.5e-3)
 
 # scalars of a lane, besides those of lanes_numba
-_PREDICTED, _DAMPING, _KNOWN, _EXACT, _END = 0, 3, 6, 7, 8
+_PREDICTED, _DAMPING, _KNOWN, _EXACT, _END, _IS_CLOSE = 0, 3, 6, 7, 8, 9
 _SEARCHING, _FOUND, _LOST, _ENDED = f4(0), f4(1), f4(2), f4(3)
 _KNOWN_ONE, _LESS_LIKELY = f4(1), f4(2)
 
@@ -49,7 +50,7 @@ _KNOWN_ONE, _LESS_LIKELY = f4(1), f4(2)
 @no_type_check
 @njit(inline="always")
 def _scratch(M, K):
-    """Rows of a damped Hessian, free unknowns, a trial and the known minimum: no look needs them."""
+    """Rows of a damped Hessian, free unknowns, a trial and the known minimum, before a look."""
     F = M + K * (K + 1) // 2
     return M, F, F + K, F + 2 * K
 
@@ -146,7 +147,7 @@ def _propose(w, lower, upper, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _judge(w, again, distance, telling, materials, bins):
+def _judge(w, again, lower, upper, distance, telling, materials, bins):
     """The decrease g·D − ½ DᵀHD that a step predicts, and the fate of the ray.
 
     A ray near its minimum (``DampedNewton``) is found if float32 resolves it (``resolved``), and
@@ -169,11 +170,13 @@ def _judge(w, again, distance, telling, materials, bins):
         total = w[(Q + TOTAL) * LANES + r]
         convex = (w[(Q + DEFINITE) * LANES + r] > f4(0)) & (w[(Q + _EXACT) * LANES + r] > f4(0))
         convex = convex & (w[(Q + _DAMPING) * LANES + r] <= f4(0))
+        close = convex & (decrement <= _CLOSE)
+        w[(Q + _IS_CLOSE) * LANES + r] = f4(1) if close else f4(0)
         near = convex & (decrement <= _TOLERANCE + f4(64) * EPS * EPS * total)
         w[(Q + FATE) * LANES + r] = _FOUND if near else _SEARCHING
         rise = w[(Q + VALUE) * LANES + r] - decrement - w[(Q + _KNOWN) * LANES + r]
         end = _LESS_LIKELY if rise > telling + f4(8) * EPS * total else _KNOWN_ONE
-        w[(Q + _END) * LANES + r] = end if again & convex & (decrement <= _CLEAR) else f4(0)
+        w[(Q + _END) * LANES + r] = end if again & close & (K < 3) else f4(0)
     for unit in range(K):
         for r in range(LANES):
             variance, diagonal = inverse_diagonal(w, L, S, unit, r, K)
@@ -184,14 +187,21 @@ def _judge(w, again, distance, telling, materials, bins):
             sharp = sharp & (abs(x) * f4(0.5) * EPS <= distance)
             o = (Q + FATE) * LANES + r
             fate = _SEARCHING if abs(w[(D + unit) * LANES + r]) > distance else w[o]
-            w[o] = _LOST if (fate == _FOUND) & (not sharp) else fate
+            close = w[(Q + _IS_CLOSE) * LANES + r] > f4(0)
+            w[o] = fate if sharp | (not close) else _LOST
+            # At a limit rounding may decide which minimum a search comes to; with three materials,
+            # also on its way.
+            convex = w[(Q + DEFINITE) * LANES + r] > f4(0)
+            at_limit = convex & ((x <= lower[unit]) | (x >= upper[unit]))
+            w[o] = _LOST if at_limit & (close | (K > 2)) else w[o]
             apart = x - w[(X + unit) * LANES + r]
             at = apart * apart <= (_AT * variance if free else distance * distance)
             o = (Q + _END) * LANES + r
             w[o] = w[o] if at | (w[o] != _KNOWN_ONE) else f4(0)
     for r in range(LANES):
         o = (Q + FATE) * LANES + r
-        w[o] = _ENDED if w[(Q + _END) * LANES + r] > f4(0) else w[o]
+        ended = (w[(Q + _END) * LANES + r] > f4(0)) & (w[o] != _LOST)
+        w[o] = _ENDED if ended else w[o]
 
 
 @no_type_check
@@ -297,7 +307,7 @@ def _search(
             _load(w, state, n, x, value, active, first, lanes, materials, bins)
             if turn not in (0, _AGAIN):
                 _propose(w, lower, upper, materials, bins)
-                _judge(w, again, distance, telling, materials, bins)
+                _judge(w, again, lower, upper, distance, telling, materials, bins)
                 _write(
                     w, state, active, first, lanes, again, distance, telling, x, value, found,
                     materials, bins,

@@ -249,8 +249,8 @@ def _descend(
 @no_type_check
 @njit(cache=True, error_model="numpy", parallel=True)
 def solve_in_double(
-    pixels, rays, counts, spectra, attenuation, start, lower, upper, distance, same, materials,
-    bins, x, converged,
+    pixels, rays, counts, spectra, attenuation, start, close, lower, upper, distance, same,
+    materials, bins, x, converged,
 ):  # fmt: skip
     """The likelier of the minima that are reached from the start and from zero material.
 
@@ -260,6 +260,7 @@ def solve_in_double(
         spectra: (pixel, bin, energy), or one for all pixels.
         attenuation: (material, energy), in double precision.
         start: (pixel, ray, material).
+        close: (pixel, ray), whether the start is close to the only minimum.
         lower, upper: limits of the area densities.
         distance, same: ``DISTANCE``, and the largest difference of the values of one minimum.
         materials, bins: tuples with one entry for each.
@@ -290,8 +291,12 @@ def solve_in_double(
                 n[k] = counts[pixel, ray, k]
             for k in range(K):
                 found[0, k], found[1, k] = start[pixel, ray, k], 0.0
-            for which in range(2):
-                done[which] = False
+            done[:] = False
+            if close[pixel, ray]:
+                done[0] = _descend(
+                    found[0], n, beam, lower, upper, distance, 12, 0, t, free, vectors, matrices
+                )
+            for which in range(0 if done[0] else 2):
                 for steps, scoring in ((12, 5), (60, 0)):
                     if not done[which]:
                         done[which] = _descend(

@@ -95,7 +95,7 @@ def test_every_ray_is_as_in_float64_or_likelier(name, where, device):
             return poisson_likelihood(x[of].double(), n[of], spectra, table).value
 
         assert (value(found.x) < value(expected.x)).all()
-        assert far.sum() <= 1
+        assert far.sum() <= 0.01 * len(counts)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_most_rays_are_solved_in_float32(monkeypatch, function, photons, least):
 
     def counting(*arguments):
         solution = getattr(fused, function)(*arguments)
-        shares.append(solution.converged.double().mean())
+        solved = solution.solved if function == "easy_minima" else solution.converged
+        shares.append(solved.double().mean())
         return solution
 
     monkeypatch.setattr(f"pcctlearn.decomposition.minima.{function}", counting)

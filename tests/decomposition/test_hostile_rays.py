@@ -175,7 +175,9 @@ def test_the_gradient_of_a_ray_that_needed_double_precision_is_exact(dtype):
     assert (gradient[~converged] == 0).all()
     # H⁻¹ ∂_k ȳ_b / ȳ_b at the float64 minimum, summed over the materials
     at = solved(scene, counts, spectra, boxed=False)
-    kept = converged & at.converged
+    near = (x.detach().double() - at.x).abs().amax(-1) <= 1e-4  # others are at a likelier minimum
+    assert (near | ~converged | ~at.converged).double().mean() > 0.98
+    kept = converged & at.converged & near
     exact = torch.func.vmap(
         torch.func.hessian(lambda A, n: _half_deviance(A, n, spectra, scene.attenuation))
     )(at.x[kept], counts[kept])
