@@ -4,7 +4,8 @@
 noise; random water 0-30 g/cm² and calcium 0-3 g/cm². ``--beam columns`` gives each of 256 columns
 its own spectra; ``--beam iodine`` has six bins and a third material, 0-0.05 g/cm². Methods take
 turns in one run; times are medians. Peers: Newton's method of this project without compiled
-functions, its Nelder–Mead, and the simplex of RTK if it is installed.
+functions, its Nelder–Mead, its proxy, and the simplex of RTK if it is installed. The proxy has the
+default size and is not trained, which does not change its speed.
 
 The lower limit is the arithmetic of three evaluations of all energies, two forward and one
 backward, at the speed of a matrix product: a multiply-add for each material, each bin and each of
@@ -13,6 +14,7 @@ its moments, and eight for an exponential.
 
 import argparse
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -28,20 +30,25 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measures import arithmetic_flops, timed
+from pcctlearn.decomposition.adapters import rtk_simplex
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.minima import WARM_START
+from pcctlearn.decomposition.polynomial import fit_polynomial
+from pcctlearn.decomposition.proxy import ProxyDecomposition
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.response.analytic import Analytic
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import Spectrum
 from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.solvers.nelder_mead import NelderMead
+from pcctlearn.studies.layer_speed import of_layer, untrained_proxy
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUNDS = [[-5.0, -7.75, -2.0], [60.0, 15.5, 2.0]]
 N_COLUMNS = 256
 NELDER_MEAD_RAYS = 20_000
 UNCOMPILED_RAYS = 100_000
+PROXY_WIDTHS = (48, 48, 48)  # as in conf/training/proxy.yaml
 
 
 def main() -> None:
@@ -68,7 +75,12 @@ def main() -> None:
         "rms_error_over_crlb": error_over_crlb(solution.x, A, spectra, attenuation),
         "threads": float(torch.get_num_threads()),
     }
-    results |= measure(counts, spectra, attenuation, arguments.repeats, arguments.device)
+    logging.getLogger("pcctlearn").setLevel(logging.ERROR)  # rays that the proxy does not cover
+    proxy = None
+    if arguments.beam != "columns":  # a proxy has one spectrum for all pixels
+        model = spectral_model(arguments.photons, arguments.beam).requires_grad_(False)
+        proxy = untrained_proxy(model, PROXY_WIDTHS).to(arguments.device)
+    results |= measure(counts, spectra, attenuation, proxy, arguments.repeats, arguments.device)
     results |= lower_limit(results, spectra, attenuation, arguments.device)
     if arguments.memory_rays and arguments.device == "cpu":
         results |= memory_of_a_fresh_process(arguments.memory_rays)
@@ -92,6 +104,16 @@ def main() -> None:
 
 def scanner(device: str, photons: float = 1e6, beam: str = "usual") -> tuple[Tensor, Tensor]:
     """Spectra (bin, 108), or (256, bin, 108) of columns, and attenuation, float32."""
+    model = spectral_model(photons, beam)
+    S = model.spectra().detach()
+    if beam == "columns":  # as if thresholds and filter differed by a few per cent
+        tilt = torch.linspace(-0.05, 0.05, S.shape[-1])
+        S = S * (1 + torch.linspace(-1, 1, N_COLUMNS)[:, None, None] * tilt)
+    return S.float().to(device), model.attenuation.float().to(device)
+
+
+def spectral_model(photons: float, beam: str) -> SpectralModel:
+    """Deep silicon at 120 kV, with a third material and six bins for the beam "iodine"."""
     spectrum = Spectrum(
         ROOT / "data/physics/spectra/tungsten_120kV_12deg.csv",
         {"aluminium": 0.25},
@@ -101,12 +123,7 @@ def scanner(device: str, photons: float = 1e6, beam: str = "usual") -> tuple[Ten
     edges, materials = [15.0, 33.0, 45.0, 59.0, 120.0], ["water", "calcium"]
     if beam == "iodine":
         edges, materials = [15.0, 25.0, 33.2, 42.0, 50.3, 70.0, 120.0], [*materials, "iodine"]
-    model = SpectralModel.from_parts(spectrum, silicon, Thresholds(edges), materials)
-    S = model.spectra().detach()
-    if beam == "columns":  # as if thresholds and filter differed by a few per cent
-        tilt = torch.linspace(-0.05, 0.05, S.shape[-1])
-        S = S * (1 + torch.linspace(-1, 1, N_COLUMNS)[:, None, None] * tilt)
-    return S.float().to(device), model.attenuation.float().to(device)
+    return SpectralModel.from_parts(spectrum, silicon, Thresholds(edges), materials)
 
 
 def bounds(attenuation: Tensor) -> list[list[float]]:
@@ -129,7 +146,12 @@ def rays(n: int, spectra: Tensor, attenuation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    counts: Tensor, spectra: Tensor, attenuation: Tensor, repeats: int, device: str
+    counts: Tensor,
+    spectra: Tensor,
+    attenuation: Tensor,
+    proxy: ProxyDecomposition | None,
+    repeats: int,
+    device: str,
 ) -> dict[str, float]:
     width = len(spectra) if spectra.ndim > 2 else 1
     few, some = counts[: NELDER_MEAD_RAYS // width], counts[: UNCOMPILED_RAYS // width]
@@ -160,18 +182,25 @@ def measure(
         with torch.no_grad():
             decompose(few, spectra, attenuation, bounds=limits, solver=NelderMead(), warm_start=())
 
-    jobs: dict[str, tuple[Callable[[], None], int, int]] = {
+    jobs: dict[str, tuple[Callable[[], object], int, int]] = {
         "forward": (forward, len(counts) * width, repeats),
         "forward_backward": (both, len(counts) * width, repeats),
         "forward_backward_spectra": (both_in_spectra, len(counts) * width, repeats),
         "forward_backward_all": (both_in_all, len(counts) * width, repeats),
         "uncompiled": (uncompiled, len(some) * width, repeats),
     }
+    if proxy is not None:
+        calls = of_layer(proxy, counts.detach().mT[None, :, None], repeats)
+        assert calls.forward_backward is not None
+        jobs["proxy"] = calls.forward, len(counts), repeats
+        jobs["proxy_backward"] = calls.forward_backward, len(counts), repeats
     usual = width == 1 and len(attenuation) == 2
     if usual:  # Nelder–Mead takes minutes with three materials
         jobs["nelder_mead"] = nelder_mead, len(few), 1
     forward()  # warms caches and threads, and compiles
     both_in_spectra()
+    if proxy is not None:
+        jobs["proxy_backward"][0]()
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats):
         for name, (job, _, most) in jobs.items():
@@ -181,8 +210,8 @@ def measure(
         f"{name}_rays_per_s": jobs[name][1] / median(seconds) for name, seconds in times.items()
     }
     if usual:
-        results |= rtk_simplex()
-    for peer in ("uncompiled", "nelder_mead", "rtk_simplex"):
+        results |= rtk()
+    for peer in ("uncompiled", "proxy", "nelder_mead", "rtk_simplex"):
         if f"{peer}_rays_per_s" in results:
             ratio = results["forward_rays_per_s"] / results[f"{peer}_rays_per_s"]
             results[f"forward_speedup_over_{peer}"] = ratio
@@ -247,50 +276,22 @@ def error_over_crlb(x: Tensor, A: Tensor, spectra: Tensor, attenuation: Tensor) 
     return float(torch.einsum("rk,rkm,rm->r", error, information, error).mean().div(len(mu)).sqrt())
 
 
-def rtk_simplex() -> dict[str, float]:
+def rtk() -> dict[str, float]:
     """Speed of RTK's Nelder–Mead decomposition of the same problem, if itk-rtk is installed."""
+    spectra, attenuation = scanner("cpu")
+    _, counts = rays(4096, spectra, attenuation)
+    polynomial = fit_polynomial(spectra, attenuation)
+    start = polynomial.clamped(polynomial(counts, spectra.sum(-1)))
     try:
-        import itk
-        from itk import RTK
-    except ImportError:
-        print("RTK (itk-rtk) is not installed: skipped")
+        simplex = rtk_simplex.prepare(counts, spectra, attenuation, start).forward
+    except ImportError as error:
+        print(f"{error}: skipped")
         return {}
-    import numpy as np
-
-    spectra, attenuation = (t.numpy() for t in scanner("cpu"))
-    n_bins, n_energies = spectra.shape
-    vector, cube, plane = itk.VectorImage[itk.F, 3], itk.Image[itk.F, 3], itk.Image[itk.F, 2]
-
-    def image(array, kind):
-        return itk.image_from_array(np.ascontiguousarray(array, np.float32), ttype=kind)
-
-    # one pulse height in the middle of each bin: RTK's rule at bin edges has no effect
-    edges = 10 + 30 * np.arange(n_bins + 1)
-    response = np.zeros((edges[-1], n_energies), np.float32)
-    total = spectra.sum(0)
-    response[edges[:-1] + 15] = spectra / np.where(total > 0, total, 1)
-    A, counts = rays(4096, *scanner("cpu"))
-    shape = (1, 64, 64)
-    simplex = RTK.SimplexSpectralProjectionsDecompositionImageFilter[
-        vector, vector, cube, plane, plane
-    ].New()
-    thresholds = itk.VariableLengthVector[itk.D]()
-    thresholds.SetSize(n_bins + 1)
-    for i, edge in enumerate(edges):
-        thresholds[i] = float(edge)
-    simplex.SetInputDecomposedProjections(image(np.full((*shape, 2), [10.0, 1.0]), vector))
-    simplex.SetInputMeasuredProjections(image(counts.numpy().reshape(*shape, n_bins), vector))
-    simplex.SetInputIncidentSpectrum(image(np.broadcast_to(total, (64, 64, n_energies)), cube))
-    simplex.SetDetectorResponse(image(response, plane))
-    simplex.SetMaterialAttenuations(image(attenuation.T, plane))
-    simplex.SetThresholds(thresholds)
-    simplex.SetNumberOfIterations(300)
-    seconds = timed(simplex.Update, "cpu")
-    theirs = torch.from_numpy(itk.array_from_image(simplex.GetOutput(0))).reshape(A.shape)
-    ours = decompose(counts, *scanner("cpu"), bounds=[side[:2] for side in BOUNDS]).x
+    seconds = timed(simplex, "cpu")
+    ours = decompose(counts, spectra, attenuation, bounds=bounds(attenuation)).x
     return {
-        "rtk_simplex_rays_per_s": len(A) / seconds,
-        "rtk_simplex_median_difference_g_cm2": float((ours - theirs).abs().median()),
+        "rtk_simplex_rays_per_s": len(counts) / seconds,
+        "rtk_simplex_median_difference_g_cm2": float((ours - simplex()).abs().median()),
     }
 
 
@@ -300,6 +301,8 @@ def table(results: dict[str, float]) -> Table:
         "forward_backward": "pcctlearn, forward + gradient in counts",
         "forward_backward_spectra": "pcctlearn, forward + gradient in counts, spectra",
         "forward_backward_all": "pcctlearn, forward + gradient in counts, spectra, attenuation",
+        "proxy": "proxy layer (untrained), forward",
+        "proxy_backward": "proxy layer (untrained), forward + gradient in counts",
         "uncompiled": "Newton without compiled functions (pcctlearn), forward",
         "nelder_mead": "Nelder–Mead (pcctlearn), forward",
         "rtk_simplex": "RTK simplex, forward",

@@ -26,6 +26,7 @@ SLOW = (
     "app/test_train",
     "calibration/test_etb",
     "calibration/test_layer_slabs",
+    "decomposition/test_adapters",
     "decomposition/test_benchmark_memory",
     "decomposition/test_hostile_rays",
     "decomposition/test_triton",

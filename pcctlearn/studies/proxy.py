@@ -1,8 +1,6 @@
 """Train a proxy of the decomposition, and measure its errors and its speed."""
 
 from collections.abc import Callable, Sequence
-from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.shapes import channels_first
+from pcctlearn.studies.layer_speed import TASKS, of_layer, rays_per_second
 from pcctlearn.training.proxy_module import FittedProxy
 from pcctlearn.training.proxy_rays import ProxyRays
 from pcctlearn.validation import require_positive
@@ -33,7 +32,6 @@ Arrays = dict[str, Tensor | np.ndarray]
 # of judged rays: uniform in the box, near its lower limits, with noise and scatter
 _KINDS = {"": {}, "thin_": {"thin_share": 1.0}, "noisy_": {"clean_share": 0.0}}
 _LAYERS = ("exact", "proxy")
-_TASKS = ("forward", "forward_backward")
 _N_REPEATS = 5
 
 
@@ -99,7 +97,7 @@ class ProxyStudy:
                 f"{m}_jacobian_relative_error_p95",
             )
         ]
-        speeds = [f"{layer}_{task}_rays_per_second" for layer in _LAYERS for task in _TASKS]
+        speeds = [f"{layer}_{task}_rays_per_second" for layer in _LAYERS for task in TASKS]
         fitted = ["val_loss", "epochs", "training_seconds"]
         return [*errors, "noisy_outside_range_percent", *speeds, "n_threads", "n_weights", *fitted]
 
@@ -165,24 +163,19 @@ class ProxyStudy:
         A = self.rays.uniform(self.n_timed, generator_of(self.seed, "proxy timing")).clamp(min=0)
         counts = channels_first(self.model(A).detach().float()[None, None])
         layers = {"exact": self.exact, "proxy": proxy}
-        times: dict[str, list[float]] = {}
-        for repeat in range(_N_REPEATS + 1):
-            for name, layer in layers.items():
-                for task in _TASKS:
-                    seconds = _seconds(layer, counts, task == "forward_backward")
-                    if repeat:  # the first compiles
-                        times.setdefault(f"{name}_{task}", []).append(seconds)
-        return {f"{key}_rays_per_second": self.n_timed / median(s) for key, s in times.items()}
+        return rays_per_second(
+            {name: of_layer(layer, counts, _N_REPEATS) for name, layer in layers.items()}
+        )
 
     def report(self, numbers: Numbers, arrays: Arrays) -> StudyResults:
         """Numbers, arrays, figures and the table of speeds."""
-        speeds = [f"{layer}_{task}_rays_per_second" for layer in _LAYERS for task in _TASKS]
+        speeds = [f"{layer}_{task}_rays_per_second" for layer in _LAYERS for task in TASKS]
         labels = ("maximum likelihood", "proxy")
         table = Rows(
             f"Million rays/s, float32, {numbers['n_threads']:.0f} threads",
             ("decomposition", "forward", "forward and gradient in counts"),
             [
-                (label, *(f"{numbers[f'{layer}_{t}_rays_per_second'] / 1e6:.2f}" for t in _TASKS))
+                (label, *(f"{numbers[f'{layer}_{t}_rays_per_second'] / 1e6:.2f}" for t in TASKS))
                 for layer, label in zip(_LAYERS, labels, strict=True)
             ],
         )
@@ -206,16 +199,6 @@ def _errors(
     with torch.no_grad():
         A, jacobian = jacobian_of(network, target.log_counts)
     return A - target.line_integrals, relative_errors(jacobian, target.jacobian)
-
-
-def _seconds(layer: Decomposition, counts: Tensor, backward: bool) -> float:
-    n = counts.detach().clone().requires_grad_(backward)
-    began = perf_counter()
-    with torch.set_grad_enabled(backward):
-        x = layer(n).x
-        if backward:
-            torch.autograd.grad(x.sum(), n)
-    return perf_counter() - began
 
 
 def _in_words(materials: Sequence[str], limits: Sequence[Sequence[float]]) -> str:
