@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
-from pcctlearn.solvers.quadratic import Quadratic
+from pcctlearn.solvers.quadratic import Quadratic, of_rays
 
 
+@of_rays(1)  # counts
 def poisson_likelihood(
     A: RayLineIntegrals,
     counts: RayCounts,

@@ -1,15 +1,17 @@
 """Damped Newton's method with bounds, for many small problems at once."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcctlearn.solvers.minimum import DISTANCE, last_step, newton_trial, resolved
-from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution
+from pcctlearn.solvers.quadratic import Bounds, Objective, Quadratic, Solution, n_of_rays, take
 from pcctlearn.solvers.small_systems import quadratic_form
 
 _STUCK = 1e12  # damping at which no step makes progress
+_LEAST_RAYS = 1024  # that continue without the others
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class DampedNewton:
     ray has converged if the exact Hessian is positive definite, the Newton decrement gᵀH⁻¹g (twice
     the remaining decrease) is below ``tolerance`` or below what rounding resolves, no component of
     the step exceeds ``distance``, and rounding moves the minimum by at most ``distance``
-    (``last_step``). A converged ray still takes its last step. Rays are independent.
+    (``last_step``). A converged ray still takes its last step. Rays are independent. Where half of
+    many rays have ended, the others continue without them if the objective allows it (``of_rays``).
 
     Args:
         tolerance: largest Newton decrement of a converged ray.
@@ -58,11 +61,29 @@ class DampedNewton:
         """Minimise from ``start``; rays that do not converge keep their best iterate."""
         x = start if bounds is None else start.clamp(*bounds)
         model = objective(x, *theta, exact=self._exact_at(0))
-        exact = torch.full_like(model.value, self._exact_at(0), dtype=torch.bool)
-        damping = torch.zeros_like(model.value)
-        converged, stuck = torch.zeros_like(exact), torch.zeros_like(exact)
-        resolvable = resolvable_decrease(self.tolerance, model)
-        for step in range(1, self.max_steps + 2):
+        none = torch.zeros_like(model.value, dtype=torch.bool)
+        begin = _State(
+            x=x,
+            model=model,
+            exact=none | self._exact_at(0),
+            damping=torch.zeros_like(model.value),
+            converged=none,
+            stuck=none,
+            resolvable=resolvable_decrease(self.tolerance, model),
+        )
+        return self._descend(1, begin, objective, theta, bounds)
+
+    def _descend(
+        self,
+        first: int,
+        state: "_State",
+        objective: Objective,
+        theta: tuple[Tensor, ...],
+        bounds: Bounds | None,
+    ) -> Solution:
+        """Continue with step ``first``; once half of the rays have ended, without these."""
+        x, model, exact, damping, converged, stuck, resolvable = state
+        for step in range(first, self.max_steps + 2):
             trial, positive = newton_trial(x, model, damping, bounds)
             move = x - trial
             decrement = (move * model.gradient).sum(-1)
@@ -73,8 +94,20 @@ class DampedNewton:
             near = near & (exact | (not self.exact)) & ~converged & ~stuck
             x = torch.where(near[..., None], trial, x)
             converged = converged | near
-            if step > self.max_steps or bool((converged | stuck).all()):
+            ended = converged | stuck
+            if step > self.max_steps or bool(ended.all()):
                 break
+            if _few_remain(ended, objective):
+                now = _State(x, model, exact, damping, converged, stuck, resolvable)
+                rest = (~ended).nonzero()[:, 0]
+                some = _of(rest, objective, theta)
+                # they begin this step again
+                others = self._descend(step, now.of(rest), objective, some, bounds)
+                solution = self._finish(now, objective, theta, bounds)
+                return Solution(
+                    solution.x.index_copy(0, rest, others.x),
+                    solution.converged.index_copy(0, rest, others.converged),
+                )
             at_trial = objective(trial, *theta, exact=self._exact_at(step))
             lower = at_trial.value <= model.value + model.rounding
             taken = positive & ~converged & ~stuck & lower
@@ -90,6 +123,18 @@ class DampedNewton:
             exact = torch.where(taken, self._exact_at(step), exact)
             damping = _adapt(damping, gain, taken)
             stuck = stuck | (damping > _STUCK)
+        end = _State(x, model, exact, damping, converged, stuck, resolvable)
+        return self._finish(end, objective, theta, bounds)
+
+    def _finish(
+        self,
+        state: "_State",
+        objective: Objective,
+        theta: tuple[Tensor, ...],
+        bounds: Bounds | None,
+    ) -> Solution:
+        """The last test of rays that take no more steps."""
+        x, model, converged = state.x, state.model, state.converged
         if self.exact:
             sharp = resolved(x, model, bounds, self.distance, self.resolved_by)
             return Solution(x, converged & sharp)
@@ -98,6 +143,43 @@ class DampedNewton:
 
     def _exact_at(self, step: int) -> bool:
         return self.exact and step >= self.scoring_steps
+
+
+class _State(NamedTuple):
+    """What each ray has reached."""
+
+    x: Tensor
+    model: Quadratic
+    exact: Tensor
+    damping: Tensor
+    converged: Tensor
+    stuck: Tensor
+    resolvable: Tensor
+
+    def of(self, index: Tensor) -> "_State":
+        """Some of the rays."""
+        x, model, *others = self
+        some = Quadratic(*(take(part, index) for part in model))
+        return _State(take(x, index), some, *(take(part, index) for part in others))
+
+
+def _few_remain(ended: Tensor, objective: Objective) -> bool:
+    """Whether it is possible and worth while to continue without the rays that have ended.
+
+    It is possible for one axis of rays, unless autograd differentiates the steps. Few rays stay
+    together: a matrix product of one column, for instance, rounds differently, and a ray would
+    depend on the number of the others.
+    """
+    if ended.ndim != 1 or torch.is_grad_enabled() or not n_of_rays(objective):
+        return False
+    n_rest = len(ended) - int(ended.sum())
+    return _LEAST_RAYS <= n_rest <= len(ended) / 2
+
+
+def _of(index: Tensor, objective: Objective, theta: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The arguments of some of the rays."""
+    n = n_of_rays(objective)
+    return *(take(part, index) for part in theta[:n]), *theta[n:]
 
 
 def resolvable_decrease(tolerance: float, model: Quadratic) -> Tensor:

@@ -1,9 +1,9 @@
 """The protocol of objectives and solvers: their arguments and results."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -36,6 +36,32 @@ class Solution(NamedTuple):
 # objective(x, *theta, exact=True): value and derivatives at x, one independent problem per ray.
 # With exact=False the Hessian may be its expectation, which is cheaper and never indefinite.
 Objective = Callable[..., Quadratic]
+
+_Marked = TypeVar("_Marked", bound=Objective)
+
+
+def of_rays(n_theta: int) -> Callable[[_Marked], _Marked]:
+    """Mark an objective whose first ``n_theta`` arguments after x have one row for each ray.
+
+    All others are shared by the rays. Solvers may leave out rays of such an objective.
+    """
+
+    def mark(objective: _Marked) -> _Marked:
+        vars(objective)["n_of_rays"] = n_theta
+        return objective
+
+    return mark
+
+
+def n_of_rays(objective: Objective) -> int:
+    """The number given to ``of_rays``; 0 for an objective without a mark."""
+    return getattr(objective, "n_of_rays", 0)
+
+
+def take(values: Tensor, index: Int[Tensor, "some"]) -> Tensor:
+    """Rows of the first axis, which is last in memory, as in the values."""
+    return values.movedim(0, -1)[..., index].movedim(-1, 0)
+
 
 # solver(objective, start, theta, bounds): the minimum over x. theta contains everything that the
 # objective depends on, so that a compiled solver can read it.

@@ -9,7 +9,7 @@ from support.scanners import scanner
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.solvers.newton import DampedNewton
-from pcctlearn.solvers.quadratic import Bounds, Quadratic
+from pcctlearn.solvers.quadratic import Bounds, Quadratic, of_rays
 
 BOX = Bounds(torch.tensor([-1.0, 0.0, -0.5]), torch.tensor([1.0, 2.0, 0.5]))
 
@@ -90,6 +90,59 @@ def test_a_curved_valley(start):
     x, converged = DampedNewton(max_steps=200)(valley, torch.tensor([start]))
     assert converged.all()
     torch.testing.assert_close(x, torch.ones(1, 2))
+
+
+def few_photons(n_rays=12_000):
+    """Counts of which some take many steps, and the arguments that all rays share."""
+    model, generator = scanner(photons=2000.0, every=8), torch.Generator().manual_seed(3)
+    truth = torch.rand(n_rays, 2, generator=generator) * torch.tensor([20.0, 2.0])
+    counts = draw_counts(model(truth).detach(), generator)
+    return counts, (model.spectra().detach(), model.attenuation)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rays_that_continue_without_the_others_reach_the_same_bits(exact, dtype):
+    counts, shared = few_photons()
+    theta = tuple(t.to(dtype) for t in (counts, *shared))
+    start, solver = torch.ones(len(counts), 2, dtype=dtype), DampedNewton(exact=exact)
+    sizes = []
+
+    @of_rays(1)
+    def counted(x, *theta, exact=True):
+        sizes.append(len(x))
+        return poisson_likelihood(x, *theta, exact=exact)
+
+    def together(x, *, exact=True):  # has no rays that could be left out
+        return poisson_likelihood(x, *theta, exact=exact)
+
+    with torch.no_grad():
+        x, converged = solver(counted, start, theta)
+        whole = solver(together, start)
+    assert torch.equal(x, whole.x)
+    assert torch.equal(converged, whole.converged)
+    assert len(set(sizes)) > 2
+    assert min(sizes) >= 1024
+    # a ray does not depend on the number of the others
+    with torch.no_grad():
+        half = solver(counted, start[::2], (theta[0][::2], *theta[1:]))
+    assert torch.equal(half.x, x[::2])
+    assert torch.equal(half.converged, converged[::2])
+
+
+def test_steps_that_autograd_differentiates_keep_all_rays():
+    counts, shared = few_photons(3000)
+    counts.requires_grad_()
+    sizes = []
+
+    @of_rays(1)
+    def counted(x, *theta, exact=True):
+        sizes.append(len(x))
+        return poisson_likelihood(x, *theta, exact=exact)
+
+    x, _ = DampedNewton(max_steps=12)(counted, torch.ones(3000, 2), (counts, *shared))
+    assert set(sizes) == {3000}
+    assert x.requires_grad
 
 
 def test_unsolved_rays_are_marked():

@@ -2,7 +2,7 @@
 
 import torch
 
-from pcctlearn.solvers.quadratic import Bounds, free_unknowns
+from pcctlearn.solvers.quadratic import Bounds, free_unknowns, n_of_rays, of_rays, take
 
 BOX = Bounds(torch.zeros(1), torch.ones(1))
 
@@ -18,3 +18,19 @@ def test_infinite_bounds_fix_no_unknown():
     x, gradient = torch.tensor([[-1e9], [1e9]]), torch.tensor([[1.0], [-1.0]])
     open_box = Bounds(torch.tensor([-torch.inf]), torch.tensor([torch.inf]))
     assert free_unknowns(x, gradient, open_box).all()
+
+
+def test_a_marked_objective_says_which_arguments_have_rows_for_the_rays():
+    @of_rays(2)
+    def marked(x, first, second, shared):
+        return first
+
+    assert n_of_rays(marked) == 2
+    assert n_of_rays(lambda x: x) == 0
+
+
+def test_rows_are_taken_and_stay_last_in_memory():
+    values = torch.rand(3, 2, 7).movedim(-1, 0)  # (7, 3, 2), the first axis contiguous
+    some = take(values, torch.tensor([1, 4, 5]))
+    assert torch.equal(some, values[[1, 4, 5]])
+    assert some.stride(0) == 1
