@@ -19,6 +19,13 @@ AT_MOST = {
         "os_sart_rmse_HU": 115,
         "fista_tv_rmse_in_soft_tissue_HU": 25,
     },
+    "decomposition_cost": {
+        **{
+            f"{name}_largest_error_g_cm2": 1e-4
+            for name in ("exact", "newton", "nelder_mead", "scipy")
+        },
+        "implicit_memory_growth_percent": 5,
+    },
     "scatter_cross_domain": {
         "spr_percent_over_uncorrected": 0.3,
         "vmi60_rmse_HU_over_uncorrected": 0.45,

@@ -59,7 +59,10 @@ def _memory(ax: Axes, folder: Path) -> None:
     ax.plot(steps, unrolled, "o-", color=COLORS["before"], label="unrolled")
     ax.plot(steps, implicit, "s-", color=COLORS["reference"], label="implicit")
     ax.axhline(
-        float(exact), color=COLORS["after"], linestyle="--", label="compiled layer (its own steps)"
+        float(exact[0]),
+        color=COLORS["after"],
+        linestyle="--",
+        label="compiled layer (its own steps)",
     )
     ax.set(
         yscale="log", xlabel="Newton steps", ylabel="peak memory (MB)", xticks=steps, xlim=(0, None)

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,11 +100,14 @@ class DecompositionCost:
         self.layers: dict[str, Decomposition] = {
             "nelder_mead": decomposition(model, solver=NelderMead(), warm_start=()),
             "newton": decomposition(model, warm_start=WARM_START),
-            "proxy": untrained_proxy(model, widths)
-            if proxy is None
-            else ProxyDecomposition(model, proxy),
+            "proxy": _proxy(model, proxy, widths),
             "exact": exact,
         }
+        if torch.cuda.is_available():
+            self.layers |= {
+                f"{name}_cuda": copy.deepcopy(self.layers[name]).to("cuda")
+                for name in ("newton", "proxy", "exact")
+            }
         self.bounds, self.untrained = exact.bounds(), proxy is None
         self.geometry, self.phantom = geometry, phantom
         self.n_steps, self.n_repeats, self.seed = list(n_steps), n_repeats, seed
@@ -148,11 +152,12 @@ class DecompositionCost:
         numbers: Numbers = {}
         judged = _spread(counts, _N_JUDGED)
         for name, layer in self.layers.items():
-            if name != "proxy" or not self.untrained:
-                with torch.no_grad():
-                    x, solved = layer(_as_view(judged))
-                x = channels_last(x).flatten(0, -2)
-                numbers |= self._error(name, judged, Solution(x, solved.flatten()))
+            if self.untrained and name.startswith("proxy"):
+                continue
+            with torch.no_grad():
+                x, solved = layer(_as_view(judged, layer))
+            x = channels_last(x).flatten(0, -2)
+            numbers |= self._error(name, judged, Solution(x.cpu(), solved.flatten().cpu()))
         for name, (peer, rays) in peers.items():
             x = peer.forward().double()
             numbers |= self._error(name, rays, Solution(x, x.isfinite().all(-1)))
@@ -171,30 +176,27 @@ class DecompositionCost:
         }
 
     def speeds(self, counts: RayCounts, peers: dict[str, tuple[Peer, RayCounts]]) -> Numbers:
-        """Rays per second of all methods in turns, of layers also on a GPU."""
+        """Rays per second of all methods in turns."""
         methods = {
             name: Timed(*peer, len(rays), self.n_repeats) for name, (peer, rays) in peers.items()
         }
         for name, layer in self.layers.items():
-            rays = _as_view(_spread(counts, _N_TIMED.get(name, len(counts))))
-            once = name == "nelder_mead"
-            methods[name] = of_layer(layer, rays, 1 if once else self.n_repeats)
-            if torch.cuda.is_available() and not once:
-                on_gpu = copy.deepcopy(layer).to("cuda")
-                methods[f"{name}_cuda"] = of_layer(on_gpu, _as_view(counts).cuda(), self.n_repeats)
+            rays = _as_view(_spread(counts, _N_TIMED.get(name, len(counts))), layer)
+            methods[name] = of_layer(layer, rays, 1 if name == "nelder_mead" else self.n_repeats)
         return rays_per_second(methods)
 
     def memory(self, counts: RayCounts) -> Numbers:
         """Peak memory of both derivatives for each number of steps, and of the exact layer (MB)."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         rays, spectra, mu = _spread(counts, _N_MEMORY), self.model.spectra(), self.model.attenuation
-        n, S, mu = (t.float().to(device) for t in (rays, spectra, mu))
+        n, S, mu = rays.float(), spectra.float(), mu.float()
         polynomial = fit_polynomial(S, mu)
         start = polynomial.clamped(polynomial(n, S.sum(-1)))
-        theta = n, S, mu, start, self.bounds or [[-inf, -inf], [inf, inf]]
-        numbers = {"exact_memory_mb": memory_mb("exact", 1, *theta)}
+        limits = self.bounds or [[-inf, -inf], [inf, inf]]
+        n, S, mu, start = (t.to(device) for t in (n, S, mu, start))
+        numbers = {"exact_memory_mb": memory_mb("exact", 1, n, S, mu, start, limits)}
         for kind in ADJOINTS:
-            sizes = [memory_mb(kind, k, *theta) for k in self.n_steps]
+            sizes = [memory_mb(kind, k, n, S, mu, start, limits) for k in self.n_steps]
             for k, size in zip(self.n_steps, sizes, strict=True):
                 numbers[f"{kind}_memory_mb_{k}_steps"] = size
             numbers[f"{kind}_memory_growth_percent"] = 100 * (max(sizes) / min(sizes) - 1)
@@ -212,7 +214,7 @@ class DecompositionCost:
             "cost/epoch_seconds": costs.epoch_seconds(),
             "cost/article_epoch_seconds": costs.of_the_article(),
             "memory/n_steps": torch.tensor(self.n_steps),
-            "memory/exact_mb": torch.tensor(numbers["exact_memory_mb"]),
+            "memory/exact_mb": torch.tensor([numbers["exact_memory_mb"]]),
             **{f"memory/{kind}_mb": torch.tensor(size) for kind, size in sizes.items()},
         }
         in_tables = ("_rays_per_second", "_epoch_seconds", "_rms_error_g_cm2", "_steps")
@@ -231,11 +233,22 @@ class DecompositionCost:
         )
 
 
+def _proxy(model: SpectralModel, path: str | None, widths: Sequence[int]) -> ProxyDecomposition:
+    if path is None:
+        return untrained_proxy(model, widths)
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no trained proxy at {path}: train one with experiment=proxy and use "
+            "study.proxy=RUN/proxy.pt, or study.proxy=null for the speed of an untrained one"
+        )
+    return ProxyDecomposition(model, path)
+
+
 def _spread(counts: RayCounts, n: int) -> Float[Tensor, "some bin"]:
     """n rays or fewer, evenly spaced."""
     return counts[:: max(1, -(-len(counts) // n))]
 
 
-def _as_view(counts: RayCounts) -> Counts:
-    """(1, bin, 1, ray)."""
-    return channels_first(counts[None, None])
+def _as_view(counts: RayCounts, layer: Decomposition) -> Counts:
+    """(1, bin, 1, ray) on the device of the layer."""
+    return channels_first(counts[None, None]).to(layer.model.attenuation.device)

@@ -101,3 +101,8 @@ def test_numbers_of_steps_that_do_not_increase_are_rejected(n_steps):
 def test_another_layer_than_the_exact_one_is_rejected():
     with pytest.raises(TypeError, match="decomposition=maximum_likelihood, got Polynomial"):
         cost_study(decomposition=PolynomialDecomposition)
+
+
+def test_a_proxy_that_does_not_exist_is_named():
+    with pytest.raises(FileNotFoundError, match=r"none.pt.*study.proxy=null"):
+        cost_study(proxy="none.pt")
