@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "base": ["Decomposition"],
+        "linearised": ["LinearisedDecomposition"],
+        "lookup": ["LookupDecomposition"],
         "maximum_likelihood": ["MaximumLikelihood", "decompose"],
         "polynomial": ["PolynomialDecomposition"],
         "proxy": ["ProxyDecomposition"],

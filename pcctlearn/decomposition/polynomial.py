@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,7 +38,18 @@ _RIDGE, _RIDGE_DEGREE = 1e-6, 3  # of the normal matrix, up to this degree
 _RIDGE_OF_MORE_BINS = 1e-13  # for higher ones, with more bins than materials
 _BLOCK = 10_000_000  # numbers that a fit of many pixels, or high degrees of many rays, hold at once
 _THIN = 0.02  # mean log counts below which errors are absolute
-_LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
+LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A closed form that has been fitted to spectra."""
+
+    def estimate(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> Solution:
+        """Line integrals (*ray, material) in g/cm², and True for rays within the fitted range."""
+
+    def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
+        """The line integrals, clamped to 0 … range."""
 
 
 class Polynomial(NamedTuple):
@@ -56,7 +67,12 @@ class Polynomial(NamedTuple):
 
     def __call__(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> RayLineIntegrals:
         """Line integrals in g/cm²; outside the fitted range they are extrapolated."""
-        return self.of_log_counts(torch.log(air / counts.clamp(min=_LEAST_PHOTONS)))
+        return self.of_log_counts(torch.log(air / counts.clamp(min=LEAST_PHOTONS)))
+
+    def estimate(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> Solution:
+        """The line integrals, and True where they are within the fitted combinations."""
+        x = self(counts, air)
+        return Solution(x, self.covers(x.detach()))
 
     def of_log_counts(self, p: RayCounts) -> RayLineIntegrals:
         """Line integrals in g/cm² from p_b = log(air_b / n_b).
@@ -118,7 +134,7 @@ def fit_polynomial(
         share = _simplex(len(mu))
     else:
         far, largest_sum = mu.new_tensor(range_g_cm2), len(mu)
-        share = _box(len(mu))
+        share = box_lattice(len(mu))
     lattice = share.to(mu) * far
     transmission = torch.exp(-lattice @ mu)
     if not each_pixel or each.ndim == 2:
@@ -214,8 +230,8 @@ class PolynomialDecomposition(Decomposition):
         if degree < 1:
             raise ValueError(f"degree must be 1 or more, got {degree}")
         self.degree = degree
-        self._last: tuple[Tensor, Tensor, Polynomial] | None = None
-        self.range_g_cm2 = ranges(range_g_cm2, model.materials) if range_g_cm2 else None
+        self._last: tuple[Tensor, Tensor, Fitted] | None = None
+        self.range_g_cm2 = None if range_g_cm2 is None else ranges(range_g_cm2, model.materials)
 
     def forward(self, counts: Counts) -> Solution:
         """Line integrals (batch, material, view, *pixel) in g/cm², and the mask ``converged``."""
@@ -224,25 +240,29 @@ class PolynomialDecomposition(Decomposition):
             rays = rays.float()
         spectra, attenuation = self.model.spectra().to(rays), self.model.attenuation.to(rays)
         check(rays, spectra, attenuation)
-        polynomial = self._fitted_to(spectra, attenuation)
-        x = polynomial(rays, spectra.sum(-1))
-        inside = polynomial.covers(x.detach()) & (rays >= _LEAST_PHOTONS).all(-1)
+        fitted = self._fitted_to(spectra, attenuation)
+        x, inside = fitted.estimate(rays, spectra.sum(-1))
+        inside = inside & (rays >= LEAST_PHOTONS).all(-1)
         if outside := int((~inside).sum()):
             log.warning("%d of %d rays lie outside the fitted range", outside, inside.numel())
-        x = torch.where(inside[..., None], x, polynomial.clamped(x.detach()))
+        x = torch.where(inside[..., None], x, fitted.clamped(x.detach()))
         return Solution(channels_first(x), inside)
 
-    def _fitted_to(self, spectra: Spectra, attenuation: Attenuation) -> Polynomial:
+    def _fit(self, spectra: Spectra, attenuation: Attenuation) -> Fitted:
+        each_pixel = spectra.ndim > 2
+        return fit_polynomial(spectra, attenuation, self.degree, self.range_g_cm2, each_pixel)
+
+    def _fitted_to(self, spectra: Spectra, attenuation: Attenuation) -> Fitted:
         """A new fit where it needs a gradient, or if the spectra are not those of the last call."""
         learns = torch.is_grad_enabled() and (spectra.requires_grad or attenuation.requires_grad)
         if self._last is not None and not learns:
-            *known, polynomial = self._last
+            *known, fitted = self._last
             if all(_same(a, b) for a, b in zip(known, (spectra, attenuation), strict=True)):
-                return polynomial
-        each_pixel = spectra.ndim > 2
-        polynomial = fit_polynomial(spectra, attenuation, self.degree, self.range_g_cm2, each_pixel)
-        self._last = None if learns else (spectra, attenuation, polynomial)
-        return polynomial
+                return fitted
+        with torch.inference_mode(False):  # of copies: a later call may differentiate them
+            fitted = self._fit(spectra.clone(), attenuation.clone())
+        self._last = None if learns else (spectra, attenuation, fitted)
+        return fitted
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -286,7 +306,7 @@ def _simplex(n_materials: int) -> Tensor:
     return lattice[lattice.sum(-1) <= 1]
 
 
-def _box(n_materials: int) -> Tensor:
+def box_lattice(n_materials: int) -> Tensor:
     """Lattice points with x_m ≤ 1, evenly spaced, from slightly below zero on."""
     return _combinations(_side(n_materials), n_materials)
 

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.inputs import check
+from pcctlearn.decomposition.polynomial import LEAST_PHOTONS
 from pcctlearn.decomposition.proxy_file import SavedProxy
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Counts, Spectra, channels_first, channels_last
 from pcctlearn.solvers.quadratic import Solution
 
 log = logging.getLogger(__name__)
-
-_LEAST_PHOTONS = 0.5  # smallest count of which the logarithm is taken
 
 
 class ProxyDecomposition(Decomposition):
@@ -51,11 +50,11 @@ class ProxyDecomposition(Decomposition):
         check(rays, known.to(rays), self.model.attenuation.to(rays))
         self._require_same(known)
         air = known.sum(-1).to(rays)
-        p = torch.log(air / rays.clamp(min=_LEAST_PHOTONS)).to(self.network.mean)
+        p = torch.log(air / rays.clamp(min=LEAST_PHOTONS)).to(self.network.mean)
         with torch.autocast(p.device.type, enabled=False):  # half precision has 3 digits
             x = self.network(p)
             fits, inside = self.network.within(p.detach(), x.detach())
-        bright = (rays.detach() >= _LEAST_PHOTONS).all(-1)
+        bright = (rays.detach() >= LEAST_PHOTONS).all(-1)
         converged = fits & inside & bright
         self._report(bright, fits, inside, converged)
         x = torch.where(converged[..., None], x, x.detach().clamp(*self.network.limits))
