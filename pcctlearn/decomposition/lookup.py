@@ -41,16 +41,22 @@ class LookupTable(NamedTuple):
     pixel: Tensor | int
 
     def estimate(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> Solution:
-        """Line integrals (*ray, material) in g/cm², and True for rays within the table."""
+        """Line integrals (*ray, material) in g/cm², and True for rays within the table.
+
+        Off the table they are those of the polynomial.
+        """
         p = torch.log(air / counts.clamp(min=LEAST_PHOTONS))
         z = self.combination.of_log_counts(p)
         n_materials, n_bins = len(self.combination.range), p.shape[-1]
         y = _to_table(z, self.combination.range)
-        values = self.table(y, self.pixel)
+        held = self.table.holds(y.detach())
+        # off the grid, the splines would be extrapolated
+        values = self.table(y.clamp(self.table.low, self.table.high), self.pixel)
         A, expected, G = values.split([n_materials, n_bins, n_materials * n_bins], -1)
         G = G.unflatten(-1, (n_materials, n_bins))
         x = A + (G * (p - expected)[..., None, :]).sum(-1)
-        return Solution(x, self.table.holds(y.detach()) & self.combination.covers(x.detach()))
+        x = torch.where(held[..., None], x, z)
+        return Solution(x, held & self.combination.covers(x.detach()))
 
     def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
         """The line integrals, clamped to 0 … range."""
@@ -152,7 +158,7 @@ class LookupDecomposition(PolynomialDecomposition):
     Gradients reach counts and, through the table, thresholds, fluence and response. The table is
     built at the first call, and again for other spectra; each pixel has its own where they differ.
     ``converged`` is True within the table, where every bin has half a photon or more. Other rays
-    are clamped to the range and pass no gradient.
+    have the value of the polynomial, clamped to the range, and pass no gradient.
 
     Args:
         model: the scanner, of up to three materials.
