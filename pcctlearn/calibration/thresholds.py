@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.gauss_newton import EdgeVector, GaussNewton
 from pcctlearn.chain import Chain
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.decomposition.sensitivity import fisher_information, threshold_jacobian
 from pcctlearn.losses.curvature import Linearisation
 from pcctlearn.losses.stage import TotalLoss
@@ -78,9 +79,16 @@ def calibrate_thresholds(
         step_tolerance_keV: converged when no threshold moves by more.
 
     Raises:
-        ValueError: the chain and the loss do not match, or no pixel is observable.
+        ValueError: the chain and the loss do not match, the decomposition is not maximum
+            likelihood, or no pixel is observable.
     """
     require_calibratable(chain, loss)
+    if not isinstance(chain.decompose, MaximumLikelihood):
+        raise ValueError(
+            "Gauss–Newton steps have the Jacobian of maximum likelihood, got "
+            f"{type(chain.decompose).__name__}: use decomposition=maximum_likelihood, or "
+            "training=lbfgs with a closed form"
+        )
     observable = observable_pixels(chain, target, max_sd_keV)
     thresholds = chain.decompose.model.thresholds
     learned = observable[:, None] & thresholds.learn

@@ -1,5 +1,6 @@
 """One linearised step of weighted least squares from a polynomial of log counts."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,10 @@ from pcctlearn.decomposition.polynomial import (
     Polynomial,
     PolynomialDecomposition,
     fit_polynomial,
+    known,
 )
 from pcctlearn.physics.likelihood import log_count_misfit
+from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, RayMask, Spectra
 from pcctlearn.solvers.quadratic import Solution
 from pcctlearn.solvers.small_systems import solve_positive_definite
@@ -70,8 +73,18 @@ class LinearisedDecomposition(PolynomialDecomposition):
     rays are clamped to the range and pass no gradient.
 
     Args:
-        model, degree, range_g_cm2: as in ``PolynomialDecomposition``.
+        model, degree: as in ``PolynomialDecomposition``.
+        range_g_cm2: as in ``PolynomialDecomposition``; materials that the model does not have are
+            ignored.
     """
+
+    def __init__(
+        self,
+        model: SpectralModel,
+        degree: int = 2,
+        range_g_cm2: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(model, degree, known(range_g_cm2, model.materials))
 
     def _fit(self, spectra: Spectra, attenuation: Attenuation) -> LinearisedStep:
         polynomial = fit_polynomial(

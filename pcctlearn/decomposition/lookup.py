@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pcctlearn.decomposition.polynomial import (
     LEAST_PHOTONS,
@@ -13,6 +14,7 @@ from pcctlearn.decomposition.polynomial import (
     PolynomialDecomposition,
     box_lattice,
     fit_polynomial,
+    known,
 )
 from pcctlearn.decomposition.sensitivity import count_jacobian
 from pcctlearn.decomposition.spline_table import SplineTable, grid, spline_coefficients
@@ -104,26 +106,40 @@ def _at_nodes(
     def excess(A: Tensor) -> Tensor:
         return combination.of_log_counts(_log_counts(A, spectra, attenuation)) - z
 
-    A, close = z.detach(), _CLOSE * combination.range
+    A, slope = _root(excess, z, _CLOSE * combination.range)
+    # computed again in the backward pass: the tables of many pixels would need much memory
+    return checkpoint(_row, A, slope, excess, spectra, attenuation, use_reentrant=False)
+
+
+def _row(
+    A: RayLineIntegrals,
+    slope: Tensor,
+    excess: Callable[[Tensor], Tensor],
+    spectra: Tensor,
+    attenuation: Attenuation,
+) -> Tensor:
+    A = A - torch.linalg.solve(slope, excess(A))  # with the derivative of the inverse
+    n = expected_counts(A, spectra, attenuation)
+    G = -n[:, None] * count_jacobian(A, n, spectra, attenuation)
+    return torch.cat([A, torch.log(spectra.sum(-1) / n), G.flatten(-2)], -1)
+
+
+def _root(
+    excess: Callable[[Tensor], Tensor], start: Tensor, close: Tensor
+) -> tuple[RayLineIntegrals, Float[Tensor, "node value material"]]:
+    """A with excess(A) = 0 by Newton's method, and ∂excess/∂A; both without derivatives."""
+    A = start.detach()
     for _ in range(_MOST_STEPS):
         value, slope = _with_slope(excess, A)
         step = torch.linalg.solve_ex(slope, value)[0]
         # a negative determinant is beyond a fold, where other line integrals have the same z
         if bool((step.abs() < close).all()) and bool((torch.linalg.det(slope) > 0).all()):
-            break
-        A = A.detach() - step
-    else:
-        raise ValueError(
-            "different line integrals have the same combinations of counts within range_g_cm2 "
-            f"{combination.range.tolist()}: use smaller decomposition.range_g_cm2, "
-            "decomposition.degree=1, or decomposition=linearised"
-        )
-    A = A.detach() - torch.linalg.solve(
-        slope, excess(A.detach())
-    )  # with the derivative of the inverse
-    n = expected_counts(A, spectra, attenuation)
-    G = -n[:, None] * count_jacobian(A, n, spectra, attenuation)
-    return torch.cat([A, torch.log(spectra.sum(-1) / n), G.flatten(-2)], -1)
+            return A, slope
+        A = A - step
+    raise ValueError(
+        "different line integrals have the same combinations of counts within decomposition."
+        "range_g_cm2: lower it, or use decomposition.degree=1 or decomposition=linearised"
+    )
 
 
 def _with_slope(
@@ -131,7 +147,7 @@ def _with_slope(
 ) -> tuple[Tensor, Float[Tensor, "node value material"]]:
     """f(A) and ∂f/∂A of a function of each node."""
     with torch.enable_grad():
-        A = A.requires_grad_()
+        A = A.detach().requires_grad_()
         values = function(A)
         rows = [torch.autograd.grad(f.sum(), A, retain_graph=True)[0] for f in values.unbind(-1)]
     return values.detach(), torch.stack(rows, -2)
@@ -175,8 +191,7 @@ class LookupDecomposition(PolynomialDecomposition):
                 f"a table has up to {max(_NODES)} materials, got {len(model.materials)}: use "
                 "decomposition=linearised"
             )
-        own = {name: far for name, far in range_g_cm2.items() if name in model.materials}
-        super().__init__(model, degree, own)
+        super().__init__(model, degree, known(range_g_cm2, model.materials))
 
     def _fit(self, spectra: Spectra, attenuation: Attenuation) -> LookupTable:
         assert self.range_g_cm2 is not None

@@ -185,6 +185,15 @@ def ranges(range_g_cm2: Mapping[str, float], materials: Sequence[str]) -> list[f
     return [range_g_cm2[name] for name in materials]
 
 
+def known(
+    range_g_cm2: Mapping[str, float] | None, materials: Sequence[str]
+) -> dict[str, float] | None:
+    """The ranges of these materials, without those of others."""
+    if range_g_cm2 is None:
+        return None
+    return {name: far for name, far in range_g_cm2.items() if name in materials}
+
+
 def _least_squares(rows: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     """The solution with a ridge by QR factors of columns of length one.
 

@@ -19,6 +19,7 @@ from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
 from pcctlearn.calibration.stored import digest_of_file
+from pcctlearn.console import without_warnings
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
@@ -132,7 +133,7 @@ class DetectorCalibration:
         errors of two pixels or more, the text says why.
         """
         try:
-            with _without_warnings():
+            with without_warnings():  # about a simulated measurement
                 redrawn = self._fit(self.objects.redrawn(nominal, found, self.seed), nominal)
         except (ValueError, torch.linalg.LinAlgError) as error:
             what = "a second, simulated measurement of its pixels"
@@ -204,18 +205,6 @@ def _naming(path: Path) -> Iterator[None]:
     except ValueError as error:
         text = str(error)
         raise ValueError(text if str(path) in text else f"{path}: {text}") from None
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Warnings are left out, because they would be about a simulated measurement."""
-    logger = logging.getLogger("pcctlearn")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _numbers(found: PixelModel) -> Numbers:
