@@ -159,7 +159,7 @@ def test_every_command_has_the_launchers(command, name):
     assert wanted in config.hydra.launcher._target_
 
 
-@pytest.mark.parametrize("name", ["scatter_table", "optuna"])
+@pytest.mark.parametrize("name", ["scatter_table", "decompositions", "optuna"])
 def test_a_sweep_is_a_multirun_over_existing_keys(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"sweep={name}"], return_hydra_config=True)

@@ -117,7 +117,8 @@ def _row(
     excess: Callable[[Tensor], Tensor],
     spectra: Tensor,
     attenuation: Attenuation,
-) -> Tensor:
+) -> Float[Tensor, "node value"]:
+    """A₀, p̄ and G at a root A of ``excess``, differentiable in what excess depends on."""
     A = A - torch.linalg.solve(slope, excess(A))  # with the derivative of the inverse
     n = expected_counts(A, spectra, attenuation)
     G = -n[:, None] * count_jacobian(A, n, spectra, attenuation)
@@ -166,10 +167,11 @@ def _log_counts(A: RayLineIntegrals, spectra: Tensor, attenuation: Attenuation) 
 class LookupDecomposition(PolynomialDecomposition):
     """Line integrals from tables of the inverse spectral model (``LookupTable``).
 
-    The log counts are reduced to as many combinations as there are materials, by a polynomial; a
-    table holds the exact inverse, as in R. E. Alvarez, Med. Phys. 38 (2011) 2324, and the weights
-    of all bins near it. So errors without noise are those of the interpolation, and at high counts
-    the noise is at the Cramér–Rao bound.
+    A polynomial reduces the log counts to as many combinations as there are materials. A table
+    holds their exact inverse, and the weights of all bins near it, so that errors without noise are
+    those of the interpolation, and noise at high counts is at the Cramér–Rao bound. The table of
+    R. E. Alvarez, Med. Phys. 38 (2011) 2324, corrects an estimate that has the same weights
+    everywhere.
 
     Gradients reach counts and, through the table, thresholds, fluence and response. The table is
     built at the first call, and again for other spectra; each pixel has its own where they differ.

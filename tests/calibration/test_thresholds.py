@@ -8,6 +8,7 @@ from support.studies import likelihood, phantom_problem, slab_problem, squares
 from pcctlearn.calibration.gauss_newton import GaussNewton
 from pcctlearn.calibration.thresholds import calibrate_thresholds
 from pcctlearn.chain import Chain
+from pcctlearn.decomposition.linearised import LinearisedDecomposition
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 
@@ -98,6 +99,13 @@ def test_shared_thresholds_raise_an_error():
     shared = Chain(MaximumLikelihood(scanner(every=4)))
     with pytest.raises(ValueError, match="n_pixels"):
         calibrate_thresholds(shared, target, squares("line_integrals"), GaussNewton(), 1)
+
+
+def test_another_decomposition_raises_an_error():
+    chain, target, true_edges = slab_problem()
+    chain.decompose = LinearisedDecomposition(chain.decompose.model)
+    with pytest.raises(ValueError, match=r"LinearisedDecomposition: .* training=lbfgs"):
+        calibrate((chain, target, true_edges), squares("line_integrals"), 1)
 
 
 def test_a_reconstruction_without_a_transpose_raises_an_error():

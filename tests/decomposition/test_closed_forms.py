@@ -216,7 +216,7 @@ def test_a_model_without_an_inverse_is_rejected_with_a_remedy(remedied):
         assert converged.all()
         torch.testing.assert_close(channels_last(x), truth, rtol=0, atol=1e-3)
     else:
-        with pytest.raises(ValueError, match="range_g_cm2: .* decomposition=linearised"):
+        with pytest.raises(ValueError, match=r"range_g_cm2: .* decomposition=linearised"):
             built("lookup", model)(counts)
 
 

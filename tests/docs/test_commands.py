@@ -83,6 +83,7 @@ SMALLER = [  # the first whose words are all in the command
     ),
     ("train.py scatter=kernel", [*STUDY, "scatter.correction.n_histories=2000", "logger=none"]),
     ("train.py sweep=scatter_table", [*STUDY, "hydra.sweeper.params.seed=1", "logger=none"]),
+    ("train.py sweep=decompositions", [*NETWORK, "hydra.sweeper.params.seed=1", "logger=none"]),
     ("train.py sweep=optuna", [*NETWORK, "hydra.sweeper.n_trials=2", "logger=none"]),
     ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
     ("train.py logger.offline=false", NETWORK),

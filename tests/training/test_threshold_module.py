@@ -9,6 +9,8 @@ from pytorch_lightning.loggers import CSVLogger
 from support.studies import phantom_problem, quiet_trainer, slab_problem, squares
 
 from pcctlearn.calibration.gauss_newton import GaussNewton
+from pcctlearn.decomposition.linearised import LinearisedDecomposition
+from pcctlearn.decomposition.lookup import LookupDecomposition
 from pcctlearn.training.threshold_module import ThresholdModule, fit_thresholds
 
 LBFGS = partial(torch.optim.LBFGS, max_iter=20, line_search_fn="strong_wolfe")
@@ -35,6 +37,15 @@ def test_slabs(optimizer, max_steps, max_error_keV):
     assert found.history[-1].loss < 1e-2 * found.history[0].loss
     assert found.edges_keV[0, -1] == 120.0
     assert len(found.history) <= max_steps
+
+
+@pytest.mark.parametrize("layer", [LookupDecomposition, LinearisedDecomposition])
+def test_slabs_through_a_closed_form(layer):
+    """The remedy of the error that Gauss–Newton raises for it."""
+    chain, target, true_edges = slab_problem()
+    chain.decompose = layer(chain.decompose.model, range_g_cm2={"water": 40.0, "calcium": 6.0})
+    _, error = fit((chain, target, true_edges), LBFGS, 12)
+    assert error.abs().max() < 2e-2
 
 
 def test_columns_in_air_keep_their_thresholds():
