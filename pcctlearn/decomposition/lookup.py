@@ -45,19 +45,18 @@ class LookupTable(NamedTuple):
     def estimate(self, counts: RayCounts, air: Float[Tensor, "*#ray bin"]) -> Solution:
         """Line integrals (*ray, material) in g/cm², and True for rays within the table.
 
-        Off the table they are those of the polynomial.
+        Off the table they are linear in the log counts.
         """
         p = torch.log(air / counts.clamp(min=LEAST_PHOTONS))
         z = self.combination.of_log_counts(p)
         n_materials, n_bins = len(self.combination.range), p.shape[-1]
         y = _to_table(z, self.combination.range)
         held = self.table.holds(y.detach())
-        # off the grid, the splines would be extrapolated
+        # from outside, a linear step from the nearest point of the grid: splines extrapolate badly
         values = self.table(y.clamp(self.table.low, self.table.high), self.pixel)
         A, expected, G = values.split([n_materials, n_bins, n_materials * n_bins], -1)
         G = G.unflatten(-1, (n_materials, n_bins))
         x = A + (G * (p - expected)[..., None, :]).sum(-1)
-        x = torch.where(held[..., None], x, z)
         return Solution(x, held & self.combination.covers(x.detach()))
 
     def clamped(self, line_integrals: RayLineIntegrals) -> RayLineIntegrals:
@@ -176,7 +175,7 @@ class LookupDecomposition(PolynomialDecomposition):
     Gradients reach counts and, through the table, thresholds, fluence and response. The table is
     built at the first call, and again for other spectra; each pixel has its own where they differ.
     ``converged`` is True within the table, where every bin has half a photon or more. Other rays
-    have the value of the polynomial, clamped to the range, and pass no gradient.
+    are clamped to the range and pass no gradient.
 
     Args:
         model: the scanner, of up to three materials.
