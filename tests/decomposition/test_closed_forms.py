@@ -88,8 +88,11 @@ def test_the_noise_reaches_the_cramer_rao_bound(name, kind):
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["silicon", "three"])
-@pytest.mark.parametrize("n_pixels", [None, 2], ids=["shared", "per pixel"])
+@pytest.mark.parametrize(
+    ("kind", "n_pixels"),
+    [("silicon", None), ("silicon", 2), ("three", None)],
+    ids=["shared", "per pixel", "three materials"],
+)
 def test_gradients_are_those_of_finite_differences(name, kind, n_pixels):
     """In counts with noise and in the thresholds, also where each pixel has its own."""
     model = scanner(**SCANNERS[kind], every=8, n_pixels=n_pixels)
