@@ -21,7 +21,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.shapes import channels_first, channels_last
-from pcctlearn.studies.layer_speeds import TASKS, layer_speeds
+from pcctlearn.studies.layer_speed import TASKS, of_layer, rays_per_second
 from pcctlearn.validation import require_positive
 
 Numbers = dict[str, float]
@@ -175,9 +175,12 @@ class DecompositionComparison:
         generator = generator_of(self.seed, f"comparison times {name} {exposure}")
         A = low + (high - low) * torch.rand(self.n_timed, 2, generator=generator).to(low)
         counts = channels_first(draw_counts(model(A), generator)[None, None]).float()
-        found = layer_speeds(self._layers(model), counts, self.n_repeats)
+        layers = self._layers(model).items()
+        found = rays_per_second({m: of_layer(layer, counts, self.n_repeats) for m, layer in layers})
         return {
-            f"{name}_{task}_rays_per_second_{exposure}.{method}": found[task][method]
+            f"{name}_{task}_rays_per_second_{exposure}.{method}": found[
+                f"{method}_{task}_rays_per_second"
+            ]
             for task in TASKS
             for method in self.builders
         }
