@@ -233,7 +233,9 @@ def _gradients_tile(
         if n_products > 0:
             _pull(w, products, of_mu, place, materials, bins)
             if place + LANES == _CHUNK or first + LANES >= len(x):
-                products[:, place + LANES :] = f4(0)
+                for row in range(n_products):
+                    for r in range(place + LANES, _CHUNK):
+                        products[row, r] = f4(0)
                 _add_chunk(line_integrals, products, exponents, t, sums)
     if n_products > 0:
         _tables(sums[:n_energies], spectra, attenuation, of_mu, materials, bins, of_tables[0])

@@ -57,13 +57,18 @@ def _in_pairs(spectra, attenuation):
     n_pairs = (n_energies + 1) // 2
     S = np.zeros((n_bins, n_pairs), np.float32)
     mu = np.zeros((len(attenuation), n_pairs), np.float32)
+    weights = np.zeros(n_energies, np.float32)
     for e in range(n_energies):
-        S[:, e // 2] += spectra[:, e]
-    for j in range(n_pairs):
-        first, last = 2 * j, min(2 * j + 2, n_energies)
-        photons = S[:, j].sum() + f4(1e-30)
-        for e in range(first, last):
-            mu[:, j] += attenuation[:, e] * (spectra[:, e].sum() / photons)
+        for b in range(n_bins):
+            S[b, e // 2] += spectra[b, e]
+            weights[e] += spectra[b, e]
+    for e in range(n_energies):
+        first = e // 2 * 2
+        photons = weights[first] + f4(1e-30)
+        if first + 1 < n_energies:
+            photons += weights[first + 1]
+        for k in range(len(attenuation)):
+            mu[k, e // 2] += attenuation[k, e] * (weights[e] / photons)
     return S, mu
 
 
@@ -219,7 +224,10 @@ def _minimise_tile(
     exponents, weights = packed(spectra, attenuation, materials, bins)
     fewer, of_fewer = _in_pairs(spectra, attenuation)
     rough_exponents, rough_weights = packed(fewer, of_fewer, materials, bins)
-    air = spectra.sum(-1)
+    air = np.zeros(len(spectra), np.float32)
+    for b in range(len(spectra)):
+        for e in range(spectra.shape[1]):
+            air[b] += spectra[b, e]
     w = np.zeros(height * LANES, np.float32)
     active, saddle = np.empty(len(counts), np.int64), np.ones(len(counts), np.float32)
     n_active = _enough(counts, limits[1], active, materials, bins)

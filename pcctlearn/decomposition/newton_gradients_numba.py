@@ -32,6 +32,41 @@ def _add_to_tables(x, ratio, along, u, beam, t, spectra, attenuation, of_tables)
 
 
 @no_type_check
+@njit(cache=True, error_model="numpy")
+def _gradients_tile(
+    x, counts, spectra, attenuation, lower, upper, passes, cotangent, materials, bins, of_counts,
+    of_tables,
+):  # fmt: skip
+    """``gradients`` for the rays of a tile; arrays without the pixel axis."""
+    K, B = len(materials), len(bins)
+    beam = packed(spectra, attenuation, materials, bins)
+    n_moments = 1 + K + K * (K + 1) // 2
+    scratch = np.empty(attenuation.shape[1]), np.empty((B * n_moments + 3) // 4 * 4)
+    t, sums = scratch
+    g, slope, u, free = np.empty(K), np.empty(K), np.empty(K), np.ones(K, np.bool_)
+    H, L = np.empty((K, K)), np.empty((K, K))
+    ratio, along = np.empty(B), np.empty(B)
+    for ray in range(len(x)):
+        if not passes[ray]:
+            continue
+        n, at = counts[ray], x[ray]
+        likelihood(at, n, beam, True, scratch, slope, g, H)
+        for k in range(K):
+            free[k] = not ((at[k] <= lower[k] and g[k] > 0) or (at[k] >= upper[k] and g[k] < 0))
+        if not solve(H, cotangent[ray], free, L, u):
+            continue
+        for b in range(B):
+            ratio[b], along[b] = n[b] / sums[b * n_moments], 0.0
+            for k in range(K):
+                along[b] += u[k] * sums[b * n_moments + 1 + k] / sums[b * n_moments]
+            of_counts[ray, b] = -along[b]
+        if len(of_tables) > 0:
+            _add_to_tables(
+                at, ratio, along, u, beam, t, spectra, attenuation, of_tables[0]
+            )  # fmt: skip
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", parallel=True)
 def gradients(
     x, counts, spectra, attenuation, lower, upper, passes, cotangent, materials, bins,
@@ -48,35 +83,14 @@ def gradients(
         x, counts, spectra, attenuation, passes, cotangent, materials, bins: as in
             ``fused_gradients_numba.gradients``.
     """
-    K, B = len(materials), len(bins)
     n_rays = counts.shape[1]
     per_pixel = (n_rays + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):
-        pixel, start = tile // per_pixel, tile % per_pixel * TILE
+        pixel, i = tile // per_pixel, tile % per_pixel * TILE
+        j = i + TILE
         own = pixel if len(spectra) > 1 else 0
-        beam = packed(spectra[own], attenuation, materials, bins)
-        n_moments = 1 + K + K * (K + 1) // 2
-        scratch = np.empty(attenuation.shape[1]), np.empty((B * n_moments + 3) // 4 * 4)
-        t, sums = scratch
-        g, slope, u, free = np.empty(K), np.empty(K), np.empty(K), np.ones(K, np.bool_)
-        H, L = np.empty((K, K)), np.empty((K, K))
-        ratio, along = np.empty(B), np.empty(B)
-        for ray in range(start, min(start + TILE, n_rays)):
-            if not passes[pixel, ray]:
-                continue
-            n, at = counts[pixel, ray], x[pixel, ray]
-            likelihood(at, n, beam, True, scratch, slope, g, H)
-            for k in range(K):
-                free[k] = not ((at[k] <= lower[k] and g[k] > 0) or (at[k] >= upper[k] and g[k] < 0))
-            if not solve(H, cotangent[pixel, ray], free, L, u):
-                continue
-            for b in range(B):
-                ratio[b], along[b] = n[b] / sums[b * n_moments], 0.0
-                for k in range(K):
-                    along[b] += u[k] * sums[b * n_moments + 1 + k] / sums[b * n_moments]
-                of_counts[pixel, ray, b] = -along[b]
-            if of_tables.size > 0:
-                _add_to_tables(
-                    at, ratio, along, u, beam, t, spectra[own], attenuation,
-                    of_tables[pixel, tile % per_pixel],
-                )  # fmt: skip
+        _gradients_tile(
+            x[pixel, i:j], counts[pixel, i:j], spectra[own], attenuation, lower, upper,
+            passes[pixel, i:j], cotangent[pixel, i:j], materials, bins,
+            of_counts[pixel, i:j], of_tables[pixel, tile % per_pixel :],
+        )  # fmt: skip

@@ -329,8 +329,6 @@ def _search_tile(
     """``search`` for the rays of a tile; arrays without the pixel axis."""
     K = len(materials)
     _, _, G, _, D, _, _, _, height = rows(materials, bins)
-    if not wanted.any():
-        return
     exponents, weights = packed(spectra, attenuation, materials, bins)
     w = np.zeros(height * LANES, np.float32)
     active = np.empty(len(n), np.int64)
@@ -345,6 +343,8 @@ def _search_tile(
                 for k in range(K):
                     begin = f4(0) if again else start[i, k]
                     state[k, i] = min(max(begin, lower[k]), upper[k])
+        if n_active == 0:
+            continue
         _search(
             w, state, active, n_active, n, exponents, weights, again, limits, lower, upper,
             materials, bins, x, value, found,

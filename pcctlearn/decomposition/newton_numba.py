@@ -27,6 +27,23 @@ _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = (
 
 
 @no_type_check
+@njit(inline="always")
+def _copy(vector, to):
+    """Element by element: an assignment of arrays takes a second to compile."""
+    for k in range(len(to)):
+        to[k] = vector[k]
+
+
+@no_type_check
+@njit(inline="always")
+def _sum(vector):
+    total = 0.0
+    for value in vector:
+        total += value
+    return total
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 def _transmit(x, exponents, materials, t):
     """exp(−μ·x) at every energy, not less than ``_SMALLEST``."""
@@ -90,8 +107,11 @@ def likelihood(x, n, beam, exact, scratch, slope, g, H):
     t, sums = scratch
     _transmit(x, exponents, materials, t)
     _sums(t, weights, sums)
-    g[:], H[:] = 0.0, 0.0
     value = 0.0
+    for k in range(K):
+        g[k] = 0.0
+        for m in range(K):
+            H[k, m] = 0.0
     for b in range(len(bins)):
         i = b * n_moments
         mean = sums[i]
@@ -185,8 +205,8 @@ def _resolved(x, g, H, total, lower, upper, distance, free, L, unit, step):
         free[k] = not ((x[k] <= lower[k] and g[k] > 0) or (x[k] >= upper[k] and g[k] < 0))
     most = distance**2 / (4 * _EPS * (4 * _EPS * total))
     for k in range(K):
-        unit[:] = 0.0
-        unit[k] = 1.0
+        for m in range(K):
+            unit[m] = 1.0 if m == k else 0.0
         positive = solve(H, unit, free, L, step)
         sound = positive and step[k] <= most and step[k] * H[k, k] <= _EPS**-0.5
         if not sound:
@@ -203,7 +223,7 @@ def _descend(
     K = len(x)
     g, g_there, step, trial, pull, slope, unit = vectors
     H, H_there, matrix, L = matrices
-    total = n.sum()
+    total = _sum(n)
     rounding = 4 * _EPS * total
     resolvable = _TOLERANCE + 16 * _EPS * rounding
     for k in range(K):
@@ -223,7 +243,7 @@ def _descend(
         near = positive and damping <= 0 and decrement <= resolvable and longest <= distance
         if near and exact:
             sharp = _resolved(trial, g, H, total, lower, upper, distance, free, L, unit, step)
-            x[:] = trial
+            _copy(trial, x)
             return sharp
         if number > max_steps:
             break
@@ -238,12 +258,76 @@ def _descend(
         elif gain > 0.75:
             damping = damping / 10 if damping > 1e-2 else 0.0
         if taken:
-            x[:] = trial
+            _copy(trial, x)
             value, exact = there, exact_there
-            g[:], H[:] = g_there, H_there
+            _copy(g_there, g)
+            for k in range(K):
+                _copy(H_there[k], H[k])
         if damping > _STUCK:
             break
     return False
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy")
+def _solve_tile(
+    pixels, rays, counts, spectra, attenuation, start, close, lower, upper, distance, same,
+    materials, bins, x, converged,
+):  # fmt: skip
+    """``solve_in_double`` for a few rays."""
+    K = len(materials)
+    n_sums = len(bins) * (1 + K + K * (K + 1) // 2)
+    t = np.empty(attenuation.shape[1]), np.empty((n_sums + 3) // 4 * 4)
+    vectors = (
+        np.empty(K), np.empty(K), np.empty(K), np.empty(K),
+        np.empty(K), np.empty(K), np.empty(K),
+    )  # fmt: skip
+    free = np.ones(K, np.bool_)
+    matrices = np.empty((K, K)), np.empty((K, K)), np.empty((K, K)), np.empty((K, K))
+    n, found, done = np.empty(len(bins)), np.empty((2, K)), np.zeros(2, np.bool_)
+    packed_for = -1
+    beam = np.empty((K, 1)), np.empty((1, 1)), materials, bins
+    for i in range(len(rays)):
+        pixel, ray = pixels[i], rays[i]
+        own = pixel if len(spectra) > 1 else 0
+        if own != packed_for:
+            beam = packed(spectra[own].astype(np.float64), attenuation, materials, bins)
+            packed_for = own
+        for k in range(len(bins)):
+            n[k] = counts[pixel, ray, k]
+        for k in range(K):
+            found[0, k], found[1, k] = start[pixel, ray, k], 0.0
+        done[0] = done[1] = False
+        near = close[pixel, ray]
+        for turn in range(0 if near else 1, 5):
+            which = 1 if turn > 2 else 0
+            if done[which] or (near and done[0]):
+                continue
+            steps, scoring = (60, 0) if turn in (2, 4) else (12, 0 if turn == 0 else 5)
+            done[which] = _descend(
+                found[which],
+                n,
+                beam,
+                lower,
+                upper,
+                distance,
+                steps,
+                scoring,
+                t,
+                free,
+                vectors,
+                matrices,
+            )
+            near = near and done[0]
+        better = done[1] and not done[0]
+        if done[0] and done[1]:
+            g, slope, H = vectors[0], vectors[5], matrices[0]
+            first = likelihood(found[0], n, beam, False, t, slope, g, H)
+            second = likelihood(found[1], n, beam, False, t, slope, g, H)
+            better = second < first - same - 2 * 4 * _EPS * _sum(n)
+        for k in range(K):
+            x[pixel, ray, k] = found[1 if better else 0, k]
+        converged[pixel, ray] = done[0] or done[1]
 
 
 @no_type_check
@@ -267,48 +351,10 @@ def solve_in_double(
         x: (pixel, ray, material), written for these rays.
         converged: (pixel, ray), written for these rays.
     """
-    K = len(materials)
     n_tiles = (len(rays) + _TILE - 1) // _TILE
     for tile in prange(n_tiles):
-        n_sums = len(bins) * (1 + K + K * (K + 1) // 2)
-        t = np.empty(attenuation.shape[1]), np.empty((n_sums + 3) // 4 * 4)
-        vectors = (
-            np.empty(K), np.empty(K), np.empty(K), np.empty(K),
-            np.empty(K), np.empty(K), np.empty(K),
+        i, j = tile * _TILE, (tile + 1) * _TILE
+        _solve_tile(
+            pixels[i:j], rays[i:j], counts, spectra, attenuation, start, close, lower, upper,
+            distance, same, materials, bins, x, converged,
         )  # fmt: skip
-        free = np.ones(K, np.bool_)
-        matrices = np.empty((K, K)), np.empty((K, K)), np.empty((K, K)), np.empty((K, K))
-        n, found, done = np.empty(len(bins)), np.empty((2, K)), np.zeros(2, np.bool_)
-        packed_for = -1
-        beam = np.empty((K, 1)), np.empty((1, 1)), materials, bins
-        for i in range(tile * _TILE, min((tile + 1) * _TILE, len(rays))):
-            pixel, ray = pixels[i], rays[i]
-            own = pixel if len(spectra) > 1 else 0
-            if own != packed_for:
-                beam = packed(spectra[own].astype(np.float64), attenuation, materials, bins)
-                packed_for = own
-            for k in range(len(bins)):
-                n[k] = counts[pixel, ray, k]
-            for k in range(K):
-                found[0, k], found[1, k] = start[pixel, ray, k], 0.0
-            done[:] = False
-            if close[pixel, ray]:
-                done[0] = _descend(
-                    found[0], n, beam, lower, upper, distance, 12, 0, t, free, vectors, matrices
-                )
-            for which in range(0 if done[0] else 2):
-                for steps, scoring in ((12, 5), (60, 0)):
-                    if not done[which]:
-                        done[which] = _descend(
-                            found[which], n, beam, lower, upper, distance, steps, scoring,
-                            t, free, vectors, matrices,
-                        )  # fmt: skip
-            better = done[1] and not done[0]
-            if done[0] and done[1]:
-                g, slope, H = vectors[0], vectors[5], matrices[0]
-                first = likelihood(found[0], n, beam, False, t, slope, g, H)
-                second = likelihood(found[1], n, beam, False, t, slope, g, H)
-                better = second < first - same - 2 * 4 * _EPS * n.sum()
-            for k in range(K):
-                x[pixel, ray, k] = found[1 if better else 0, k]
-            converged[pixel, ray] = done[0] or done[1]
