@@ -7,7 +7,16 @@ import pytest
 
 FLOORS = [
     {"lazy", "resources", "testing"},
-    {"shapes", "units", "scan", "validation", "console", "threads", "reading", "denormals_numba"},
+    {
+        "shapes",
+        "units",
+        "scan",
+        "validation",
+        "console",
+        "threads",
+        "reading",
+        "instructions_numba",
+    },
     {"files"},
     {"solvers", "tomography"},
     {"physics"},

@@ -73,9 +73,7 @@ class Easy(NamedTuple):
     """Flat minima in float32, and what is known of them."""
 
     x: Tensor
-    value: Tensor  # half the deviance
     solved: Tensor
-    minimum: Tensor  # a minimum, but there may be a likelier one
     close: Tensor  # as close to the minimum as float32 tells
 
 
@@ -93,13 +91,12 @@ def easy_minima(
     start = polynomial.coefficients.detach().float(), polynomial.range.detach().float()
     limits = DISTANCE, least_photons, gross_misfit
     shape = given.counts.shape[:2]
-    value = given.counts.new_zeros(shape)
     with _announced("decomposition", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import fused_triton
 
             x, solved = fused_triton.minimise(*given.tensors(), *start, *given.limits(), limits)
-            minimum = close = torch.zeros_like(solved)
+            close = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import fused_numba
 
@@ -109,20 +106,17 @@ def easy_minima(
                 *_arrays(*given.tensors(), *start, *given.limits()),
                 tuple(np.float32(v) for v in limits),
                 *given.sizes(),
-                *_arrays(x, value, known),
+                *_arrays(x, known),
             )
-            fates = fused_numba.SOLVED, fused_numba.A_MINIMUM, fused_numba.BLURRED
-            solved, minimum, close = (known == fate for fate in fates)
-    return Easy(x.flatten(0, 1), *(t.flatten() for t in (value, solved, minimum, close)))
+            solved, close = known == fused_numba.SOLVED, known == fused_numba.BLURRED
+    return Easy(x.flatten(0, 1), solved.flatten(), close.flatten())
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
 
 
-def ambiguous_minima(
-    given: Problem, start: Tensor, value: Tensor, known: Tensor, wanted: Tensor
-) -> Solution:
+def ambiguous_minima(given: Problem, start: Tensor, wanted: Tensor) -> Solution:
     """Flat minima in float32, the likelier of those from the start and from zero material.
 
     Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
@@ -130,9 +124,7 @@ def ambiguous_minima(
 
     Args:
         given: the rays.
-        start: (ray, material), the first iterate, or the minimum that it leads to.
-        value: half the deviance of that minimum.
-        known: rays whose minimum is known.
+        start: (ray, material), the first iterate.
         wanted: the rays to solve.
     """
     shape = given.counts.shape[:2]
@@ -148,13 +140,13 @@ def ambiguous_minima(
         else:
             from pcctlearn.decomposition import newton_lanes_numba
 
-            x, there = begin.clone(), value.reshape(shape).clone()
+            x, value = torch.zeros_like(begin), begin[..., 0] * 0
             converged = torch.zeros_like(wanted)
             newton_lanes_numba.search(
-                *_arrays(*theta, begin, wanted, known.reshape(shape), *limits),
+                *_arrays(*theta, begin, wanted, *limits),
                 (np.float32(DISTANCE), np.float32(_TELLING)),
                 *given.sizes(),
-                *_arrays(x, there, converged),
+                *_arrays(x, value, converged),
             )
     return Solution(x.flatten(0, 1), converged.flatten())
 

@@ -29,7 +29,7 @@ from pcctlearn.decomposition.lanes_numba import (
     rows,
     solve,
 )
-from pcctlearn.denormals_numba import flush_denormals, restore_denormals
+from pcctlearn.instructions_numba import flush_denormals, multiply_add, restore_denormals
 
 _CHUNK = 256  # rays whose products are summed in float32
 _STRIP = 3  # products that are summed together, beside 4 energies: as many as registers hold
@@ -107,13 +107,13 @@ def _transmissions(line_integrals, exponents, e, t):
         for k in range(K):
             factor = exponents[(e + i) * K + k]
             for r in range(n):
-                t[i, r] += factor * line_integrals[k, r]
+                t[i, r] = multiply_add(factor, line_integrals[k, r], t[i, r])
         for r in range(n):
             t[i, r] = exp2(t[i, r])
 
 
 @no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH | {"reassoc"})
+@njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 def _add_products(t, products, first, sums, e):
     """Sums over the rays of a chunk of four transmissions times three products, in double."""
     n = t.shape[1]

@@ -37,7 +37,7 @@ from pcctlearn.decomposition.lanes_numba import (
     rows,
     solve,
 )
-from pcctlearn.denormals_numba import flush_denormals, restore_denormals
+from pcctlearn.instructions_numba import flush_denormals, restore_denormals
 
 A_MINIMUM, SOLVED, BLURRED = 1, 2, 3
 _CLOSE = f4(0.1)  # standard errors, from which Newton's method in double precision converges
@@ -203,7 +203,7 @@ def _judge(w, lower, upper, limits, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _minimise_tile(
+def _minimise_tile(  # noqa: PLR0912
     counts,
     spectra,
     attenuation,
@@ -215,7 +215,6 @@ def _minimise_tile(
     materials,
     bins,
     x,
-    value,
     known,
 ):
     """``minimise`` for the rays of a tile; arrays without the pixel axis."""
@@ -256,7 +255,7 @@ def _minimise_tile(
                     x[i, k] = min(max(there, lower[k]), upper[k])
                 fate = w[(Q + FATE) * LANES + r]
                 if fate > f4(0) and look > 0:  # the first look is a rough one
-                    known[i], value[i] = fate, w[(Q + VALUE) * LANES + r]
+                    known[i] = fate
                 else:  # once more; after a saddle with a Hessian that is positive definite
                     active[n_left] = i
                     saddle[n_left] = f4(1) - w[(Q + DEFINITE) * LANES + r]
@@ -278,7 +277,6 @@ def minimise(
     materials,
     bins,
     x,
-    value,
     known,
 ):
     """Minima x of the rays that float32 resolves, and what is known of them.
@@ -292,7 +290,6 @@ def minimise(
         limits: largest shift of a minimum, least photons, and largest misfit per photon.
         materials, bins: tuples with one entry for each.
         x: (pixel, ray, material), written for rays with enough photons.
-        value: (pixel, ray), half the deviance of the minima, written.
         known: (pixel, ray), zero; written: ``SOLVED``, ``A_MINIMUM`` if there may be a likelier, or
             ``BLURRED`` if x is as close to the minimum as float32 tells.
     """
@@ -304,6 +301,6 @@ def minimise(
         before = flush_denormals()
         _minimise_tile(
             counts[p, i:j], spectra[own], attenuation, coefficients, most, lower, upper, limits,
-            materials, bins, x[p, i:j], value[p, i:j], known[p, i:j],
+            materials, bins, x[p, i:j], known[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

@@ -16,9 +16,11 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from pcctlearn.instructions_numba import multiply_add
+
 LANES = 64  # four vectors of AVX-512, eight of AVX2
 TILE = 2048  # rays of one pixel that a thread takes at a time
-FASTMATH = {"contract", "nsz", "arcp"}  # NaN stays NaN, and sums keep their order, as exp2 needs
+FASTMATH = {"nsz"}  # NaN stays NaN, and every lane gets the same result
 f4, i4 = np.float32, np.int32
 EPS = f4(np.finfo(np.float32).eps)
 MOST_INFLATED = f4(4e-5) / EPS  # variances: rounding changes gradients by 1e-4 at most
@@ -52,7 +54,9 @@ def exp2(y):
     y = min(max(y, f4(-126)), f4(126))
     shifted = y + _ROUND
     r = y - (shifted - _ROUND)
-    p = _E0 + r * (_E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * (_E5 + r * _E6)))))
+    p = multiply_add(r, _E6, _E5)
+    p = multiply_add(r, multiply_add(r, multiply_add(r, p, _E4), _E3), _E2)
+    p = multiply_add(r, multiply_add(r, p, _E1), _E0)
     return i4(f4(p).view(i4) + (f4(shifted).view(i4) << i4(23))).view(f4)
 
 
@@ -136,6 +140,14 @@ def packed(spectra, attenuation, materials, bins):
 
 
 @no_type_check
+@njit(inline="always")
+def _add_four(total, a, s, b, t, c, u, d, v):
+    """total + a s + b t + c u + d v."""
+    low = multiply_add(a, s, multiply_add(b, t, total))
+    return multiply_add(c, u, multiply_add(d, v, low))
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def look_at(w, exponents, weights, materials, bins):
     """ȳ_b, d_b and C_b at A."""
@@ -152,7 +164,8 @@ def look_at(w, exponents, weights, materials, bins):
             for k in range(K):
                 factor = exponents[(e + i) * K + k]
                 for r in range(LANES):
-                    w[i * LANES + r] += factor * w[(A + k) * LANES + r]
+                    o = i * LANES + r
+                    w[o] = multiply_add(factor, w[(A + k) * LANES + r], w[o])
             for r in range(LANES):
                 w[i * LANES + r] = exp2(w[i * LANES + r])
         for q in range(0, n_rows, 4):
@@ -165,10 +178,13 @@ def look_at(w, exponents, weights, materials, bins):
             for r in range(LANES):
                 t0, t1 = w[r], w[LANES + r]
                 t2, t3 = w[2 * LANES + r], w[3 * LANES + r]
-                w[o + r] += a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3
-                w[o + LANES + r] += b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3
-                w[o + 2 * LANES + r] += c0 * t0 + c1 * t1 + c2 * t2 + c3 * t3
-                w[o + 3 * LANES + r] += d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3
+                w[o + r] = _add_four(w[o + r], a0, t0, a1, t1, a2, t2, a3, t3)
+                i = o + LANES + r
+                w[i] = _add_four(w[i], b0, t0, b1, t1, b2, t2, b3, t3)
+                i += LANES
+                w[i] = _add_four(w[i], c0, t0, c1, t1, c2, t2, c3, t3)
+                i += LANES
+                w[i] = _add_four(w[i], d0, t0, d1, t1, d2, t2, d3, t3)
     _divide_by_counts(w, materials, bins)
 
 

@@ -143,7 +143,7 @@ def _minima_in_float32(
     easy = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
     if len(attenuation) > 2:
         # there may be likelier minima also where the counts fit and float32 is blurred
-        easy = easy._replace(minimum=easy.minimum & False, close=easy.close & False)
+        easy = easy._replace(close=torch.zeros_like(easy.close))
     solution = Solution(easy.x, easy.solved)
     others, index = rays.take(~easy.solved)
     if not index.numel():
@@ -155,8 +155,8 @@ def _minima_in_float32(
     part = Easy(*(known[flat_index] for known in easy))
     inside = flat_index >= 0
     wanted = inside & possible[flat_index] & ~part.close
-    x = torch.where((part.minimum | part.close)[:, None], part.x, start.flatten(0, -2))
-    found = ambiguous_minima(given, x, part.value, part.minimum, wanted)
+    x = torch.where(part.close[:, None], part.x, start.flatten(0, -2))
+    found = ambiguous_minima(given, x, wanted)
     x = torch.where(found.converged[:, None], found.x, x)
     return put_back(solution, index, Solution(x, found.converged)), easy.close
 

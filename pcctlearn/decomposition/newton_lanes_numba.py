@@ -30,7 +30,7 @@ from pcctlearn.decomposition.lanes_numba import (
     rows,
     solve_rows,
 )
-from pcctlearn.denormals_numba import flush_denormals, restore_denormals
+from pcctlearn.instructions_numba import flush_denormals, restore_denormals
 
 # turns of a ray: it starts, takes twelve steps, of which five with the Fisher matrix, and is looked
 # at; then it starts again where it is, takes sixty steps, and is looked at for the last time
@@ -323,8 +323,7 @@ def _search(
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _search_tile(
-    n, spectra, attenuation, start, wanted, known, lower, upper, limits, materials, bins, x, value,
-    found,
+    n, spectra, attenuation, start, wanted, lower, upper, limits, materials, bins, x, value, found,
 ):  # fmt: skip
     """``search`` for the rays of a tile; arrays without the pixel axis."""
     K = len(materials)
@@ -337,7 +336,7 @@ def _search_tile(
     for again in (False, True):
         n_active = 0
         for i in range(len(n)):
-            if wanted[i] and ((known[i] or found[i]) if again else not known[i]):
+            if wanted[i] and (found[i] or not again):
                 active[n_active] = i
                 n_active += 1
                 for k in range(K):
@@ -354,8 +353,8 @@ def _search_tile(
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def search(
-    counts, spectra, attenuation, start, wanted, known, lower, upper, limits, materials, bins,
-    x, value, found,
+    counts, spectra, attenuation, start, wanted, lower, upper, limits, materials, bins, x, value,
+    found,
 ):  # fmt: skip
     """The likelier of the minima that are reached from the start and from zero material.
 
@@ -363,7 +362,6 @@ def search(
         counts, spectra, attenuation, lower, upper, materials, bins: as in ``fused_numba.minimise``.
         start: (pixel, ray, material), the first iterate.
         wanted: (pixel, ray), the rays to solve.
-        known: (pixel, ray), those whose minimum from the start is in ``x`` and ``value``.
         limits: largest shift of a minimum, and least difference of the values of two minima.
         x: (pixel, ray, material), written for the rays that are found.
         value: (pixel, ray), half the deviance of the minimum, written likewise.
@@ -377,8 +375,7 @@ def search(
         own = p if len(spectra) > 1 else 0
         before = flush_denormals()
         _search_tile(
-            counts[p, i:j], spectra[own], attenuation, start[p, i:j], wanted[p, i:j],
-            known[p, i:j], lower, upper, limits, materials, bins, x[p, i:j], value[p, i:j],
-            found[p, i:j],
+            counts[p, i:j], spectra[own], attenuation, start[p, i:j], wanted[p, i:j], lower, upper,
+            limits, materials, bins, x[p, i:j], value[p, i:j], found[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

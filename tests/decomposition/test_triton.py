@@ -111,8 +111,7 @@ def test_minima_of_few_photons(beam):
     rays, given, polynomial = problem(name, where, photons / 100, 30, 6, n_pixels, every=6)
     start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
     wanted = torch.ones(start.shape[:2], dtype=torch.bool)
-    flat = start.flatten(0, 1), start[..., 0].flatten(), ~wanted.flatten(), wanted.flatten()
-    expected = fused.ambiguous_minima(given, *flat)
+    expected = fused.ambiguous_minima(given, start.flatten(0, 1), wanted.flatten())
     x, converged = newton_triton.search(
         *to_device([*given.tensors(), start, wanted, *given.limits()]),
         DISTANCE,
