@@ -58,7 +58,7 @@ SLOW = (
     "test_kills",
     "test_packaging",
     "test_threads",
-    "tomography/kernels",
+    "tomography/kernels/test_cone_triton",
     "training/test_chain_module",
 )
 

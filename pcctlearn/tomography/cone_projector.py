@@ -54,7 +54,7 @@ class ConeOperator(LinearOperator):
         for volume, sinogram in _pairs(volumes, sinograms):
             lines = volume.new_empty(beam.n_views, beam.n_columns, beam.n_rows)
             with torch.cuda.device_of(lines):
-                run(self.coefficients, volume.movedim(0, -1).contiguous(), lines)
+                run(self.coefficients, _z_last(volume), lines)
             sinogram.copy_(lines.mT)
         return sinograms
 
@@ -65,7 +65,7 @@ class ConeOperator(LinearOperator):
             lines = sinogram.new_empty(n_y, n_x, n_z)
             with torch.cuda.device_of(lines):
                 run(self.coefficients, sinogram.mT.contiguous(), lines)
-            volume.copy_(lines.movedim(-1, 0))
+            volume.view(n_z, -1).copy_(lines.view(-1, n_z).T)  # as in _z_last
         return volumes
 
     def _compiled(self, function: str, device: torch.device) -> Callable[..., None]:
@@ -127,6 +127,15 @@ class ConeBackprojector(ConeOperator):
 
     def rmatvec(self, y: Tensor) -> Tensor:  # noqa: D102
         return self._to_sinogram("backproject_adjoint", y)
+
+
+def _z_last(volume: Tensor) -> Tensor:
+    """A (y, x, z) copy of a (z, y, x) volume."""
+    n_z, n_y, n_x = volume.shape
+    lines = volume.new_empty(n_y, n_x, n_z)
+    # a transposed matrix, which torch copies in blocks that fit the cache; a volume it does not
+    lines.view(-1, n_z).copy_(volume.reshape(n_z, -1).T)
+    return lines
 
 
 def _pairs(operands: Tensor, results: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
