@@ -92,6 +92,7 @@ class ScatterNetwork(ScatterCorrection):
         air = self.air.to(counts)[:, None, None]
         images = counts.movedim(1, 2).flatten(0, 1)  # batch and view
         thickness = -torch.log((images / air).clamp(min=_LEAST_TRANSMISSION))
+        thickness = thickness.contiguous(memory_format=torch.channels_last)  # faster on a CPU
         features = self.shrink(self.encoder(thickness))
         if features.shape[-2:] != self.grid:
             features = nn.functional.adaptive_avg_pool2d(features, self.grid)

@@ -51,17 +51,18 @@ def margin_for(slope_range: tuple[float, float]) -> int:
 @no_type_check
 def add_interpolated(line, n_in, margin, result, n_out, slope_out, slope_in, offset):
     """Add to result, which has PADDING behind n_out; line has ``margin`` zeros at both ends."""
-    first = max(0, math.floor((-1 - offset) / slope_out) + 1)
-    last = min(n_out, math.ceil((slope_in * (n_in - 1) + 1 - offset) / slope_out))
-    if fits(line, slope_out, slope_in):
-        add_permuted(line, margin, result, first, last, slope_out, slope_in, offset)
+    per_out, per_in = 1 / slope_out, 1 / slope_in
+    first = max(0, math.floor((-1 - offset) * per_out) + 1)
+    last = min(n_out, math.ceil((slope_in * (n_in - 1) + 1 - offset) * per_out))
+    if fits(line, slope_out, per_in):
+        add_permuted(line, margin, result, first, last, slope_out, slope_in, per_in, offset)
         return
     drift = slope_out - slope_in  # of the hats from lane to lane
     lowest = min(0.0, drift * (LANES - 1)) - 1
     taps = n_taps(slope_out, slope_in)
     for k in range(first, last, LANES):
         position = slope_out * k + offset
-        j = math.floor((position + lowest) / slope_in) + 1
+        j = math.floor((position + lowest) * per_in) + 1
         _add_block(result, k, line, margin + j, taps, position - slope_in * j, drift, slope_in)
 
 

@@ -44,27 +44,21 @@ def n_lanes(typing, line):
 
 @njit(cache=True)
 @no_type_check
-def n_picks(slope_in):
-    """Largest number of samples within reach of a result."""
-    return math.ceil(2 / slope_in)
-
-
-@njit(cache=True)
-@no_type_check
-def fits(line, slope_out, slope_in):
-    """Whether the samples of a block fit into two vectors."""
+def fits(line, slope_out, per_in):
+    """Whether the samples of a block fit into two vectors; per_in is 1 / slope_in."""
     lanes = n_lanes(line)
-    return lanes > 0 and (lanes - 1) * (slope_out / slope_in) + n_picks(slope_in) < 2 * lanes
+    return lanes > 0 and (lanes - 1) * slope_out * per_in + math.ceil(2 * per_in) < 2 * lanes
 
 
 @njit(cache=True)
 @no_type_check
-def add_permuted(line, margin, result, first, last, slope_out, slope_in, offset):
+def add_permuted(line, margin, result, first, last, slope_out, slope_in, per_in, offset):
     """Add to result[first:last]; see add_interpolated. Margins hold 3 MOST_LANES zeros or more."""
-    lanes, picks = n_lanes(line), n_picks(slope_in)
-    step = round(slope_out / slope_in * 2.0**_POSITION_BITS)
-    start = (slope_out * first + offset - 1) / slope_in + 1 + margin  # first sample within reach
-    place = round(start * 2.0**_POSITION_BITS)
+    lanes, picks = n_lanes(line), math.ceil(2 * per_in)
+    unit = 2.0**_POSITION_BITS
+    step = int(slope_out * per_in * unit + 0.5)
+    # of the first sample within reach; not negative, because margins are counted
+    place = int(((slope_out * first + offset - 1) * per_in + 1 + margin) * unit)
     for k in range(first, last, lanes):
         _add_block(result, k, line, place, step, picks, slope_in)
         place += lanes * step
