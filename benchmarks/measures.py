@@ -8,23 +8,29 @@ import torch
 from torch import Tensor
 
 
-def timed(job: Callable[[], object], device: str | torch.device) -> float:
+def timed(
+    job: Callable[[], object],
+    device: str | torch.device,
+    clock: Callable[[], float] = perf_counter,
+) -> float:
     """Seconds of a call, including the work that it leaves on a GPU."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize()
-    start = perf_counter()
+    start = clock()
     job()
     if on_gpu:
         torch.cuda.synchronize()
-    return perf_counter() - start
+    return clock() - start
 
 
-def arithmetic_flops(device: str | torch.device) -> float:
+def arithmetic_flops(
+    device: str | torch.device, clock: Callable[[], float] = perf_counter
+) -> float:
     """Operations a second of a large float32 matrix product; a multiply-add counts as two."""
     n = 2048 if torch.device(device).type == "cpu" else 8192
     a = torch.randn(n, n, device=device)
-    return 2 * n**3 / median(timed(lambda: a @ a, device) for _ in range(7))
+    return 2 * n**3 / median(timed(lambda: a @ a, device, clock) for _ in range(7))
 
 
 def adjoint_error(

@@ -17,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from math import radians
 from pathlib import Path
 from statistics import median
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ PHANTOM = EllipsoidPhantom(  # without any symmetry
     materials=["water"],
 )
 Map = Callable[[Tensor], Tensor]
+Clock = Callable[[], float]
 JOBS = ("forward", "back", "fdk")
 
 
@@ -69,6 +71,11 @@ def main() -> None:
     parser.add_argument("--baseline", type=Path, help="kernels to compare with: a Python file")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="time of the processor, on a machine with other jobs; with one thread",
+    )
     parser.add_argument("--memory-only", action="store_true", help="peak memory of one pass")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -82,15 +89,16 @@ def main() -> None:
     methods = [ours(beam, grid, device)]
     if device.type == "cpu" and not arguments.alone:
         methods += [*rtk(beam, grid), *baseline(beam, grid, arguments.baseline)]
-    results = measure(beam, grid, methods, arguments.repeats, device)
-    results |= work(beam, grid, device)
+    clock = process_time if arguments.cpu_time else perf_counter
+    results = measure(beam, grid, methods, arguments.repeats, device, clock)
+    results |= work(beam, grid, device, clock)
     console = Console(width=110)
     console.print(table(beam, grid, methods, results))
     results["peak_memory_MB"] = peak_MB
     print(f"peak memory of a fresh process on the CPU {peak_MB:.0f} MB")
     if (arguments.size, arguments.views) != (SIZE, VIEWS):
         reference = setup(SIZE, VIEWS)
-        results |= growth(reference, results, arguments.repeats, device, console)
+        results |= growth(reference, results, arguments.repeats, device, clock, console)
     for line in remarks(results):
         print(line)
     if arguments.json:
@@ -108,7 +116,12 @@ def setup(size: int, views: int) -> tuple[ConeBeam, VolumeGrid]:
 
 
 def measure(
-    beam: ConeBeam, grid: VolumeGrid, methods: list[Method], repeats: int, device: torch.device
+    beam: ConeBeam,
+    grid: VolumeGrid,
+    methods: list[Method],
+    repeats: int,
+    device: torch.device,
+    clock: Clock,
 ) -> dict[str, float]:
     volume = PHANTOM.volumes(grid)[0].to(device)
     x = torch.randn(grid.shape, device=device)
@@ -128,7 +141,7 @@ def measure(
             results["fdk_difference_from_rtk"] = float(gap)
             gap = (projected - sinogram)[:, 4:-4, 4:-4].norm() / sinogram.norm()
             results["forward_difference_from_rtk"] = float(gap)
-    times = take_turns(methods, volume, sinogram, repeats, device)
+    times = take_turns(methods, volume, sinogram, repeats, device, clock)
     for name, seconds in times.items():
         results[f"{name}_s"] = median(seconds)
     for peer in methods[1:]:
@@ -139,7 +152,12 @@ def measure(
 
 
 def take_turns(
-    methods: list[Method], volume: Tensor, sinogram: Tensor, repeats: int, device: torch.device
+    methods: list[Method],
+    volume: Tensor,
+    sinogram: Tensor,
+    repeats: int,
+    device: torch.device,
+    clock: Clock,
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {f"{m.name}_{job}": [] for m in methods for job in JOBS}
     for repeat in range(repeats):
@@ -147,12 +165,12 @@ def take_turns(
             if repeat >= method.most_repeats:
                 continue
             for job, operand in zip(JOBS, (volume, sinogram, sinogram), strict=True):
-                seconds = timed(partial(getattr(method, job), operand), device)
+                seconds = timed(partial(getattr(method, job), operand), device, clock)
                 times[f"{method.name}_{job}"].append(seconds)
     return times
 
 
-def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, float]:
+def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device, clock: Clock) -> dict[str, float]:
     """Number of samples, and a lower limit of the time from arithmetic speed and bandwidth.
 
     A sample of the projector is a ray in one plane: two multiply-adds along x or y, and one and a
@@ -161,7 +179,7 @@ def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, fl
     rays = beam.n_views * beam.n_rows * beam.n_columns
     samples = {"forward": rays * grid.n_x, "fdk": beam.n_views * grid.n_x**3}
     samples["back"] = samples["forward"]
-    flops, bandwidth = arithmetic_flops(device), bandwidth_bytes(device)
+    flops, bandwidth = arithmetic_flops(device, clock), bandwidth_bytes(device, clock)
     n_bytes = 4 * (rays + grid.n_x**3)
     results = {f"{job}_samples": float(n) for job, n in samples.items()}
     for job, n in samples.items():
@@ -169,11 +187,11 @@ def work(beam: ConeBeam, grid: VolumeGrid, device: torch.device) -> dict[str, fl
     return results | {"flops": flops, "bandwidth_bytes": bandwidth}
 
 
-def bandwidth_bytes(device: torch.device) -> float:
+def bandwidth_bytes(device: torch.device, clock: Clock) -> float:
     """Bytes read and written a second in a copy."""
     a = torch.randn(1 << 26, device=device)
     b = torch.empty_like(a)
-    return 2 * a.nbytes / median(timed(lambda: b.copy_(a), device) for _ in range(7))
+    return 2 * a.nbytes / median(timed(lambda: b.copy_(a), device, clock) for _ in range(7))
 
 
 def growth(
@@ -181,6 +199,7 @@ def growth(
     results: dict[str, float],
     repeats: int,
     device: torch.device,
+    clock: Clock,
     console: Console,
 ) -> dict[str, float]:
     """Ratio of times over ratio of work, relative to the benchmark's default size."""
@@ -188,8 +207,8 @@ def growth(
     method = ours(*reference, device)
     sinogram = method.forward(volume)
     method.back(sinogram), method.fdk(sinogram)
-    times = take_turns([method], volume, sinogram, repeats, device)
-    before, now = work(*reference, device), {}
+    times = take_turns([method], volume, sinogram, repeats, device, clock)
+    before, now = work(*reference, device, clock), {}
     table = Table(title="time grows with rays × planes, or voxels × views")
     for heading in ("", "work", "time", "time / work"):
         table.add_column(heading, justify="right")
