@@ -9,7 +9,7 @@ Processors without these instructions have ``n_lanes`` of zero.
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 from llvmlite import ir
 from numba import njit, types
@@ -23,7 +23,7 @@ _INDEX_BITS = 27  # fraction of a position in a block, whose integer part is at 
 _FLAGS = ("contract", "reassoc")  # NaN stays NaN
 
 
-def _lanes_for(context, dtype) -> int:
+def _lanes_for(context: Any, dtype: types.Type) -> int:
     """Number of results in a block on the processor that the code is compiled for."""
     _, _, features = context.codegen().magic_tuple()
     if dtype != types.float32:
