@@ -4,7 +4,7 @@ Volumes are (y, x, z) and sinograms (view, column, row): a line of voxels and a 
 both parallel to the axis, so the inner loops run along consecutive addresses. Each output is
 accumulated by one thread in a fixed order, so results are bit-identical for any number of threads.
 The work of a thread is a function where numba compiles that to faster code than the same loops in
-the parallel region: a third faster for _project_columns and _backproject_tile.
+the parallel region.
 ``no_type_check`` exempts compiled functions from the shape checks of the tests.
 """
 

@@ -7,8 +7,8 @@ the same formula is the transpose, so that adjoints match by construction. Inter
 up samples by index in memory is slow, because neighbouring results share no access. Here a block of
 eight results is computed at once from all samples within reach of their hats, at consecutive
 addresses. numba has no vector types, so the block is written in LLVM IR, which is portable. In
-float32 permuted_interpolation_numba does the same two to four times as fast, on processors that
-permute vectors and for slopes near one.
+float32 permuted_interpolation_numba does the same faster, on processors that permute vectors and
+for slopes near one.
 
 numba does not recompile functions of other files when this file changes: change those files too.
 """
