@@ -64,7 +64,7 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatte
         MaximumLikelihood,
         scatter or CorrectionBuilder(correction),
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
-        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.03)),
+        partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
         split,
     )
 
@@ -72,17 +72,17 @@ def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatte
 @pytest.mark.parametrize("stage", ["scatter_fraction", "maps"])
 def test_a_network_is_trained_and_figures_are_drawn(scans, stage, tmp_path):
     torch.set_default_dtype(torch.float32)
-    results = study(scans, stage).run(in_context(max_epochs=10))
+    results = study(scans, stage).run(in_context(max_epochs=30))
     write_results(results, tmp_path)
     drawn = redraw(tmp_path)
     assert set(map(file_stem, drawn)) == {path.stem for path in (tmp_path / "figures").iterdir()}
     assert results.numbers["spr_percent_uncorrected"] == pytest.approx(10, rel=0.02)
     numbers = results.numbers
     assert numbers["val_loss_over_untrained"] < 0.5
-    assert numbers["spr_percent_over_uncorrected"] < 0.9
+    assert numbers["spr_percent_over_uncorrected"] < 0.7
     assert numbers["spr_percent_untrained_over_uncorrected"] > 1
     assert "VMI 60 keV (HU): " in results.summary
-    assert "in 10 epochs" in results.summary
+    assert "in 30 epochs" in results.summary
 
 
 def test_a_network_without_training_equals_the_untrained_baseline(scans):
