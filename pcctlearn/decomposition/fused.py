@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from pcctlearn.decomposition.pieces import Rays
 from pcctlearn.decomposition.polynomial import Polynomial
+from pcctlearn.decomposition.profiles import NO_PROFILES, Profiles, Starts
 from pcctlearn.shapes import Attenuation
 from pcctlearn.solvers.minimum import DISTANCE
 from pcctlearn.solvers.quadratic import Bounds, Solution
@@ -69,22 +70,33 @@ def problem(rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Prob
     return Problem(n[None] if shared else n, S[None] if shared else S, attenuation, bounds)
 
 
-class Easy(NamedTuple):
-    """Flat minima in float32, and what is known of them."""
+class Single(NamedTuple):
+    """Flat minima in float32.
+
+    Rays that are ``close`` have one minimum, near x; those with ``both`` have two, near x and
+    ``second``. They are to be polished in double precision.
+    """
 
     x: Tensor
     solved: Tensor
-    close: Tensor  # as close to the minimum as float32 tells
+    close: Tensor
+    both: Tensor
+    second: Tensor
 
 
 def easy_minima(
-    given: Problem, polynomial: Polynomial, least_photons: float, gross_misfit: float
-) -> Easy:
+    given: Problem,
+    polynomial: Polynomial,
+    profiles: Profiles | None,
+    least_photons: float,
+    gross_misfit: float,
+) -> Single:
     """Minima of the rays that float32 resolves.
 
     Args:
         given: the rays.
         polynomial: of the second degree, for the first iterate.
+        profiles: for the first iterate of two materials, and for the number of their minima.
         least_photons: rays with fewer photons are left out.
         gross_misfit: rays with a larger half deviance per photon may have a likelier minimum.
     """
@@ -102,57 +114,78 @@ def easy_minima(
 
             x = given.counts.new_zeros(*shape, len(given.attenuation))
             known = torch.zeros(shape, dtype=torch.int8)
+            of_rays = profiles or NO_PROFILES
             fused_numba.minimise(
-                *_arrays(*given.tensors(), *start, *given.limits()),
-                tuple(np.float32(v) for v in limits),
+                *_arrays(*given.tensors(), *start),
+                of_rays.table,
+                np.array([of_rays.least, of_rays.step, of_rays.certain], np.float32),
+                of_rays.air,
+                *_arrays(*given.limits()),
+                tuple(np.float32(v) for v in (*limits, _TELLING)),
                 *given.sizes(),
                 *_arrays(x, known),
             )
             solved, close = known == fused_numba.SOLVED, known == fused_numba.BLURRED
-    return Easy(x.flatten(0, 1), solved.flatten(), close.flatten())
+    x = x.flatten(0, 1)
+    return Single(x, solved.flatten(), close.flatten(), torch.zeros_like(close).flatten(), x[:0])
 
 
 def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
 
 
-def ambiguous_minima(given: Problem, start: Tensor, wanted: Tensor) -> Solution:
-    """Flat minima in float32, the likelier of those from the start and from zero material.
+def ambiguous_minima(given: Problem, begin: Starts, wanted: Tensor) -> Single:
+    """Flat minima in float32, the likelier of those from two starts.
 
-    Rays are converged if both searches end, at one minimum or at two whose likelihoods float32
+    Rays are solved if both searches end, at one minimum or at two whose likelihoods float32
     tells apart. Arguments are flat.
 
     Args:
         given: the rays.
-        start: (ray, material), the first iterate.
+        begin: first iterates, on a CUDA device of the first search only.
         wanted: the rays to solve.
     """
     shape = given.counts.shape[:2]
     theta, limits = given.tensors(), given.limits()
-    begin, wanted = start.reshape(*shape, -1).contiguous(), wanted.reshape(shape)
+    first, second, sure, wanted = _of_pixels(shape, *begin, wanted)
     with _announced("search for two minima", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
-            x, converged = newton_triton.search(
-                *theta, begin, wanted, *limits, DISTANCE, _TELLING, torch.float32
+            x, solved = newton_triton.search(
+                *theta, first, wanted, *limits, DISTANCE, _TELLING, torch.float32
             )
+            close = both = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import newton_lanes_numba
 
-            x, value = torch.zeros_like(begin), begin[..., 0] * 0
-            converged = torch.zeros_like(wanted)
+            x, value = torch.zeros_like(first), torch.zeros_like(first[..., 0])
+            found = torch.zeros(shape, dtype=torch.int8)
             newton_lanes_numba.search(
-                *_arrays(*theta, begin, wanted, *limits),
+                *_arrays(*theta, first, second, sure, wanted, *limits),
                 (np.float32(DISTANCE), np.float32(_TELLING)),
                 *given.sizes(),
-                *_arrays(x, value, converged),
+                *_arrays(x, value, found),
             )
-    return Solution(x.flatten(0, 1), converged.flatten())
+            solved, close, both = (
+                found == what
+                for what in (
+                    newton_lanes_numba.FOUND,
+                    newton_lanes_numba.CLOSE,
+                    newton_lanes_numba.BOTH,
+                )
+            )
+    return Single(
+        x.flatten(0, 1),
+        solved.flatten(),
+        close.flatten(),
+        both.flatten(),
+        second.flatten(0, 1),
+    )
 
 
 def hard_minima(
-    given: Problem, start: Tensor, wanted: Tensor, close: Tensor, same: float
+    given: Problem, begin: Starts, wanted: Tensor, close: Tensor, same: float
 ) -> Solution:
     """Flat minima in double precision of the rays of a mask; others are not converged.
 
@@ -160,34 +193,41 @@ def hard_minima(
 
     Args:
         given: the rays.
-        start: (pixel, ray, material), the first iterate.
-        wanted: (pixel, ray), the rays to solve.
-        close: (pixel, ray), those that start close to their only minimum.
+        begin: first iterates, on a CUDA device of the first search only.
+        wanted: the rays to solve.
+        close: those that start close to their only minimum.
         same: largest difference of the half deviance at the same minimum.
     """
+    shape = given.counts.shape[:2]
+    first, second, sure, wanted, close = _of_pixels(shape, *begin, wanted, close)
     with _announced("decomposition in double precision", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
             theta = given.tensors()
             x, converged = newton_triton.search(
-                *theta, start.contiguous(), wanted, *given.limits(), DISTANCE, same, torch.float64
+                *theta, first, wanted, *given.limits(), DISTANCE, same, torch.float64
             )
         else:
             from pcctlearn.decomposition import newton_numba
 
-            x, converged = torch.zeros(start.shape, dtype=torch.float64), torch.zeros_like(wanted)
+            x, converged = torch.zeros(first.shape, dtype=torch.float64), torch.zeros_like(wanted)
             lower, upper = given.limits()
             counts, spectra, attenuation = given.tensors()
             newton_numba.solve_in_double(
                 *_arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
-                *_arrays(start.contiguous(), close, lower.double(), upper.double()),
+                *_arrays(first, second, sure, close, lower.double(), upper.double()),
                 DISTANCE,
                 same,
                 *given.sizes(),
                 *_arrays(x, converged),
             )
     return Solution(x.flatten(0, 1), converged.flatten())
+
+
+def _of_pixels(shape: torch.Size, *flat: Tensor) -> Iterator[Tensor]:
+    """Flat tensors with the axes pixel and ray."""
+    return (t.reshape(*shape, *t.shape[1:]).contiguous() for t in flat)
 
 
 @contextmanager

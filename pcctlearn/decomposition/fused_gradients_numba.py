@@ -29,7 +29,12 @@ from pcctlearn.decomposition.lanes_numba import (
     rows,
     solve,
 )
-from pcctlearn.instructions_numba import flush_denormals, multiply_add, restore_denormals
+from pcctlearn.instructions_numba import (
+    flush_denormals,
+    multiply_add,
+    restore_denormals,
+    use_wide_vectors,
+)
 
 _CHUNK = 256  # rays whose products are summed in float32
 _STRIP = 3  # products that are summed together, beside 4 energies: as many as registers hold
@@ -47,6 +52,7 @@ def _products(of_mu, K, B):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _reduce(w, lower, upper, cotangent, passes, first, lanes, materials, bins):
     """G = v, for the unknowns that are free to move only, with the Hessian of these."""
+    use_wide_vectors()
     K = len(materials)
     A, _, G, H, D, _, _, _, _ = rows(materials, bins)
     for k in range(K):
@@ -73,6 +79,7 @@ def _reduce(w, lower, upper, cotangent, passes, first, lanes, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _pull(w, products, of_mu, place, materials, bins):
     """p_b and q_b of u in D, and their products with A, as rows of ``products`` at a lane."""
+    use_wide_vectors()
     K, B = len(materials), len(bins)
     n_moments = 1 + K + K * (K + 1) // 2
     A, _, _, _, D, _, N, M, _ = rows(materials, bins)
@@ -100,6 +107,7 @@ def _pull(w, products, of_mu, place, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _transmissions(line_integrals, exponents, e, t):
     """exp(−μ·A) at four energies from e on."""
+    use_wide_vectors()
     K, n = line_integrals.shape
     for i in range(4):
         for r in range(n):
@@ -116,6 +124,7 @@ def _transmissions(line_integrals, exponents, e, t):
 @njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 def _add_products(t, products, first, sums, e):
     """Sums over the rays of a chunk of four transmissions times three products, in double."""
+    use_wide_vectors()
     n = t.shape[1]
     a0 = a1 = a2 = b0 = b1 = b2 = c0 = c1 = c2 = d0 = d1 = d2 = f4(0)
     for r in range(n):
@@ -150,6 +159,7 @@ def _add_products(t, products, first, sums, e):
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _add_chunk(line_integrals, products, exponents, t, sums):
+    use_wide_vectors()
     for e in range(0, len(sums), 4):
         _transmissions(line_integrals, exponents, e, t)
         for first in range(0, len(products), _STRIP):
@@ -160,6 +170,7 @@ def _add_chunk(line_integrals, products, exponents, t, sums):
 @njit(cache=True, error_model="numpy")
 def _tables(sums, spectra, attenuation, of_mu, materials, bins, of_tables):
     """Gradients in spectra and, if wanted, attenuation from the sums over the rays."""
+    use_wide_vectors()
     K, B = len(materials), len(bins)
     size = B * (1 + K)
     for e in range(attenuation.shape[1]):
@@ -184,6 +195,7 @@ def _tables(sums, spectra, attenuation, of_mu, materials, bins, of_tables):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _write_of_counts(w, gradient, first, lanes, materials, bins):
     """−u·d_b of every ray, with u in D."""
+    use_wide_vectors()
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     _, _, _, _, D, _, _, M, _ = rows(materials, bins)
@@ -202,6 +214,7 @@ def _gradients_tile(
     of_tables,
 ):  # fmt: skip
     """``gradients`` for the rays of a tile; arrays without the pixel axis."""
+    use_wide_vectors()
     K, B = len(materials), len(bins)
     n_energies = attenuation.shape[1]
     A, _, _, _, D, Q, N, _, height = rows(materials, bins)
@@ -258,6 +271,7 @@ def gradients(
         of_tables: (pixel, tile, bin + material, energy), written: the gradients in spectra and
             attenuation; (pixel, tile, bin, energy) for spectra alone; no tiles if not wanted.
     """
+    use_wide_vectors()
     n_rays = counts.shape[1]
     per_pixel = (n_rays + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):

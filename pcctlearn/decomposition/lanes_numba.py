@@ -16,7 +16,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from pcctlearn.instructions_numba import multiply_add
+from pcctlearn.instructions_numba import multiply_add, use_wide_vectors
 
 LANES = 64  # four vectors of AVX-512, eight of AVX2
 TILE = 2048  # rays of one pixel that a thread takes at a time
@@ -44,7 +44,7 @@ VALUE = 2  # half the deviance
 SAFE = 3  # whether the Hessian leaves out what could make it indefinite
 TOTAL = 4  # photons in all bins
 FATE = 5  # what is known of the ray
-N_SCALARS = 10
+N_SCALARS = 11
 
 
 @no_type_check
@@ -115,6 +115,7 @@ def rows(materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def packed(spectra, attenuation, materials, bins):
     """Exponents −μ log₂ e, and S_b, S_b μ_k, S_b μ_k μ_m in blocks of 4 rows by 4 energies."""
+    use_wide_vectors()
     K = len(materials)
     n_energies = attenuation.shape[1]
     n_moments = 1 + K + K * (K + 1) // 2
@@ -151,6 +152,7 @@ def _add_four(total, a, s, b, t, c, u, d, v):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def look_at(w, exponents, weights, materials, bins):
     """ȳ_b, d_b and C_b at A."""
+    use_wide_vectors()
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     n_rows = _padded(len(bins) * n_moments)
@@ -192,6 +194,7 @@ def look_at(w, exponents, weights, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _divide_by_counts(w, materials, bins):
     """d_b and C_b from the sums over the energies."""
+    use_wide_vectors()
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     _, _, _, _, _, _, _, M, _ = rows(materials, bins)
@@ -215,6 +218,7 @@ def differentiate(w, materials, bins):
     g = Σ_b (n_b − ȳ_b) d_b and H = Σ_b ȳ_b d_b d_bᵀ + (ȳ_b − n_b) C_b, with ȳ and d of the model at
     s. Where ȳ_b < n_b the last term can make H indefinite; a safe Hessian has n_b d_b d_bᵀ there.
     """
+    use_wide_vectors()
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     _, S, G, H, D, Q, N, M, _ = rows(materials, bins)
@@ -254,6 +258,7 @@ def differentiate(w, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def count(w, materials, bins):
     """Photons in all bins."""
+    use_wide_vectors()
     _, _, _, _, _, Q, N, _, _ = rows(materials, bins)
     for r in range(LANES):
         w[(Q + TOTAL) * LANES + r] = f4(0)
@@ -323,5 +328,6 @@ def solve_rows(w, H, G, D, definite_row, K):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def solve(w, materials, bins):
     """``solve_rows`` of the Hessian and the gradient."""
+    use_wide_vectors()
     _, _, G, H, D, Q, _, _, _ = rows(materials, bins)
     solve_rows(w, H, G, D, Q + DEFINITE, len(materials))

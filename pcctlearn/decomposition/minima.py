@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.fused import (
-    Easy,
+    Problem,
     ambiguous_minima,
     easy_minima,
     hard_minima,
@@ -16,6 +16,7 @@ from pcctlearn.decomposition.fused import (
 )
 from pcctlearn.decomposition.pieces import Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import Polynomial
+from pcctlearn.decomposition.profiles import Profiles, Starts, profiles, starts
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.shapes import Attenuation, RayCounts, RayMask
 from pcctlearn.solvers.implicit import Adjoint, implicit_minimum
@@ -96,10 +97,11 @@ def find_minima(
     solver = solver or DampedNewton()
     if compiled:
         assert polynomial is not None
-        single, close = _minima_in_float32(rays, attenuation, bounds, polynomial, possible)
-        rays = rays.starting_at(single.x)
+        search = _Compiled.of(rays, attenuation, bounds, polynomial)
+        single, near = search.in_float32(possible)
+        if solver != DampedNewton():
+            rays = started(rays, polynomial)
     else:
-        close = torch.zeros_like(possible)
         rays = started(rays, polynomial)
         assert rays.start is not None
         single = Solution(rays.start.flatten(0, -2), torch.zeros_like(possible))
@@ -108,17 +110,12 @@ def find_minima(
             clear = ~_ambiguous(rays.starting_at(x), attenuation)
             single = Solution(x, converged & possible & clear)
     hard = possible & ~single.converged
-    rest, index = rays.take(hard)
     double = Solution(single.x.new_empty(0, single.x.shape[-1]), possible.new_empty(0))
-    if index.numel():
+    if bool(hard.any()):
         if compiled and solver == DampedNewton():
-            given = problem(rest, attenuation, bounds)
-            shape = (*given.counts.shape[:2], -1)
-            assert rest.start is not None
-            start, wanted = rest.start.reshape(shape), (index >= 0).reshape(shape[:2])
-            near = close[index.flatten()].reshape(shape[:2])
-            double = hard_minima(given, start, wanted, near, _SAME)
+            double = search.in_double(hard, single.x, near)
         else:
+            rest, index = rays.take(hard)
             done = (index < 0).flatten()
             solvers = [*warm_start[1:], solver]
             double = _solve_in_double(rest, done, attenuation, solvers, bounds, likelier)
@@ -128,37 +125,91 @@ def find_minima(
     return Found(single, hard, double, compiled)
 
 
-def _minima_in_float32(
-    rays: Rays,
-    attenuation: Attenuation,
-    bounds: Bounds | None,
-    polynomial: Polynomial,
-    possible: Tensor,
-) -> tuple[Solution, Tensor]:
-    """Minima of the ``possible`` rays that float32 resolves; others are at a start.
+class _Near(NamedTuple):
+    """Rays with minima that float32 is near and does not resolve.
 
-    Of these, a mask tells the rays whose start is close to their only minimum.
+    ``close`` (ray) marks those with one minimum, near x. Those of the sorted indices ``both`` have
+    another one, near ``second`` (both, material).
     """
-    few = _least_photons(attenuation)
-    easy = easy_minima(problem(rays, attenuation, bounds), polynomial, few, _GROSS_MISFIT)
-    if len(attenuation) > 2:
-        # there may be likelier minima also where the counts fit and float32 is blurred
-        easy = easy._replace(close=torch.zeros_like(easy.close))
-    solution = Solution(easy.x, easy.solved)
-    others, index = rays.take(~easy.solved)
-    if not index.numel():
-        return solution, easy.close
-    flat_index = index.flatten()
-    start = started(others, polynomial).start
-    assert start is not None
-    given = problem(others, attenuation, bounds)
-    part = Easy(*(known[flat_index] for known in easy))
-    inside = flat_index >= 0
-    wanted = inside & possible[flat_index] & ~part.close
-    x = torch.where(part.close[:, None], part.x, start.flatten(0, -2))
-    found = ambiguous_minima(given, x, wanted)
-    x = torch.where(found.converged[:, None], found.x, x)
-    return put_back(solution, index, Solution(x, found.converged)), easy.close
+
+    close: Tensor
+    both: Tensor
+    second: Tensor
+
+    def places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rays, whether they have two minima, and their place in ``second``."""
+        if not len(self.both):
+            return torch.zeros_like(index, dtype=torch.bool), index
+        place = torch.searchsorted(self.both, index).clamp(max=len(self.both) - 1)
+        return self.both[place] == index, place
+
+
+class _Compiled(NamedTuple):
+    """The searches of compiled functions."""
+
+    rays: Rays
+    attenuation: Attenuation
+    bounds: Bounds | None
+    polynomial: Polynomial
+    profiles: Profiles | None
+
+    @classmethod
+    def of(
+        cls, rays: Rays, attenuation: Attenuation, bounds: Bounds | None, polynomial: Polynomial
+    ) -> "_Compiled":
+        given, table = problem(rays, attenuation, bounds), None
+        if len(attenuation) == 2 and not rays.counts.is_cuda:
+            _, spectra, mu = given.tensors()
+            table = profiles(spectra, mu, polynomial.range.detach(), torch.stack(given.limits()))
+        return cls(rays, attenuation, bounds, polynomial, table)
+
+    def in_float32(self, possible: Tensor) -> tuple[Solution, "_Near"]:
+        """Minima of the ``possible`` rays that float32 resolves, and of those that it is near."""
+        few = _least_photons(self.attenuation)
+        given = problem(self.rays, self.attenuation, self.bounds)
+        easy = easy_minima(given, self.polynomial, self.profiles, few, _GROSS_MISFIT)
+        close = easy.close
+        if len(self.attenuation) > 2:
+            # there may be likelier minima also where the counts fit and float32 is blurred
+            close = torch.zeros_like(close)
+        single = Solution(easy.x, easy.solved)
+        others, index = self.rays.take(possible & ~easy.solved & ~close)
+        if not index.numel():
+            return single, _Near(close, index, easy.second)
+        given, index = problem(others, self.attenuation, self.bounds), index.flatten()
+        found = ambiguous_minima(given, self._starts(others, given), index >= 0)
+        single = put_back(single, index, Solution(found.x, found.solved))
+        close[index[found.close]] = True
+        both, order = index[found.both].sort()
+        return single, _Near(close, both, found.second[found.both][order])
+
+    def in_double(self, hard: Tensor, x: Tensor, near: "_Near") -> Solution:
+        """Minima of the hard rays in double precision, from x of those that float32 is near."""
+        rest, index = self.rays.take(hard)
+        index = index.flatten()
+        close, (both, place) = near.close[index], near.places(index)
+        given = problem(rest, self.attenuation, self.bounds)
+        first, second, sure = self._starts(rest, given)
+        first = torch.where((close | both)[:, None], x[index], first)
+        second[both] = near.second[place[both]]
+        begin = Starts(first, second, sure | both)
+        return hard_minima(given, begin, index >= 0, close, _SAME)
+
+    def _starts(self, rays: Rays, given: Problem) -> Starts:
+        """The minima of the profiles where they are certain; else the polynomial and zero."""
+        found = None
+        if self.profiles is not None and self.profiles.certain:
+            found = starts(given.tensors()[0][0], torch.stack(given.limits()), self.profiles)
+            if bool(found.sure.all()):
+                return found
+        start = started(rays, self.polynomial).start
+        assert start is not None
+        start = start.flatten(0, -2)
+        if found is not None:
+            return found.or_else(start)
+        return Starts(
+            start, torch.zeros_like(start), torch.zeros_like(start[:, 0], dtype=torch.bool)
+        )
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:

@@ -1,8 +1,10 @@
 """``DampedNewton`` in float32 for 64 rays at a time, for the likelihood.
 
-For rays whose likelihood may have several minima, but which float32 resolves: they are searched
-from two starts. The steps are the first of those that ``find_minima`` takes in double precision: up
-to twelve, of which five with the Fisher matrix, and then up to sixty.
+For rays whose likelihood may have several minima, or whose minimum is on a limit. Where all minima
+have a start (``profile_numba``), they are searched from each, with the exact Hessian from the first
+step on. Other rays are searched from two starts, and the steps are the first of those that
+``find_minima`` takes in double precision: up to twelve, of which five with the Fisher matrix, and
+then up to sixty.
 """
 
 from typing import no_type_check
@@ -30,7 +32,7 @@ from pcctlearn.decomposition.lanes_numba import (
     rows,
     solve_rows,
 )
-from pcctlearn.instructions_numba import flush_denormals, restore_denormals
+from pcctlearn.instructions_numba import flush_denormals, restore_denormals, use_wide_vectors
 
 # turns of a ray: it starts, takes twelve steps, of which five with the Fisher matrix, and is looked
 # at; then it starts again where it is, takes sixty steps, and is looked at for the last time
@@ -42,9 +44,10 @@ _TOLERANCE, _STUCK = f4(1e-10), f4(1e12)  # of ``DampedNewton``
 _CLOSE, _AT = f4(1e-2), f4(2.5e-3)
 
 # scalars of a lane, besides those of lanes_numba
-_PREDICTED, _DAMPING, _KNOWN, _EXACT, _END, _IS_CLOSE = 0, 3, 6, 7, 8, 9
+_PREDICTED, _DAMPING, _KNOWN, _EXACT, _END, _IS_CLOSE, _SURE = 0, 3, 6, 7, 8, 9, 10
 _SEARCHING, _FOUND, _LOST, _ENDED = f4(0), f4(1), f4(2), f4(3)
 _KNOWN_ONE, _LESS_LIKELY = f4(1), f4(2)
+FOUND, CLOSE, BOTH = 1, 2, 3  # of a ray
 
 
 @no_type_check
@@ -59,6 +62,7 @@ def _scratch(M, K):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _measure(w, exact, materials, bins):
     """Half the deviance, its gradient and its exact or expected Hessian after ``look_at``."""
+    use_wide_vectors()
     K = len(materials)
     n_moments = 1 + K + K * (K + 1) // 2
     _, _, G, H, D, Q, N, M, _ = rows(materials, bins)
@@ -66,12 +70,12 @@ def _measure(w, exact, materials, bins):
         w[i] = f4(0)
     for r in range(LANES):
         w[(Q + VALUE) * LANES + r] = f4(0)
-    curved = f4(1) if exact else f4(0)
     for b in range(len(bins)):
         m, n = (M + b * n_moments) * LANES, (N + b) * LANES
         for r in range(LANES):
             mean = w[m + r]
             excess = w[n + r] - mean
+            curved = f4(1) if exact else w[(Q + _SURE) * LANES + r]
             w[(Q + VALUE) * LANES + r] += half_deviance(w[n + r], mean)
             for k in range(K):
                 dk = w[m + (1 + k) * LANES + r]
@@ -85,8 +89,12 @@ def _measure(w, exact, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _load(w, state, counts, x, value, active, first, lanes, materials, bins):
-    """State, counts and known minima of 64 active rays; the last ray is repeated."""
+def _load(w, state, counts, sure, before, x, value, active, first, lanes, materials, bins):
+    """State, counts and known minima of 64 active rays; the last ray is repeated.
+
+    A minimum that float32 does not resolve is no place at which a second search may end.
+    """
+    use_wide_vectors()
     K = len(materials)
     A, _, G, _, D, Q, N, M, _ = rows(materials, bins)
     _, _, _, X = _scratch(M, K)
@@ -94,8 +102,9 @@ def _load(w, state, counts, x, value, active, first, lanes, materials, bins):
         i = active[first + min(r, lanes - 1)]
         for k in range(K):
             w[(A + k) * LANES + r] = state[k, i]
-            w[(X + k) * LANES + r] = x[i, k]
+            w[(X + k) * LANES + r] = x[i, k] if before[i] == FOUND else f4(np.nan)
         w[(Q + _KNOWN) * LANES + r] = value[i]
+        w[(Q + _SURE) * LANES + r] = f4(1) if sure[i] else f4(0)
         for row in range(D - G):
             w[(G + row) * LANES + r] = state[K + row, i]
         w[(Q + VALUE) * LANES + r] = state[K + D - G, i]
@@ -110,6 +119,7 @@ def _load(w, state, counts, x, value, active, first, lanes, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _propose(w, lower, upper, materials, bins):
     """Newton's step D of the damped model within the box (``newton_trial``)."""
+    use_wide_vectors()
     K = len(materials)
     A, S, G, H, D, Q, _, M, _ = rows(materials, bins)
     L, F, T, _ = _scratch(M, K)
@@ -153,6 +163,7 @@ def _judge(w, again, lower, upper, distance, telling, materials, bins):
     A ray near its minimum (``DampedNewton``) is found if float32 resolves it (``resolved``), and
     lost if not. A second search ends where it comes to the known minimum or to one less likely.
     """
+    use_wide_vectors()
     K = len(materials)
     A, S, G, H, D, Q, _, M, _ = rows(materials, bins)
     L, F, T, X = _scratch(M, K)
@@ -193,6 +204,7 @@ def _judge(w, again, lower, upper, distance, telling, materials, bins):
             # also on its way.
             convex = w[(Q + DEFINITE) * LANES + r] > f4(0)
             at_limit = convex & ((x <= lower[unit]) | (x >= upper[unit]))
+            at_limit = at_limit & (w[(Q + _SURE) * LANES + r] == f4(0))
             w[o] = _LOST if at_limit & (close | (K > 2)) else w[o]
             apart = x - w[(X + unit) * LANES + r]
             at = apart * apart <= (_AT * variance if free else distance * distance)
@@ -225,6 +237,7 @@ def _taken(w, value, damping, r, Q):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _move(w, materials, bins):
     """A to the trial."""
+    use_wide_vectors()
     A, _, _, _, _, _, _, M, _ = rows(materials, bins)
     _, _, T, _ = _scratch(M, len(materials))
     for i in range(len(materials) * LANES):
@@ -235,6 +248,7 @@ def _move(w, materials, bins):
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
     """Take or refuse the steps of 64 rays; those still searching stay active; their number."""
+    use_wide_vectors()
     K = len(materials)
     A, _, G, _, D, Q, _, _, _ = rows(materials, bins)
     V = K + D - G
@@ -254,7 +268,7 @@ def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
             for row in range(D - G):
                 state[K + row, i] = w[(G + row) * LANES + r]
             state[V, i] = w[(Q + VALUE) * LANES + r]
-            state[V + 2, i] = f4(1) if turn >= _SCORING else f4(0)
+            state[V + 2, i] = f4(1) if turn >= _SCORING else w[(Q + _SURE) * LANES + r]
         if state[V + 1, i] <= _STUCK:
             active[n_left] = i
             n_left += 1
@@ -264,53 +278,67 @@ def _store(w, state, active, first, lanes, turn, n_left, materials, bins):
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _write(
-    w, state, active, first, lanes, again, distance, telling, x, value, found, materials, bins
-):
-    """The minima of the rays that are found.
+    w, state, active, first, lanes, again, before, distance, telling, second, x, value, found,
+    materials, bins,
+):  # fmt: skip
+    """The minima of the rays whose search ends.
 
     After a second search (``again``) the likelier minimum stays, and rays are found if both are one
-    or float32 tells which is likelier.
+    or float32 tells which is likelier. Where all minima have a start, those that float32 comes close
+    to and does not resolve are kept for double precision, as are two that it does not tell apart.
     """
+    use_wide_vectors()
     K = len(materials)
     _, _, G, _, D, Q, _, M, _ = rows(materials, bins)
     _, _, T, _ = _scratch(M, K)
     for r in range(lanes):
         i = active[first + r]
         fate = w[(Q + FATE) * LANES + r]
-        found[i] = fate == _ENDED
-        if fate == _FOUND:
-            there = state[K + D - G, i] - w[(Q + _PREDICTED) * LANES + r]
-            gap = value[i] - there
-            told = abs(gap) > telling + f4(8) * EPS * w[(Q + TOTAL) * LANES + r]
-            same = again
+        found[i] = before[i] if fate == _ENDED else 0
+        is_close = (w[(Q + _IS_CLOSE) * LANES + r] > f4(0)) & (w[(Q + _SURE) * LANES + r] > f4(0))
+        is_close = is_close & (fate == _LOST)
+        if fate != _FOUND and not is_close:
+            continue
+        there = state[K + D - G, i] - w[(Q + _PREDICTED) * LANES + r]
+        gap = value[i] - there
+        told = abs(gap) > telling + f4(8) * EPS * w[(Q + TOTAL) * LANES + r]
+        same = True
+        for k in range(K):
+            same = same and abs(w[(T + k) * LANES + r] - x[i, k]) <= f4(2) * distance
+        resolved = fate == _FOUND and before[i] == FOUND
+        if not again:
+            found[i] = FOUND if fate == _FOUND else CLOSE
+        else:
+            found[i] = FOUND if resolved and (told or same) else BOTH
+        if not again or (resolved and told and gap > f4(0)):
+            value[i] = there
             for k in range(K):
-                same = same and abs(w[(T + k) * LANES + r] - x[i, k]) <= f4(2) * distance
-            found[i] = told or same or not again
-            if (told and gap > f4(0)) or not again:
-                value[i] = there
-                for k in range(K):
-                    x[i, k] = w[(T + k) * LANES + r]
+                x[i, k] = w[(T + k) * LANES + r]
+        elif found[i] == BOTH:
+            for k in range(K):
+                second[i, k] = w[(T + k) * LANES + r]
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _search(
-    w, state, active, n_active, n, exponents, weights, again, limits, lower, upper, materials, bins,
-    x, value, found,
+    w, state, active, n_active, n, sure, exponents, weights, again, before, limits, lower, upper,
+    materials, bins, second, x, value, found,
 ):  # fmt: skip
     """``DampedNewton`` of the active rays from the area densities in their state."""
+    use_wide_vectors()
     distance, telling = limits
     for turn in range(_LAST + 1):
         n_left = 0
         for first in range(0, n_active, LANES):
             lanes = min(LANES, n_active - first)
-            _load(w, state, n, x, value, active, first, lanes, materials, bins)
+            _load(w, state, n, sure, before, x, value, active, first, lanes, materials, bins)
             if turn not in (0, _AGAIN):
                 _propose(w, lower, upper, materials, bins)
                 _judge(w, again, lower, upper, distance, telling, materials, bins)
                 _write(
-                    w, state, active, first, lanes, again, distance, telling, x, value, found,
-                    materials, bins,
+                    w, state, active, first, lanes, again, before, distance, telling, second, x,
+                    value, found, materials, bins,
                 )  # fmt: skip
                 _move(w, materials, bins)
             if turn not in (_AGAIN - 1, _LAST):
@@ -323,9 +351,11 @@ def _search(
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _search_tile(
-    n, spectra, attenuation, start, wanted, lower, upper, limits, materials, bins, x, value, found,
+    n, spectra, attenuation, start, second, sure, wanted, lower, upper, limits, materials, bins,
+    x, value, found,
 ):  # fmt: skip
     """``search`` for the rays of a tile; arrays without the pixel axis."""
+    use_wide_vectors()
     K = len(materials)
     _, _, G, _, D, _, _, _, height = rows(materials, bins)
     exponents, weights = packed(spectra, attenuation, materials, bins)
@@ -333,41 +363,46 @@ def _search_tile(
     active = np.empty(len(n), np.int64)
     # A, gradient, Hessian, half the deviance, damping, and whether the Hessian is exact
     state = np.zeros((K + D - G + 3, len(n)), np.float32)
+    before = np.full(len(n), FOUND, np.int8)
     for again in (False, True):
         n_active = 0
         for i in range(len(n)):
-            if wanted[i] and (found[i] or not again):
+            if wanted[i] and (not again or (found[i] > 0 and not np.isnan(second[i, 0]))):
+                before[i] = found[i] if again else FOUND
                 active[n_active] = i
                 n_active += 1
                 for k in range(K):
-                    begin = f4(0) if again else start[i, k]
+                    begin = second[i, k] if again else start[i, k]
                     state[k, i] = min(max(begin, lower[k]), upper[k])
         if n_active == 0:
             continue
         _search(
-            w, state, active, n_active, n, exponents, weights, again, limits, lower, upper,
-            materials, bins, x, value, found,
+            w, state, active, n_active, n, sure, exponents, weights, again, before, limits, lower,
+            upper, materials, bins, second, x, value, found,
         )  # fmt: skip
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def search(
-    counts, spectra, attenuation, start, wanted, lower, upper, limits, materials, bins, x, value,
-    found,
+    counts, spectra, attenuation, start, second, sure, wanted, lower, upper, limits, materials,
+    bins, x, value, found,
 ):  # fmt: skip
-    """The likelier of the minima that are reached from the start and from zero material.
+    """The likelier of the minima that are reached from two starts.
 
     Args:
         counts, spectra, attenuation, lower, upper, materials, bins: as in ``fused_numba.minimise``.
-        start: (pixel, ray, material), the first iterate.
+        start, second: (pixel, ray, material), the first iterates; NaN for no second search.
+        sure: (pixel, ray), whether all minima have a start, close to it.
         wanted: (pixel, ray), the rays to solve.
         limits: largest shift of a minimum, and least difference of the values of two minima.
-        x: (pixel, ray, material), written for the rays that are found.
+        x: (pixel, ray, material), written for the rays whose first search ended.
         value: (pixel, ray), half the deviance of the minimum, written likewise.
-        found: (pixel, ray), zero; written: both searches ended, at one minimum or at two of which
-            float32 tells the likelier.
+        found: (pixel, ray), zero; written: ``FOUND`` if all searches ended, at one minimum or at
+            two of which float32 tells the likelier; ``CLOSE`` if x is as close to the likelier
+            minimum as float32 tells; ``BOTH`` if x and ``second``, which is then written, are.
     """
+    use_wide_vectors()
     per_pixel = (counts.shape[1] + TILE - 1) // TILE
     for tile in prange(counts.shape[0] * per_pixel):
         p, i = tile // per_pixel, tile % per_pixel * TILE
@@ -375,7 +410,8 @@ def search(
         own = p if len(spectra) > 1 else 0
         before = flush_denormals()
         _search_tile(
-            counts[p, i:j], spectra[own], attenuation, start[p, i:j], wanted[p, i:j], lower, upper,
-            limits, materials, bins, x[p, i:j], value[p, i:j], found[p, i:j],
+            counts[p, i:j], spectra[own], attenuation, start[p, i:j], second[p, i:j],
+            sure[p, i:j], wanted[p, i:j], lower, upper, limits, materials, bins, x[p, i:j],
+            value[p, i:j], found[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

@@ -1,7 +1,8 @@
 """``DampedNewton`` in double precision as compiled functions, ray by ray, for the likelihood.
 
 For rays that float32 does not solve or whose likelihood may have several minima. They take the same
-steps as ``find_minima`` takes in torch, from the same starts and in the same order.
+steps as ``find_minima`` takes in torch, from the same starts and in the same order; where all
+minima have a start close to them, they take exact Newton steps from each.
 ``no_type_check`` exempts compiled functions from the shape checks of the tests.
 """
 
@@ -271,8 +272,8 @@ def _descend(
 @no_type_check
 @njit(cache=True, error_model="numpy")
 def _solve_tile(
-    pixels, rays, counts, spectra, attenuation, start, close, lower, upper, distance, same,
-    materials, bins, x, converged,
+    pixels, rays, counts, spectra, attenuation, start, second, sure, close, lower, upper,
+    distance, same, materials, bins, x, converged,
 ):  # fmt: skip
     """``solve_in_double`` for a few rays."""
     K = len(materials)
@@ -285,7 +286,7 @@ def _solve_tile(
     free = np.ones(K, np.bool_)
     matrices = np.empty((K, K)), np.empty((K, K)), np.empty((K, K)), np.empty((K, K))
     n, found, done = np.empty(len(bins)), np.empty((2, K)), np.zeros(2, np.bool_)
-    packed_for = -1
+    packed_for, nothing = -1, np.zeros(K)
     beam = np.empty((K, 1)), np.empty((1, 1)), materials, bins
     for i in range(len(rays)):
         pixel, ray = pixels[i], rays[i]
@@ -296,14 +297,19 @@ def _solve_tile(
         for k in range(len(bins)):
             n[k] = counts[pixel, ray, k]
         for k in range(K):
-            found[0, k], found[1, k] = start[pixel, ray, k], 0.0
+            found[0, k], found[1, k] = start[pixel, ray, k], second[pixel, ray, k]
         done[0] = done[1] = False
-        near = close[pixel, ray]
+        alone = close[pixel, ray] or np.isnan(found[1, 0])
+        if np.isnan(found[1, 0]):
+            _copy(nothing, found[1])
+        near = close[pixel, ray] or sure[pixel, ray]
         for turn in range(0 if near else 1, 5):
             which = 1 if turn > 2 else 0
-            if done[which] or (near and done[0]):
+            if done[which] or (alone and done[0]):
                 continue
             steps, scoring = (60, 0) if turn in (2, 4) else (12, 0 if turn == 0 else 5)
+            if turn == 3 and sure[pixel, ray] and not alone:
+                scoring = 0
             done[which] = _descend(
                 found[which],
                 n,
@@ -318,13 +324,13 @@ def _solve_tile(
                 vectors,
                 matrices,
             )
-            near = near and done[0]
+            alone = alone and done[0]
         better = done[1] and not done[0]
         if done[0] and done[1]:
             g, slope, H = vectors[0], vectors[5], matrices[0]
-            first = likelihood(found[0], n, beam, False, t, slope, g, H)
-            second = likelihood(found[1], n, beam, False, t, slope, g, H)
-            better = second < first - same - 2 * 4 * _EPS * _sum(n)
+            value = likelihood(found[0], n, beam, False, t, slope, g, H)
+            other = likelihood(found[1], n, beam, False, t, slope, g, H)
+            better = other < value - same - 2 * 4 * _EPS * _sum(n)
         for k in range(K):
             x[pixel, ray, k] = found[1 if better else 0, k]
         converged[pixel, ray] = done[0] or done[1]
@@ -333,17 +339,19 @@ def _solve_tile(
 @no_type_check
 @njit(cache=True, error_model="numpy", parallel=True)
 def solve_in_double(
-    pixels, rays, counts, spectra, attenuation, start, close, lower, upper, distance, same,
-    materials, bins, x, converged,
+    pixels, rays, counts, spectra, attenuation, start, second, sure, close, lower, upper,
+    distance, same, materials, bins, x, converged,
 ):  # fmt: skip
-    """The likelier of the minima that are reached from the start and from zero material.
+    """The likelier of the minima that are reached from two starts.
 
     Args:
         pixels, rays: indices of the rays.
         counts: (pixel, ray, bin).
         spectra: (pixel, bin, energy), or one for all pixels.
         attenuation: (material, energy), in double precision.
-        start: (pixel, ray, material).
+        start, second: (pixel, ray, material); where the second is NaN, it is zero material, and
+            used only if the first search does not end.
+        sure: (pixel, ray), whether all minima have a start close to them.
         close: (pixel, ray), whether the start is close to the only minimum.
         lower, upper: limits of the area densities.
         distance, same: ``DISTANCE``, and the largest difference of the values of one minimum.
@@ -355,6 +363,6 @@ def solve_in_double(
     for tile in prange(n_tiles):
         i, j = tile * _TILE, (tile + 1) * _TILE
         _solve_tile(
-            pixels[i:j], rays[i:j], counts, spectra, attenuation, start, close, lower, upper,
-            distance, same, materials, bins, x, converged,
+            pixels[i:j], rays[i:j], counts, spectra, attenuation, start, second, sure, close,
+            lower, upper, distance, same, materials, bins, x, converged,
         )  # fmt: skip

@@ -79,6 +79,12 @@ def solved(counts, S, mu, dtype, device="cpu", **more):
     return Solution(*(t.cpu() for t in found))
 
 
+def stays(x, counts, S, mu):
+    """Whether Newton's method in float64 stays at x: a minimum that its own starts may miss."""
+    again = solved(counts, S, mu, torch.float64, start=x.double(), warm_start=())
+    return again.converged & ((again.x - x).abs() <= 1e-4).all(-1)
+
+
 @pytest.mark.physics
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("where", RANGES)
@@ -88,7 +94,8 @@ def test_every_ray_is_as_in_float64_or_likelier(name, where, device):
         counts, S, mu = drawn(name, where, photons, 400, seed)
         expected = solved(counts, S, mu, torch.float64)
         found = solved(counts, S, mu, torch.float32, device)
-        assert not (found.converged & ~expected.converged).any()
+        only = found.converged & ~expected.converged
+        assert stays(found.x[only], counts[only], S, mu).all()
         far = found.converged & ((found.x.double() - expected.x).abs().amax(-1) > 1e-4)
 
         def value(x, of=far, n=counts, spectra=S, table=mu):
@@ -98,21 +105,19 @@ def test_every_ray_is_as_in_float64_or_likelier(name, where, device):
         assert far.sum() <= 0.01 * len(counts)
 
 
-@pytest.mark.parametrize(
-    ("function", "photons", "least"), [("easy_minima", 1e7, 0.99), ("ambiguous_minima", 1e5, 0.9)]
-)
-def test_most_rays_are_solved_in_float32(monkeypatch, function, photons, least):
-    """Nearly all with many counts; nine tenths of those that may have several minima."""
+@pytest.mark.parametrize(("photons", "least"), [(1e3, 0.85), (1e5, 0.99), (1e7, 0.99)])
+def test_most_rays_are_solved_in_float32_at_once(monkeypatch, photons, least):
+    """At any dose: of rays with ten photons or more."""
     counts, S, mu = drawn("silicon", "usual", photons, 2000, 7004)
+    counts = counts[counts.sum(-1) >= 10]
     shares = []
 
     def counting(*arguments):
-        solution = getattr(fused, function)(*arguments)
-        solved = solution.solved if function == "easy_minima" else solution.converged
-        shares.append(solved.double().mean())
-        return solution
+        found = fused.easy_minima(*arguments)
+        shares.append(found.solved.double().mean())
+        return found
 
-    monkeypatch.setattr(f"pcctlearn.decomposition.minima.{function}", counting)
+    monkeypatch.setattr("pcctlearn.decomposition.minima.easy_minima", counting)
     solved(counts, S, mu, torch.float32)
     assert shares[0] > least
 

@@ -14,6 +14,7 @@ from pcctlearn.decomposition import fused, fused_triton, gradients_triton, newto
 from pcctlearn.decomposition.minima import _SAME, in_double, started
 from pcctlearn.decomposition.pieces import Rays
 from pcctlearn.decomposition.polynomial import fit_polynomial
+from pcctlearn.decomposition.profiles import Starts, profiles
 from pcctlearn.solvers.minimum import DISTANCE
 from pcctlearn.solvers.quadratic import Bounds
 
@@ -52,7 +53,7 @@ def test_easy_minima_and_gradients(beam):
     name, where, photons, n_pixels = beam
     _, given, polynomial = problem(name, where, photons, 90, 5, n_pixels)
     start = polynomial.coefficients.float(), polynomial.range.float()
-    expected = fused.easy_minima(given, polynomial, 0.5, 0.02)
+    expected = fused.easy_minima(given, polynomial, of_profiles(given, polynomial), 0.5, 0.02)
     x, solved = fused_triton.minimise(
         *to_device([*given.tensors(), *start, *given.limits()]), (DISTANCE, 0.5, 0.02)
     )
@@ -72,6 +73,20 @@ def test_easy_minima_and_gradients(beam):
         assert ((one - other).abs() <= rounding * other.abs().amax(-1, keepdim=True)).all()
 
 
+def of_profiles(given, polynomial):
+    """Starts of two materials on a CPU."""
+    if len(given.attenuation) > 2:
+        return None
+    box = torch.stack(given.limits())
+    return profiles(given.spectra, given.attenuation, polynomial.range, box)
+
+
+def from_zero_too(start):
+    """Starts of both searches, as the kernel has them."""
+    flat = start.flatten(0, -2)
+    return Starts(flat, torch.zeros_like(flat), torch.zeros(len(flat), dtype=torch.bool))
+
+
 def gradients_of(given, rays):
     """Gradients in counts, spectra and attenuation by the kernel."""
     x, passes, cotangent = to_device(rays)
@@ -85,7 +100,9 @@ def test_minima_in_double_precision(beam):
     rays, given, polynomial = problem(name, where, photons / 100, 30, 6, n_pixels, every=6)
     start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
     wanted = torch.rand(start.shape[:2], generator=torch.Generator().manual_seed(2)) > 0.3
-    expected = fused.hard_minima(given, start, wanted, ~wanted, _SAME)
+    expected = fused.hard_minima(
+        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), _SAME
+    )
     x, converged = newton_triton.search(
         *to_device([*given.tensors(), start, wanted, *given.limits()]),
         DISTANCE,
@@ -111,16 +128,18 @@ def test_minima_of_few_photons(beam):
     rays, given, polynomial = problem(name, where, photons / 100, 30, 6, n_pixels, every=6)
     start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
     wanted = torch.ones(start.shape[:2], dtype=torch.bool)
-    expected = fused.ambiguous_minima(given, start.flatten(0, 1), wanted.flatten())
+    expected = fused.ambiguous_minima(given, from_zero_too(start), wanted.flatten())
     x, converged = newton_triton.search(
         *to_device([*given.tensors(), start, wanted, *given.limits()]),
         DISTANCE,
         fused._TELLING,
         torch.float32,
     )
-    both = converged.cpu().flatten() & expected.converged
+    both = converged.cpu().flatten() & expected.solved
     assert both.sum() >= 3
     assert ((x.cpu().flatten(0, 1) - expected.x).abs()[both] <= 2 * DISTANCE).all()
-    right = fused.hard_minima(given, start, wanted, ~wanted, _SAME)
+    right = fused.hard_minima(
+        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), _SAME
+    )
     solved = converged.cpu().flatten()
     assert ((x.cpu().flatten(0, 1) - right.x).abs()[solved] <= 1e-4).all()

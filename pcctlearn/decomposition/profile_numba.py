@@ -1,0 +1,245 @@
+"""Starts of all minima of a ray with two materials: its likelihood along a line of equal totals.
+
+At a minimum the expected photons of all bins together nearly equal the measured ones, N. The line
+of area densities (w, c) with Σ_b ȳ_b = N crosses every valley of the likelihood once, and half the
+deviance along it, but for a constant,
+
+    P(c) = Σ_b ȳ_b − n_b log ȳ_b   at   w(c, N),
+
+has a minimum in each. A table of log(ȳ_b/N) over N and c, for spectra that all pixels share, makes
+P of a ray a sum over the bins. Searches that begin at the minima of P find all minima; where there
+is only one, no second search is needed.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import njit
+
+from pcctlearn.decomposition.lanes_numba import FASTMATH, LANES, f4, i4, log
+from pcctlearn.instructions_numba import multiply_add, use_wide_vectors
+
+_BORDER = 16  # values around a profile
+_LEAST_TOTAL = f4(1e-3)  # of which a logarithm is taken
+_PLACE, _OFF, _NEAR = 8, 9, 10  # rows of ``_keep``: five values of P and three of w, and these
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _set(out, o, table, low, left, high, right, n):
+    use_wide_vectors()
+    for j in range(n):
+        out[o + j] = multiply_add(right, table[high + j], left * table[low + j])
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _add_four(out, o, table, low, high, n, a, b, c, d, left, right):
+    """out + Σ of four bins, with factors a, b, c, d, of the table at two totals."""
+    use_wide_vectors()
+    one, two, three = low + n, low + n + n, low + n + n + n
+    high_one, high_two, high_three = high + n, high + n + n, high + n + n + n
+    a0, b0, c0, d0 = left * a, left * b, left * c, left * d
+    a1, b1, c1, d1 = right * a, right * b, right * c, right * d
+    for j in range(n):
+        t = multiply_add(a0, table[low + j], multiply_add(b0, table[one + j], out[o + j]))
+        u = multiply_add(c0, table[two + j], d0 * table[three + j])
+        t = multiply_add(a1, table[high + j], multiply_add(b1, table[high_one + j], t))
+        u = multiply_add(c1, table[high_two + j], multiply_add(d1, table[high_three + j], u))
+        out[o + j] = t + u
+
+
+@no_type_check
+@njit(inline="always")
+def _scaled(counts, scale, ray, b):
+    return scale[b] * counts[ray, b] if b < len(scale) else f4(0)
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _count_least(profile, o, n):
+    """Number of minima of the profile, and the sum of their places."""
+    use_wide_vectors()
+    number, place = np.int32(0), np.int32(0)
+    one, least = np.uintp(1), np.int32(0)
+    for j in range(n):
+        here = profile[o + j]
+        least = np.int32(here < profile[o + j - one]) & np.int32(here <= profile[o + j + one])
+        number += least
+        place += -least & np.int32(j)
+    return number, place
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _two_deepest(profile, o, n, number, total):
+    """Places of the two deepest of several minima, with the sum of all their places.
+
+    Two places follow from their sum and the sum of their squares.
+    """
+    use_wide_vectors()
+    one, squares = np.uintp(1), np.int32(0)
+    first, second = -1, -1
+    if number == 2:
+        for j in range(n):
+            here = profile[o + j]
+            least = np.int32(here < profile[o + j - one]) & np.int32(here <= profile[o + j + one])
+            squares += -least & (np.int32(j) * np.int32(j))
+        apart = np.int32(np.sqrt(f4(2 * squares - total * total)) + f4(0.5))
+        first, second = (total - apart) // 2, (total + apart) // 2
+        if profile[o + np.uintp(second)] < profile[o + np.uintp(first)]:
+            first, second = second, first
+        return first, second
+    for j in range(n):
+        here = profile[o + j]
+        if here < profile[o + j - one] and here <= profile[o + j + one]:
+            if first < 0 or here < profile[o + np.uintp(first)]:
+                first, second = np.int64(j), first
+            elif second < 0 or here < profile[o + np.uintp(second)]:
+                second = np.int64(j)
+    return first, second
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _keep(near, place, r, profile, o, table, row, right):
+    """Values of P and w around a place, in the scratch of ``_begin``."""
+    use_wide_vectors()
+    last, nodes = table.shape[1] - 1, table.shape[2]
+    middle = min(max(place, 2), nodes - 3)
+    for i in range(5):
+        near[i * LANES + r] = profile[o + middle + i - 2]
+    for i in range(3):
+        j = min(max(place + i - 1, 0), nodes - 1)
+        w = (f4(1) - right) * table[row, last, j] + right * table[row + 1, last, j]
+        near[(5 + i) * LANES + r] = w
+    near[_PLACE * LANES + r] = f4(place)
+    near[_OFF * LANES + r] = f4(place - middle)
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _begin(near, nodes, lower, upper):
+    """Area densities of 64 rays, where the quartic through five values of P has its minimum."""
+    use_wide_vectors()
+    last = f4(nodes - 1)
+    for r in range(LANES):
+        far, before, here = near[r], near[LANES + r], near[2 * LANES + r]
+        after, beyond = near[3 * LANES + r], near[4 * LANES + r]
+        d1 = (far - f4(8) * before + f4(8) * after - beyond) * f4(1 / 12)
+        d2 = (f4(16) * (before + after) - f4(30) * here - far - beyond) * f4(1 / 12)
+        d3 = f4(0.5) * (beyond - far) + before - after
+        d4 = far + beyond - f4(4) * (before + after) + f4(6) * here
+        place, off = near[_PLACE * LANES + r], near[_OFF * LANES + r]
+        d = off
+        for _ in range(4):
+            rise = d1 + d * (d2 + d * (f4(0.5) * d3 + d * d4 * f4(1 / 6)))
+            curved = d2 + d * (d3 + f4(0.5) * d * d4)
+            moved = min(max(d - rise / curved, off - f4(1)), off + f4(1))
+            d = moved if curved > f4(0) else d
+        d -= off
+        d = d if (place > f4(0)) & (place < last) else f4(0)
+        w, c = near[6 * LANES + r], place + d
+        line = f4(0.5) * (near[7 * LANES + r] - near[5 * LANES + r])
+        bent = near[5 * LANES + r] - f4(2) * w + near[7 * LANES + r]
+        w += d * (line + f4(0.5) * d * bent)
+        c = lower[1] + (upper[1] - lower[1]) * c / last
+        near[r] = min(max(w, lower[0]), upper[0])
+        near[LANES + r] = min(max(c, lower[1]), upper[1])
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _find_rows(counts, scale, profiles, row, right):
+    """Row of the table below each of 64 totals, and the share of the next."""
+    use_wide_vectors()
+    table, least, step = profiles
+    for r in range(LANES):
+        right[r] = _LEAST_TOTAL
+    for r in range(len(counts)):
+        for b in range(len(scale)):
+            right[r] += scale[b] * counts[r, b]
+    for r in range(LANES):
+        place = (log(right[r]) - least) / step
+        row[r] = min(max(i4(place), i4(0)), i4(len(table) - 2))
+        right[r] = place - f4(row[r])
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _write_profiles(counts, scale, table, row, right, profile):
+    """P of up to 64 rays."""
+    use_wide_vectors()
+    nodes = table.shape[2]
+    flat, height = table.ravel(), table.shape[1] * nodes
+    n, of_total = np.uintp(nodes), np.uintp((table.shape[1] - 2) * nodes)
+    for r in range(len(counts)):
+        share = min(max(right[r], f4(0)), f4(1))
+        left = f4(1) - share
+        low = np.uintp(row[r] * height)
+        high = low + np.uintp(height)
+        o = np.uintp(_BORDER + r * (nodes + _BORDER))
+        _set(profile, o, flat, low + of_total, left, high + of_total, share, n)
+        for b in range(0, len(scale), 4):
+            i = np.uintp(b * nodes)
+            x0, x1 = _scaled(counts, scale, r, b), _scaled(counts, scale, r, b + 1)
+            x2, x3 = _scaled(counts, scale, r, b + 2), _scaled(counts, scale, r, b + 3)
+            _add_four(profile, o, flat, low + i, high + i, n, x0, x1, x2, x3, -left, -share)
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
+    """Start of the deepest minimum of each ray, and of a second one.
+
+    Args:
+        counts: (ray, bin).
+        scale: (bin), factors of the counts, for the air counts of the table.
+        profiles: table of ``tabulate``, log N of its first row, and from one row to the next.
+        lower, upper: limits of the area densities.
+        first, second: (ray, material), written; the second is NaN where there is none.
+        n_minima: (ray), written; 3 stands for more, and 0 for rays outside the table, which have a
+            first start.
+    """
+    use_wide_vectors()
+    table = profiles[0]
+    nodes = table.shape[2]
+    width, n = nodes + _BORDER, np.uintp(nodes)
+    profile = np.full(_BORDER + LANES * width, f4(np.inf), np.float32)
+    near, other = np.zeros(_NEAR * LANES, np.float32), np.zeros(_NEAR * LANES, np.float32)
+    row, right = np.zeros(LANES, np.int32), np.zeros(LANES, np.float32)
+    for start in range(0, len(counts), LANES):
+        block = counts[start : start + LANES]
+        _find_rows(block, scale, profiles, row, right)
+        _write_profiles(block, scale, table, row, right, profile)
+        has_second = False
+        for r in range(len(block)):
+            o = _BORDER + r * width
+            share = min(max(right[r], f4(0)), f4(1))
+            number, at = _count_least(profile, np.uintp(o), n)
+            inside = (right[r] >= f4(0)) & (right[r] < f4(1))
+            n_minima[start + r] = min(number, np.int32(3)) if inside else 0
+            second[start + r, 0] = second[start + r, 1] = f4(np.nan)
+            if number != 1:
+                at, also = _two_deepest(profile, np.uintp(o), n, number, at)
+                if also >= 0:
+                    has_second = True
+                    second[start + r, 0] = f4(0)
+                    _keep(other, also, r, profile, o, table, row[r], share)
+            _keep(near, max(at, 0), r, profile, o, table, row[r], share)
+        _begin(near, nodes, lower, upper)
+        _copy(near, first[start : start + LANES])
+        if has_second:
+            _begin(other, nodes, lower, upper)
+            _copy(other, second[start : start + LANES])
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _copy(near, starts):
+    """Starts from the scratch of ``_begin``, but of rays without one."""
+    use_wide_vectors()
+    for r in range(len(starts)):
+        if not np.isnan(starts[r, 0]):
+            for k in range(2):
+                starts[r, k] = near[k * LANES + r]

@@ -1,0 +1,107 @@
+"""Profiles of the likelihood of two materials, for all rays that share their spectra."""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_N_TOTALS, _LEAST_TOTAL, _MOST_AIRS = 128, 0.5, 20.0  # from half a photon to 20 times the air
+_NODES = 40  # in the largest area density of a polynomial
+_LANES, _BLOCK = 64, 16  # numbers of nodes are multiples of these
+_MOST_NODES = 256
+_BELOW, _BEYOND = -0.25, 2.0  # limits, in that area density, where the box has none
+
+
+class Profiles(NamedTuple):
+    """The table of ``profile_numba.scan``, log of its first total, and the step to the next.
+
+    ``air`` (bin) are the counts without an object. The table is ``certain`` to show all minima of a
+    ray if the spectra are those of all rays, and if it extends over a box.
+    """
+
+    table: np.ndarray
+    least: np.float32
+    step: np.float32
+    air: np.ndarray
+    certain: bool
+
+
+_NONE = np.zeros(1, np.float32)
+NO_PROFILES = Profiles(_NONE[:, None, None], _NONE[0], _NONE[0], _NONE, False)
+
+
+def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -> Profiles:
+    """Profiles for the mean spectra of the pixels.
+
+    Args:
+        spectra: (pixel, bin, energy), float32, on a CPU as the others.
+        attenuation: (material, energy), of two materials.
+        reach: (material), area density of each material alone that hardly transmits, g/cm².
+        box: lower and upper limits, (2, material).
+    """
+    mean = spectra.mean(0) if len(spectra) > 1 else spectra[0]
+    given = (t.float().numpy().tobytes() for t in (mean, attenuation, reach, box))
+    found = _tabulated(*given, len(mean))
+    return found._replace(certain=found.certain and len(spectra) == 1)
+
+
+@lru_cache(maxsize=4)
+def _tabulated(spectra: bytes, attenuation: bytes, reach: bytes, box: bytes, n: int) -> Profiles:
+    """Profiles of spectra (n, energy); arguments are the bytes of arrays of float32."""
+    from pcctlearn.decomposition import profile_table_numba
+
+    S, mu = np.frombuffer(spectra, np.float32), np.frombuffer(attenuation, np.float32)
+    S, mu = S.reshape(n, -1), mu.reshape(2, -1)
+    far = np.frombuffer(reach, np.float32)
+    limits = np.frombuffer(box, np.float32).reshape(2, 2)
+    lower, upper = limits.copy()
+    lower = np.where(np.isfinite(lower), lower, np.minimum(_BELOW * far, upper - far))
+    upper = np.where(np.isfinite(upper), upper, np.maximum(_BEYOND * far, lower + far))
+    nodes = (_NODES * (upper - lower) / far).tolist()
+    n_w, n_nodes = (
+        math.ceil(min(max(number, size), _MOST_NODES) / size) * size
+        for number, size in zip(nodes, (_LANES, _BLOCK), strict=True)
+    )
+    air = S.sum(-1)
+    least, most = math.log(_LEAST_TOTAL), math.log(_MOST_AIRS * float(air.sum()))
+    totals = np.exp(np.linspace(least, most, _N_TOTALS)).astype(np.float32)
+    table = np.empty((_N_TOTALS, profile_table_numba.n_rows(n), n_nodes), np.float32)
+    profile_table_numba.tabulate(S, mu, lower, upper, totals, n_w, (0,) * 2, (0,) * n, table)
+    certain = max(nodes) <= _MOST_NODES and np.isfinite(limits).all() and (mu > 0).all()
+    step = (most - least) / (_N_TOTALS - 1)
+    return Profiles(table, np.float32(least), np.float32(step), air, bool(certain))
+
+
+class Starts(NamedTuple):
+    """First iterates (ray, material) of two searches; the second is NaN if none is needed.
+
+    They are ``sure`` if they are close to all minima of the ray.
+    """
+
+    first: Tensor
+    second: Tensor
+    sure: Tensor
+
+    def or_else(self, start: Tensor) -> "Starts":
+        """Where they are not sure, the start and zero material."""
+        sure, nothing = self.sure[:, None], torch.zeros_like(self.second)
+        first = torch.where(sure, self.first, start)
+        return Starts(first, torch.where(sure, self.second, nothing), self.sure)
+
+
+def starts(counts: Tensor, box: Tensor, table: Profiles) -> Starts:
+    """The minima of the profiles of counts (ray, bin), sure of rays with one or two of them.
+
+    ``box`` has the limits that the table was made for.
+    """
+    from pcctlearn.decomposition import profile_numba
+
+    first, second = np.zeros((2, len(counts), 2), np.float32)
+    number = np.zeros(len(counts), np.int8)
+    same, (lower, upper) = np.ones(len(table.air), np.float32), box.numpy()
+    profile_numba.scan(counts.numpy(), same, table[:3], lower, upper, first, second, number)
+    minima = (torch.from_numpy(x) for x in (first, second))
+    return Starts(*minima, torch.from_numpy((number == 1) | (number == 2)))
