@@ -70,6 +70,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Fixtures that tests share start with torch's own precision and a seed, and change neither.
+
+    They are set up outside ``_double_precision_and_seed``: what they changed would hold for the
+    shared fixtures of all files that run later.
+    """
+    if fixturedef.scope == "function":
+        return (yield)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return (yield)
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.fixture(autouse=True)
 def _double_precision_and_seed():
     before = torch.get_default_dtype()

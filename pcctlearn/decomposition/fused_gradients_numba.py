@@ -16,18 +16,16 @@ import numpy as np
 from numba import njit, prange
 
 from pcctlearn.decomposition.lanes_numba import (
-    DEFINITE,
     FASTMATH,
     LANES,
     TILE,
-    differentiate,
     exp2,
     f4,
     look_at,
     packed,
     pair,
     rows,
-    solve,
+    solve_rows,
 )
 from pcctlearn.instructions_numba import (
     flush_denormals,
@@ -36,6 +34,7 @@ from pcctlearn.instructions_numba import (
     use_wide_vectors,
 )
 
+f8 = np.float64
 _CHUNK = 256  # rays whose products are summed in float32
 _STRIP = 3  # products that are summed together, beside 4 energies: as many as registers hold
 
@@ -49,16 +48,52 @@ def _products(of_mu, K, B):
 
 
 @no_type_check
+@njit(inline="always")
+def _system(K):
+    """First rows of the Hessian, the gradient, the solution, and whether it is definite."""
+    pairs = K * (K + 1) // 2
+    return 0, pairs, pairs + K, pairs + 2 * K
+
+
+@no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _reduce(w, lower, upper, cotangent, passes, first, lanes, materials, bins):
-    """G = v, for the unknowns that are free to move only, with the Hessian of these."""
+def _differentiate(w, system, materials, bins):
+    """Gradient and exact Hessian at A in double precision, from ȳ, d and C in float32.
+
+    The relative error of the inverse may be ``MOST_INFLATED`` times that of the Hessian.
+    """
     use_wide_vectors()
     K = len(materials)
-    A, _, G, H, D, _, _, _, _ = rows(materials, bins)
+    n_moments = 1 + K + K * (K + 1) // 2
+    _, _, _, _, _, _, N, M, _ = rows(materials, bins)
+    H, G, U, _ = _system(K)
+    for i in range(U * LANES):
+        system[i] = 0.0
+    for b in range(len(bins)):
+        m = (M + b * n_moments) * LANES
+        for k in range(K):
+            for r in range(LANES):
+                mean, slope = f8(w[m + r]), f8(w[m + (1 + k) * LANES + r])
+                excess = f8(w[(N + b) * LANES + r]) - mean
+                system[(G + k) * LANES + r] += excess * slope
+                for j in range(k + 1):
+                    other = f8(w[m + (1 + j) * LANES + r])
+                    C = f8(w[m + (1 + K + pair(k, j)) * LANES + r])
+                    system[(H + pair(k, j)) * LANES + r] += mean * slope * other - excess * C
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _adjoint(w, system, lower, upper, cotangent, passes, first, lanes, materials, bins):
+    """u = H⁻¹ v in D for the unknowns that are free to move, and zero where H is not definite."""
+    use_wide_vectors()
+    K = len(materials)
+    A, _, _, _, D, _, _, _, _ = rows(materials, bins)
+    H, G, U, definite = _system(K)
     for k in range(K):
         for r in range(LANES):
-            x, g = w[(A + k) * LANES + r], w[(G + k) * LANES + r]
-            held = ((x <= lower[k]) & (g > f4(0))) | ((x >= upper[k]) & (g < f4(0)))
+            x, g = w[(A + k) * LANES + r], system[(G + k) * LANES + r]
+            held = ((x <= lower[k]) & (g > 0.0)) | ((x >= upper[k]) & (g < 0.0))
             w[(D + k) * LANES + r] = f4(0) if held else f4(1)
     for k in range(K):
         for r in range(LANES):
@@ -66,13 +101,18 @@ def _reduce(w, lower, upper, cotangent, passes, first, lanes, materials, bins):
             for j in range(k + 1):
                 o = (H + pair(k, j)) * LANES + r
                 both = free * w[(D + j) * LANES + r]
-                w[o] = w[o] if both > f4(0) else (f4(1) if j == k else f4(0))
+                system[o] = system[o] if both > f4(0) else (1.0 if j == k else 0.0)
     for r in range(LANES):
         i = first + min(r, lanes - 1)
         through = r < lanes and passes[i]
         for k in range(K):
             free = w[(D + k) * LANES + r]
-            w[(G + k) * LANES + r] = free * cotangent[i, k] if through else f4(0)
+            system[(G + k) * LANES + r] = free * cotangent[i, k] if through else 0.0
+    solve_rows(system, H, G, U, definite, K)
+    for k in range(K):
+        for r in range(LANES):
+            sound = system[definite * LANES + r] > 0.0
+            w[(D + k) * LANES + r] = f4(system[(U + k) * LANES + r]) if sound else f4(0)
 
 
 @no_type_check
@@ -217,9 +257,10 @@ def _gradients_tile(
     use_wide_vectors()
     K, B = len(materials), len(bins)
     n_energies = attenuation.shape[1]
-    A, _, _, _, D, Q, N, _, height = rows(materials, bins)
+    A, _, _, _, _, _, N, _, height = rows(materials, bins)
     exponents, weights = packed(spectra, attenuation, materials, bins)
     w = np.zeros(height * LANES, np.float32)
+    system = np.empty((_system(K)[-1] + 1) * LANES)
     of_mu = of_tables.shape[1] > B
     n_products = _products(of_mu, K, B) if len(of_tables) > 0 else 0
     products = np.zeros((n_products, _CHUNK), np.float32)
@@ -236,12 +277,8 @@ def _gradients_tile(
                 w[(A + k) * LANES + r] = x[i, k] if passes[i] else f4(0)
                 line_integrals[k, place + r] = w[(A + k) * LANES + r]
         look_at(w, exponents, weights, materials, bins)
-        differentiate(w, materials, bins)  # s and SAFE are zero
-        _reduce(w, lower, upper, cotangent, passes, first, lanes, materials, bins)
-        solve(w, materials, bins)
-        for i in range(K * LANES):
-            definite = w[(Q + DEFINITE) * LANES + i % LANES] > f4(0)
-            w[D * LANES + i] = w[D * LANES + i] if definite else f4(0)
+        _differentiate(w, system, materials, bins)
+        _adjoint(w, system, lower, upper, cotangent, passes, first, lanes, materials, bins)
         _write_of_counts(w, of_counts, first, lanes, materials, bins)
         if n_products > 0:
             _pull(w, products, of_mu, place, materials, bins)

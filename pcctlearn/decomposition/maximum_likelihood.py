@@ -76,7 +76,9 @@ def decompose(
         start: first iterate, (*ray, material); rays that do not converge from it start again from
             zero material. By default the polynomial of these spectra; rays that need more than a
             few steps from it are also solved from zero material, and the likelier minimum is kept.
-            The likelihood may have other minima: ``compare_starts`` finds such rays.
+            The likelihood may have other minima: ``compare_starts`` finds such rays. With as many
+            bins as materials two line integrals may fit the counts exactly, so that neither is
+            likelier: which of them is returned depends on the start and the precision.
 
     Returns:
         ``x`` (*ray, material) in g/cm² and ``converged`` (*ray), in the widest precision of the

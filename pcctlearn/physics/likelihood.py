@@ -95,7 +95,8 @@ def _moments(
     # energy is contracted first: one matmul gives the counts and all their derivatives, with
     # rays as the last, contiguous axis, so that the rest is long vector arithmetic
     smallest = negligible(A.dtype)
-    spectra = torch.where(spectra > smallest, spectra, 0)
+    # constants are subtracted, so that an energy without photons keeps its derivative exp(−μ·A)
+    spectra = spectra - torch.where(spectra > smallest, 0, spectra).detach()
     transmission = (attenuation.mT @ -A.mT).clamp(min=math.log(smallest)).exp_()
     once = [spectra * mu for mu in attenuation]
     twice = [once[k] * attenuation[m] for k, m in pairs]

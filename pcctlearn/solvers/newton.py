@@ -97,7 +97,7 @@ class DampedNewton:
             ended = converged | stuck
             if step > self.max_steps or bool(ended.all()):
                 break
-            if _few_remain(ended, objective):
+            if _few_remain(ended, objective, theta):
                 now = _State(x, model, exact, damping, converged, stuck, resolvable)
                 rest = (~ended).nonzero()[:, 0]
                 some = _of(rest, objective, theta)
@@ -158,22 +158,30 @@ class _State(NamedTuple):
 
     def of(self, index: Tensor) -> "_State":
         """Some of the rays."""
-        x, model, *others = self
+        x, model, *others, resolvable = self
+        # one rounding error may hold for all rays
+        model = model._replace(rounding=model.rounding.expand_as(model.value))
+        others.append(resolvable.expand_as(model.value))
         some = Quadratic(*(take(part, index) for part in model))
         return _State(take(x, index), some, *(take(part, index) for part in others))
 
 
-def _few_remain(ended: Tensor, objective: Objective) -> bool:
+def _few_remain(ended: Tensor, objective: Objective, theta: tuple[Tensor, ...]) -> bool:
     """Whether it is possible and worth while to continue without the rays that have ended.
 
-    It is possible for one axis of rays, unless autograd differentiates the steps. Few rays stay
-    together: a matrix product of one column, for instance, rounds differently, and a ray would
-    depend on the number of the others.
+    It is possible for one axis of rays, unless autograd differentiates the steps, if the arguments
+    are as ``of_rays`` says: a row for each ray in the first, no axis of rays in the others. Few
+    rays stay together: a matrix product of one column, for instance, rounds differently, and a ray
+    would depend on the number of the others.
     """
-    if ended.ndim != 1 or torch.is_grad_enabled() or not n_of_rays(objective):
+    n, n_rays = n_of_rays(objective), ended.numel()
+    if ended.ndim != 1 or torch.is_grad_enabled() or not n:
         return False
-    n_rest = len(ended) - int(ended.sum())
-    return _LEAST_RAYS <= n_rest <= len(ended) / 2
+    rows = all(part.shape[:1] == (n_rays,) for part in theta[:n])
+    if not rows or any(n_rays in part.shape for part in theta[n:]):
+        return False
+    n_rest = n_rays - int(ended.sum())
+    return _LEAST_RAYS <= n_rest <= n_rays / 2
 
 
 def _of(index: Tensor, objective: Objective, theta: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

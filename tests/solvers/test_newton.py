@@ -1,5 +1,7 @@
 """Newton's method: one step for a quadratic, exact bounds, independent rays."""
 
+from itertools import product
+
 import pytest
 import torch
 from scipy.optimize import lsq_linear, minimize
@@ -128,6 +130,81 @@ def test_rays_that_continue_without_the_others_reach_the_same_bits(exact, dtype)
         half = solver(counted, start[::2], (theta[0][::2], *theta[1:]))
     assert torch.equal(half.x, x[::2])
     assert torch.equal(half.converged, converged[::2])
+
+
+@pytest.mark.usefixtures("annotations_off")  # they reject one row for all rays
+@pytest.mark.parametrize("n_rays", [1, 2, 3, 4, 5])
+def test_rays_are_left_out_only_of_arguments_with_a_row_for_each(monkeypatch, n_rays):
+    """Sizes of all axes, among them those where bins or energies are as many as rays."""
+    monkeypatch.setattr("pcctlearn.solvers.newton._LEAST_RAYS", 1)
+    generator = torch.Generator().manual_seed(n_rays)
+
+    def positive(*shape):
+        return 1 + 20 * torch.rand(*shape, generator=generator)
+
+    def whole(x, *theta, exact=True):  # has no mark
+        return poisson_likelihood(x, *theta, exact=exact)
+
+    solver, n_solved = DampedNewton(max_steps=20), 0
+    for n_bins, n_energies in product((2, max(n_rays, 3)), repeat=2):
+        attenuation = positive(2, n_energies) / 20
+        for rays, rows, pixels in (
+            ((n_rays,), (n_rays,), ()),
+            ((n_rays,), (1,), ()),
+            ((1, n_rays), (1, n_rays), (1,)),
+            ((n_rays, 1), (n_rays, 1), (n_rays,)),
+            ((n_rays, 3), (n_rays, 3), (n_rays,)),
+        ):
+            counts, spectra = positive(*rows, n_bins), positive(*pixels, n_bins, n_energies)
+            given = positive(*rays, 2) / 10, (counts, spectra, attenuation)
+            with torch.no_grad():
+                x, converged = solver(poisson_likelihood, *given)
+                right = solver(whole, *given)
+            assert torch.equal(converged, right.converged)
+            torch.testing.assert_close(x[converged], right.x[converged], rtol=1e-6, atol=1e-6)
+            n_solved += int(converged.sum())
+    assert n_solved > 10 * n_rays
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_shared_argument_with_an_axis_of_rays_keeps_them_together(axis):
+    counts, shared = few_photons()
+    weights = torch.linspace(0.5, 2, len(counts))[:, None].movedim(0, axis)
+
+    @of_rays(1)
+    def marked(x, counts, weights, *theta, exact=True):
+        likelihood = poisson_likelihood(x, counts, *theta, exact=exact)
+        each = weights.flatten()
+        value, slope = each * likelihood.value, each[:, None] * likelihood.gradient
+        # a rounding error for all rays
+        bent, rounding = each[:, None, None] * likelihood.hessian, likelihood.rounding.amax()
+        return Quadratic(value, slope, bent, rounding)
+
+    def whole(*arguments, exact=True):
+        return marked(*arguments, exact=exact)
+
+    given = torch.ones(len(counts), 2), (counts, weights, *shared)
+    with torch.no_grad():
+        x, converged = DampedNewton()(marked, *given)
+        right = DampedNewton()(whole, *given)
+    assert torch.equal(x, right.x)
+    assert torch.equal(converged, right.converged)
+
+
+def test_one_rounding_error_may_hold_for_all_rays():
+    counts, shared = few_photons()
+    sizes = []
+
+    @of_rays(1)
+    def rough(x, *theta, exact=True):
+        sizes.append(len(x))
+        likelihood = poisson_likelihood(x, *theta, exact=exact)
+        return likelihood._replace(rounding=torch.tensor([1e-12]))
+
+    with torch.no_grad():
+        _, converged = DampedNewton()(rough, torch.ones(len(counts), 2), (counts, *shared))
+    assert len(set(sizes)) > 2
+    assert converged.double().mean() > 0.9
 
 
 def test_steps_that_autograd_differentiates_keep_all_rays():
