@@ -17,6 +17,7 @@ from pcctlearn.app.config import check_config
 from pcctlearn.console import say
 from pcctlearn.figures.arrays import read_numbers
 from pcctlearn.runs.context import Context, Job
+from pcctlearn.runs.folder import discard_empty
 from pcctlearn.runs.results import StudyResults, finished_with, print_table, write_run
 from pcctlearn.threads import set_threads
 
@@ -30,6 +31,14 @@ def run(config: DictConfig) -> float | None:
     Raises:
         ValueError: a wrong setting; or, after the results are written, the job's ``failure``.
     """
+    try:
+        return _run(config)
+    except BaseException:
+        discard_empty(Path(HydraConfig.get().runtime.output_dir))  # which Hydra has made
+        raise
+
+
+def _run(config: DictConfig) -> float | None:
     began = time.perf_counter()
     check_config(config)
     context = _context(config)

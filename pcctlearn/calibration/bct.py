@@ -14,7 +14,12 @@ from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_abov
 from pcctlearn.calibration.bilinear import BilinearMap
 from pcctlearn.calibration.calibration_set import SAME_CM, CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import spread, usable_pixels, with_empty_bins
+from pcctlearn.calibration.usable import (
+    require_exposure,
+    spread,
+    usable_pixels,
+    with_empty_bins,
+)
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import bins_from_above
@@ -54,6 +59,7 @@ class Bct:
 
     def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> "BctCalibration":
         """Calibrate all pixels (``Calibrator``)."""
+        exposure = require_exposure(plates, "calibration=bct")
         order, first, second = _grid(plates)
         n_bins = len(plates.thresholds_keV)
         if n_bins < 2:
@@ -74,8 +80,7 @@ class Bct:
         estimate = self._estimate(plates.materials, model.energies_keV, above, transmission)
         expected = torch.einsum("te,me->mt", above, transmission)
         unbiased = estimate(bins_from_above(expected) / bins_from_above(expected[:1]))
-        assert plates.exposure is not None
-        rates = bins_from_above(counts[good][:, order]) / plates.exposure.double()[order, None]
+        rates = bins_from_above(counts[good][:, order]) / exposure.double()[order, None]
         table = estimate(rates / rates[:, :1])
         shape = (len(first), len(second))
         ok = BilinearMap(table.unflatten(1, shape), first, second).regular_share() > _LEAST_REGULAR
@@ -205,11 +210,6 @@ class BctCorrection:
 
 def _grid(plates: CalibrationSet) -> tuple[list[int], Tensor, Tensor]:
     """Exposures in the order of the table, and the thicknesses of each material."""
-    if plates.exposure is None:
-        raise ValueError(
-            "calibration=bct needs the exposure of each plate: measure it, or set the dataset "
-            "exposure of the file to ones if the tube is stable"
-        )
     lengths = [
         torch.unique((column / SAME_CM).round()) * SAME_CM
         for column in plates.plates_cm.double().unbind(1)

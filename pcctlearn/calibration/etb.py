@@ -15,7 +15,12 @@ from pcctlearn.calibration.plate_counts import PlateModel, plate_model
 from pcctlearn.calibration.skew_step import Normalisation, SkewFit, fit_skew
 from pcctlearn.calibration.threshold_step import Comparison, ThresholdFit, fit_threshold
 from pcctlearn.calibration.typical_counts import shared_bias
-from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
+from pcctlearn.calibration.usable import (
+    require_exposure,
+    require_plates,
+    spread,
+    usable_pixels,
+)
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.validation import require_names, require_positive
@@ -78,16 +83,12 @@ class EtbCal:
     def fit(self, plates: CalibrationSet, nominal: SpectralModel) -> PixelModel:
         """Calibrate all pixels (``Calibrator``)."""
         require_plates(plates, 1 + len(self.materials))
-        exposure = plates.exposure
-        if exposure is None:
-            if self.normalisation == "anchor":
-                raise ValueError(
-                    "normalisation=anchor needs the exposure of each plate: measure it, set the "
-                    "dataset exposure of the file to ones if the tube is stable, or use "
-                    "calibration=etb_as_proposed (calibration.normalisation=model "
-                    "calibration.comparison=counts)"
-                )
+        if self.normalisation == "anchor":
+            exposure = require_exposure(plates, "normalisation=anchor")
+        elif plates.exposure is None:
             exposure = torch.ones(len(plates.counts), dtype=torch.float64)
+        else:
+            exposure = plates.exposure
         model = plate_model(plates, nominal, self.materials)
         counts, flags = usable_pixels(plates, model)
         compares = self.normalisation != "anchor" or self.comparison == "counts"

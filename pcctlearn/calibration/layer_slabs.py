@@ -10,7 +10,12 @@ from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
-from pcctlearn.calibration.usable import require_plates, usable_pixels, with_empty_bins
+from pcctlearn.calibration.usable import (
+    require_exposure,
+    require_plates,
+    usable_pixels,
+    with_empty_bins,
+)
 from pcctlearn.physics.attenuation import density_g_cm3
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
@@ -53,12 +58,7 @@ class LayerSlabs:
                 f"the plates are of {', '.join(others)}, not among the basis materials "
                 f"{', '.join(self.basis)}: use calibration.basis=[{','.join(wanted)}]"
             )
-        if plates.exposure is None:
-            raise ValueError(
-                "calibration=layer_slabs needs the exposure of each plate: measure it, set the "
-                "dataset exposure of the file to ones if the tube is stable, or use "
-                "calibration=etb_as_proposed"
-            )
+        exposure = require_exposure(plates, "calibration=layer_slabs")
         if len(plates.thresholds_keV) < len(self.basis):
             raise ValueError(
                 f"{len(plates.thresholds_keV)} thresholds do not determine {len(self.basis)} basis "
@@ -71,7 +71,7 @@ class LayerSlabs:
         for column, name in enumerate(plates.materials):
             area = plates.plates_cm[:, column] * density_g_cm3(name)
             known[:, 0, self.basis.index(name)] = area
-        rays = KnownRays(counts[~any_of(flags)], known, plates.exposure.double())
+        rays = KnownRays(counts[~any_of(flags)], known, exposure.double())
         fit = fit_through_decomposition(
             rays, model, self.basis, plates.thresholds_keV, self.max_steps
         )

@@ -13,7 +13,12 @@ from pcctlearn.calibration.base import Projections
 from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPlates, plate_model
-from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
+from pcctlearn.calibration.usable import (
+    require_exposure,
+    require_plates,
+    spread,
+    usable_pixels,
+)
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.shapes import Energies
@@ -50,10 +55,11 @@ class Sfr:
         """Calibrate all thresholds of all pixels (``Calibrator``)."""
         require_plates(plates, 1 + self.order + _FLUX)
         air = int(plates.plates_cm.sum(-1).argmin())
-        if plates.plates_cm[air].any() or plates.exposure is None:
+        exposure = require_exposure(plates, "calibration=sfr")
+        if plates.plates_cm[air].any():
             raise ValueError(
-                "calibration=sfr needs an exposure without plates and the exposure of each plate: "
-                "measure both, or use calibration=etb_as_proposed"
+                "calibration=sfr needs an exposure without plates: measure it, or use "
+                "calibration=etb_as_proposed"
             )
         model = plate_model(plates, nominal, ["water"])  # of no skew
         basis = _legendre(self.order, model.energies_keV)
@@ -62,9 +68,7 @@ class Sfr:
         good = ~any_of(flags)
         spectra = spectra_above(nominal).double()
         found = [
-            self._fit(
-                counts[good, :, j], plates.exposure, air, spectra[j], basis, model.transmission
-            )
+            self._fit(counts[good, :, j], exposure, air, spectra[j], basis, model.transmission)
             for j in range(n_thresholds)
         ]
         shapes, flux, converged = (torch.stack(part, 1) for part in zip(*found, strict=True))

@@ -90,6 +90,20 @@ def require_plates(plates: CalibrationSet, n_unknowns: int) -> None:
         )
 
 
+def require_exposure(plates: CalibrationSet, setting: str) -> Float[Tensor, "exposure"]:
+    """The exposure of each plate, which a setting such as ``calibration=bct`` needs.
+
+    Raises:
+        ValueError: it was not measured.
+    """
+    if plates.exposure is None:
+        raise ValueError(
+            f"{setting} needs the exposure of each plate: measure it, set the dataset exposure of "
+            "the file to ones if the tube is stable, or use calibration=etb_as_proposed"
+        )
+    return plates.exposure
+
+
 def spread(values: Tensor, good: Tensor, missing: float | bool | Tensor) -> Tensor:
     """Values of the good pixels among all pixels."""
     full = torch.empty(len(good), *values.shape[1:], dtype=values.dtype)

@@ -137,8 +137,10 @@ def _root(
             return A, slope
         A = A - step
     raise ValueError(
-        "different line integrals have the same combinations of counts within decomposition."
-        "range_g_cm2: lower it, or use decomposition.degree=1 or decomposition=linearised"
+        "different line integrals have the same combinations of counts within range_g_cm2: use a "
+        "smaller decomposition.range_g_cm2.MATERIAL, decomposition.degree=1 or "
+        "decomposition=linearised; in decomposition_comparison, a smaller "
+        "study.decompositions.lookup.range_g_cm2.MATERIAL or study.decompositions.lookup.degree=1"
     )
 
 

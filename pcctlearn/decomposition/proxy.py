@@ -28,14 +28,17 @@ class ProxyDecomposition(Decomposition):
     Args:
         model: the scanner of the training, with the same spectra in all pixels.
         weights: file of the trained network, ``proxy.pt`` of a run of ``experiment=proxy``.
+        setting: the command-line key that names the file, for error messages.
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is damaged, or of another scanner.
     """
 
-    def __init__(self, model: SpectralModel, weights: str) -> None:
+    def __init__(
+        self, model: SpectralModel, weights: str, setting: str = "decomposition.weights"
+    ) -> None:
         super().__init__(model)
-        self.saved = SavedProxy(weights)
+        self.saved = SavedProxy(weights, setting)
         self.network = self.saved.network.requires_grad_(False)
         self.saved.require(model.materials, model.spectra().detach(), model.attenuation)
         self._last: Tensor | None = None

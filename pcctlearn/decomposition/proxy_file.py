@@ -18,7 +18,6 @@ from pcctlearn.reading.sizes import require_zip
 from pcctlearn.shapes import Attenuation, Spectra
 
 _WHAT = "a trained proxy"
-_TRAIN = "train a proxy with experiment=proxy, and give decomposition.weights=RUN/proxy.pt"
 _MOST_BYTES = 2**26
 _MOST_UNITS, _MOST_LAYERS, _MOST_BINS = 4096, 16, 64
 _SAME = 1e-4  # largest difference of log counts: some 1e-3 g/cm² of water
@@ -44,21 +43,26 @@ def save_proxy(path: Path, network: ProxyNetwork, model: SpectralModel) -> None:
 class SavedProxy:
     """A trained network and its scanner, read without loading Python objects.
 
+    Args:
+        path: the file.
+        setting: the command-line key that names the file, for error messages.
+
     Raises:
         FileNotFoundError: no such file. ValueError: the file is damaged, or not a trained proxy.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, setting: str) -> None:
         self.path = Path(path)
+        self.remedy = f"train a proxy with experiment=proxy, and give {setting}=RUN/proxy.pt"
         if not self.path.is_file():
-            raise FileNotFoundError(f"no trained proxy at {path}: {_TRAIN}")
-        require_zip(self.path, _WHAT, _TRAIN, _MOST_BYTES)
-        with readable(self.path, _WHAT, _TRAIN):
+            raise FileNotFoundError(f"no trained proxy at {path}: {self.remedy}")
+        require_zip(self.path, _WHAT, self.remedy, _MOST_BYTES)
+        with readable(self.path, _WHAT, self.remedy):
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         try:
             self.network, self.scanner = _checked(content)
         except library_errors() as error:
-            raise damaged(self.path, _WHAT, error, _TRAIN) from None
+            raise damaged(self.path, _WHAT, error, self.remedy) from None
 
     def require(self, materials: Sequence[str], spectra: Spectra, attenuation: Attenuation) -> None:
         """Raise ValueError unless this is the scanner of the training, in every pixel."""
@@ -80,11 +84,11 @@ class SavedProxy:
             raise self._other(
                 f"another spectrum, detector response or thresholds, {edges} keV (log counts "
                 f"differ by up to {float(apart.max()):.2g})",
-                "choose the scanner of its training, or decomposition=maximum_likelihood",
+                "choose the scanner of its training",
             )
 
     def _other(self, difference: str, remedy: str) -> ValueError:
-        return ValueError(f"{self.path} was trained for {difference}: {remedy}, or {_TRAIN}")
+        return ValueError(f"{self.path} was trained for {difference}: {remedy}, or {self.remedy}")
 
 
 def _checked(content: Any) -> tuple[ProxyNetwork, dict[str, Any]]:

@@ -25,11 +25,10 @@ def bias_and_noise(folder: Path) -> Figure:
     objects.
     """
     numbers = read_numbers(folder)
-    materials, methods, ranges = (
-        read_words(folder, name) for name in ("materials", "methods", "ranges")
+    materials, methods, ranges, exposures = (
+        read_words(folder, name) for name in ("materials", "methods", "ranges", "exposures")
     )
     (photons,) = read_arrays(folder, "photons")
-    exposures = [f"{value:.0e}".replace("e+0", "e") for value in photons]
     panels = [(name, material) for name in ranges for material in materials]
     figure = new_figure(3.1 * len(panels), 5.6)
     axes = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False)

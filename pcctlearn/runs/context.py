@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pcctlearn.files.atomic import written_whole
-from pcctlearn.runs.folder import MARKER, OUTPUTS, held, set_aside
+from pcctlearn.runs.folder import MARKER, OUTPUTS, discard_empty, held, set_aside
 from pcctlearn.runs.results import StudyResults
 
 if TYPE_CHECKING:
@@ -111,5 +111,6 @@ class Context:
                 path.write_text(text, encoding="utf-8")
 
     def end(self) -> None:
-        """Unlock the folder."""
+        """Unlock the folder, and remove it if nothing was written."""
         self._locks.close()
+        discard_empty(self.path)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pcctlearn.files.atomic import discard_parts, remove
@@ -78,6 +78,13 @@ def set_aside(
         for name in present:
             (folder / name).rename(aside / name)
         log.warning("moved the outputs of an earlier run in %s to %s", folder, aside)
+
+
+def discard_empty(folder: Path) -> None:
+    """Remove a folder that a failed run has left empty, unless it is the working directory."""
+    if not (folder.exists() and folder.samefile(Path.cwd())):
+        with suppress(OSError):  # it holds files, or does not exist
+            folder.rmdir()
 
 
 def is_earlier(folder: Path, above: Path) -> bool:

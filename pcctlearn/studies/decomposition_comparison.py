@@ -20,9 +20,9 @@ from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
-from pcctlearn.shapes import channels_first, channels_last
+from pcctlearn.shapes import RayLineIntegrals, channels_first, channels_last
 from pcctlearn.studies.layer_speed import TASKS, of_layer, rays_per_second
-from pcctlearn.validation import require_positive
+from pcctlearn.validation import require_finite, require_positive
 
 Numbers = dict[str, float]
 Arrays = dict[str, Tensor | np.ndarray]
@@ -71,9 +71,9 @@ class DecompositionComparison:
         require_positive(n_side=n_side, n_map=n_map, n_timed=n_timed, n_repeats=n_repeats)
         if n_draws < 2:
             raise ValueError(f"n_draws must be 2 or more, got {n_draws}")
-        if not photons or not ranges_cm:
-            raise ValueError("give one or more photons and ranges_cm")
-        require_positive(**{f"photons[{i}]": value for i, value in enumerate(photons)})
+        if not ranges_cm:
+            raise ValueError("ranges_cm is empty: leave out study.ranges_cm, or give a range")
+        self.exposures = _by_label(photons)
         if len(model.materials) != 2:
             raise ValueError(
                 f"the error maps need two basis materials, got {','.join(model.materials)}: use "
@@ -85,15 +85,19 @@ class DecompositionComparison:
                     f"ranges_cm.{name} names {', '.join(limits)}: give "
                     f"{' and '.join(model.materials)}"
                 )
+            for material, limit in limits.items():
+                _require_range(f"ranges_cm.{name}.{material}", limit)
         self.model = model.requires_grad_(False)
         self.builders = dict(decompositions)
         if proxy is not None:
-            self.builders["proxy"] = partial(ProxyDecomposition, weights=proxy)
+            self.builders["proxy"] = partial(
+                ProxyDecomposition, weights=proxy, setting="study.proxy"
+            )
         self._layers(self.model)  # rejects wrong settings before the run
         self.ranges_cm = ranges_cm
-        self.exposures = {f"{value:.0e}".replace("e+0", "e"): value for value in photons}
         self.n_side, self.n_draws, self.n_map = n_side, n_draws, n_map
         self.n_timed, self.n_repeats, self.seed = n_timed, n_repeats, seed
+        self._require_bright()
 
     def run(self, context: Context) -> StudyResults:
         """Measure errors without noise, errors with noise, and times."""
@@ -106,6 +110,7 @@ class DecompositionComparison:
             "materials": as_array(self.model.materials),
             "methods": as_array(list(self.builders)),
             "ranges": as_array(list(self.ranges_cm)),
+            "exposures": as_array(list(self.exposures)),
             "photons": np.array(list(self.exposures.values())),
         }
         for name in self.ranges_cm:
@@ -134,19 +139,10 @@ class DecompositionComparison:
     def noisy_errors(self, name: str, exposure: str) -> Numbers:
         """Bias, noise over its bound, and rays that are not converged, at one exposure."""
         model = self._exposed(self.exposures[exposure])
-        _, A = self._lattice(name, self.n_side)
-        A = A.flatten(0, 1)
+        A = self._bright(name, exposure)
         expected = model(A)
-        bright = (expected >= _BRIGHT).all(-1)
-        numbers: Numbers = {
-            f"{name}_bright_percent_{exposure}": 100 * float(bright.double().mean())
-        }
-        if not bool(bright.any()):
-            raise ValueError(
-                f"no ray of ranges_cm.{name} expects {_BRIGHT:g} counts in every bin at {exposure} "
-                "photons: raise photons or lower ranges_cm"
-            )
-        A, expected = A[bright], expected[bright]
+        share = 100 * len(A) / self.n_side**2
+        numbers: Numbers = {f"{name}_bright_percent_{exposure}": share}
         generator = generator_of(self.seed, f"comparison {name} {exposure}")
         drawn = draw_counts(expected[:, None].expand(-1, self.n_draws, -1), generator)
         counts = channels_first(drawn[None]).float()
@@ -199,7 +195,7 @@ class DecompositionComparison:
             f"{len(self.builders)} decompositions of the same counts at "
             f"{', '.join(self.exposures)} photons; {self.n_draws} draws of noise at each point.",
             tables=tables,
-            tabulated=[name for name in numbers if "." in name],
+            tabulated=[name for name in numbers if name.rpartition(".")[2] in self.builders],
         )
 
     def _bias_table(self, numbers: Numbers, name: str) -> Rows:
@@ -264,6 +260,29 @@ class DecompositionComparison:
         model.fluence = model.fluence * (photons / model.fluence.sum(-1, keepdim=True))
         return model
 
+    def _bright(self, name: str, exposure: str) -> RayLineIntegrals:
+        """Area densities of the lattice where every bin expects enough counts."""
+        A = self._lattice(name, self.n_side)[1].flatten(0, 1)
+        expected = self._exposed(self.exposures[exposure])(A)
+        return A[(expected >= _BRIGHT).all(-1)]
+
+    def _require_bright(self) -> None:
+        """Raise ValueError for an exposure at which no point of some range is bright."""
+        alone = self._exposed(1.0)
+        most = {
+            name: float(alone(self._lattice(name, self.n_side)[1]).amin(-1).max())
+            for name in self.ranges_cm
+        }
+        darkest = min(most, key=lambda name: most[name])
+        least = _BRIGHT / most[darkest]
+        for exposure in self.exposures:
+            if not len(self._bright(darkest, exposure)):
+                raise ValueError(
+                    f"no ray of ranges_cm.{darkest} expects {_BRIGHT:g} counts in every bin at "
+                    f"{exposure} photons: use study.photons of {1.1 * least:.2g} or more, or lower "
+                    "ranges_cm"
+                )
+
     def _limits(self, name: str) -> Float[Tensor, "2 material"]:
         """Least and largest area densities in g/cm²."""
         limits = torch.tensor(
@@ -287,4 +306,31 @@ class DecompositionComparison:
     def _cm(self, area_densities: Tensor) -> Tensor:
         return area_densities / area_densities.new_tensor(
             [density_g_cm3(m) for m in self.model.materials]
+        )
+
+
+def _by_label(photons: Sequence[float]) -> dict[str, float]:
+    """{1.2e5: photons}, with six digits."""
+    if not photons:
+        raise ValueError("photons is empty: use study.photons=[1e4,1e5,1e6]")
+    require_positive(**{f"photons[{i}]": value for i, value in enumerate(photons)})
+    parts = [f"{value:.5e}".split("e") for value in photons]
+    labels = [f"{float(digits):g}e{int(exponent)}" for digits, exponent in parts]
+    if len(set(labels)) < len(labels):
+        different = ",".join(dict.fromkeys(labels))
+        raise ValueError(f"photons are equal in six digits: use study.photons=[{different}]")
+    return dict(zip(labels, photons, strict=True))
+
+
+def _require_range(name: str, limits: Sequence[float]) -> None:
+    if len(limits) != 2:
+        raise ValueError(
+            f"{name} has {len(limits)} numbers: use study.{name}=[LEAST,LARGEST] in cm"
+        )
+    for limit in limits:
+        require_finite(**{name: limit})
+    low, high = limits
+    if not low < high:
+        raise ValueError(
+            f"{name}=[{low:g},{high:g}] does not increase: use study.{name}=[LEAST,LARGEST] in cm"
         )

@@ -134,6 +134,13 @@ def test_a_mistake_moves_nothing_aside(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    folder = tmp_path / "run"
+    done = command(*FEW_SLABS, "study.bias_keV=[0]", f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not folder.exists()
+
+
 def test_two_runs_in_one_folder(tmp_path):
     """The second is refused and writes nothing, and the remedy works."""
     folder = tmp_path / "run"

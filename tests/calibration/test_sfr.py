@@ -70,11 +70,11 @@ def test_five_plates_are_too_few():
 
 def test_air_and_exposures_are_needed():
     plates = grid_plates(flawed())
-    for wrong in (
-        replace(plates, exposure=None),
-        replace(plates, plates_cm=plates.plates_cm + torch.tensor([0.0, 0.1])),
+    for wrong, named in (
+        (replace(plates, exposure=None), "exposure of each plate.*to ones"),
+        (replace(plates, plates_cm=plates.plates_cm + torch.tensor([0.0, 0.1])), "without plates"),
     ):
-        with pytest.raises(ValueError, match="etb_as_proposed"):
+        with pytest.raises(ValueError, match=f"{named}.*etb_as_proposed"):
             Sfr().fit(wrong, cdte_scanner())
 
 

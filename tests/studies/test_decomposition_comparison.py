@@ -1,5 +1,7 @@
 """The comparison of decompositions: its numbers, its tables, its figures, and wrong settings."""
 
+import math
+import re
 from functools import partial
 
 import pytest
@@ -108,7 +110,21 @@ def test_its_figures_are_drawn_from_the_folder_alone(run):
     [
         ({"n_draws": 1}, "n_draws .* 1"),
         ({"photons": (1e4, 0.0)}, r"photons\[1\] .* 0"),
-        ({"photons": ()}, "photons"),
+        ({"photons": ()}, r"empty: use study\.photons=\["),
+        ({"photons": (1.2e5, 1.2e5 + 1e-3)}, r"use study\.photons=\[1\.2e5\]"),
+        ({"ranges_cm": {}}, "ranges_cm is empty"),
+        (
+            {"ranges_cm": {"box": {"water": [30.0, 0.0], "calcium": [0.0, 3.0]}}},
+            r"use study\.ranges_cm\.box\.water=\[LEAST,LARGEST\]",
+        ),
+        (
+            {"ranges_cm": {"box": {"water": [0.0], "calcium": [0.0, 3.0]}}},
+            r"use study\.ranges_cm\.box\.water=\[LEAST,LARGEST\]",
+        ),
+        (
+            {"ranges_cm": {"box": {"water": [0.0, math.inf], "calcium": [0.0, 3.0]}}},
+            r"ranges_cm\.box\.water must be finite",
+        ),
         ({"ranges_cm": {"box": {"water": [0.0, 1.0]}}}, r"ranges_cm\.box .* calcium"),
         ({"model": fixed_scanner(materials=["water"])}, r"physics.materials=\[water,calcium\]"),
     ],
@@ -124,9 +140,30 @@ def test_a_proxy_of_another_scanner_is_rejected_before_the_run(run):
         comparison(model=fixed_scanner(edges_keV=SIX_BINS), proxy=str(folder / "proxy.pt"))
 
 
-def test_an_exposure_without_bright_rays_is_named():
-    with pytest.raises(ValueError, match="1e1 photons"):
-        comparison(photons=(10.0,)).noisy_errors("box", "1e1")
+def test_an_exposure_without_bright_rays_is_refused_and_the_remedy_works():
+    with pytest.raises(ValueError, match="1e1 photons") as refused:
+        comparison(photons=(1e7, 10.0))
+    named = re.search(r"study\.photons of (\S+) or more", str(refused.value))
+    assert named
+    comparison(photons=(float(named.group(1)),))
+    with pytest.raises(ValueError, match="ranges_cm"):
+        comparison(photons=(float(named.group(1)) / 1.3,))
+
+
+def test_exposures_of_equal_first_digits_have_results_of_their_own(tmp_path):
+    some = {"maximum_likelihood": MaximumLikelihood, "polynomial": METHODS["polynomial"]}
+    study = comparison(photons=(1.2e5, 1.4e5), decompositions=some, n_draws=2, n_timed=20)
+    results = study.run(in_context(tmp_path))
+    write_results(results, tmp_path)
+    bounds = [results.numbers[f"box_water_crlb_cm_{e}"] for e in ("1.2e5", "1.4e5")]
+    assert bounds[0] / bounds[1] == pytest.approx(math.sqrt(1.4 / 1.2), rel=1e-3)
+    assert "box_bright_percent_1.2e5" not in results.tabulated
+    assert "water" in words(draw("decomposition_comparison.bias_and_noise", tmp_path))
+
+
+def test_a_proxy_that_does_not_exist_is_named_with_the_key_of_this_experiment():
+    with pytest.raises(FileNotFoundError, match=r"none\.pt.*give study\.proxy=RUN/proxy\.pt"):
+        comparison(proxy="none.pt")
 
 
 def test_the_lattice_is_in_cm_and_its_area_densities_in_g_cm2():

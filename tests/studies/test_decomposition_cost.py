@@ -1,17 +1,20 @@
 """Cost of decompositions: every method reaches the same minimum, and implicit memory is flat."""
 
+import math
 from functools import partial
 
 import pytest
+import torch
 from support.proxies import fixed_scanner, small_proxy
 from support.studies import in_context
 
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
 from pcctlearn.decomposition.polynomial import PolynomialDecomposition
 from pcctlearn.decomposition.proxy_file import save_proxy
 from pcctlearn.figures import caption, draw
 from pcctlearn.phantoms.ellipsoids import head_phantom
 from pcctlearn.runs.results import write_results
+from pcctlearn.solvers.quadratic import Solution
 from pcctlearn.studies import decomposition_cost
 from pcctlearn.studies.decomposition_cost import DecompositionCost
 from pcctlearn.tomography.geometry.cone import ConeBeam
@@ -49,8 +52,30 @@ def test_every_method_finds_the_minimum_of_double_precision(run):
     for name in ROWS:
         assert numbers[f"{name}_largest_error_g_cm2"] <= 1e-4
         assert numbers[f"{name}_solved_percent"] == 100
+        assert numbers[f"{name}_accurate_percent"] == 100
         seconds = numbers[f"{name}_forward_epoch_seconds"]
         assert seconds * numbers[f"{name}_forward_rays_per_second"] == pytest.approx(188.7e6, 1e-3)
+
+
+def test_the_reference_in_double_precision_is_computed_once_for_all_layers(monkeypatch):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return decompose(*arguments, **options)
+
+    monkeypatch.setattr(decomposition_cost, "decompose", counted)
+    study = cost_study()
+    study.errors(study.scan(), {})
+    assert len(calls) == 1
+
+
+def test_a_result_that_is_finite_and_wrong_is_not_accurate():
+    exact = Solution(torch.zeros(4, 2), torch.tensor([True, True, True, False]))
+    x = torch.tensor([[0.0, 0.009], [0.02, 0.0], [math.nan, 0.0], [0.0, 0.0]])
+    numbers = decomposition_cost._error("rtk", exact, Solution(x, x.isfinite().all(-1)))
+    assert numbers["rtk_solved_percent"] == 75
+    assert numbers["rtk_accurate_percent"] == pytest.approx(100 / 3)
 
 
 def test_an_untrained_proxy_has_a_speed_and_no_error(run):
@@ -104,5 +129,5 @@ def test_another_layer_than_the_exact_one_is_rejected():
 
 
 def test_a_proxy_that_does_not_exist_is_named():
-    with pytest.raises(FileNotFoundError, match=r"none.pt.*study.proxy=null"):
+    with pytest.raises(FileNotFoundError, match=r"none.pt.*give study.proxy=RUN/proxy.pt"):
         cost_study(proxy="none.pt")

@@ -51,6 +51,15 @@ def test_plates_become_a_pixel_model(tmp_path):
         assert (tmp_path / f"out/figures/{figure}.png").is_file()
 
 
+def test_a_fit_that_fails_leaves_no_folder(tmp_path):
+    path = plates(tmp_path / "plates")
+    with h5py.File(path, "r+") as file:
+        del file["exposure"]
+    with pytest.raises(ValueError, match="exposure of each plate"):
+        calibrated(tmp_path / "out", path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_report_shows_an_error_that_all_pixels_share(tmp_path):
     path = plates(tmp_path / "plates")
     medians = []
