@@ -196,7 +196,7 @@ def _judge(w, lower, upper, limits, materials, bins):
             close = close & (error * np.sqrt(total) <= _CLOSE)
             o = (Q + _IS_CLOSE) * LANES + r
             w[o] = w[o] if close else f4(0)
-            flatter = max(f4(1), f4(2) * chi2 / total)  # than with counts that fit
+            flatter = max(f4(1), chi2 / total * chi2 / total)  # than with counts that fit
             rounding = f4(4) * EPS * flatter * np.sqrt(total * variance)
             sharp = rounding <= distance
             sharp = sharp & (abs(x) * f4(0.5) * EPS <= distance)

@@ -284,8 +284,9 @@ def _write(
     """The minima of the rays whose search ends.
 
     After a second search (``again``) the likelier minimum stays, and rays are found if both are one
-    or float32 tells which is likelier. Where all minima have a start, those that float32 comes close
-    to and does not resolve are kept for double precision, as are two that it does not tell apart.
+    or float32 tells which is likelier. Where all minima have a start, those that float32 comes
+    close to and does not resolve are kept for double precision, as are two that it does not tell
+    apart.
     """
     use_wide_vectors()
     K = len(materials)
