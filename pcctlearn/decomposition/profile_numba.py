@@ -8,7 +8,8 @@ deviance along it, but for a constant,
 
 has a minimum in each. A table of log(ȳ_b/N) over N and c, for spectra that all pixels share, makes
 P of a ray a sum over the bins. Searches that begin at the minima of P find all minima; where there
-is only one, no second search is needed.
+is only one, no second search is needed. Two minima of the likelihood may be one of P if they nearly
+coincide; then P is flat, with less than half the curvature that the Fisher information gives it.
 """
 
 from typing import no_type_check
@@ -17,11 +18,15 @@ import numpy as np
 from numba import njit
 
 from pcctlearn.decomposition.lanes_numba import FASTMATH, LANES, f4, i4, log
+from pcctlearn.decomposition.profile_table_numba import EXCESS, INFORMATION, W
 from pcctlearn.instructions_numba import multiply_add, use_wide_vectors
 
 _BORDER = 16  # values around a profile
 _LEAST_TOTAL = f4(1e-3)  # of which a logarithm is taken
-_PLACE, _OFF, _NEAR = 8, 9, 10  # rows of ``_keep``: five values of P and three of w, and these
+# rows of ``_keep``: five values of P, three of w, and these; ``_begin`` writes a start and the last
+_PLACE, _OFF, _EXPECTED, _NEAR = 8, 9, 10, 11
+_IS_CURVED = 2
+_LEAST_CURVED = f4(0.5)  # of the Fisher information
 
 
 @no_type_check
@@ -102,25 +107,30 @@ def _two_deepest(profile, o, n, number, total):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _keep(near, place, r, profile, o, table, row, right):
+def _keep(near, place, r, profile, o, table, row, right, total):
     """Values of P and w around a place, in the scratch of ``_begin``."""
     use_wide_vectors()
-    last, nodes = table.shape[1] - 1, table.shape[2]
+    height, nodes = table.shape[1], table.shape[2]
+    of_w = height + W
     middle = min(max(place, 2), nodes - 3)
     for i in range(5):
         near[i * LANES + r] = profile[o + middle + i - 2]
     for i in range(3):
         j = min(max(place + i - 1, 0), nodes - 1)
-        w = (f4(1) - right) * table[row, last, j] + right * table[row + 1, last, j]
+        w = (f4(1) - right) * table[row, of_w, j] + right * table[row + 1, of_w, j]
         near[(5 + i) * LANES + r] = w
     near[_PLACE * LANES + r] = f4(place)
     near[_OFF * LANES + r] = f4(place - middle)
+    near[_EXPECTED * LANES + r] = total * table[row, height + INFORMATION, place]
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _begin(near, nodes, lower, upper):
-    """Area densities of 64 rays, where the quartic through five values of P has its minimum."""
+    """Area densities of 64 rays, where the quartic through five values of P has its minimum.
+
+    And whether it is curved as the Fisher information lets expect.
+    """
     use_wide_vectors()
     last = f4(nodes - 1)
     for r in range(LANES):
@@ -137,30 +147,34 @@ def _begin(near, nodes, lower, upper):
             curved = d2 + d * (d3 + f4(0.5) * d * d4)
             moved = min(max(d - rise / curved, off - f4(1)), off + f4(1))
             d = moved if curved > f4(0) else d
-        d -= off
-        d = d if (place > f4(0)) & (place < last) else f4(0)
+        curved = d2 + d * (d3 + f4(0.5) * d * d4)
+        inside = (place > f4(0)) & (place < last)
+        is_flat = inside & (curved < _LEAST_CURVED * near[_EXPECTED * LANES + r])
+        d = d - off if inside else f4(0)
         w, c = near[6 * LANES + r], place + d
-        line = f4(0.5) * (near[7 * LANES + r] - near[5 * LANES + r])
-        bent = near[5 * LANES + r] - f4(2) * w + near[7 * LANES + r]
+        least, most = near[7 * LANES + r], near[5 * LANES + r]  # w falls with c
+        is_flat = is_flat & (least > lower[0]) & (most < upper[0])  # P has a kink at a limit of w
+        line, bent = f4(0.5) * (least - most), most - f4(2) * w + least
         w += d * (line + f4(0.5) * d * bent)
         c = lower[1] + (upper[1] - lower[1]) * c / last
         near[r] = min(max(w, lower[0]), upper[0])
         near[LANES + r] = min(max(c, lower[1]), upper[1])
+        near[_IS_CURVED * LANES + r] = f4(0) if is_flat else f4(1)
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _find_rows(counts, scale, profiles, row, right):
+def _find_rows(counts, scale, profiles, totals, row, right):
     """Row of the table below each of 64 totals, and the share of the next."""
     use_wide_vectors()
     table, least, step = profiles
     for r in range(LANES):
-        right[r] = _LEAST_TOTAL
+        totals[r] = _LEAST_TOTAL
     for r in range(len(counts)):
         for b in range(len(scale)):
-            right[r] += scale[b] * counts[r, b]
+            totals[r] += scale[b] * counts[r, b]
     for r in range(LANES):
-        place = (log(right[r]) - least) / step
+        place = (log(totals[r]) - least) / step
         row[r] = min(max(i4(place), i4(0)), i4(len(table) - 2))
         right[r] = place - f4(row[r])
 
@@ -172,7 +186,7 @@ def _write_profiles(counts, scale, table, row, right, profile):
     use_wide_vectors()
     nodes = table.shape[2]
     flat, height = table.ravel(), table.shape[1] * nodes
-    n, of_total = np.uintp(nodes), np.uintp((table.shape[1] - 2) * nodes)
+    n, of_total = np.uintp(nodes), np.uintp((table.shape[1] + EXCESS) * nodes)
     for r in range(len(counts)):
         share = min(max(right[r], f4(0)), f4(1))
         left = f4(1) - share
@@ -198,8 +212,8 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
         profiles: table of ``tabulate``, log N of its first row, and from one row to the next.
         lower, upper: limits of the area densities.
         first, second: (ray, material), written; the second is NaN where there is none.
-        n_minima: (ray), written; 3 stands for more, and 0 for rays outside the table, which have a
-            first start.
+        n_minima: (ray), written; 3 stands for more, and 0 for rays outside the table or with a
+            flat profile, which have a first start.
     """
     use_wide_vectors()
     table = profiles[0]
@@ -207,10 +221,11 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
     width, n = nodes + _BORDER, np.uintp(nodes)
     profile = np.full(_BORDER + LANES * width, f4(np.inf), np.float32)
     near, other = np.zeros(_NEAR * LANES, np.float32), np.zeros(_NEAR * LANES, np.float32)
+    totals = np.empty(LANES, np.float32)
     row, right = np.zeros(LANES, np.int32), np.zeros(LANES, np.float32)
     for start in range(0, len(counts), LANES):
         block = counts[start : start + LANES]
-        _find_rows(block, scale, profiles, row, right)
+        _find_rows(block, scale, profiles, totals, row, right)
         _write_profiles(block, scale, table, row, right, profile)
         has_second = False
         for r in range(len(block)):
@@ -225,10 +240,13 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
                 if also >= 0:
                     has_second = True
                     second[start + r, 0] = f4(0)
-                    _keep(other, also, r, profile, o, table, row[r], share)
-            _keep(near, max(at, 0), r, profile, o, table, row[r], share)
+                    _keep(other, also, r, profile, o, table, row[r], share, totals[r])
+            _keep(near, max(at, 0), r, profile, o, table, row[r], share, totals[r])
         _begin(near, nodes, lower, upper)
         _copy(near, first[start : start + LANES])
+        for r in range(len(block)):
+            if near[_IS_CURVED * LANES + r] == f4(0):
+                n_minima[start + r] = 0
         if has_second:
             _begin(other, nodes, lower, upper)
             _copy(other, second[start : start + LANES])

@@ -18,14 +18,17 @@ from pcctlearn.decomposition.lanes_numba import (
 )
 from pcctlearn.instructions_numba import flush_denormals, restore_denormals, use_wide_vectors
 
+# last rows of the table: Σ_b ȳ_b − N, w, and Fisher information on c per photon, in nodes
+EXCESS, W, INFORMATION = -3, -2, -1
+OTHERS = 3
 _TINY = f4(1e-30)  # least share of a bin, and least slope of the total
 _MOST = f4(1e30)  # largest total: beyond, sums overflow in float32
 _NEWTON_STEPS = 2  # to the area density of a total
 
 
 def n_rows(n_bins: int) -> int:
-    """Rows of the table at one total: bins, padded to a multiple of four, Σ_b ȳ_b − N, and w."""
-    return (n_bins + 3) // 4 * 4 + 2
+    """Rows of the table at one total: bins, padded to a multiple of four, and ``OTHERS``."""
+    return (n_bins + 3) // 4 * 4 + OTHERS
 
 
 @no_type_check
@@ -78,7 +81,7 @@ def _write_column(table, node, c, totals, lower, upper, n, beam, materials, bins
     step = (upper - lower) / f4(n - 1)
     found, total = _counts_along(c, lower, step, n, beam, materials, bins)
     y = np.empty(len(bins), np.float32)
-    of_total, of_w = table.shape[1] - 2, table.shape[1] - 1
+    n_rows = table.shape[1]
     at = n - 1
     for i in range(len(totals)):
         while at > 0 and total[at] < totals[i]:  # totals rise, and fall with w
@@ -93,19 +96,34 @@ def _write_column(table, node, c, totals, lower, upper, n, beam, materials, bins
             delta = min(max(delta, -step * f4(nearest)), step * f4(n - 1 - nearest))
             reached, falls = _counts_near(delta, nearest, found, y)
         fits = reached < _MOST
-        for b in range(of_total):
+        for b in range(n_rows - OTHERS):
             used = fits and b < len(bins)
             table[i, b, node] = log(max(y[b] / totals[i], _TINY)) if used else f4(0)
         # falling with c, so that no minimum is there
         excess = reached - totals[i] if fits else _MOST * f4(table.shape[2] - node)
-        table[i, of_total, node] = excess
-        table[i, of_w, node] = lower + step * f4(nearest) + (delta if fits else f4(0))
+        table[i, n_rows + EXCESS, node] = excess
+        table[i, n_rows + W, node] = lower + step * f4(nearest) + (delta if fits else f4(0))
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _inform(table, n_bins):
+    """Write the Fisher information on c, for one photon, per square of the distance of nodes."""
+    last = table.shape[2] - 1
+    for i in range(len(table)):
+        for j in range(last + 1):
+            below, above = max(j - 1, 0), min(j + 1, last)
+            information = f4(0)
+            for b in range(n_bins):
+                change = (table[i, b, above] - table[i, b, below]) / f4(above - below)
+                information += exp2(LOG2_E * table[i, b, j]) * change * change
+            table[i, table.shape[1] + INFORMATION, j] = information
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def tabulate(spectra, attenuation, lower, upper, totals, n, materials, bins, table):
-    """log(ȳ_b/N), Σ_b ȳ_b − N and w for totals N and evenly spaced c.
+    """log(ȳ_b/N), Σ_b ȳ_b − N, w and the information for totals N and evenly spaced c.
 
     Args:
         spectra: (bin, energy).
@@ -123,3 +141,4 @@ def tabulate(spectra, attenuation, lower, upper, totals, n, materials, bins, tab
         c = lower[1] + (upper[1] - lower[1]) * f4(j) / f4(table.shape[2] - 1)
         _write_column(table, j, c, totals, lower[0], upper[0], n, beam, materials, bins)
         restore_denormals(before)
+    _inform(table, len(bins))

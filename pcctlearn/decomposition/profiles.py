@@ -103,5 +103,5 @@ def starts(counts: Tensor, box: Tensor, table: Profiles) -> Starts:
     number = np.zeros(len(counts), np.int8)
     same, (lower, upper) = np.ones(len(table.air), np.float32), box.numpy()
     profile_numba.scan(counts.numpy(), same, table[:3], lower, upper, first, second, number)
-    minima = (torch.from_numpy(x) for x in (first, second))
-    return Starts(*minima, torch.from_numpy((number == 1) | (number == 2)))
+    sure = torch.from_numpy((number == 1) | (number == 2))
+    return Starts(torch.from_numpy(first), torch.from_numpy(second), sure)

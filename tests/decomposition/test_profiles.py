@@ -6,6 +6,7 @@ from decomposition.test_fused import BOX, beam, drawn
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.polynomial import fit_polynomial
+from pcctlearn.decomposition.profile_table_numba import EXCESS, W
 from pcctlearn.decomposition.profiles import profiles, starts
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import expected_counts
@@ -59,7 +60,7 @@ def test_the_table_has_the_expected_counts(name):
     n_bins, n_nodes = len(S), found.table.shape[2]
     totals = torch.exp(found.least + found.step * torch.arange(len(found.table)).double())
     logs, excess, w = (
-        torch.from_numpy(found.table[:, rows]).double() for rows in (slice(n_bins), -2, -1)
+        torch.from_numpy(found.table[:, rows]).double() for rows in (slice(n_bins), EXCESS, W)
     )
     c = torch.linspace(*LIMITS[:, 1].double(), n_nodes).expand_as(w)
     mean = expected_counts(torch.stack([w, c], -1).reshape(-1, 2), S, mu)
@@ -108,3 +109,18 @@ def test_counts_outside_the_table_have_no_sure_start():
     counts = torch.stack([100 * air, air, 0 * air])
     _, _, sure = starts(counts.float(), LIMITS.float(), table(S, mu))
     assert sure.tolist() == [False, True, False]
+
+
+def test_a_flat_profile_may_hide_a_minimum():
+    """Silicon, 1e4 photons: minima at 0.619 and 0.607 in the half deviance, and one in between."""
+    S, mu = beam("silicon")
+    S = (S * 1e-2).float().double()
+    counts = torch.tensor([[7.0, 3.0, 5.0, 6.0]]).double()
+    values = [
+        minimum(counts, S, mu, torch.tensor([place]))[0] for place in ([26.7, -0.57], [30.2, -1.3])
+    ]
+    assert values[1] < values[0] - 0.01
+    assert starts(counts.float(), LIMITS.float(), table(S, mu)).sure.tolist() == [False]
+    found = decompose(counts.float(), S.float(), mu.float(), bounds=LIMITS.tolist())
+    value = poisson_likelihood(found.x.double(), counts, S, mu).value
+    torch.testing.assert_close(value, values[1], rtol=0, atol=1e-6)
