@@ -325,11 +325,12 @@ def _minimise_tile(
         )  # fmt: skip
     else:
         beams = beam, beam, air
-        table, of_air, certain = profiles
+        table, window, of_air, certain = profiles
         second, n_minima = np.empty((len(counts), K), np.float32), np.empty(len(counts), np.int8)
         for b in range(len(bins)):
-            air[b] = f4(1) if certain else of_air[b] / air[b]
-        scan(counts, air, table, box[0], box[1], x, second, n_minima)
+            ratio = of_air[b] / air[b]
+            air[b] = ratio if abs(ratio - f4(1)) > f4(1e-5) else f4(1)  # of the same spectra
+        scan(counts, air, table, window[0], window[1], x, second, n_minima)
         for i in range(len(counts)):
             only[i] = f4(1) if certain and n_minima[i] == 1 else f4(0)
         _look(
@@ -351,8 +352,8 @@ def _minimise_tile(
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def minimise(
-    counts, spectra, attenuation, coefficients, most, table, scale, of_air, lower, upper, limits,
-    materials, bins, x, known,
+    counts, spectra, attenuation, coefficients, most, table, scale, window, of_air, lower, upper,
+    limits, materials, bins, x, known,
 ):  # fmt: skip
     """Minima x of the rays that float32 resolves, and what is known of them.
 
@@ -364,7 +365,7 @@ def minimise(
             three materials.
         table, scale: for two materials, those of ``scan``, and whether the profiles show all
             minima.
-        of_air: counts without an object of the spectra of the table.
+        window, of_air: limits of the table, and counts without an object of its spectra.
         lower, upper: limits of the area densities; rays on one of them are not solved here.
         limits: largest shift of a minimum, least photons, largest misfit per photon of a ray that
             may have several minima, and least difference of the values of two minima.
@@ -386,7 +387,7 @@ def minimise(
             beam = packed(spectra[own], attenuation, materials, bins)
         _minimise_tile(
             counts[p, i:j], spectra[own], attenuation, beam, (coefficients, most),
-            ((table, scale[0], scale[1]), of_air, scale[2] > f4(0)), (lower, upper), limits,
+            ((table, scale[0], scale[1]), window, of_air, scale[2] > f4(0)), (lower, upper), limits,
             materials, bins, x[p, i:j], known[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

@@ -199,7 +199,7 @@ class _Compiled(NamedTuple):
         """The minima of the profiles where they are certain; else the polynomial and zero."""
         found = None
         if self.profiles is not None and self.profiles.certain:
-            found = starts(given.tensors()[0][0], torch.stack(given.limits()), self.profiles)
+            found = starts(*given.tensors()[:2], self.profiles)
             if bool(found.sure.all()):
                 return found
         start = started(rays, self.polynomial).start

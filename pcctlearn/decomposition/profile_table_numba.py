@@ -113,11 +113,15 @@ def _inform(table, n_bins):
     for i in range(len(table)):
         for j in range(last + 1):
             below, above = max(j - 1, 0), min(j + 1, last)
-            information = f4(0)
+            total, mean, square = _TINY, f4(0), f4(0)
             for b in range(n_bins):
                 change = (table[i, b, above] - table[i, b, below]) / f4(above - below)
-                information += exp2(LOG2_E * table[i, b, j]) * change * change
-            table[i, table.shape[1] + INFORMATION, j] = information
+                share = exp2(LOG2_E * table[i, b, j])
+                total += share
+                mean += share * change
+                square += share * change * change
+            mean /= total  # where w is at a limit, Σ_b ȳ_b changes, too
+            table[i, table.shape[1] + INFORMATION, j] = square / total - mean * mean
 
 
 @no_type_check

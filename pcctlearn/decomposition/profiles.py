@@ -12,25 +12,28 @@ _N_TOTALS, _LEAST_TOTAL, _MOST_AIRS = 128, 0.5, 20.0  # from half a photon to 20
 _NODES = 40  # in the largest area density of a polynomial
 _LANES, _BLOCK = 64, 16  # numbers of nodes are multiples of these
 _MOST_NODES = 256
+_MOST_MOVED = 0.003  # share of the photons of a bin, for minima as of the mean spectra
 _BELOW, _BEYOND = -0.25, 2.0  # limits, in that area density, where the box has none
 
 
 class Profiles(NamedTuple):
     """The table of ``profile_numba.scan``, log of its first total, and the step to the next.
 
-    ``air`` (bin) are the counts without an object. The table is ``certain`` to show all minima of a
-    ray if the spectra are those of all rays, and if it extends over a box.
+    ``window`` (2, material) has the limits of the table, ``air`` (bin) the counts without an
+    object. The table is ``certain`` to show all minima of a ray if the spectra are those of all
+    rays, or nearly so, and if it extends over a box.
     """
 
     table: np.ndarray
     least: np.float32
     step: np.float32
+    window: np.ndarray
     air: np.ndarray
     certain: bool
 
 
 _NONE = np.zeros(1, np.float32)
-NO_PROFILES = Profiles(_NONE[:, None, None], _NONE[0], _NONE[0], _NONE, False)
+NO_PROFILES = Profiles(_NONE[:, None, None], _NONE[0], _NONE[0], _NONE[None], _NONE, False)
 
 
 def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -> Profiles:
@@ -45,7 +48,13 @@ def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -
     mean = spectra.mean(0) if len(spectra) > 1 else spectra[0]
     given = (t.float().numpy().tobytes() for t in (mean, attenuation, reach, box))
     found = _tabulated(*given, len(mean))
-    return found._replace(certain=found.certain and len(spectra) == 1)
+    return found._replace(certain=found.certain and _most_moved(spectra, mean) <= _MOST_MOVED)
+
+
+def _most_moved(spectra: Tensor, mean: Tensor) -> float:
+    """Largest share of the photons of a bin that lie at other energies than in the mean."""
+    shape, of_mean = (S / S.sum(-1, keepdim=True) for S in (spectra, mean))
+    return 0.5 * float((shape - of_mean).abs().sum(-1).max())
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +81,8 @@ def _tabulated(spectra: bytes, attenuation: bytes, reach: bytes, box: bytes, n: 
     profile_table_numba.tabulate(S, mu, lower, upper, totals, n_w, (0,) * 2, (0,) * n, table)
     certain = max(nodes) <= _MOST_NODES and np.isfinite(limits).all() and (mu > 0).all()
     step = (most - least) / (_N_TOTALS - 1)
-    return Profiles(table, np.float32(least), np.float32(step), air, bool(certain))
+    window = np.stack([lower, upper])
+    return Profiles(table, np.float32(least), np.float32(step), window, air, bool(certain))
 
 
 class Starts(NamedTuple):
@@ -92,16 +102,23 @@ class Starts(NamedTuple):
         return Starts(first, torch.where(sure, self.second, nothing), self.sure)
 
 
-def starts(counts: Tensor, box: Tensor, table: Profiles) -> Starts:
-    """The minima of the profiles of counts (ray, bin), sure of rays with one or two of them.
+def starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
+    """The minima of the profiles, sure of rays with one or two of them.
 
-    ``box`` has the limits that the table was made for.
+    Args:
+        counts: (pixel, ray, bin).
+        spectra: (pixel, bin, energy), or one for all pixels.
+        table: of these spectra.
     """
     from pcctlearn.decomposition import profile_numba
 
-    first, second = np.zeros((2, len(counts), 2), np.float32)
-    number = np.zeros(len(counts), np.int8)
-    same, (lower, upper) = np.ones(len(table.air), np.float32), box.numpy()
-    profile_numba.scan(counts.numpy(), same, table[:3], lower, upper, first, second, number)
+    n = counts[..., 0].numel()
+    first, second = np.zeros((2, n, 2), np.float32)
+    number = np.zeros(n, np.int8)
+    scaled = counts
+    if len(spectra) > 1:
+        scaled = counts * (torch.from_numpy(table.air) / spectra.sum(-1))[:, None]
+    flat, same = scaled.flatten(0, 1).contiguous().numpy(), np.ones_like(table.air)
+    profile_numba.scan(flat, same, table[:3], *table.window, first, second, number)
     sure = torch.from_numpy((number == 1) | (number == 2))
     return Starts(torch.from_numpy(first), torch.from_numpy(second), sure)

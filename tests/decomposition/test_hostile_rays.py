@@ -60,11 +60,11 @@ def hostile(scene, n, photons=1e5, seed=3):
     return counts.float().double(), spectra.float().double()
 
 
-def solved(scene, counts, spectra, dtype=torch.float64, boxed=True, solver="newton"):
+def solved(scene, counts, spectra, dtype=torch.float64, boxed=True, solver="newton", **more):
     box = scene.box if boxed else None
     mu = scene.attenuation
     given = (t.to(dtype) for t in (counts, spectra, mu))
-    return decompose(*given, bounds=box, **SOLVERS[solver])
+    return decompose(*given, bounds=box, **{**SOLVERS[solver], **more})
 
 
 @EVERY_SOLVER
@@ -103,10 +103,16 @@ def test_single_precision_equals_double(n_materials, boxed, photons):
 
     # another minimum is found only if it is likelier
     assert (values(single.x[far].double()) < values(x[far])).all()
-    assert far.sum() <= 2
-    # flags differ only where float32 does not resolve this distance
-    other = single.converged != converged
-    assert (x[other].abs().amax(-1) > 300).all()
+    assert far.sum() <= 0.01 * both.sum()
+    # float64 alone converges only where float32 does not resolve this distance
+    assert (x[converged & ~single.converged].abs().amax(-1) > 300).all()
+    # and float32 alone at a minimum, which the starts of float64 miss
+    only = single.converged & ~converged
+    again = solved(
+        scene, counts[only], spectra, boxed=boxed, start=single.x[only].double(), warm_start=()
+    )
+    assert again.converged.all()
+    assert ((again.x - single.x[only]).abs() <= 1e-4).all()
 
 
 @EVERY_SOLVER
@@ -146,8 +152,15 @@ def test_pixels_with_their_own_spectra_are_independent(n_hard, dtype):
     for pixel in range(3):
         alone = solved(scene, counts[:, pixel], scene.pixel_spectra[pixel], dtype)
         assert torch.equal(alone.converged, converged[:, pixel])
-        kept = alone.converged
-        torch.testing.assert_close(alone.x[kept], x[kept, pixel], rtol=0, atol=1e-4)
+        apart = alone.converged & ((alone.x - x[:, pixel]).abs() > 1e-4).any(-1)
+        # with other pixels the search for another minimum is less thorough
+        n, S = counts[apart, pixel].double(), scene.pixel_spectra[pixel].double()
+        own, together = (
+            poisson_likelihood(line[apart].double(), n, S, scene.attenuation.double()).value
+            for line in (alone.x, x[:, pixel])
+        )
+        assert (own < together).all()
+        assert apart.sum() <= 2
 
 
 @EVERY_SOLVER

@@ -40,12 +40,12 @@ def test_the_likeliest_of_all_minima_is_found(name, where):
     for photons, seed in ((1e3, 31), (3e4, 32)):
         counts, S, mu = drawn(name, where, photons, 40, seed)
         counts = counts[counts.sum(-1) >= 1]
-        first, second, sure = starts(counts.float(), LIMITS.float(), table(S, mu))
+        first, second, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
         one, x = minimum(counts, S, mu, first)
         has_second = sure & second.isfinite().all(-1)
         other, _ = minimum(counts, S, mu, torch.where(has_second[:, None], second, first))
         found = torch.minimum(one, other)
-        assert sure.double().mean() > 0.9
+        assert sure.double().mean() > 0.75
         assert has_second.any() or name != "silicon"
         anywhere = torch.full_like(found, torch.inf)
         for place in lower + share * (upper - lower):
@@ -77,7 +77,7 @@ def test_the_table_has_the_expected_counts(name):
 
 def test_with_many_photons_the_start_is_the_minimum():
     counts, S, mu = drawn("silicon", "usual", 1e8, 300, 33)
-    first, _, sure = starts(counts.float(), LIMITS.float(), table(S, mu))
+    first, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
     _, x = minimum(counts, S, mu, first)
     assert sure.all()
     error = (first - x).abs()
@@ -87,7 +87,13 @@ def test_with_many_photons_the_start_is_the_minimum():
 
 @pytest.mark.parametrize(
     ("change", "certain"),
-    [("none", True), ("no limits", False), ("huge box", False), ("own spectra", False)],
+    [
+        ("none", True),
+        ("no limits", False),
+        ("huge box", False),
+        ("other pixels", False),
+        ("nearly the same pixels", True),
+    ],
 )
 def test_profiles_are_certain_within_a_box_of_the_same_spectra(change, certain):
     S, mu = beam("silicon")
@@ -96,8 +102,12 @@ def test_profiles_are_certain_within_a_box_of_the_same_spectra(change, certain):
         box[0] = -torch.inf
     elif change == "huge box":
         box *= 20
-    elif change == "own spectra":
-        S = torch.stack([S, 1.02 * S])
+    elif change == "other pixels":
+        tilt = torch.linspace(-0.2, 0.2, S.shape[-1])
+        S = torch.stack([S, (1 + tilt) * S])
+    elif change == "nearly the same pixels":
+        tilt = torch.linspace(-0.01, 0.01, S.shape[-1])
+        S = torch.stack([S, 3 * (1 + tilt) * S])
     found = table(S, mu, box)
     assert found.certain == certain
     assert torch.from_numpy(found.table).isfinite().all()
@@ -107,7 +117,7 @@ def test_counts_outside_the_table_have_no_sure_start():
     S, mu = beam("silicon")
     air = S.sum(-1)
     counts = torch.stack([100 * air, air, 0 * air])
-    _, _, sure = starts(counts.float(), LIMITS.float(), table(S, mu))
+    _, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
     assert sure.tolist() == [False, True, False]
 
 
@@ -120,7 +130,7 @@ def test_a_flat_profile_may_hide_a_minimum():
         minimum(counts, S, mu, torch.tensor([place]))[0] for place in ([26.7, -0.57], [30.2, -1.3])
     ]
     assert values[1] < values[0] - 0.01
-    assert starts(counts.float(), LIMITS.float(), table(S, mu)).sure.tolist() == [False]
+    assert starts(counts[None].float(), S[None].float(), table(S, mu)).sure.tolist() == [False]
     found = decompose(counts.float(), S.float(), mu.float(), bounds=LIMITS.tolist())
     value = poisson_likelihood(found.x.double(), counts, S, mu).value
     torch.testing.assert_close(value, values[1], rtol=0, atol=1e-6)
