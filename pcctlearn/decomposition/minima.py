@@ -189,11 +189,19 @@ class _Compiled(NamedTuple):
         index = index.flatten()
         close, (both, place) = near.close[index], near.places(index)
         given = problem(rest, self.attenuation, self.bounds)
-        first, second, sure = self._starts(rest, given)
-        first = torch.where((close | both)[:, None], x[index], first)
+        begin = self._starts(rest, given)
+        first = torch.where((close | both)[:, None], x[index], begin.first)
+        second = begin.second.clone()
         second[both] = near.second[place[both]]
-        begin = Starts(first, second, sure | both)
-        return hard_minima(given, begin, index >= 0, close, _SAME)
+        polished = Starts(first, second, begin.sure | both)
+        found = hard_minima(given, polished, index >= 0, close, _SAME)
+        missed = (close | both) & ~found.converged
+        if bool(missed.any()):  # no minimum is there
+            again = hard_minima(given, begin, missed, torch.zeros_like(close), _SAME)
+            found = Solution(
+                torch.where(missed[:, None], again.x, found.x), found.converged | again.converged
+            )
+        return found
 
     def _starts(self, rays: Rays, given: Problem) -> Starts:
         """The minima of the profiles where they are certain; else the polynomial and zero."""

@@ -147,7 +147,7 @@ def test_as_many_bins_as_materials_are_fitted_exactly_in_both_precisions():
         far = both & ((found.x.double() - expected.x).abs().amax(-1) > 1e-4)
         for x in (found.x, expected.x):
             misfit = poisson_likelihood(x[far].double(), counts[far], S, mu).value
-            assert (misfit < 1e-8).all()
+            assert (misfit < 1e-5).all()  # as 2e-5 g/cm² from an exact solution at 1e7 photons
         # the other solution is as exact where both precisions begin at it
         again = decompose(counts[far], S, mu, start=found.x[far].double())
         assert again.converged.all()
