@@ -34,7 +34,8 @@ def run(config: DictConfig) -> float | None:
     try:
         return _run(config)
     except BaseException:
-        discard_empty(Path(HydraConfig.get().runtime.output_dir))  # which Hydra has made
+        if "folder" not in config:
+            discard_empty(Path(HydraConfig.get().runtime.output_dir))  # which Hydra has made
         raise
 
 

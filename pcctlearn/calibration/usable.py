@@ -99,7 +99,8 @@ def require_exposure(plates: CalibrationSet, setting: str) -> Float[Tensor, "exp
     if plates.exposure is None:
         raise ValueError(
             f"{setting} needs the exposure of each plate: measure it, set the dataset exposure of "
-            "the file to ones if the tube is stable, or use calibration=etb_as_proposed"
+            "the file to ones if the tube is stable, or use calibration=etb_as_proposed "
+            "(calibration.normalisation=model calibration.comparison=counts)"
         )
     return plates.exposure
 

@@ -53,6 +53,7 @@ class Context:
     records: Mapping[str, str] = field(default_factory=dict)
     _locks: ExitStack = field(default_factory=ExitStack, repr=False)
     _held: bool = field(default=False, repr=False)
+    _made: bool = field(default=False, repr=False)
     _begun: bool = field(default=False, repr=False)
 
     @property
@@ -87,6 +88,7 @@ class Context:
             OSError: another run has locked the folder, or it cannot be written to.
         """
         if not self._held:
+            self._made = not self.path.exists()
             self._locks.enter_context(held(self.path, self.setting, wait))
             self._held = True
 
@@ -111,6 +113,7 @@ class Context:
                 path.write_text(text, encoding="utf-8")
 
     def end(self) -> None:
-        """Unlock the folder, and remove it if nothing was written."""
+        """Unlock the folder, and remove it if the run has made it and written nothing."""
         self._locks.close()
-        discard_empty(self.path)
+        if self._made:
+            discard_empty(self.path)
