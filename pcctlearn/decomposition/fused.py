@@ -119,6 +119,7 @@ def easy_minima(
                 *_arrays(*given.tensors(), *start),
                 of_rays.table,
                 np.array([of_rays.least, of_rays.step, of_rays.certain], np.float32),
+                of_rays.spans,
                 of_rays.window,
                 of_rays.air,
                 *_arrays(*given.limits()),

@@ -352,8 +352,8 @@ def _minimise_tile(
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def minimise(
-    counts, spectra, attenuation, coefficients, most, table, scale, window, of_air, lower, upper,
-    limits, materials, bins, x, known,
+    counts, spectra, attenuation, coefficients, most, table, scale, spans, window, of_air, lower,
+    upper, limits, materials, bins, x, known,
 ):  # fmt: skip
     """Minima x of the rays that float32 resolves, and what is known of them.
 
@@ -363,8 +363,8 @@ def minimise(
         attenuation: (material, energy).
         coefficients, most: polynomial of the start, and the largest area densities of its fit, for
             three materials.
-        table, scale: for two materials, those of ``scan``, and whether the profiles show all
-            minima.
+        table, scale, spans: for two materials, those of ``scan``; ``scale`` also tells whether the
+            profiles show all minima.
         window, of_air: limits of the table, and counts without an object of its spectra.
         lower, upper: limits of the area densities; rays on one of them are not solved here.
         limits: largest shift of a minimum, least photons, largest misfit per photon of a ray that
@@ -387,7 +387,7 @@ def minimise(
             beam = packed(spectra[own], attenuation, materials, bins)
         _minimise_tile(
             counts[p, i:j], spectra[own], attenuation, beam, (coefficients, most),
-            ((table, scale[0], scale[1]), window, of_air, scale[2] > f4(0)), (lower, upper), limits,
-            materials, bins, x[p, i:j], known[p, i:j],
+            ((table, scale[0], scale[1], spans), window, of_air, scale[2] > f4(0)), (lower, upper),
+            limits, materials, bins, x[p, i:j], known[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

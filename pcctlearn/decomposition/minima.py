@@ -31,6 +31,7 @@ _LEAST_PHOTONS = 0.5
 # 0.027 at the first, and only silicon less than 0.09.
 _GROSS_MISFIT = 0.02
 _FEW_PHOTONS_OF_THREE = 3000.0  # minima of three materials lie close to one another
+_FEW, _MOST_BINS = 32, 12  # counts that many rays share, and bins whose counts fit into an integer
 _SAME = 1e-9  # largest difference of the half deviance at the same minimum
 
 # Five steps solve nearly all rays with many counts, twelve nearly all others. The first steps use
@@ -144,6 +145,27 @@ class _Near(NamedTuple):
         return self.both[place] == index, place
 
 
+class _Same(NamedTuple):
+    """Groups of equal rays: the ``first`` of each, and the group ``of`` every ray."""
+
+    first: Tensor
+    of: Tensor
+
+    @classmethod
+    def counts(cls, counts: Tensor) -> "_Same":
+        """Groups of rays with the same whole counts, if they are few; others are alone."""
+        n = torch.arange(len(counts), device=counts.device)
+        few = (counts < _FEW).all(-1) & (counts == counts.round()).all(-1)
+        places = _FEW ** torch.arange(counts.shape[-1], device=counts.device)
+        if counts.shape[-1] > _MOST_BINS:
+            return cls(n, n)
+        key = torch.where(few, (counts.long() * places).sum(-1), -1 - n)
+        _, of = key.unique(return_inverse=True)
+        first = n.new_empty(int(of.max()) + 1 if len(n) else 0)
+        first[of.flip(0)] = n.flip(0)
+        return cls(first, of)
+
+
 class _Compiled(NamedTuple):
     """The searches of compiled functions."""
 
@@ -173,11 +195,12 @@ class _Compiled(NamedTuple):
             # there may be likelier minima also where the counts fit and float32 is blurred
             close = torch.zeros_like(close)
         single = Solution(easy.x, easy.solved)
-        others, index = self.rays.take(possible & ~easy.solved & ~close)
+        others, index, same = self._distinct(possible & ~easy.solved & ~close)
         if not index.numel():
             return single, _Near(close, index, easy.second)
-        given, index = problem(others, self.attenuation, self.bounds), index.flatten()
-        found = ambiguous_minima(given, self._starts(others, given), index >= 0)
+        given = problem(others, self.attenuation, self.bounds)
+        found = ambiguous_minima(given, self._starts(others, given), index[same.first] >= 0)
+        found = found._replace(**{name: getattr(found, name)[same.of] for name in found._fields})
         single = put_back(single, index, Solution(found.x, found.solved))
         close[index[found.close]] = True
         both, order = index[found.both].sort()
@@ -185,15 +208,15 @@ class _Compiled(NamedTuple):
 
     def in_double(self, hard: Tensor, x: Tensor, near: "_Near") -> Solution:
         """Minima of the hard rays in double precision, from x of those that float32 is near."""
-        rest, index = self.rays.take(hard)
-        index = index.flatten()
+        rest, every, same = self._distinct(hard)
+        index = every[same.first]
         close, (both, place) = near.close[index], near.places(index)
         given = problem(rest, self.attenuation, self.bounds)
-        begin = self._starts(rest, given)
+        begin = self._usual_starts(rest)
         first = torch.where((close | both)[:, None], x[index], begin.first)
         second = begin.second.clone()
         second[both] = near.second[place[both]]
-        polished = Starts(first, second, begin.sure | both)
+        polished = Starts(first, second, both)
         found = hard_minima(given, polished, index >= 0, close, _SAME)
         missed = (close | both) & ~found.converged
         if bool(missed.any()):  # no minimum is there
@@ -201,23 +224,31 @@ class _Compiled(NamedTuple):
             found = Solution(
                 torch.where(missed[:, None], again.x, found.x), found.converged | again.converged
             )
-        return found
+        return Solution(found.x[same.of], found.converged[same.of])
+
+    def _distinct(self, mask: Tensor) -> tuple[Rays, Tensor, "_Same"]:
+        """Rays of a flat mask, of those with the same few counts the first; the index of all."""
+        rays, index = self.rays.take(mask)
+        index = index.flatten()
+        if self.rays.spectra.ndim > 2:
+            each = torch.arange(len(index), device=index.device)
+            return rays, index, _Same(each, each)
+        same = _Same.counts(rays.counts)
+        return Rays(rays.counts[same.first], rays.spectra, None), index, same
 
     def _starts(self, rays: Rays, given: Problem) -> Starts:
         """The minima of the profiles where they are certain; else the polynomial and zero."""
-        found = None
-        if self.profiles is not None and self.profiles.certain:
-            found = starts(*given.tensors()[:2], self.profiles)
-            if bool(found.sure.all()):
-                return found
-        start = started(rays, self.polynomial).start
+        if self.profiles is None or not self.profiles.certain:
+            return self._usual_starts(rays)
+        found = starts(*given.tensors()[:2], self.profiles)
+        return found if bool(found.sure.all()) else found.or_else(self._usual_starts(rays))
+
+    def _usual_starts(self, rays: Rays) -> Starts:
+        """The polynomial and zero."""
+        start = started(rays._replace(start=None), self.polynomial).start
         assert start is not None
-        start = start.flatten(0, -2)
-        if found is not None:
-            return found.or_else(start)
-        return Starts(
-            start, torch.zeros_like(start), torch.zeros_like(start[:, 0], dtype=torch.bool)
-        )
+        first = start.flatten(0, -2)
+        return Starts(first, torch.zeros_like(first), torch.zeros(len(first), dtype=torch.bool))
 
 
 def started(rays: Rays, polynomial: Polynomial | None) -> Rays:

@@ -200,12 +200,14 @@ def _judge(w, again, lower, upper, distance, telling, materials, bins):
             fate = _SEARCHING if abs(w[(D + unit) * LANES + r]) > distance else w[o]
             close = w[(Q + _IS_CLOSE) * LANES + r] > f4(0)
             w[o] = fate if sharp | (not close) else _LOST
-            # At a limit rounding may decide which minimum a search comes to; with three materials,
-            # also on its way.
+            # At a limit rounding may decide which minimum a search comes to, and another may lie
+            # along it; with three materials, also on the way.
             convex = w[(Q + DEFINITE) * LANES + r] > f4(0)
             at_limit = convex & ((x <= lower[unit]) | (x >= upper[unit]))
-            at_limit = at_limit & (w[(Q + _SURE) * LANES + r] == f4(0))
-            w[o] = _LOST if at_limit & (close | (K > 2)) else w[o]
+            lost = at_limit & (close | (K > 2))
+            w[o] = _LOST if lost else w[o]
+            i = (Q + _IS_CLOSE) * LANES + r
+            w[i] = f4(0) if lost else w[i]
             apart = x - w[(X + unit) * LANES + r]
             at = apart * apart <= (_AT * variance if free else distance * distance)
             o = (Q + _END) * LANES + r

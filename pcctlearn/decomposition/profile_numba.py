@@ -12,7 +12,8 @@ is only one, no second search is needed. Two minima of the likelihood may be one
 
 - if they nearly coincide: then P is flat, with less than half the curvature that the Fisher
   information gives it;
-- near a limit of w or c, where P has a kink, if it rises steeply to the next nodes.
+- at a limit of w or c, where the total may differ from N: a ray is not sure if P is nearly as low
+  where its line meets a limit.
 """
 
 from typing import no_type_check
@@ -25,14 +26,17 @@ from pcctlearn.decomposition.profile_table_numba import EXCESS, INFORMATION, W
 from pcctlearn.instructions_numba import multiply_add, use_wide_vectors
 
 _BORDER = 16  # values around a profile
+_TINY = f4(1e-30)  # least share of a bin
 _LEAST_TOTAL = f4(1e-3)  # of which a logarithm is taken
 # rows of ``_keep``: five values of P, three of w, and these; ``_begin`` writes a start and the last
-_PLACE, _OFF, _EXPECTED, _RISE, _NEAR = 8, 9, 10, 11, 12
+_PLACE, _OFF, _EXPECTED, _NEAR = 8, 9, 10, 11
 _KIND = 2
-_MOST_APART = f4(3)  # of two minima, in 1 + half the deviance
-_CLEAR, _FLAT, _AT_EDGE = f4(0), f4(1), f4(2)
+# Two minima of P that are farther apart, in 1 + half the deviance, do not change places off the
+# line of equal totals: of a million rays those that did were apart by 0.9 or less, and by 0.6 times
+# half the deviance.
+_MOST_APART = f4(3)
+_CLEAR, _FLAT = f4(0), f4(1)
 _LEAST_CURVED = f4(0.5)  # of the Fisher information
-_MOST_RISE = f4(3)  # from a kink of P to the next node
 
 
 @no_type_check
@@ -128,8 +132,6 @@ def _keep(near, place, r, profile, o, table, row, right, total):
     near[_PLACE * LANES + r] = f4(place)
     near[_OFF * LANES + r] = f4(place - middle)
     near[_EXPECTED * LANES + r] = total * table[row, height + INFORMATION, place]
-    beside = min(profile[o + place - 1], profile[o + place + 1])
-    near[_RISE * LANES + r] = beside - profile[o + place]
 
 
 @no_type_check
@@ -161,15 +163,13 @@ def _begin(near, nodes, lower, upper):
         w, c = near[6 * LANES + r], place + d
         least, most = near[7 * LANES + r], near[5 * LANES + r]  # w falls with c
         expected = near[_EXPECTED * LANES + r]
-        away = inside & (least > lower[0]) & (most < upper[0])
-        at_edge = _AT_EDGE if near[_RISE * LANES + r] > _MOST_RISE else _CLEAR
         flat = _FLAT if curved < _LEAST_CURVED * expected else _CLEAR
         line, bent = f4(0.5) * (least - most), most - f4(2) * w + least
         w += d * (line + f4(0.5) * d * bent)
         c = lower[1] + (upper[1] - lower[1]) * c / last
         near[r] = min(max(w, lower[0]), upper[0])
         near[LANES + r] = min(max(c, lower[1]), upper[1])
-        near[_KIND * LANES + r] = flat if away else at_edge
+        near[_KIND * LANES + r] = flat
 
 
 @no_type_check
@@ -177,7 +177,7 @@ def _begin(near, nodes, lower, upper):
 def _find_rows(counts, scale, profiles, totals, row, right):
     """Row of the table below each of 64 totals, and the share of the next."""
     use_wide_vectors()
-    table, least, step = profiles
+    table, least, step, _ = profiles
     for r in range(LANES):
         totals[r] = _LEAST_TOTAL
     for r in range(len(counts)):
@@ -213,17 +213,16 @@ def _write_profiles(counts, scale, table, row, right, profile):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _may_be_likelier(counts, scale, total, deepest, other):
-    """Whether a minimum of P may be the likelier one off the line of equal totals.
-
-    There half the deviance is lower than on the line, by a share of it: the reversals among a
-    million rays were at a difference of 0.9 or less, and of 0.6 times the half deviance.
-    """
-    half_deviance = deepest
+def _add_entropy(counts, scale, totals, n, entropy):
+    """Σ_b n_b log(n_b/N), which makes half the deviance of P, of 64 rays."""
+    use_wide_vectors()
+    for r in range(LANES):
+        entropy[r] = f4(0)
     for b in range(len(scale)):
-        n = scale[b] * counts[b]
-        half_deviance += n * log(n / total) if n > f4(0) else f4(0)
-    return other - deepest <= _MOST_APART * (f4(1) + max(half_deviance, f4(0)))
+        for r in range(len(counts)):
+            n[r] = scale[b] * counts[r, b]
+        for r in range(LANES):
+            entropy[r] += n[r] * log(max(n[r] / totals[r], _TINY))
 
 
 @no_type_check
@@ -234,23 +233,26 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
     Args:
         counts: (ray, bin).
         scale: (bin), factors of the counts, for the air counts of the table.
-        profiles: table of ``tabulate``, log N of its first row, and from one row to the next.
+        profiles: table of ``tabulate``, log N of its first row, and from one row to the next, and
+            the first and last node of each row between the limits of w.
         lower, upper: limits of the area densities.
         first, second: (ray, material), written; the second is NaN where there is none.
         n_minima: (ray), written; 3 stands for more, and 0 for rays outside the table, or with a
             minimum that may stand for two, which have a first start.
     """
     use_wide_vectors()
-    table = profiles[0]
+    table, _, _, spans = profiles
     nodes = table.shape[2]
     width, n = nodes + _BORDER, np.uintp(nodes)
     profile = np.full(_BORDER + LANES * width, f4(np.inf), np.float32)
     near, other = np.zeros(_NEAR * LANES, np.float32), np.zeros(_NEAR * LANES, np.float32)
     totals = np.empty(LANES, np.float32)
     row, right = np.zeros(LANES, np.int32), np.zeros(LANES, np.float32)
+    x, entropy = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     for start in range(0, len(counts), LANES):
         block = counts[start : start + LANES]
         _find_rows(block, scale, profiles, totals, row, right)
+        _add_entropy(block, scale, totals, x, entropy)
         _write_profiles(block, scale, table, row, right, profile)
         has_second = False
         for r in range(len(block)):
@@ -259,12 +261,20 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
             number, at = _count_least(profile, np.uintp(o), n)
             inside = (right[r] >= f4(0)) & (right[r] < f4(1))
             second[start + r, 0] = second[start + r, 1] = f4(np.nan)
+            also = -1
             if number != 1:
                 at, also = _two_deepest(profile, np.uintp(o), n, number, at)
-                if also >= 0 and not _may_be_likelier(
-                    block[r], scale, totals[r], profile[o + at], profile[o + also]
-                ):
+            half_deviance = profile[o + max(at, 0)] + entropy[r]
+            apart = _MOST_APART * (f4(1) + max(half_deviance, f4(0)))
+            most = profile[o + max(at, 0)] + apart
+            begin, end = spans[row[r], 0], spans[row[r], 1]
+            inside = inside & (begin < at) & (at < end)
+            if inside:  # where the line meets a limit
+                inside = min(profile[o + begin], profile[o + end]) > most
+            if number != 1:
+                if also >= 0 and profile[o + also] > most:
                     number, also = np.int32(1), -1
+                inside = inside & ((also < 0) | ((begin < also) & (also < end)))
                 if also >= 0:
                     has_second = True
                     second[start + r, 0] = f4(0)
@@ -279,10 +289,6 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
         if has_second:
             _begin(other, nodes, lower, upper)
             _copy(other, second[start : start + LANES])
-            for r in range(len(block)):
-                has_other = not np.isnan(second[start + r, 0])
-                if has_other and other[_KIND * LANES + r] == _AT_EDGE:
-                    n_minima[start + r] = 0
 
 
 @no_type_check

@@ -10,6 +10,8 @@ from torch import Tensor
 
 _N_TOTALS, _LEAST_TOTAL, _MOST_AIRS = 128, 0.5, 20.0  # from half a photon to 20 times the air
 _NODES = 40  # in the largest area density of a polynomial
+_SAME_TOTAL = 1e-3  # share by which a total may differ
+_UNLIMITED = 1e6  # g/cm², and beyond
 _LANES, _BLOCK = 64, 16  # numbers of nodes are multiples of these
 _MOST_NODES = 256
 _MOST_MOVED = 0.003  # share of the photons of a bin, for minima as of the mean spectra
@@ -19,6 +21,7 @@ _BELOW, _BEYOND = -0.25, 2.0  # limits, in that area density, where the box has 
 class Profiles(NamedTuple):
     """The table of ``profile_numba.scan``, log of its first total, and the step to the next.
 
+    ``spans`` (total, 2) are the first and last node between the limits of the first material.
     ``window`` (2, material) has the limits of the table, ``air`` (bin) the counts without an
     object. The table is ``certain`` to show all minima of a ray if the spectra are those of all
     rays, or nearly so, and if it extends over a box.
@@ -27,13 +30,22 @@ class Profiles(NamedTuple):
     table: np.ndarray
     least: np.float32
     step: np.float32
+    spans: np.ndarray
     window: np.ndarray
     air: np.ndarray
     certain: bool
 
 
 _NONE = np.zeros(1, np.float32)
-NO_PROFILES = Profiles(_NONE[:, None, None], _NONE[0], _NONE[0], _NONE[None], _NONE, False)
+NO_PROFILES = Profiles(
+    _NONE[:, None, None],
+    _NONE[0],
+    _NONE[0],
+    _NONE[None].astype(np.int32),
+    _NONE[None],
+    _NONE,
+    False,
+)
 
 
 def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -> Profiles:
@@ -46,6 +58,7 @@ def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -
         box: lower and upper limits, (2, material).
     """
     mean = spectra.mean(0) if len(spectra) > 1 else spectra[0]
+    reach = torch.where((reach > 0) & (reach < torch.inf), reach, 1.0)  # NaN without attenuation
     given = (t.float().numpy().tobytes() for t in (mean, attenuation, reach, box))
     found = _tabulated(*given, len(mean))
     return found._replace(certain=found.certain and _most_moved(spectra, mean) <= _MOST_MOVED)
@@ -66,7 +79,9 @@ def _tabulated(spectra: bytes, attenuation: bytes, reach: bytes, box: bytes, n: 
     S, mu = S.reshape(n, -1), mu.reshape(2, -1)
     far = np.frombuffer(reach, np.float32)
     limits = np.frombuffer(box, np.float32).reshape(2, 2)
-    lower, upper = limits.copy()
+    lower, upper = np.where(
+        np.abs(limits) < _UNLIMITED, limits, np.sign(limits) * np.float32(np.inf)
+    )
     lower = np.where(np.isfinite(lower), lower, np.minimum(_BELOW * far, upper - far))
     upper = np.where(np.isfinite(upper), upper, np.maximum(_BEYOND * far, lower + far))
     nodes = (_NODES * (upper - lower) / far).tolist()
@@ -75,14 +90,33 @@ def _tabulated(spectra: bytes, attenuation: bytes, reach: bytes, box: bytes, n: 
         for number, size in zip(nodes, (_LANES, _BLOCK), strict=True)
     )
     air = S.sum(-1)
-    least, most = math.log(_LEAST_TOTAL), math.log(_MOST_AIRS * float(air.sum()))
+    least = math.log(_LEAST_TOTAL)
+    most = max(math.log(_MOST_AIRS * float(air.sum())), least + 1)
     totals = np.exp(np.linspace(least, most, _N_TOTALS)).astype(np.float32)
     table = np.empty((_N_TOTALS, profile_table_numba.n_rows(n), n_nodes), np.float32)
     profile_table_numba.tabulate(S, mu, lower, upper, totals, n_w, (0,) * 2, (0,) * n, table)
     certain = max(nodes) <= _MOST_NODES and np.isfinite(limits).all() and (mu > 0).all()
     step = (most - least) / (_N_TOTALS - 1)
     window = np.stack([lower, upper])
-    return Profiles(table, np.float32(least), np.float32(step), window, air, bool(certain))
+    return Profiles(
+        table,
+        np.float32(least),
+        np.float32(step),
+        _spans(table, totals),
+        window,
+        air,
+        bool(certain),
+    )
+
+
+def _spans(table: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """First and last node of each total with that total; none is between them if there is none."""
+    from pcctlearn.decomposition.profile_table_numba import EXCESS
+
+    same = np.abs(table[:, EXCESS]) <= _SAME_TOTAL * totals[:, None]
+    first = np.where(same.any(1), same.argmax(1), 0)
+    last = np.where(same.any(1), same.shape[1] - 1 - same[:, ::-1].argmax(1), 0)
+    return np.stack([first, last], 1).astype(np.int32)
 
 
 class Starts(NamedTuple):
@@ -95,11 +129,11 @@ class Starts(NamedTuple):
     second: Tensor
     sure: Tensor
 
-    def or_else(self, start: Tensor) -> "Starts":
-        """Where they are not sure, the start and zero material."""
-        sure, nothing = self.sure[:, None], torch.zeros_like(self.second)
-        first = torch.where(sure, self.first, start)
-        return Starts(first, torch.where(sure, self.second, nothing), self.sure)
+    def or_else(self, other: "Starts") -> "Starts":
+        """Where they are not sure, others."""
+        sure = self.sure[:, None]
+        first, second = (torch.where(sure, a, b) for a, b in zip(self[:2], other[:2], strict=True))
+        return Starts(first, second, self.sure)
 
 
 def starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
@@ -115,10 +149,10 @@ def starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
     n = counts[..., 0].numel()
     first, second = np.zeros((2, n, 2), np.float32)
     number = np.zeros(n, np.int8)
-    scaled = counts
-    if len(spectra) > 1:
-        scaled = counts * (torch.from_numpy(table.air) / spectra.sum(-1))[:, None]
+    scale = torch.from_numpy(table.air) / spectra.sum(-1)
+    scale = torch.where((scale - 1).abs() > 1e-5, scale, 1.0)  # of the same spectra
+    scaled = counts * scale[:, None]
     flat, same = scaled.flatten(0, 1).contiguous().numpy(), np.ones_like(table.air)
-    profile_numba.scan(flat, same, table[:3], *table.window, first, second, number)
+    profile_numba.scan(flat, same, table[:4], *table.window, first, second, number)
     sure = torch.from_numpy((number == 1) | (number == 2))
     return Starts(torch.from_numpy(first), torch.from_numpy(second), sure)
