@@ -163,6 +163,8 @@ def _begin(near, nodes, lower, upper):
         w, c = near[6 * LANES + r], place + d
         least, most = near[7 * LANES + r], near[5 * LANES + r]  # w falls with c
         expected = near[_EXPECTED * LANES + r]
+        curved = min(curved, before - f4(2) * here + after)
+        curved = min(curved, min(far - f4(2) * before + here, here - f4(2) * after + beyond))
         flat = _FLAT if curved < _LEAST_CURVED * expected else _CLEAR
         line, bent = f4(0.5) * (least - most), most - f4(2) * w + least
         w += d * (line + f4(0.5) * d * bent)
