@@ -83,8 +83,8 @@ def restore_denormals(context, before):
 def use_wide_vectors(context):
     """Let the loops of the function that calls this use vectors of 64 bytes (AVX-512).
 
-    By default LLVM limits them to 32 bytes, because some processors clock wide ones lower; long
-    loops of multiply-adds gain all the same.
+    By default LLVM limits them to 32 bytes, because some processors clock lower with wide ones. It
+    has no effect without AVX-512.
     """
 
     @no_type_check

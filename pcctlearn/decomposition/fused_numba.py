@@ -327,10 +327,11 @@ def _minimise_tile(
         beams = beam, beam, air
         table, window, of_air, certain = profiles
         second, n_minima = np.empty((len(counts), K), np.float32), np.empty(len(counts), np.int8)
+        factors = of_air / air
         for b in range(len(bins)):
-            ratio = of_air[b] / air[b]
-            air[b] = ratio if abs(ratio - f4(1)) > f4(1e-5) else f4(1)  # of the same spectra
-        scan(counts, air, table, window[0], window[1], x, second, n_minima)
+            if abs(factors[b] - f4(1)) <= f4(1e-5):  # two sums of the same spectra
+                factors[b] = f4(1)
+        scan(counts, factors, table, window[0], window[1], x, second, n_minima)
         for i in range(len(counts)):
             only[i] = f4(1) if certain and n_minima[i] == 1 else f4(0)
         _look(
@@ -370,7 +371,7 @@ def minimise(
         limits: largest shift of a minimum, least photons, largest misfit per photon of a ray that
             may have several minima, and least difference of the values of two minima.
         materials, bins: tuples with one entry for each.
-        x: (pixel, ray, material), written for rays with enough photons.
+        x: (pixel, ray, material), zero; written.
         known: (pixel, ray), zero; written: ``SOLVED``, ``A_MINIMUM`` if there may be a likelier, or
             ``BLURRED`` if x is as close to the minimum as float32 tells.
     """

@@ -88,8 +88,9 @@ def find_minima(
     solved in double precision, because in float32 rounding would choose among them. Rays without a
     start begin at the ``polynomial``; in double precision they are solved from both starts, and the
     likelier minimum is kept, but compiled functions solve a ray only once if float32 comes close to
-    its minimum and cannot resolve it. With an empty warm start all rays are solved in double
-    precision.
+    its minimum and cannot resolve it. With two materials, compiled functions on a CPU begin at the
+    minima of the profile (``profiles``) instead, once if a ray has a single one. With an empty warm
+    start all rays are solved in double precision.
     """
     possible = informative(rays.counts).flatten()
     likelier = rays.start is None
