@@ -2,8 +2,8 @@
 
 A ray has n_b photons in bin b, N in all bins, and ȳ_b(w, c) are expected behind area densities w
 and c of the first and second material, which may be any. At a minimum inside the box the expected
-total nearly equals N. The line with Σ_b ȳ_b = N crosses every valley of the likelihood once, and half the
-deviance along it, but for a constant,
+total nearly equals N. The line with Σ_b ȳ_b = N crosses every valley of the likelihood once, and
+half the deviance along it, but for a constant,
 
     P(c) = Σ_b ȳ_b − n_b log ȳ_b   at   w(c, N),
 
