@@ -36,7 +36,8 @@ _KIND = 2
 # less, and by 0.6 times half the deviance.
 _MOST_APART = f4(3)
 _CLEAR, _FLAT = f4(0), f4(1)
-# of the Fisher information; a minimum that hid another had 0.04, and 99 % of single ones have more
+# Of the Fisher information, at the minimum and beside it: a minimum of P that hid another had 0.04.
+# Where this is too strict, as for thin rays whose information falls fast with c, it costs time only.
 _LEAST_CURVED = f4(0.5)
 
 
