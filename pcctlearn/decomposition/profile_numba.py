@@ -37,7 +37,7 @@ _KIND = 2
 _MOST_APART = f4(3)
 _CLEAR, _FLAT = f4(0), f4(1)
 # Of the Fisher information, at the minimum and beside it: a minimum of P that hid another had 0.04.
-# Where this is too strict, as for thin rays whose information falls fast with c, it costs time only.
+# Where this is too strict, as for thin rays whose information falls fast with c, it costs time.
 _LEAST_CURVED = f4(0.5)
 
 
