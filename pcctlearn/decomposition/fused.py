@@ -1,4 +1,4 @@
-"""Compiled minima in float32 and their gradients, by Numba on the CPU and by Triton on CUDA."""
+"""Compiled minima in float32, by Numba on the CPU and by Triton on CUDA."""
 
 import importlib.util
 import logging
@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pcctlearn.decomposition.pieces import Rays
 from pcctlearn.decomposition.polynomial import Polynomial
@@ -90,8 +89,10 @@ def easy_minima(
     profiles: Profiles | None,
     least_photons: float,
     gross_misfit: float,
-) -> Single:
-    """Minima of the rays that float32 resolves.
+) -> tuple[Solution, Tensor]:
+    """Flat minima of the rays that float32 resolves, and a mask of those that it is close to.
+
+    Close rays have one minimum, near x, to be polished in double precision.
 
     Args:
         given: the rays.
@@ -103,7 +104,7 @@ def easy_minima(
     start = polynomial.coefficients.detach().float(), polynomial.range.detach().float()
     limits = DISTANCE, least_photons, gross_misfit
     shape = given.counts.shape[:2]
-    with _announced("decomposition", given):
+    with announced("decomposition", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import fused_triton
 
@@ -116,23 +117,22 @@ def easy_minima(
             known = torch.zeros(shape, dtype=torch.int8)
             of_rays = profiles or NO_PROFILES
             fused_numba.minimise(
-                *_arrays(*given.tensors(), *start),
+                *arrays(*given.tensors(), *start),
                 of_rays.table,
                 np.array([of_rays.least, of_rays.step, of_rays.certain], np.float32),
                 of_rays.spans,
                 of_rays.window,
                 of_rays.air,
-                *_arrays(*given.limits()),
+                *arrays(*given.limits()),
                 tuple(np.float32(v) for v in (*limits, _TELLING)),
                 *given.sizes(),
-                *_arrays(x, known),
+                *arrays(x, known),
             )
             solved, close = known == fused_numba.SOLVED, known == fused_numba.BLURRED
-    x = x.flatten(0, 1)
-    return Single(x, solved.flatten(), close.flatten(), torch.zeros_like(close).flatten(), x[:0])
+    return Solution(x.flatten(0, 1), solved.flatten()), close.flatten()
 
 
-def _arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
+def arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
     return (t.numpy() for t in tensors)
 
 
@@ -150,7 +150,7 @@ def ambiguous_minima(given: Problem, begin: Starts, wanted: Tensor) -> Single:
     shape = given.counts.shape[:2]
     theta, limits = given.tensors(), given.limits()
     first, second, sure, wanted = _of_pixels(shape, *begin, wanted)
-    with _announced("search for two minima", given):
+    with announced("search for two minima", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
@@ -164,10 +164,10 @@ def ambiguous_minima(given: Problem, begin: Starts, wanted: Tensor) -> Single:
             x, value = torch.zeros_like(first), torch.zeros_like(first[..., 0])
             found = torch.zeros(shape, dtype=torch.int8)
             newton_lanes_numba.search(
-                *_arrays(*theta, first, second, sure, wanted, *limits),
+                *arrays(*theta, first, second, sure, wanted, *limits),
                 (np.float32(DISTANCE), np.float32(_TELLING)),
                 *given.sizes(),
-                *_arrays(x, value, found),
+                *arrays(x, value, found),
             )
             solved, close, both = (
                 found == what
@@ -202,7 +202,7 @@ def hard_minima(
     """
     shape = given.counts.shape[:2]
     first, second, sure, wanted, close = _of_pixels(shape, *begin, wanted, close)
-    with _announced("decomposition in double precision", given):
+    with announced("decomposition in double precision", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import newton_triton
 
@@ -217,12 +217,12 @@ def hard_minima(
             lower, upper = given.limits()
             counts, spectra, attenuation = given.tensors()
             newton_numba.solve_in_double(
-                *_arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
-                *_arrays(first, second, sure, close, lower.double(), upper.double()),
+                *arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
+                *arrays(first, second, sure, close, lower.double(), upper.double()),
                 DISTANCE,
                 same,
                 *given.sizes(),
-                *_arrays(x, converged),
+                *arrays(x, converged),
             )
     return Solution(x.flatten(0, 1), converged.flatten())
 
@@ -233,7 +233,7 @@ def _of_pixels(shape: torch.Size, *flat: Tensor) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _announced(what: str, given: Problem) -> Iterator[None]:
+def announced(what: str, given: Problem) -> Iterator[None]:
     """Say so if functions are compiled, which takes seconds, once for each number of bins."""
     n_materials, n_bins = map(len, given.sizes())
     message = f"compiling the {what} of {n_bins} bins into {n_materials} materials"
@@ -249,67 +249,3 @@ def _announced(what: str, given: Problem) -> Iterator[None]:
 
 
 _used: set[str] = set()
-
-
-def with_derivative(known: Solution, given: Problem) -> Solution:
-    """Attach dA/dθ = −H⁻¹ ∂g/∂θ for counts, spectra and attenuation to flat minima.
-
-    The problem is in the precision of the minima.
-    """
-    x = _Minimum.apply(*given[:3], known.x, known.converged, given.bounds)
-    return Solution(x, known.converged)
-
-
-class _Minimum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, counts, spectra, attenuation, x, converged, bounds):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(counts, spectra, attenuation, x, converged)
-        ctx.bounds = bounds
-        return x.detach()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangent):  # type: ignore[no-untyped-def]
-        counts, spectra, attenuation, x, converged = ctx.saved_tensors
-        given = Problem(counts, spectra, attenuation, ctx.bounds)
-        shape = counts.shape[:2]
-        x, converged, cotangent = (
-            t.reshape(*shape, *t.shape[1:]).contiguous() for t in (x, converged, cotangent)
-        )
-        wanted = ctx.needs_input_grad[:3]
-        with _announced("derivative", given):
-            gradients = _on_cuda if counts.is_cuda else _on_cpu
-            found = gradients(given, x, converged, cotangent, *wanted[1:])
-        return *(one if w else None for one, w in zip(found, wanted, strict=True)), None, None, None
-
-
-def _on_cpu(
-    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_spectra: bool, of_mu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in counts and, if wanted, in spectra and attenuation."""
-    from pcctlearn.decomposition import fused_gradients_numba, newton_gradients_numba
-
-    counts, spectra, attenuation = given.tensors()
-    n_pixels, n_rays, n_bins = counts.shape
-    in_counts = torch.zeros_like(counts)
-    in_double = counts.dtype == torch.float64
-    module = newton_gradients_numba if in_double else fused_gradients_numba
-    n_tiles = -(-n_rays // module.TILE) if of_spectra or of_mu else 0
-    n_rows = n_bins + len(attenuation) if of_mu or in_double else n_bins
-    tables = counts.new_zeros(n_pixels, n_tiles, n_rows, spectra.shape[-1])
-    rays = _arrays(passes, cotangent)
-    results = *given.sizes(), *_arrays(in_counts, tables)
-    limits = (side.to(counts) for side in given.limits())
-    module.gradients(*_arrays(x, counts, spectra, attenuation, *limits), *rays, *results)
-    sums = tables.double().sum(1).to(counts)
-    return in_counts, sums[:, :n_bins], sums[:, n_bins:].sum(0)
-
-
-def _on_cuda(
-    given: Problem, x: Tensor, passes: Tensor, cotangent: Tensor, of_spectra: bool, of_mu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in counts and, if wanted, in spectra and attenuation."""
-    from pcctlearn.decomposition.gradients_triton import gradients
-
-    of_tables = of_spectra or of_mu
-    return gradients(x, *given.tensors(), *given.limits(), passes, cotangent, of_tables)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
-from pcctlearn.decomposition.fused import problem, with_derivative
+from pcctlearn.decomposition.fused_gradients import with_derivative
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
 from pcctlearn.decomposition.minima import (
     find_minima,
@@ -113,11 +113,12 @@ def decompose(
         return layout.restored(Solution(x, converged & enough))
     with torch.no_grad():
         found = find_minima(rays, attenuation, solver, warm_start, limits, polynomial)
-    derivative = _compiled_derivative if found.compiled else _derivative
-    solution = derivative(found.single, rays, attenuation, limits)
+    if found.compiled:
+        return layout.restored(with_derivative(found, rays, attenuation, limits))
+    solution = _derivative(found.single, rays, attenuation, limits)
     if bool(found.hard.any()):
         hard, index = rays.take(found.hard)
-        double = derivative(found.double, *in_double(hard, attenuation, limits))
+        double = _derivative(found.double, *in_double(hard, attenuation, limits))
         solution = put_back(solution, index, double)
     return layout.restored(solution)
 
@@ -130,13 +131,6 @@ def _first_iterate(spectra: Spectra, attenuation: Attenuation) -> Polynomial:
     return fitted._replace(
         coefficients=fitted.coefficients.to(device), range=fitted.range.to(device)
     )
-
-
-def _compiled_derivative(
-    known: Solution, rays: Rays, attenuation: Attenuation, bounds: Bounds | None
-) -> Solution:
-    """Known minima, flat, with their implicit derivative by compiled functions."""
-    return with_derivative(known, problem(rays, attenuation, bounds))
 
 
 def _derivative(

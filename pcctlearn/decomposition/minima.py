@@ -190,15 +190,13 @@ class _Compiled(NamedTuple):
         """Minima of the ``possible`` rays that float32 resolves, and of those that it is near."""
         few = _least_photons(self.attenuation)
         given = problem(self.rays, self.attenuation, self.bounds)
-        easy = easy_minima(given, self.polynomial, self.profiles, few, _GROSS_MISFIT)
-        close = easy.close
+        single, close = easy_minima(given, self.polynomial, self.profiles, few, _GROSS_MISFIT)
         if len(self.attenuation) > 2:
             # there may be likelier minima also where the counts fit and float32 is blurred
             close = torch.zeros_like(close)
-        single = Solution(easy.x, easy.solved)
-        others, index, same = self._distinct(possible & ~easy.solved & ~close)
+        others, index, same = self._distinct(possible & ~(single.converged | close))
         if not index.numel():
-            return single, _Near(close, index, easy.second)
+            return single, _Near(close, index, single.x[:0])
         given = problem(others, self.attenuation, self.bounds)
         found = ambiguous_minima(given, self._starts(others, given), index[same.first] >= 0)
         found = found._replace(**{name: getattr(found, name)[same.of] for name in found._fields})

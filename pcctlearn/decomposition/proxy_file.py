@@ -114,9 +114,11 @@ def _log_counts(network: ProxyNetwork, spectra: Spectra, attenuation: Attenuatio
     """log(air/ȳ) (*pixel, point, bin) at zero, half and all of the range of the materials."""
     high = network.limits[1].double().cpu().clamp(min=0)
     points = [torch.tensor(share) for share in product((0.0, 0.5, 1.0), repeat=len(high))]
-    S, mu = spectra.double().cpu(), attenuation.double().cpu()
-    transmission = torch.exp(-(torch.stack(points).double() * high) @ mu)
-    return torch.log(S.sum(-1)[..., None, :] / (S @ transmission.T).mT)
+    log_S, mu = spectra.double().cpu().log(), attenuation.double().cpu()
+    air = log_S.logsumexp(-1)
+    # of the logarithms: opaque objects leave less than the smallest number
+    behind = [(log_S - (point.double() * high) @ mu).logsumexp(-1) for point in points]
+    return torch.stack([air - log_counts for log_counts in behind], -2)
 
 
 def _air_shares(spectra: Spectra) -> Tensor:

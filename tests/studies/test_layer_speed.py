@@ -33,3 +33,11 @@ def test_an_untrained_proxy_covers_all_rays():
     x, converged = untrained_proxy(model, [8])(model(A).movedim(-1, 1).float())
     assert converged.all()
     assert x.shape == (1, 2, 1, 2)
+
+
+def test_an_untrained_proxy_may_have_three_materials():
+    """Of opaque objects nothing is left in double precision."""
+    layer = untrained_proxy(fixed_scanner(materials=["water", "calcium", "iodine"]), [8])
+    x, converged = layer(layer.model.air()[None, :, None, None].float())
+    assert x.isfinite().all()
+    assert converged.all()
