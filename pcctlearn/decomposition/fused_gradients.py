@@ -50,9 +50,11 @@ class _Minimum(torch.autograd.Function):
             )
             of_rays = of_hard[0].flatten(0, 1)[kept].to(counts)
             found[0].view(-1, counts.shape[-1])[flat[kept]] = of_rays
-            pixels = index.amax(-1) // counts.shape[1] if spectra.ndim > 2 else index.new_zeros(1)
-            found[1].index_add_(0, pixels, of_hard[1].to(counts))
-            found[2] += of_hard[2].to(counts)
+            if wanted[1]:
+                pixels = index.amax(1) // counts.shape[1] if spectra.ndim > 2 else flat.new_zeros(1)
+                found[1].index_add_(0, pixels, of_hard[1].to(counts))
+            if wanted[2]:
+                found[2] += of_hard[2].to(counts)
         shapes = counts.shape, spectra.shape, attenuation.shape
         results = (g.reshape(s) if w else None for g, s, w in zip(found, shapes, wanted, strict=True))
         return *results, None, None
