@@ -70,7 +70,7 @@ def problem(rays: Rays, attenuation: Attenuation, bounds: Bounds | None) -> Prob
 
 
 class Single(NamedTuple):
-    """Flat minima in float32.
+    """Flat minima of two searches in float32.
 
     Rays that are ``close`` have one minimum, near x; those with ``both`` have two, near x and
     ``second``. They are to be polished in double precision.
@@ -133,6 +133,7 @@ def easy_minima(
 
 
 def arrays(*tensors: Tensor) -> Iterator[np.ndarray]:
+    """The tensors as arrays of numpy, which share their memory."""
     return (t.numpy() for t in tensors)
 
 

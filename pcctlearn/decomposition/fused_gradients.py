@@ -56,7 +56,9 @@ class _Minimum(torch.autograd.Function):
             if wanted[2]:
                 found[2] += of_hard[2].to(counts)
         shapes = counts.shape, spectra.shape, attenuation.shape
-        results = (g.reshape(s) if w else None for g, s, w in zip(found, shapes, wanted, strict=True))
+        results = (
+            g.reshape(s) if w else None for g, s, w in zip(found, shapes, wanted, strict=True)
+        )
         return *results, None, None
 
 

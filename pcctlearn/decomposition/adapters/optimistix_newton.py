@@ -43,7 +43,7 @@ def prepare(
         mean = S @ jnp.exp(-x @ mu)
         return (mean - n * jnp.log(mean)).sum()
 
-    solver = optimistix.Newton(rtol=_TOLERANCE, atol=_TOLERANCE)
+    solver: Any = optimistix.Newton(rtol=_TOLERANCE, atol=_TOLERANCE)
 
     def minimum(n: Any, x: Any, S: Any, mu: Any) -> Any:
         return optimistix.root_find(
