@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.physics.pileup import PileUp, registered_rate
+from pcctlearn.physics.pileup import PileUp
 from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
 
 _LEAST_CURRENTS = 4  # three unknowns, and one to see whether they fit

@@ -1,5 +1,7 @@
 """Counters simulated pulse by pulse: dead time and pile-up without a formula for either."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,22 +12,32 @@ from pcctlearn.shapes import Edges, Energies
 from pcctlearn.validation import require_positive
 
 STEP_keV = 0.25  # of the table of pulse heights
+_MARGIN_keV = 15.0
 _MOST_OVERLAP = 8.0  # mean number of pulses that overlap
+
+
+class Counted(NamedTuple):
+    """Counts above each threshold, and those of a counter that misses none of the same pulses."""
+
+    registered: Float[Tensor, "counter threshold"]
+    pulses: Float[Tensor, "counter threshold"]
 
 
 class PulseCounters:
     """Photons arrive at random times; each makes a rectangular pulse as high as what it deposits.
 
-    Pulses that overlap add up. A threshold counts whenever the sum rises above it, unless it has
-    counted within ``dead_s``: so it is paralysable with ``pulse_s`` for pulses above it,
-    nonparalysable with ``dead_s``, and lower pulses that overlap may reach it together. Photons
-    that the response registers in two pixels count as two independent pulses, one in each.
+    A threshold counts a pulse above it unless another one above it is still there or it has counted
+    within ``dead_s``: it is paralysable with ``pulse_s`` and nonparalysable with ``dead_s``. With
+    ``adds`` overlapping pulses add up, and a threshold counts whenever the sum rises above it, so
+    that pulses below it may reach it together. Photons that the response registers in two pixels
+    count as two independent pulses, one in each.
 
     Args:
-        response: of the detector; its events above zero energy are the pulses.
+        response: of the detector; its events above ``lowest_keV`` are the pulses.
         pulse_s: length of a pulse.
         dead_s: time after a count in which the threshold does not count again.
-        highest_keV: end of the table of pulse heights; by default that of the spectrum.
+        adds: whether overlapping pulses add up.
+        lowest_keV: pulses below it are left out; a response table may begin at 1 keV.
     """
 
     def __init__(
@@ -33,13 +45,14 @@ class PulseCounters:
         response: Response,
         pulse_s: float,
         dead_s: float = 0.0,
-        highest_keV: float | None = None,
+        adds: bool = True,
+        lowest_keV: float = 1.0,
     ) -> None:
-        require_positive(pulse_s=pulse_s)
+        require_positive(pulse_s=pulse_s, lowest_keV=lowest_keV)
         if not 0 <= dead_s < float("inf"):
             raise ValueError(f"dead_s must be 0 or more, got {dead_s}")
         self.response, self.pulse_s, self.dead_s = response, pulse_s, dead_s
-        self.highest_keV = highest_keV
+        self.adds, self.lowest_keV = adds, lowest_keV
 
     @torch.no_grad()
     def count(
@@ -49,7 +62,7 @@ class PulseCounters:
         thresholds_keV: Edges,
         time_s: float,
         seed: int,
-    ) -> Float[Tensor, "counter threshold"]:
+    ) -> Counted:
         """Counts above each threshold.
 
         Args:
@@ -63,10 +76,11 @@ class PulseCounters:
             ValueError: more pulses overlap than the simulation can tell apart.
         """
         require_positive(time_s=time_s)
-        top = float(self.highest_keV or energies_keV[-1])
-        nodes = torch.arange(0.0, top + 2 * STEP_keV, STEP_keV, dtype=torch.float64)
+        # a response with noise registers more than the energy of the photon
+        top = float(energies_keV[-1]) + _MARGIN_keV
+        nodes = torch.arange(self.lowest_keV, top, STEP_keV, dtype=torch.float64)
         above = self.response.above(nodes, energies_keV)  # (node, energy)
-        pulses = spectra.double() @ above.double().T
+        pulses = (spectra.double() @ above.double().T).clamp(min=0)
         rates = pulses[:, 0] / time_s
         if bool((rates * self.pulse_s > _MOST_OVERLAP).any()):
             raise ValueError(
@@ -74,16 +88,18 @@ class PulseCounters:
                 f"{_MOST_OVERLAP:g}: reduce the photons, pulse_s, or lengthen time_s"
             )
         survival = (pulses / pulses[:, :1].clamp(min=1e-300)).cummin(-1).values
-        counts = torch.zeros(len(spectra), thresholds_keV.shape[-1], dtype=torch.int64)
-        thresholds = thresholds_keV.double().expand(counts.shape) / STEP_keV
+        counts = torch.zeros(2, len(spectra), thresholds_keV.shape[-1], dtype=torch.int64)
+        thresholds = thresholds_keV.double().expand(counts.shape[1:])
         pulses_numba.count_pulses(
             rates.numpy(),
             survival.contiguous().numpy(),
+            (self.lowest_keV, STEP_keV),
             thresholds.contiguous().numpy(),
             time_s,
             self.pulse_s,
             self.dead_s,
+            self.adds,
             seed,
-            counts.numpy(),
+            *counts.numpy(),
         )
-        return counts.double()
+        return Counted(*counts.double())

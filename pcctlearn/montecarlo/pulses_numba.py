@@ -30,8 +30,8 @@ def _guided(survival, guide):
 
 @no_type_check
 @njit(cache=True, error_model="numpy")
-def _energy(u, survival, guide):
-    """Energy in nodes that a pulse exceeds with probability 1 − u, linear between nodes."""
+def _node(u, survival, guide):
+    """Place among the nodes that a pulse exceeds with probability 1 − u, linear between them."""
     exceeded = 1.0 - u
     node = guide[int(u * _GUIDES)]
     while node + 2 < len(survival) and survival[node + 1] >= exceeded:
@@ -42,7 +42,34 @@ def _energy(u, survival, guide):
 
 @no_type_check
 @njit(cache=True, error_model="numpy")
-def _count(rate, survival, thresholds, time_s, pulse_s, dead_s, state, guide, counts):
+def _count(
+    rate, survival, nodes, thresholds, time_s, pulse_s, dead_s, state, guide, counts, pulses
+):  # fmt: skip
+    """Pulses one by one: a threshold is blind to pulses that begin while it is busy or dead."""
+    busy, ready = np.zeros(len(thresholds)), np.zeros(len(thresholds))
+    t = 0.0
+    while True:
+        u, state = draw(state)
+        t -= math.log(1.0 - u) / rate
+        if t > time_s:
+            return
+        u, state = draw(state)
+        height = nodes[0] + nodes[1] * _node(u, survival, guide)
+        for j in range(len(thresholds)):
+            if height >= thresholds[j]:
+                pulses[j] += 1
+                if t >= busy[j] and t >= ready[j]:
+                    counts[j] += 1
+                    ready[j] = t + dead_s
+                busy[j] = t + pulse_s
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy")
+def _count_sums(
+    rate, survival, nodes, thresholds, time_s, pulse_s, dead_s, state, guide, counts, pulses
+):  # fmt: skip
+    """Pulses that add up where they overlap: a threshold counts when their sum rises above it."""
     ends, heights = np.empty(RING), np.empty(RING)
     ready = np.zeros(len(thresholds))
     first, last = 0, 0
@@ -53,7 +80,7 @@ def _count(rate, survival, thresholds, time_s, pulse_s, dead_s, state, guide, co
         if t > time_s:
             return
         u, state = draw(state)
-        height = _energy(u, survival, guide)
+        height = nodes[0] + nodes[1] * _node(u, survival, guide)
         while first < last and ends[first % RING] <= t:
             level -= heights[first % RING]
             first += 1
@@ -64,6 +91,8 @@ def _count(rate, survival, thresholds, time_s, pulse_s, dead_s, state, guide, co
         ends[last % RING], heights[last % RING] = t + pulse_s, height
         last += 1
         for j in range(len(thresholds)):
+            if height >= thresholds[j]:
+                pulses[j] += 1
             if before < thresholds[j] <= level and t >= ready[j]:
                 counts[j] += 1
                 ready[j] = t + dead_s
@@ -71,26 +100,34 @@ def _count(rate, survival, thresholds, time_s, pulse_s, dead_s, state, guide, co
 
 @no_type_check
 @njit(cache=True, error_model="numpy", parallel=True)
-def count_pulses(rates, survival, thresholds, time_s, pulse_s, dead_s, seed, counts):
+def count_pulses(
+    rates, survival, nodes, thresholds, time_s, pulse_s, dead_s, adds, seed, counts, pulses
+):  # fmt: skip
     """Count the pulses of independent counters.
 
     Args:
         rates: pulses in 1/s, (counter).
-        survival: probability that a pulse exceeds each of equally spaced nodes, the first of which
-            is zero energy, (counter, node).
-        thresholds: in nodes, (counter, threshold).
+        survival: probability that a pulse exceeds each node, one at the first, (counter, node).
+        nodes: energy of the first node, and their spacing.
+        thresholds: energies, (counter, threshold).
         time_s: counting time.
         pulse_s: length of a pulse; fewer than ``RING`` may overlap.
         dead_s: time after a count in which a threshold does not count again.
+        adds: whether pulses that overlap add up.
         seed: of the random streams, one for each counter.
-        counts: zero, written, (counter, threshold).
+        counts, pulses: zero, written, (counter, threshold): what is counted, and all pulses above
+            the threshold.
     """
     for i in prange(len(rates)):
         if rates[i] > 0.0:
             guide = np.empty(_GUIDES, np.int64)
             _guided(survival[i], guide)
             state = stream(seed, i)
-            _count(
-                rates[i], survival[i], thresholds[i], time_s, pulse_s, dead_s, state, guide,
-                counts[i],
+            arguments = (
+                rates[i], survival[i], nodes, thresholds[i], time_s, pulse_s, dead_s, state, guide,
+                counts[i], pulses[i],
             )  # fmt: skip
+            if adds:
+                _count_sums(*arguments)
+            else:
+                _count(*arguments)

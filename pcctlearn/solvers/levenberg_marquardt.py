@@ -105,8 +105,8 @@ def _step(at: Residuals, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     step, sound = solve_positive_definite(scaled, gradient / scale, lift=damping)
     undamped, regular = solve_positive_definite(scaled, gradient / scale)
     length = (undamped * gradient / scale).sum(-1).clamp(min=0).sqrt()
-    # Close to the minimum damping would only slow the unknowns that the data determine least, unless
-    # steps without it have failed.
+    # Close to the minimum damping would only slow the unknowns that the data determine least, as
+    # long as steps without it do not fail.
     close = (length < _CLOSE) & (damping <= _FIRST_DAMPING)
     step = torch.where(close[:, None], undamped, step)
     return step / scale, sound & regular, length
