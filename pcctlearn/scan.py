@@ -6,6 +6,7 @@ from torch import Tensor
 
 STAGES = (
     "counts",
+    "linear_counts",
     "scatter_fraction",
     "corrected_counts",
     "line_integrals",
@@ -22,6 +23,8 @@ class Scan:
 
     Args:
         counts: (batch, bin, view, *pixel), photons.
+        linear_counts: counts of counters without dead time, as counts.
+        resolved: (batch, view, *pixel), False where a rate lies beyond the maximum of the counter.
         scatter_fraction: scatter over counts, as counts.
         corrected_counts: counts · (1 − scatter_fraction), photons.
         line_integrals: (batch, material, view, *pixel), g/cm².
@@ -34,6 +37,8 @@ class Scan:
     """
 
     counts: Tensor | None = None
+    linear_counts: Tensor | None = None
+    resolved: Tensor | None = None
     scatter_fraction: Tensor | None = None
     corrected_counts: Tensor | None = None
     line_integrals: Tensor | None = None

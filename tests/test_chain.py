@@ -7,8 +7,10 @@ from support.studies import TINY_IMAGE, slab_problem, tiny_beam
 
 from pcctlearn.chain import Chain
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.physics.pileup import PileUp
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import STAGES, Scan
+from pcctlearn.shapes import channels_first, channels_last
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.geometry.planar import ParallelBeam
@@ -121,3 +123,54 @@ def test_gradients_of_images_reach_counts_and_thresholds():
         fast_mode=True,
     )
     assert learned
+
+
+def piled_up_chain(learned_s):
+    """A chain with dead times, and the counts that true dead times of 2e-8 and 1e-8 s leave."""
+    chain, counts = chain_and_counts()
+    true = PileUp([2e-8, 2e-8, 1e-8, 1e-8], [0.0] * 4, time_s=0.02)
+    measured = channels_first(true(channels_last(counts))).detach()
+    linearise = PileUp(learned_s, [0.0] * 4, time_s=0.02)
+    return (
+        Chain(chain.decompose, chain.reconstruct, chain.image, linearise=linearise),
+        measured,
+        true,
+    )
+
+
+def test_pile_up_is_corrected_before_the_decomposition():
+    chain, measured, _ = piled_up_chain([2e-8, 2e-8, 1e-8, 1e-8])
+    scan = chain(measured)
+    rays = channels_last(scan.at("line_integrals"))
+    torch.testing.assert_close(rays, torch.tensor([6.0, 0.4]).expand_as(rays), rtol=1e-5, atol=1e-5)
+    plain = Chain(chain.decompose)(measured, until="line_integrals").at("line_integrals")
+    assert (channels_last(plain) - rays).abs().max() > 1e-3
+
+
+def test_dead_times_are_learned_from_images():
+    chain, measured, true = piled_up_chain([1e-8] * 4)
+    target = Chain(chain.decompose, chain.reconstruct, linearise=true)(measured, until="maps")
+    learned = chain.linearise.paralysable_s
+    error = (chain(measured, until="maps").at("maps") - target.at("maps").detach()).square().sum()
+    error.backward()
+    slope = learned.grad.clone()
+    step = 1e-12
+    with torch.no_grad():
+        for j in range(4):
+            values = []
+            for sign in (1, -1):
+                learned[j] += sign * step
+                moved = chain(measured, until="maps").at("maps") - target.at("maps")
+                values.append(float(moved.square().sum()))
+                learned[j] -= sign * step
+            assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(slope[j]), rel=1e-3)
+
+
+def test_rays_beyond_the_greatest_rate_are_not_converged():
+    chain, measured, _ = piled_up_chain([2e-8] * 4)
+    measured = measured.clone()
+    measured[0, :, 3, 5] *= 1e4
+    scan = chain(measured, until="line_integrals")
+    assert not scan.at("converged")[0, 3, 5]
+    assert not scan.at("resolved")[0, 3, 5]
+    assert scan.at("converged").sum() == scan.at("converged").numel() - 1

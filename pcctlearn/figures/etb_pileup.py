@@ -29,7 +29,7 @@ def arcs(folder: Path) -> Figure:
     for column, label in enumerate(shown):
         (image,) = read_arrays(folder, f"images/{label}/{most}")
         axis = figure.add_subplot(grid[0, column])
-        show_image(axis, 100 * (image[0] / inner - 1), (-3, 3), f"{label}, {most} mA", unit="%")
+        show_image(axis, 100 * (image[0] / inner - 1), (-3.0, 3.0), f"{label}, {most} mA", unit="%")
     for row, axis in enumerate((figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:]))):
         for label in shown:
             (values,) = read_arrays(folder, f"arcs/{label}/{most}")

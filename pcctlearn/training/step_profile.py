@@ -38,6 +38,8 @@ def _once(chain: Chain, loss: TotalLoss, target: Scan) -> dict[str, dict[str, fl
     for stage in STAGES[1 : STAGES.index(loss.deepest) + 1]:
         if stage == "expected_counts" and not loss.expects:
             continue
+        if stage == "linear_counts" and chain.linearise is None:
+            continue
         out, forward = _timed(partial(_stage, chain, scan, stage))
         leaf = out.detach().requires_grad_()
         leaves.append((stage, out, leaf))
