@@ -1,16 +1,23 @@
-"""Print the contents of scan, plate and pixel model files, or a numbered list of their faults."""
+"""Print the contents of the files of this project, or a numbered list of their faults."""
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from pcctlearn.calibration.dead_time_file import (
+    CURRENT_SERIES,
+    DEAD_TIMES,
+    dead_time_faults,
+    series_faults,
+)
 from pcctlearn.calibration.pixel_model_file import (
     PIXEL_MODEL,
     pixel_model_faults,
     read_pixel_model,
 )
 from pcctlearn.calibration.plate_file import PLATES, plate_faults, read_plates
-from pcctlearn.calibration.stored import listed_arrays, schema_of
+from pcctlearn.calibration.stored import FileSchema, listed_arrays, schema_of
 from pcctlearn.scans.file import faults as scan_faults
 from pcctlearn.scans.file import summary as scan_summary
 
@@ -21,7 +28,7 @@ def check_files(arguments: Sequence[str] | None = None) -> int:
     """Print the contents of each file, or its faults; return 1 if there are any."""
     parser = argparse.ArgumentParser(
         prog="pcctlearn check",
-        description="Check scan files, plate files and pixel models against docs/.",
+        description="Check the files of this project against docs/.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
     status = 0
@@ -40,9 +47,15 @@ def _kind_of(path: Path) -> Kind:
     kinds: dict[str, Kind] = {
         PLATES.title: (plate_faults, _plate_summary),
         PIXEL_MODEL.title: (pixel_model_faults, _pixel_model_summary),
+        CURRENT_SERIES.title: (series_faults, partial(_arrays_of, CURRENT_SERIES)),
+        DEAD_TIMES.title: (dead_time_faults, partial(_arrays_of, DEAD_TIMES)),
     }
     title = schema_of(path) if path.is_file() else ""
     return kinds.get(title, (scan_faults, scan_summary))
+
+
+def _arrays_of(schema: FileSchema, path: Path) -> str:
+    return "\n".join(listed_arrays(path, schema))
 
 
 def _plate_summary(path: Path) -> str:

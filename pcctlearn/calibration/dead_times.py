@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.physics.pileup import PileUp
+from pcctlearn.physics.pileup import PileUp, TrueRate, true_rate
 from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
 
 _LEAST_CURRENTS = 4  # three unknowns, and one to see whether they fit
@@ -103,6 +103,7 @@ class DeadTimes:
         covariance_s2: of (τ_p, τ_n), for Poisson counts; zero where a dead time was held at zero.
         misfit: χ² per degree of freedom.
         converged: whether the fit did.
+        thresholds_keV: nominal thresholds of the counters.
     """
 
     paralysable_s: Float[Tensor, "*pixel threshold"]
@@ -110,10 +111,57 @@ class DeadTimes:
     covariance_s2: Float[Tensor, "*pixel threshold 2 2"]
     misfit: Float[Tensor, "*pixel threshold"]
     converged: Bool[Tensor, "*pixel threshold"]
+    thresholds_keV: Float[Tensor, "threshold"]
 
     def pile_up(self, time_s: float) -> PileUp:
         """The stage that corrects counts of views with this counting time."""
         return PileUp(self.paralysable_s, self.nonparalysable_s, time_s)
+
+    def corrected(self, above: Float[Tensor, "*exposure threshold"], time_s: float) -> TrueRate:
+        """Counts above thresholds of counters without dead time, and where they are resolved.
+
+        Args:
+            above: registered counts above each threshold; the last axes before it are those of the
+                pixels.
+            time_s: counting time.
+        """
+        tp, tn = self.paralysable_s, self.nonparalysable_s
+        rate, resolved = true_rate(above.double() / time_s, tp, tn)
+        return TrueRate(rate * time_s, resolved)
+
+    def require_scanner(
+        self, shape: tuple[int, ...], thresholds_keV: Float[Tensor, "threshold"]
+    ) -> None:
+        """Raise ValueError unless a scanner has these pixels and nominal thresholds."""
+        own = tuple(self.paralysable_s.shape[:-1])
+        if own and shape not in (own, (1, *own)):
+            raise ValueError(
+                f"the dead times are of {' x '.join(map(str, own))} pixels, the counts of "
+                f"{' x '.join(map(str, shape))}: fit them to a current series of this detector"
+            )
+        nominal = self.thresholds_keV
+        if nominal.shape != thresholds_keV.shape or not torch.allclose(
+            nominal.double(), thresholds_keV.double(), rtol=0, atol=1e-3
+        ):
+            raise ValueError(
+                f"the dead times are for thresholds of {nominal.tolist()} keV, the counts for "
+                f"{thresholds_keV.tolist()}: measure the current series with the same thresholds"
+            )
+
+
+@dataclass(frozen=True)
+class DeadTimeFit:
+    """``fit_dead_times`` as a choice of ``calibrate.py``.
+
+    Args:
+        each_pixel: fit every pixel by itself.
+    """
+
+    each_pixel: bool = False
+
+    def fit(self, series: CurrentSeries) -> DeadTimes:
+        """The dead times of a series."""
+        return fit_dead_times(series, self.each_pixel)
 
 
 def fit_dead_times(series: CurrentSeries, each_pixel: bool = False) -> DeadTimes:
@@ -138,7 +186,10 @@ def fit_dead_times(series: CurrentSeries, each_pixel: bool = False) -> DeadTimes
     weight = 1.0 if each_pixel else float(usable.sum())
     observed = pixels.flatten(1).T  # (problem, current)
     fit = _fitted(observed, series.current_mA.double(), series.time_s.double(), weight)
-    return DeadTimes(*(values.reshape(*shape, *values.shape[1:]) for values in fit))
+    tp, tn, covariance, misfit, converged = (
+        values.reshape(*shape, *values.shape[1:]) for values in fit
+    )
+    return DeadTimes(tp, tn, covariance, misfit, converged, series.thresholds_keV)
 
 
 def _fitted(

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.chain import Chain
 from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
 from pcctlearn.evaluation.judge import judge
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
 from pcctlearn.evaluation.truth import errors_from_truth
+from pcctlearn.evaluation.unpiled import unpiled
 from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.vmi import MonoenergeticImages
@@ -83,6 +85,8 @@ class ScanEvaluator:
         max_dead_share: share of dead pixels above which a scan is rejected.
         grid: function from the grid of a file to that of the reconstruction; by default the same.
         seed: seed of the noise added to primary counts for comparison.
+        dead_times: of the counters of all scans; by default counts are not corrected for pile-up.
+        view_s: counting time of a view; by default that of each file.
     """
 
     def __init__(
@@ -91,12 +95,15 @@ class ScanEvaluator:
         max_dead_share: float = 0.05,
         grid: Callable[[VolumeGrid], VolumeGrid] = changed_grid,
         seed: int = 0,
+        dead_times: DeadTimes | None = None,
+        view_s: float | None = None,
     ) -> None:
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be at least 0 and below 1, got {max_dead_share}")
         grid(VolumeGrid(1, 1, 1, 1.0))  # rejects wrong settings before a scan is read
         self.chains, self.max_dead_share = chains, max_dead_share
         self.grid, self.seed = grid, seed
+        self.dead_times, self.view_s = dead_times, view_s
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -107,8 +114,12 @@ class ScanEvaluator:
                 different detector.
         """
         recorded = self._read(path)
+        others = self._uncalibrated(recorded)
+        if self.dead_times is not None:
+            recorded, beyond = unpiled(path, recorded, self.dead_times, self.view_s)
+            others = {**others, "beyond the greatest rate": beyond}
         try:
-            kinds = pixels_to_fill(recorded, self.max_dead_share, self._uncalibrated(recorded))
+            kinds = pixels_to_fill(recorded, self.max_dead_share, others)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         dead = any_of(kinds)

@@ -7,6 +7,7 @@ import numpy as np
 from rich.progress import track
 from torch import Tensor
 
+from pcctlearn.calibration.dead_time_file import read_dead_times
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.console import console
@@ -22,6 +23,7 @@ from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.folder import scan_files
 from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.grids import VolumeGrid, changed_grid
+from pcctlearn.validation import require_positive
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class Evaluation:
         max_dead_share: share of dead pixels above which a scan is rejected.
         pixel_model: a pixel model (docs/pixel_model_file.md), with whose pixels the counts are
             decomposed; pixels that it flags are filled from their neighbours.
+        dead_times: a file of dead times (docs/dead_time.md), which counts and air are corrected
+            with first; pixels beyond their greatest rate are filled from their neighbours.
+        view_s: counting time of a view for files that do not hold it.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -63,6 +68,8 @@ class Evaluation:
         grid: Callable[[VolumeGrid], VolumeGrid] = changed_grid,
         max_dead_share: float = 0.05,
         pixel_model: str | None = None,
+        dead_times: str | None = None,
+        view_s: float | None = None,
         seed: int = 0,
     ) -> None:
         if scans is None:
@@ -78,7 +85,10 @@ class Evaluation:
         for doubt in self.doubts:
             log.warning("%s", doubt)
         chains = ScanChains(decomposition, scatter, vmi_keV, materials, filter, truncation, pixels)
-        self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed)
+        of_counters = None if dead_times is None else read_dead_times(dead_times)
+        if view_s is not None:
+            require_positive(view_s=view_s)
+        self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed, of_counters, view_s)
 
     def run(self, context: Context) -> StudyResults:
         """Evaluate the scans. Earlier outputs are moved aside when the first scan is finished.

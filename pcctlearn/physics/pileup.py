@@ -103,8 +103,8 @@ class PileUp(nn.Module):
 
     def __init__(
         self,
-        paralysable_s: Sequence[float] | Tensor,
-        nonparalysable_s: Sequence[float] | Tensor,
+        paralysable_s: Sequence[int | float] | Tensor,
+        nonparalysable_s: Sequence[int | float] | Tensor,
         time_s: float,
     ) -> None:
         super().__init__()

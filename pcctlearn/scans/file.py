@@ -39,7 +39,8 @@ READABLE = tuple(  # names that ``only`` accepts
 _GROUPS: dict[str, Any] = {"spectrum": SpectrumRecord, "response": ResponseRecord}
 _MEMBERS = {"geometry/measured_angles_rad": "view_angles_rad"}  # fields with another name
 _ROOT_ATTRIBUTES = {
-    "name": str, "seed": int, "grid_transmission": float, "config": str, "software": str
+    "name": str, "seed": int, "grid_transmission": float, "view_s": float, "config": str,
+    "software": str,
 }  # fmt: skip
 
 

@@ -45,7 +45,8 @@ class ScanRecord:
     ``thresholds_keV`` are the nominal thresholds, ``true_thresholds_keV`` those that the counts
     were made with. ``grid`` is the grid of the reconstruction. ``scanner_to_patient`` maps
     (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. ``config`` is the resolved
-    YAML of the run that made the file. ``doubts`` are warnings about the file, one sentence each.
+    YAML of the run that made the file. ``view_s`` is the counting time of a view. ``doubts`` are
+    warnings about the file, one sentence each.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ScanRecord:
     response: ResponseRecord | None = None
     seed: int | None = None
     grid_transmission: float | None = None
+    view_s: float | None = None
     config: str | None = None
     software: str | None = None
     doubts: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.physics.attenuation import attenuation_table, linear_attenuation
 from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.pileup import PileUp
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -75,6 +76,8 @@ class ScanSimulator:
         skew_cm: {filter material: standard deviation of its thickness in front of each pixel}; the
             mean is zero, so that some thicknesses are negative.
         pixel_model: gain, skew and thresholds of every pixel, in place of the two above.
+        pile_up: what counters with dead times register of the photons; primary and scatter of the
+            scan are those of counters without.
         noise: draw Poisson counts instead of using the expected ones.
         seed: seed of the detector's imperfections, which are the same in every scan.
     """
@@ -90,6 +93,7 @@ class ScanSimulator:
         threshold_error_keV: float = 0.0,
         skew_cm: Mapping[str, float] | None = None,
         pixel_model: PixelModel | None = None,
+        pile_up: PileUp | None = None,
         noise: bool = True,
         seed: int = 0,
     ) -> None:
@@ -124,6 +128,7 @@ class ScanSimulator:
         self.grid = grid.as_volume() if isinstance(grid, ImageGrid) else grid
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
+        self.pile_up = pile_up
         self._projector = projector(geometry, self.grid)
         if pixel_model is None:
             self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
@@ -168,7 +173,8 @@ class ScanSimulator:
         )
         factor = self._factor(primary, scatter, line_integrals)
         scatter, error = scatter * factor, error * factor
-        expected = primary + scatter
+        expected = self._registered(primary + scatter)
+        air = (open_beam.sum(-1) * flux[..., None]).movedim(-1, 0)
         generator = torch.Generator().manual_seed(seed)
         counts = draw_counts(expected, generator) if self.noise else expected
         response = model.response
@@ -181,7 +187,7 @@ class ScanSimulator:
             geometry=self.geometry,
             grid=self.grid,
             thresholds_keV=model.thresholds.edges_keV.detach(),
-            air=(open_beam.sum(-1) * flux[..., None]).movedim(-1, 0).float(),
+            air=self._registered(air[:, None])[:, 0].float(),
             counts=counts.float(),
             primary=primary.float(),
             scatter=scatter.float(),
@@ -202,6 +208,7 @@ class ScanSimulator:
             ),
             seed=seed,
             grid_transmission=factor,
+            view_s=None if self.pile_up is None else self.pile_up.time_s,
             config=config,
             software="pcctlearn",
         )
@@ -231,6 +238,22 @@ class ScanSimulator:
             error[:, view] = estimate.standard_error
             progress(view + 1, beam.n_views)
         return scatter, error
+
+    @torch.no_grad()
+    def _registered(
+        self, counts: Float[Tensor, "bin view row column"]
+    ) -> Float[Tensor, "bin view row column"]:
+        """Expected counts of counters with dead time."""
+        if self.pile_up is None:
+            return counts
+        registered = self.pile_up(counts.movedim(0, -1)).movedim(-1, 0)
+        if bool((registered < 0).any()):
+            raise ValueError(
+                "a threshold registers more than the one below it, which loses more photons: lower "
+                "scan.pile_up.paralysable_s of the lower thresholds or the photons "
+                "(physics.spectrum.photons_per_pixel)"
+            )
+        return registered
 
     def _factor(self, primary: Tensor, scatter: Tensor, line_integrals: Tensor) -> float:
         if self.grid_transmission is not None:

@@ -88,11 +88,10 @@ class Measured(NamedTuple):
         """Counts of counters without dead time."""
 
         def corrected(counts: Above, time_s: float) -> Above:
-            dead_times = found.paralysable_s, found.nonparalysable_s
-            rate, resolved = true_rate(counts / time_s, *dead_times)
+            true, resolved = found.corrected(counts, time_s)
             if beyond := int((~resolved).sum()):
                 log.warning("%d of %d rates lie beyond the maximum", beyond, resolved.numel())
-            return rate * time_s
+            return true
 
         return self._replace(
             plates=corrected(self.plates, self.plates_s),

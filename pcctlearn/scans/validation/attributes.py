@@ -72,6 +72,7 @@ _ROOT = {
     "schema_version": Number(whole=True, non_negative=True),
     "seed": Number(whole=True, non_negative=True),
     "grid_transmission": Number(non_negative=True),
+    "view_s": Number(non_negative=True),
 }
 PARAMETERS = ("geometry", "geometry/volume")  # groups whose attributes are parameters
 
