@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcctlearn.decomposition.compiled_arguments import Box, EasyRays, Limits
 from pcctlearn.decomposition.pieces import Rays
 from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.decomposition.profiles import NO_PROFILES, Profiles, Starts
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _MOST_MATERIALS = 3
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_TELLING = 1e-5  # least difference of the half deviances of two minima
+_GAP = 1e-5  # least difference of the half deviances of two minima, in float32
+_SINGLE_LIMITS = Limits(np.float32(DISTANCE), np.float32(_GAP))
 _LOADED_S = 2.0  # compiled functions are loaded from the disk in less
 
 
@@ -47,7 +49,7 @@ class Problem(NamedTuple):
         return -free, free
 
     def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tuples as long as there are materials and bins, which the compiler counts."""
+        """Tuples with one entry for each material and each bin: their types carry the numbers."""
         return (0,) * len(self.attenuation), (0,) * self.counts.shape[-1]
 
 
@@ -102,33 +104,30 @@ def easy_minima(
         gross_misfit: rays with a larger half deviance per photon may have a likelier minimum.
     """
     start = polynomial.coefficients.detach().float(), polynomial.range.detach().float()
-    limits = DISTANCE, least_photons, gross_misfit
     shape = given.counts.shape[:2]
     with announced("decomposition", given):
         if given.counts.is_cuda:
             from pcctlearn.decomposition import fused_triton
 
+            limits = DISTANCE, least_photons, gross_misfit
             x, solved = fused_triton.minimise(*given.tensors(), *start, *given.limits(), limits)
             close = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import fused_numba
 
             x = given.counts.new_zeros(*shape, len(given.attenuation))
-            known = torch.zeros(shape, dtype=torch.int8)
-            of_rays = profiles or NO_PROFILES
+            fate = torch.zeros(shape, dtype=torch.int8)
             fused_numba.minimise(
-                *arrays(*given.tensors(), *start),
-                of_rays.table,
-                np.array([of_rays.least, of_rays.step, of_rays.certain], np.float32),
-                of_rays.spans,
-                of_rays.window,
-                of_rays.air,
-                *arrays(*given.limits()),
-                tuple(np.float32(v) for v in (*limits, _TELLING)),
+                *arrays(*given.tensors()),
+                tuple(arrays(*start)),
+                profiles or NO_PROFILES,
+                Box(*arrays(*given.limits())),
+                _SINGLE_LIMITS,
+                EasyRays(np.float32(least_photons), np.float32(gross_misfit)),
                 *given.sizes(),
-                *arrays(x, known),
+                *arrays(x, fate),
             )
-            solved, close = known == fused_numba.SOLVED, known == fused_numba.BLURRED
+            solved, close = fate == fused_numba.SOLVED, fate == fused_numba.BLURRED
     return Solution(x.flatten(0, 1), solved.flatten()), close.flatten()
 
 
@@ -156,28 +155,24 @@ def ambiguous_minima(given: Problem, begin: Starts, wanted: Tensor) -> Single:
             from pcctlearn.decomposition import newton_triton
 
             x, solved = newton_triton.search(
-                *theta, first, wanted, *limits, DISTANCE, _TELLING, torch.float32
+                *theta, first, wanted, *limits, DISTANCE, _GAP, torch.float32
             )
             close = both = torch.zeros_like(solved)
         else:
             from pcctlearn.decomposition import newton_lanes_numba
 
-            x, value = torch.zeros_like(first), torch.zeros_like(first[..., 0])
-            found = torch.zeros(shape, dtype=torch.int8)
+            x, fate = torch.zeros_like(first), torch.zeros(shape, dtype=torch.int8)
             newton_lanes_numba.search(
-                *arrays(*theta, first, second, sure, wanted, *limits),
-                (np.float32(DISTANCE), np.float32(_TELLING)),
+                *arrays(*theta),
+                Starts(*arrays(first, second, sure)),
+                *arrays(wanted),
+                Box(*arrays(*limits)),
+                _SINGLE_LIMITS,
                 *given.sizes(),
-                *arrays(x, value, found),
+                *arrays(x, fate),
             )
-            solved, close, both = (
-                found == what
-                for what in (
-                    newton_lanes_numba.FOUND,
-                    newton_lanes_numba.CLOSE,
-                    newton_lanes_numba.BOTH,
-                )
-            )
+            fates = newton_lanes_numba.FOUND, newton_lanes_numba.CLOSE, newton_lanes_numba.BOTH
+            solved, close, both = (fate == one for one in fates)
     return Single(
         x.flatten(0, 1),
         solved.flatten(),
@@ -219,9 +214,10 @@ def hard_minima(
             counts, spectra, attenuation = given.tensors()
             newton_numba.solve_in_double(
                 *arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
-                *arrays(first, second, sure, close, lower.double(), upper.double()),
-                DISTANCE,
-                same,
+                Starts(*arrays(first, second, sure)),
+                *arrays(close),
+                Box(*arrays(lower.double(), upper.double())),
+                Limits(DISTANCE, same),
                 *given.sizes(),
                 *arrays(x, converged),
             )
@@ -235,7 +231,7 @@ def _of_pixels(shape: torch.Size, *flat: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def announced(what: str, given: Problem) -> Iterator[None]:
-    """Say so if functions are compiled, which takes seconds, once for each number of bins."""
+    """Log a message if functions are compiled: seconds, once for each number of bins."""
     n_materials, n_bins = map(len, given.sizes())
     message = f"compiling the {what} of {n_bins} bins into {n_materials} materials"
     timer = threading.Timer(_LOADED_S, log.info, [f"{message}, once: up to 20 s"])

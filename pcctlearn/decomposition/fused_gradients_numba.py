@@ -314,10 +314,10 @@ def gradients(
     for tile in prange(counts.shape[0] * per_pixel):
         pixel, i = tile // per_pixel, tile % per_pixel * TILE
         j = i + TILE
-        own = pixel if len(spectra) > 1 else 0
+        spectrum = pixel if len(spectra) > 1 else 0
         before = flush_denormals()
         _gradients_tile(
-            x[pixel, i:j], counts[pixel, i:j], spectra[own], attenuation, lower, upper,
+            x[pixel, i:j], counts[pixel, i:j], spectra[spectrum], attenuation, lower, upper,
             passes[pixel, i:j], cotangent[pixel, i:j], materials, bins,
             of_counts[pixel, i:j], of_tables[pixel, tile % per_pixel :],
         )  # fmt: skip

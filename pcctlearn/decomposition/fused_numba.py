@@ -8,18 +8,18 @@ rounding of float32 move its minimum by no more than ``DISTANCE``; others are le
 ``find_minima``.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit, prange
 
+from pcctlearn.decomposition.compiled_arguments import Box, EasyRays, Limits, Minima
 from pcctlearn.decomposition.lanes_numba import (
     DEFINITE,
     EPS,
     FASTMATH,
     FATE,
     LANES,
-    LOG2_E,
     MOST_INFLATED,
     SAFE,
     SPREAD,
@@ -27,18 +27,14 @@ from pcctlearn.decomposition.lanes_numba import (
     TOTAL,
     VALUE,
     count,
-    differentiate,
-    exp2,
     f4,
-    half_deviance,
     inverse_diagonal,
-    log,
     look_at,
     packed,
-    pair,
     rows,
-    solve,
 )
+from pcctlearn.decomposition.model_numba import minimise_model, misfit
+from pcctlearn.decomposition.polynomial_numba import in_pairs, start_at_polynomial
 from pcctlearn.decomposition.profile_numba import scan
 from pcctlearn.instructions_numba import flush_denormals, restore_denormals, use_wide_vectors
 
@@ -46,34 +42,27 @@ A_MINIMUM, SOLVED, BLURRED = 1, 2, 3
 _CLOSE = f4(0.1)  # standard errors, from which Newton's method in double precision converges
 _IS_CLOSE, _IS_BLURRED, _ONLY = 6, 7, 8  # scalars of a lane, besides those of lanes_numba
 _MOST_LOOKS = 3, 6  # evaluations of all energies, of two materials and of three
-_INNER_STEPS = 3  # minimising the model
 # third cumulant of μ·s over the 3/2 power of its variance: as hostile beams needed, with a few soft
 # photons
 _MOST_SKEWED = f4(60)
 
 
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _in_pairs(spectra, attenuation):
-    """Pairs of energies as one, with the mean attenuation of both: enough for the first look."""
-    use_wide_vectors()
-    n_bins, n_energies = spectra.shape
-    n_pairs = (n_energies + 1) // 2
-    S = np.zeros((n_bins, n_pairs), np.float32)
-    mu = np.zeros((len(attenuation), n_pairs), np.float32)
-    weights = np.zeros(n_energies, np.float32)
-    for e in range(n_energies):
-        for b in range(n_bins):
-            S[b, e // 2] += spectra[b, e]
-            weights[e] += spectra[b, e]
-    for e in range(n_energies):
-        first = e // 2 * 2
-        photons = weights[first] + f4(1e-30)
-        if first + 1 < n_energies:
-            photons += weights[first + 1]
-        for k in range(len(attenuation)):
-            mu[k, e // 2] += attenuation[k, e] * (weights[e] / photons)
-    return S, mu
+class _Tile(NamedTuple):
+    """What all evaluations of the rays of a tile share.
+
+    ``only`` is 1 for rays with a single minimum. The beams are packed tables of all energies, and
+    of those for the first evaluation with three materials.
+    """
+
+    counts: np.ndarray
+    only: np.ndarray
+    beam: tuple[np.ndarray, np.ndarray]
+    rough_beam: tuple[np.ndarray, np.ndarray]
+    air: np.ndarray
+    polynomial: tuple[np.ndarray, np.ndarray]
+    box: Box
+    limits: Limits
+    easy: EasyRays
 
 
 @no_type_check
@@ -94,75 +83,7 @@ def _enough(counts, least, active, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _begin(w, air, coefficients, most, materials, bins):
-    """A from the polynomial of second degree in log(air/n), within 0 … ``most``."""
-    use_wide_vectors()
-    A, _, _, _, _, _, N, M, _ = rows(materials, bins)
-    for b in range(len(bins)):
-        for r in range(LANES):
-            w[(M + b) * LANES + r] = log(air[b] / max(w[(N + b) * LANES + r], f4(0.5)))
-    for k in range(len(materials)):
-        for r in range(LANES):
-            w[(A + k) * LANES + r] = f4(0)
-        row = 0
-        for b in range(len(bins)):
-            c = coefficients[row, k]
-            row += 1
-            for r in range(LANES):
-                w[(A + k) * LANES + r] += c * w[(M + b) * LANES + r]
-        for b in range(len(bins)):
-            for other in range(b, len(bins)):
-                c = coefficients[row, k]
-                row += 1
-                for r in range(LANES):
-                    p = w[(M + b) * LANES + r] * w[(M + other) * LANES + r]
-                    w[(A + k) * LANES + r] += c * p
-        for r in range(LANES):
-            w[(A + k) * LANES + r] = min(max(w[(A + k) * LANES + r], f4(0)), most[k])
-
-
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _minimise_model(w, materials, bins):
-    """Newton steps from s = 0 to the minimum of the model; D is the last of them."""
-    use_wide_vectors()
-    K = len(materials)
-    _, S, G, _, D, _, _, _, _ = rows(materials, bins)
-    for i in range(S * LANES, G * LANES):
-        w[i] = f4(0)
-    for _ in range(_INNER_STEPS):  # as many for all lanes: a ray does not depend on others
-        differentiate(w, materials, bins)
-        solve(w, materials, bins)
-        for i in range(K * LANES):
-            w[S * LANES + i] -= w[D * LANES + i]
-
-
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _misfit(w, materials, bins):
-    """Half the deviance of the model at s."""
-    use_wide_vectors()
-    K = len(materials)
-    n_moments = 1 + K + K * (K + 1) // 2
-    _, S, _, _, _, Q, N, M, _ = rows(materials, bins)
-    for r in range(LANES):
-        w[(Q + VALUE) * LANES + r] = f4(0)
-    for b in range(len(bins)):
-        m, n = (M + b * n_moments) * LANES, (N + b) * LANES
-        for r in range(LANES):
-            y = f4(0)
-            for k in range(K):
-                slope = w[m + (1 + k) * LANES + r]
-                for j in range(K):
-                    C = w[m + (1 + K + pair(k, j)) * LANES + r]
-                    slope -= f4(0.5) * C * w[(S + j) * LANES + r]
-                y += w[(S + k) * LANES + r] * slope
-            w[(Q + VALUE) * LANES + r] += half_deviance(w[n + r], w[m + r] * exp2(-LOG2_E * y))
-
-
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _judge(w, lower, upper, limits, materials, bins):
+def _classify(w, box, limits, easy, materials, bins):
     """Whether A + s is the minimum, a minimum and there may be a likelier one, or close to it.
 
     Relative errors δ of the expected counts shift unknown k by δ √(Σ_b n_b (H⁻¹)_kk) at most; they
@@ -174,9 +95,10 @@ def _judge(w, lower, upper, limits, materials, bins):
     use_wide_vectors()
     K = len(materials)
     A, S, G, H, D, Q, _, _, _ = rows(materials, bins)
-    distance, _, misfit, _ = limits
+    lower, upper = box
+    distance = limits.distance
     count(w, materials, bins)
-    _misfit(w, materials, bins)
+    misfit(w, materials, bins)
     for r in range(LANES):
         exact = w[(Q + SAFE) * LANES + r] == f4(0)
         w[(Q + FATE) * LANES + r] = w[(Q + DEFINITE) * LANES + r] if exact else f4(0)
@@ -209,7 +131,7 @@ def _judge(w, lower, upper, limits, materials, bins):
             w[o] = w[o] if near else f4(0)
     for r in range(LANES):
         o = (Q + FATE) * LANES + r
-        fits = w[(Q + VALUE) * LANES + r] <= misfit * w[(Q + TOTAL) * LANES + r]
+        fits = w[(Q + VALUE) * LANES + r] <= easy.gross_misfit * w[(Q + TOTAL) * LANES + r]
         fits = fits | (w[(Q + _ONLY) * LANES + r] > f4(0))
         blurred = f4(BLURRED) * w[(Q + _IS_CLOSE) * LANES + r] * w[(Q + _IS_BLURRED) * LANES + r]
         w[o] = (f4(SOLVED) if w[o] > f4(0) else blurred) if fits else w[o]
@@ -217,19 +139,20 @@ def _judge(w, lower, upper, limits, materials, bins):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _look(w, counts, only, rays, beams, start, box, limits, materials, bins, x, value, known):
-    """Minima of the rays of a tile from x, and what is known of them.
+def _look(w, tile, active, n_active, materials, bins, minima):
+    """Evaluate and step until the first ``n_active`` rays in ``active`` have a minimum, or no step.
 
-    ``beams`` are the packed tables of all energies, of pairs of energies, and the air counts.
+    The first iterates are in ``minima``; those of three materials come from the polynomial.
     """
     use_wide_vectors()
     K = len(materials)
     A, S, _, _, _, Q, N, _, _ = rows(materials, bins)
-    (exponents, weights), (rough_exponents, rough_weights), air = beams
-    coefficients, most = start
-    lower, upper = box
-    active, n_active = rays
-    saddle = np.full(len(counts), f4(1) if K > 2 else f4(0), np.float32)
+    exponents, weights = tile.beam
+    rough_exponents, rough_weights = tile.rough_beam
+    lower, upper = tile.box
+    counts, only, air = tile.counts, tile.only, tile.air  # in a loop references would be counted
+    x, value, fate = minima
+    saddle = np.full(len(x), f4(1) if K > 2 else f4(0), np.float32)
     for look in range(_MOST_LOOKS[1] if K > 2 else _MOST_LOOKS[0]):
         rough = K > 2 and look == 0
         n_left = 0
@@ -244,23 +167,23 @@ def _look(w, counts, only, rays, beams, start, box, limits, materials, bins, x, 
                 w[(Q + SAFE) * LANES + r] = saddle[j]
                 w[(Q + _ONLY) * LANES + r] = only[j]
             if rough:
-                _begin(w, air, coefficients, most, materials, bins)
+                start_at_polynomial(w, air, tile.polynomial, materials, bins)
                 look_at(w, rough_exponents, rough_weights, materials, bins)
             else:
                 look_at(w, exponents, weights, materials, bins)
-            _minimise_model(w, materials, bins)
-            _judge(w, lower, upper, limits, materials, bins)
+            minimise_model(w, materials, bins)
+            _classify(w, tile.box, tile.limits, tile.easy, materials, bins)
             for r in range(lanes):
                 i = active[first + r]
                 inside = True
                 for k in range(K):
-                    there = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
-                    x[i, k] = min(max(there, lower[k]), upper[k])
-                    inside = inside and x[i, k] == there
+                    target = w[(A + k) * LANES + r] + w[(S + k) * LANES + r]
+                    x[i, k] = min(max(target, lower[k]), upper[k])
+                    inside = inside and x[i, k] == target
                 value[i] = w[(Q + VALUE) * LANES + r]
-                fate = w[(Q + FATE) * LANES + r]
-                if fate > f4(0) and not rough:
-                    known[i] = fate
+                result = w[(Q + FATE) * LANES + r]
+                if result > f4(0) and not rough:
+                    fate[i] = result
                 elif inside or look == 0:  # after a saddle with a Hessian that is positive definite
                     active[n_left] = i
                     saddle[i] = f4(1) - w[(Q + DEFINITE) * LANES + r]
@@ -270,125 +193,115 @@ def _look(w, counts, only, rays, beams, start, box, limits, materials, bins, x, 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _compare(
-    w, counts, only, rays, beams, start, box, limits, materials, bins, x, value, known, second
-):  # fmt: skip
+def _compare(w, tile, active, n_active, materials, bins, minima, second):
     """Search again from the second start: the likelier minimum, if float32 tells which it is."""
     use_wide_vectors()
-    distance, telling = limits[0], limits[3]
-    active, n_active = rays
-    again, of_again = np.zeros(len(counts), np.int8), np.zeros(len(counts), np.float32)
+    counts, (x, value, fate) = tile.counts, minima
+    second_value, second_fate = np.zeros(len(x), np.float32), np.zeros(len(x), np.int8)
     chosen = active[:n_active].copy()
-    _look(
-        w, counts, only, rays, beams, start, box, limits, materials, bins, second, of_again, again
-    )
+    _look(w, tile, active, n_active, materials, bins, Minima(second, second_value, second_fate))
     for i in chosen:
-        if again[i] != A_MINIMUM and again[i] != SOLVED:
+        if second_fate[i] != A_MINIMUM and second_fate[i] != SOLVED:
             continue
         total, apart = f4(0), f4(0)
         for b in range(len(bins)):
             total += counts[i, b]
         for k in range(len(materials)):
             apart = max(apart, abs(second[i, k] - x[i, k]))
-        gap = value[i] - of_again[i]
-        told = abs(gap) > telling + f4(8) * EPS * total
-        if told or apart <= f4(2) * distance:
-            known[i] = SOLVED
-            if told and gap > f4(0):
+        gap = value[i] - second_value[i]
+        differ = abs(gap) > tile.limits.gap + f4(8) * EPS * total
+        if differ or apart <= f4(2) * tile.limits.distance:
+            fate[i] = SOLVED
+            if differ and gap > f4(0):
                 for k in range(len(materials)):
                     x[i, k] = second[i, k]
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
+def _start_at_profiles(tile, profiles, x, second, n_minima, bins):
+    """First iterates of two materials; marks rays with a single minimum in ``tile.only``."""
+    use_wide_vectors()
+    only, factors = tile.only, profiles.air / tile.air
+    for b in range(len(bins)):
+        if abs(factors[b] - f4(1)) <= f4(1e-5):  # two sums of the same spectra
+            factors[b] = f4(1)
+    scan(tile.counts, factors, profiles, x, second, n_minima)
+    for i in range(len(x)):
+        only[i] = f4(1) if profiles.certain and n_minima[i] == 1 else f4(0)
+
+
+@no_type_check
+@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _minimise_tile(
-    counts, spectra, attenuation, beam, start, profiles, box, limits, materials, bins, x, known
+    counts, spectra, attenuation, beam, polynomial, profiles, box, limits, easy, materials, bins,
+    x, fate,
 ):  # fmt: skip
     """``minimise`` for the rays of a tile; arrays without the pixel axis."""
     use_wide_vectors()
-    K = len(materials)
+    K, n = len(materials), len(counts)
     height = rows(materials, bins)[-1]
     air = np.zeros(len(spectra), np.float32)
     for b in range(len(spectra)):
         for e in range(spectra.shape[1]):
             air[b] += spectra[b, e]
     w = np.zeros(height * LANES, np.float32)
-    active, only = np.empty(len(counts), np.int64), np.zeros(len(counts), np.float32)
-    value = np.zeros(len(counts), np.float32)
-    n_active = _enough(counts, limits[1], active, materials, bins)
+    active, only = np.empty(n, np.int64), np.zeros(n, np.float32)
+    minima = Minima(x, np.zeros(n, np.float32), fate)
+    n_active = _enough(counts, easy.least_photons, active, materials, bins)
     if K > 2:
-        fewer = _in_pairs(spectra, attenuation)
-        beams = beam, packed(*fewer, materials, bins), air
-        _look(
-            w, counts, only, (active, n_active), beams, start, box, limits, materials, bins,
-            x, value, known,
-        )  # fmt: skip
+        rough = packed(*in_pairs(spectra, attenuation), materials, bins)
+        tile = _Tile(counts, only, beam, rough, air, polynomial, box, limits, easy)
+        _look(w, tile, active, n_active, materials, bins, minima)
     else:
-        beams = beam, beam, air
-        table, window, of_air, certain = profiles
-        second, n_minima = np.empty((len(counts), K), np.float32), np.empty(len(counts), np.int8)
-        factors = of_air / air
-        for b in range(len(bins)):
-            if abs(factors[b] - f4(1)) <= f4(1e-5):  # two sums of the same spectra
-                factors[b] = f4(1)
-        scan(counts, factors, table, window[0], window[1], x, second, n_minima)
-        for i in range(len(counts)):
-            only[i] = f4(1) if certain and n_minima[i] == 1 else f4(0)
-        _look(
-            w, counts, only, (active, n_active), beams, start, box, limits, materials, bins,
-            x, value, known,
-        )  # fmt: skip
+        tile = _Tile(counts, only, beam, beam, air, polynomial, box, limits, easy)
+        second, n_minima = np.empty((n, K), np.float32), np.empty(n, np.int8)
+        _start_at_profiles(tile, profiles, x, second, n_minima, bins)
+        _look(w, tile, active, n_active, materials, bins, minima)
         n_active = 0
-        for i in range(len(counts)):
-            if certain and n_minima[i] == 2 and known[i] == A_MINIMUM:
+        for i in range(n):
+            if profiles.certain and n_minima[i] == 2 and fate[i] == A_MINIMUM:
                 active[n_active] = i
                 n_active += 1
         if n_active > 0:
-            _compare(
-                w, counts, only, (active, n_active), beams, start, box, limits, materials, bins,
-                x, value, known, second,
-            )  # fmt: skip
+            _compare(w, tile, active, n_active, materials, bins, minima, second)
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH, parallel=True)
 def minimise(
-    counts, spectra, attenuation, coefficients, most, table, scale, spans, window, of_air, lower,
-    upper, limits, materials, bins, x, known,
+    counts, spectra, attenuation, polynomial, profiles, box, limits, easy, materials, bins, x, fate
 ):  # fmt: skip
-    """Minima x of the rays that float32 resolves, and what is known of them.
+    """Minima x of the rays that float32 resolves, and their fate.
 
     Args:
         counts: (pixel, ray, bin).
         spectra: (pixel, bin, energy), or one for all pixels.
         attenuation: (material, energy).
-        coefficients, most: polynomial of the start, and the largest area densities of its fit, for
-            three materials.
-        table, scale, spans: for two materials, those of ``scan``; ``scale`` also tells whether the
-            profiles show all minima.
-        window, of_air: limits of the table, and counts without an object of its spectra.
-        lower, upper: limits of the area densities; rays on one of them are not solved here.
-        limits: largest shift of a minimum, least photons, largest misfit per photon of a ray that
-            may have several minima, and least difference of the values of two minima.
+        polynomial: coefficients, and the largest area densities of the fit, for three materials.
+        profiles: ``Profiles``, for two materials.
+        box: ``Box``; rays on one of its limits are not solved here.
+        limits: ``Limits``, in float32.
+        easy: ``EasyRays``: those with fewer photons are left out, and those with a larger misfit
+            may have a likelier minimum.
         materials, bins: tuples with one entry for each.
         x: (pixel, ray, material), zero; written.
-        known: (pixel, ray), zero; written: ``SOLVED``, ``A_MINIMUM`` if there may be a likelier, or
+        fate: (pixel, ray), zero; written: ``SOLVED``, ``A_MINIMUM`` if there may be a likelier, or
             ``BLURRED`` if x is as close to the minimum as float32 tells.
     """
     use_wide_vectors()
     per_pixel = (counts.shape[1] + TILE - 1) // TILE
-    shared, of_shared = packed(spectra[0], attenuation, materials, bins)
+    shared = packed(spectra[0], attenuation, materials, bins)
     for tile in prange(counts.shape[0] * per_pixel):
         p, i = tile // per_pixel, tile % per_pixel * TILE
         j = i + TILE
-        own = p if len(spectra) > 1 else 0
+        spectrum = p if len(spectra) > 1 else 0
         before = flush_denormals()
-        beam = shared, of_shared
+        beam = shared
         if len(spectra) > 1:
-            beam = packed(spectra[own], attenuation, materials, bins)
+            beam = packed(spectra[spectrum], attenuation, materials, bins)
         _minimise_tile(
-            counts[p, i:j], spectra[own], attenuation, beam, (coefficients, most),
-            ((table, scale[0], scale[1], spans), window, of_air, scale[2] > f4(0)), (lower, upper),
-            limits, materials, bins, x[p, i:j], known[p, i:j],
+            counts[p, i:j], spectra[spectrum], attenuation, beam, polynomial, profiles, box, limits,
+            easy, materials, bins, x[p, i:j], fate[p, i:j],
         )  # fmt: skip
         restore_denormals(before)

@@ -19,7 +19,7 @@ from pcctlearn.decomposition.lanes_triton import (
 
 _RAYS = 128  # of a thread block
 _WARPS = 4
-_MOST_LOOKS = tl.constexpr(6)  # these four as in fused_numba
+_MOST_LOOKS = tl.constexpr(6)  # these four as in fused_numba and model_numba
 _INNER_STEPS = tl.constexpr(3)
 _MOST_INFLATED = tl.constexpr(4e-5 * 2.0**23)
 _MOST_SKEWED = tl.constexpr(60.0)
@@ -37,7 +37,8 @@ def minimise(
 ) -> tuple[Tensor, Tensor]:
     """Minima (pixel, ray, material) of the rays that float32 resolves, and which these are.
 
-    Arguments are those of ``fused_numba.minimise``, on a CUDA device.
+    Arguments are those of ``fused_numba.minimise``, on a CUDA device and one by one; ``limits`` are
+    the largest shift of a minimum, the least photons and the gross misfit.
     """
     n_pixels, n_rays, n_bins = counts.shape
     K = len(attenuation)
@@ -84,7 +85,7 @@ def minimise(
 def _differentiate(
     n, y, d0, d1, d2, c00, c10, c11, c20, c21, c22, s0, s1, s2, safe, K: tl.constexpr
 ):
-    """``lanes_numba.differentiate``: gradient, Hessian, half the deviance, variance of μ·s."""
+    """As in ``model_numba``: gradient, Hessian, half the deviance, variance of μ·s."""
     s0, s1, s2 = s0[:, None], s1[:, None], s2[:, None]
     b0 = c00 * s0 + c10 * s1 + c20 * s2
     b1 = c10 * s0 + c11 * s1 + c21 * s2
@@ -128,7 +129,7 @@ def _factor(h00, h10, h11, h20, h21, h22):
 @no_type_check
 @triton.jit
 def _is_near(x, step, variance, diagonal, error, limits, distance):
-    """Whether one unknown is at its minimum, as in ``fused_numba._judge``."""
+    """Whether one unknown is at its minimum, as in ``fused_numba._classify``."""
     lower, upper = tl.load(limits), tl.load(limits + 3)
     near = (x > lower) & (x < upper) & (error * tl.sqrt(variance) <= distance)
     near &= (tl.abs(step) <= distance) & (tl.abs(x) * (0.5 * F32_EPS) <= distance)

@@ -43,7 +43,7 @@ DEFINITE = 1  # whether the Hessian is positive definite
 VALUE = 2  # half the deviance
 SAFE = 3  # whether the Hessian leaves out what could make it indefinite
 TOTAL = 4  # photons in all bins
-FATE = 5  # what is known of the ray
+FATE = 5  # result of a search, numbered in its file
 N_SCALARS = 11
 
 
@@ -142,7 +142,7 @@ def packed(spectra, attenuation, materials, bins):
 
 @no_type_check
 @njit(inline="always")
-def _add_four(total, a, s, b, t, c, u, d, v):
+def _add_products(total, a, s, b, t, c, u, d, v):
     """total + a s + b t + c u + d v."""
     low = multiply_add(a, s, multiply_add(b, t, total))
     return multiply_add(c, u, multiply_add(d, v, low))
@@ -180,13 +180,13 @@ def look_at(w, exponents, weights, materials, bins):
             for r in range(LANES):
                 t0, t1 = w[r], w[LANES + r]
                 t2, t3 = w[2 * LANES + r], w[3 * LANES + r]
-                w[o + r] = _add_four(w[o + r], a0, t0, a1, t1, a2, t2, a3, t3)
+                w[o + r] = _add_products(w[o + r], a0, t0, a1, t1, a2, t2, a3, t3)
                 i = o + LANES + r
-                w[i] = _add_four(w[i], b0, t0, b1, t1, b2, t2, b3, t3)
+                w[i] = _add_products(w[i], b0, t0, b1, t1, b2, t2, b3, t3)
                 i += LANES
-                w[i] = _add_four(w[i], c0, t0, c1, t1, c2, t2, c3, t3)
+                w[i] = _add_products(w[i], c0, t0, c1, t1, c2, t2, c3, t3)
                 i += LANES
-                w[i] = _add_four(w[i], d0, t0, d1, t1, d2, t2, d3, t3)
+                w[i] = _add_products(w[i], d0, t0, d1, t1, d2, t2, d3, t3)
     _divide_by_counts(w, materials, bins)
 
 
@@ -208,50 +208,6 @@ def _divide_by_counts(w, materials, bins):
                 for j in range(k + 1):
                     o = m + (1 + K + pair(k, j)) * LANES + r
                     w[o] = w[o] * inverse - w[m + (1 + k) * LANES + r] * w[m + (1 + j) * LANES + r]
-
-
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def differentiate(w, materials, bins):
-    """Gradient and Hessian of the model's likelihood at the step s.
-
-    g = Σ_b (n_b − ȳ_b) d_b and H = Σ_b ȳ_b d_b d_bᵀ + (ȳ_b − n_b) C_b, with ȳ and d of the model at
-    s. Where ȳ_b < n_b the last term can make H indefinite; a safe Hessian has n_b d_b d_bᵀ there.
-    """
-    use_wide_vectors()
-    K = len(materials)
-    n_moments = 1 + K + K * (K + 1) // 2
-    _, S, G, H, D, Q, N, M, _ = rows(materials, bins)
-    for i in range(G * LANES, D * LANES):
-        w[i] = f4(0)
-    for r in range(LANES):
-        w[(Q + SPREAD) * LANES + r] = f4(0)
-    for b in range(len(bins)):
-        m, n = (M + b * n_moments) * LANES, (N + b) * LANES
-        for r in range(LANES):
-            along, variance = f4(0), f4(0)
-            for k in range(K):
-                bent = f4(0)
-                for j in range(K):
-                    C = w[m + (1 + K + pair(k, j)) * LANES + r]
-                    bent += C * w[(S + j) * LANES + r]
-                along += w[(S + k) * LANES + r] * w[m + (1 + k) * LANES + r]
-                variance += w[(S + k) * LANES + r] * bent
-                w[(D + k) * LANES + r] = w[m + (1 + k) * LANES + r] - bent
-            mean = w[m + r] * exp2(-LOG2_E * (along - f4(0.5) * variance))
-            excess = w[n + r] - mean
-            safe = w[(Q + SAFE) * LANES + r]
-            outer = mean + safe * max(excess, f4(0))
-            curved = max(-excess, f4(0)) if safe > f4(0) else -excess
-            w[(Q + SPREAD) * LANES + r] = max(w[(Q + SPREAD) * LANES + r], variance)
-            for k in range(K):
-                dk = w[(D + k) * LANES + r]
-                w[(G + k) * LANES + r] += excess * dk
-                for j in range(k + 1):
-                    C = w[m + (1 + K + pair(k, j)) * LANES + r]
-                    w[(H + pair(k, j)) * LANES + r] += (
-                        outer * dk * w[(D + j) * LANES + r] + curved * C
-                    )
 
 
 @no_type_check
@@ -322,12 +278,3 @@ def solve_rows(w, H, G, D, definite_row, K):
                 value -= w[(H + pair(k, i)) * LANES + r] * w[(D + k) * LANES + r]
             w[(D + i) * LANES + r] = value
         w[definite_row * LANES + r] = definite
-
-
-@no_type_check
-@njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def solve(w, materials, bins):
-    """``solve_rows`` of the Hessian and the gradient."""
-    use_wide_vectors()
-    _, _, G, H, D, Q, _, _, _ = rows(materials, bins)
-    solve_rows(w, H, G, D, Q + DEFINITE, len(materials))

@@ -9,17 +9,19 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pcctlearn.decomposition.ambiguity import informative
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.decomposition.fused_gradients import with_derivative
 from pcctlearn.decomposition.inputs import box, check, in_one_precision
-from pcctlearn.decomposition.minima import (
-    find_minima,
-    in_double,
-    informative,
-    minimum,
+from pcctlearn.decomposition.minima import find_minima, in_double, minimum
+from pcctlearn.decomposition.pieces import (
+    RayLayout,
+    Rays,
+    flat,
+    put_back,
+    rays_contiguous,
     started,
 )
-from pcctlearn.decomposition.pieces import RayLayout, Rays, flat, put_back, rays_contiguous
 from pcctlearn.decomposition.polynomial import Polynomial, fit_polynomial
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.likelihood import poisson_likelihood

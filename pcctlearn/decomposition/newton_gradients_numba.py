@@ -5,7 +5,8 @@ from typing import no_type_check
 import numpy as np
 from numba import njit, prange
 
-from pcctlearn.decomposition.newton_numba import likelihood, packed, solve
+from pcctlearn.decomposition.likelihood_numba import likelihood, packed
+from pcctlearn.decomposition.newton_numba import solve
 
 TILE = 256  # rays of one pixel that a thread takes at a time
 
@@ -88,9 +89,9 @@ def gradients(
     for tile in prange(counts.shape[0] * per_pixel):
         pixel, i = tile // per_pixel, tile % per_pixel * TILE
         j = i + TILE
-        own = pixel if len(spectra) > 1 else 0
+        spectrum = pixel if len(spectra) > 1 else 0
         _gradients_tile(
-            x[pixel, i:j], counts[pixel, i:j], spectra[own], attenuation, lower, upper,
+            x[pixel, i:j], counts[pixel, i:j], spectra[spectrum], attenuation, lower, upper,
             passes[pixel, i:j], cotangent[pixel, i:j], materials, bins,
             of_counts[pixel, i:j], of_tables[pixel, tile % per_pixel :],
         )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.solvers.quadratic import Solution
 
 PIECE = 32768  # rays whose transmission at a hundred energies stays in the cache
@@ -104,6 +105,22 @@ class RayLayout:
         ordered = values.permute(*self.order, -1)
         shape = [self.n_rays] if self.shared else [self.n_pixels, self.n_rays]
         return ordered.reshape(*shape, values.shape[-1])
+
+
+def started(rays: Rays, polynomial: Polynomial | None) -> Rays:
+    """The rays, starting at the polynomial if they have no start.
+
+    It is rounded to float32 in both precisions, so that rays with several minima agree.
+    """
+    if rays.start is not None or polynomial is None:
+        return rays
+    starts = []
+    for piece in rays.pieces():
+        n, air = piece.counts.detach().double(), piece.spectra.detach().double().sum(-1)
+        start = polynomial.clamped(polynomial(n, air if air.ndim == 1 else air[:, None]))
+        starts.append(start.float().to(piece.counts).flatten(0, -2))
+    none = rays.counts.new_empty(0, len(polynomial.range))
+    return rays.starting_at(torch.cat(starts) if starts else none)
 
 
 def rays_contiguous(values: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from pcctlearn.instructions_numba import multiply_add, use_wide_vectors
 _BORDER = 16  # values around a profile
 _TINY = f4(1e-30)  # least share of a bin
 _LEAST_TOTAL = f4(1e-3)  # of which a logarithm is taken
-# rows of ``_keep``: five values of P, three of w, and these; ``_begin`` writes a start and the last
+# rows of ``_keep``: five values of P, three of w, and these; ``_fit_quartic`` writes a start and
+# the last
 _PLACE, _OFF, _EXPECTED, _NEAR = 8, 9, 10, 11
 _KIND = 2
 # Two minima of P that are farther apart, in 1 + half the deviance, do not change places off the
@@ -43,7 +44,8 @@ _LEAST_CURVED = f4(0.5)
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _set(out, o, table, low, left, high, right, n):
+def _interpolate(out, o, table, low, left, high, right, n):
+    """A row of the table between two totals."""
     use_wide_vectors()
     for j in range(n):
         out[o + j] = multiply_add(right, table[high + j], left * table[low + j])
@@ -51,7 +53,7 @@ def _set(out, o, table, low, left, high, right, n):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _add_four(out, o, table, low, high, n, a, b, c, d, left, right):
+def _add_four_bins(out, o, table, low, high, n, a, b, c, d, left, right):
     """out + Σ of four bins, with factors a, b, c, d, of the table at two totals."""
     use_wide_vectors()
     one, two, three = low + n, low + n + n, low + n + n + n
@@ -80,8 +82,8 @@ def _count_least(profile, o, n):
     number, place = np.int32(0), np.int32(0)
     one, least = np.uintp(1), np.int32(0)
     for j in range(n):
-        here = profile[o + j]
-        least = np.int32(here < profile[o + j - one]) & np.int32(here <= profile[o + j + one])
+        value = profile[o + j]
+        least = np.int32(value < profile[o + j - one]) & np.int32(value <= profile[o + j + one])
         number += least
         place += -least & np.int32(j)
     return number, place
@@ -89,30 +91,16 @@ def _count_least(profile, o, n):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _two_deepest(profile, o, n, number, total):
-    """Places of the two deepest of several minima, with the sum of all their places.
-
-    Two places follow from their sum and the sum of their squares.
-    """
+def _two_deepest(profile, o, n):
+    """Places of the two deepest minima of the profile; −1 where there is none."""
     use_wide_vectors()
-    one, squares = np.uintp(1), np.int32(0)
-    first, second = -1, -1
-    if number == 2:
-        for j in range(n):
-            here = profile[o + j]
-            least = np.int32(here < profile[o + j - one]) & np.int32(here <= profile[o + j + one])
-            squares += -least & (np.int32(j) * np.int32(j))
-        apart = np.int32(np.sqrt(f4(2 * squares - total * total)) + f4(0.5))
-        first, second = (total - apart) // 2, (total + apart) // 2
-        if profile[o + np.uintp(second)] < profile[o + np.uintp(first)]:
-            first, second = second, first
-        return first, second
+    one, first, second = np.uintp(1), -1, -1
     for j in range(n):
-        here = profile[o + j]
-        if here < profile[o + j - one] and here <= profile[o + j + one]:
-            if first < 0 or here < profile[o + np.uintp(first)]:
+        value = profile[o + j]
+        if value < profile[o + j - one] and value <= profile[o + j + one]:
+            if first < 0 or value < profile[o + np.uintp(first)]:
                 first, second = np.int64(j), first
-            elif second < 0 or here < profile[o + np.uintp(second)]:
+            elif second < 0 or value < profile[o + np.uintp(second)]:
                 second = np.int64(j)
     return first, second
 
@@ -120,7 +108,7 @@ def _two_deepest(profile, o, n, number, total):
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
 def _keep(near, place, r, profile, o, table, row, right, total):
-    """Values of P and w around a place, and the information there, for ``_begin``."""
+    """Values of P and w around a place, and the information there, for ``_fit_quartic``."""
     use_wide_vectors()
     height, nodes = table.shape[1], table.shape[2]
     of_w = height + W
@@ -138,19 +126,19 @@ def _keep(near, place, r, profile, o, table, row, right, total):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _begin(near, nodes, lower, upper):
+def _fit_quartic(near, nodes, lower, upper):
     """Area densities of 64 rays where the quartic through five values of P has its minimum, and
     whether P is flat there.
     """
     use_wide_vectors()
     last = f4(nodes - 1)
     for r in range(LANES):
-        far, before, here = near[r], near[LANES + r], near[2 * LANES + r]
+        far, before, middle = near[r], near[LANES + r], near[2 * LANES + r]
         after, beyond = near[3 * LANES + r], near[4 * LANES + r]
         d1 = (far - f4(8) * before + f4(8) * after - beyond) * f4(1 / 12)
-        d2 = (f4(16) * (before + after) - f4(30) * here - far - beyond) * f4(1 / 12)
+        d2 = (f4(16) * (before + after) - f4(30) * middle - far - beyond) * f4(1 / 12)
         d3 = f4(0.5) * (beyond - far) + before - after
-        d4 = far + beyond - f4(4) * (before + after) + f4(6) * here
+        d4 = far + beyond - f4(4) * (before + after) + f4(6) * middle
         place, off = near[_PLACE * LANES + r], near[_OFF * LANES + r]
         d = off
         for _ in range(4):
@@ -165,9 +153,9 @@ def _begin(near, nodes, lower, upper):
         least, most = near[7 * LANES + r], near[5 * LANES + r]  # w falls with c
         expected = near[_EXPECTED * LANES + r]
         for bend in (
-            far - f4(2) * before + here,
-            before - f4(2) * here + after,
-            here - f4(2) * after + beyond,
+            far - f4(2) * before + middle,
+            before - f4(2) * middle + after,
+            middle - f4(2) * after + beyond,
         ):
             curved = min(curved, bend)
         flat = _FLAT if curved < _LEAST_CURVED * expected else _CLEAR
@@ -184,7 +172,7 @@ def _begin(near, nodes, lower, upper):
 def _find_rows(counts, scale, profiles, totals, row, right):
     """Row of the table below each of 64 totals, and the share of the next."""
     use_wide_vectors()
-    table, least, step, _ = profiles
+    least, step, last = profiles.least, profiles.step, i4(len(profiles.table) - 2)
     for r in range(LANES):
         totals[r] = _LEAST_TOTAL
     for r in range(len(counts)):
@@ -192,7 +180,7 @@ def _find_rows(counts, scale, profiles, totals, row, right):
             totals[r] += scale[b] * counts[r, b]
     for r in range(LANES):
         place = (log(totals[r]) - least) / step
-        row[r] = min(max(i4(place), i4(0)), i4(len(table) - 2))
+        row[r] = min(max(i4(place), i4(0)), last)
         right[r] = place - f4(row[r])
 
 
@@ -210,12 +198,12 @@ def _write_profiles(counts, scale, table, row, right, profile):
         low = np.uintp(row[r] * height)
         high = low + np.uintp(height)
         o = np.uintp(_BORDER + r * (nodes + _BORDER))
-        _set(profile, o, flat, low + of_total, left, high + of_total, share, n)
+        _interpolate(profile, o, flat, low + of_total, left, high + of_total, share, n)
         for b in range(0, len(scale), 4):
             i = np.uintp(b * nodes)
             x0, x1 = _scaled(counts, scale, r, b), _scaled(counts, scale, r, b + 1)
             x2, x3 = _scaled(counts, scale, r, b + 2), _scaled(counts, scale, r, b + 3)
-            _add_four(profile, o, flat, low + i, high + i, n, x0, x1, x2, x3, -left, -share)
+            _add_four_bins(profile, o, flat, low + i, high + i, n, x0, x1, x2, x3, -left, -share)
 
 
 @no_type_check
@@ -234,21 +222,20 @@ def _add_entropy(counts, scale, totals, n, entropy):
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
+def scan(counts, scale, profiles, first, second, n_minima):
     """Start of the deepest minimum of each ray, and of a second one.
 
     Args:
         counts: (ray, bin).
         scale: (bin), factors of the counts, for the air counts of the table.
-        profiles: table of ``tabulate``, log N of its first row, and from one row to the next, and
-            the first and last node of each row between the limits of w.
-        lower, upper: limits of the area densities.
+        profiles: ``Profiles``.
         first, second: (ray, material), written; the second is NaN where there is none.
         n_minima: (ray), written; 3 stands for more, and 0 for rays outside the table, or with a
             minimum that may stand for two, which have a first start.
     """
     use_wide_vectors()
-    table, _, _, spans = profiles
+    table, spans = profiles.table, profiles.spans
+    lower, upper = profiles.window[0], profiles.window[1]
     nodes = table.shape[2]
     width, n = nodes + _BORDER, np.uintp(nodes)
     profile = np.full(_BORDER + LANES * width, f4(np.inf), np.float32)
@@ -270,7 +257,7 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
             second[start + r, 0] = second[start + r, 1] = f4(np.nan)
             also = -1
             if number != 1:
-                at, also = _two_deepest(profile, np.uintp(o), n, number, at)
+                at, also = _two_deepest(profile, np.uintp(o), n)
             half_deviance = profile[o + max(at, 0)] + entropy[r]
             apart = _MOST_APART * (f4(1) + max(half_deviance, f4(0)))
             most = profile[o + max(at, 0)] + apart
@@ -288,20 +275,20 @@ def scan(counts, scale, profiles, lower, upper, first, second, n_minima):
                     _keep(other, also, r, profile, o, table, row[r], share, totals[r])
             n_minima[start + r] = min(number, np.int32(3)) if inside else 0
             _keep(near, max(at, 0), r, profile, o, table, row[r], share, totals[r])
-        _begin(near, nodes, lower, upper)
-        _copy(near, first[start : start + LANES])
+        _fit_quartic(near, nodes, lower, upper)
+        _copy_starts(near, first[start : start + LANES])
         for r in range(len(block)):
             if near[_KIND * LANES + r] != _CLEAR:
                 n_minima[start + r] = 0
         if has_second:
-            _begin(other, nodes, lower, upper)
-            _copy(other, second[start : start + LANES])
+            _fit_quartic(other, nodes, lower, upper)
+            _copy_starts(other, second[start : start + LANES])
 
 
 @no_type_check
 @njit(cache=True, error_model="numpy", fastmath=FASTMATH)
-def _copy(near, starts):
-    """Starts from the scratch of ``_begin``, but of rays without one."""
+def _copy_starts(near, starts):
+    """Starts from the scratch of ``_fit_quartic``, but of rays without one."""
     use_wide_vectors()
     for r in range(len(starts)):
         if not np.isnan(starts[r, 0]):

@@ -99,7 +99,7 @@ def _write_column(table, node, c, totals, lower, upper, n, beam, materials, bins
         for b in range(n_rows - OTHERS):
             used = fits and b < len(bins)
             table[i, b, node] = log(max(y[b] / totals[i], _TINY)) if used else f4(0)
-        # falling with c, so that no minimum is there
+        # falling with c, so that P has no minimum
         excess = reached - totals[i] if fits else _MOST * f4(table.shape[2] - node)
         table[i, n_rows + EXCESS, node] = excess
         table[i, n_rows + W, node] = lower + step * f4(nearest) + (delta if fits else f4(0))

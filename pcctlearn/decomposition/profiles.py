@@ -25,13 +25,14 @@ _BELOW, _BEYOND = -0.25, 2.0  # limits of the table without a box, in the area d
 
 
 class Profiles(NamedTuple):
-    """The table of ``profile_numba.scan``, log of its first total, and the step to the next.
+    """Table from which ``profile_numba.scan`` makes the profile of every ray.
 
-    ``spans`` (total, 2) are the first and last node between the limits of the first material.
-    ``window`` (2, material) has the limits of the table, ``air`` (bin) the counts without an
-    object of its spectra, the mean of all pixels. It is ``certain`` to show all minima if every
-    pixel has nearly these spectra, if it extends over a finite box, finely enough, and if both
-    materials attenuate at all energies.
+    ``table`` (total, row, node) is that of ``profile_table_numba.tabulate``. ``least`` is the log
+    of its first total, and ``step`` that of the ratio of neighbours. ``spans`` (total, 2) are
+    the first and last node between the limits of the first material, ``window`` (2, material) the
+    limits of the table, and ``air`` (bin) the air counts of its spectra, the mean of all pixels. It
+    is ``certain`` to show all minima if every pixel has nearly these spectra, if it extends over a
+    finite box, finely enough, and if both materials attenuate at all energies.
     """
 
     table: np.ndarray
@@ -55,7 +56,9 @@ NO_PROFILES = Profiles(
 )
 
 
-def profiles(spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor) -> Profiles:
+def tabulated_profiles(
+    spectra: Tensor, attenuation: Tensor, reach: Tensor, box: Tensor
+) -> Profiles:
     """Profiles for the mean spectra of the pixels.
 
     Args:
@@ -117,7 +120,7 @@ def _tabulated(spectra: bytes, attenuation: bytes, reach: bytes, box: bytes, n: 
 
 
 def _spans(table: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """First and last node of each total with that total; none is between them if there is none."""
+    """First and last node whose expected total is that of the row; both are zero without one."""
     from pcctlearn.decomposition.profile_table_numba import EXCESS
 
     same = np.abs(table[:, EXCESS]) <= _SAME_TOTAL * totals[:, None]
@@ -129,7 +132,7 @@ def _spans(table: np.ndarray, totals: np.ndarray) -> np.ndarray:
 class Starts(NamedTuple):
     """First iterates (ray, material) of two searches; the second is NaN if none is needed.
 
-    They are ``sure`` if they are close to all minima of the ray.
+    They are ``sure`` if they are close to all minima of the ray. Arrays for compiled functions.
     """
 
     first: Tensor
@@ -137,19 +140,19 @@ class Starts(NamedTuple):
     sure: Tensor
 
     def or_else(self, other: "Starts") -> "Starts":
-        """Where they are not sure, others."""
+        """The other starts where these are not sure."""
         sure = self.sure[:, None]
         first, second = (torch.where(sure, a, b) for a, b in zip(self[:2], other[:2], strict=True))
         return Starts(first, second, self.sure)
 
 
-def starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
-    """The minima of the profiles, sure of rays with one or two of them.
+def profile_starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
+    """The minima of the profiles; sure for rays with one or two of them.
 
     Args:
         counts: (pixel, ray, bin).
         spectra: (pixel, bin, energy), or one for all pixels.
-        table: of these spectra.
+        table: the profiles of these spectra.
     """
     from pcctlearn.decomposition import profile_numba
 
@@ -160,6 +163,6 @@ def starts(counts: Tensor, spectra: Tensor, table: Profiles) -> Starts:
     scale = torch.where((scale - 1).abs() > 1e-5, scale, 1.0)  # of the same spectra
     scaled = counts * scale[:, None]
     flat, same = scaled.flatten(0, 1).contiguous().numpy(), np.ones_like(table.air)
-    profile_numba.scan(flat, same, table[:4], *table.window, first, second, number)
+    profile_numba.scan(flat, same, table, first, second, number)
     sure = torch.from_numpy((number == 1) | (number == 2))
     return Starts(torch.from_numpy(first), torch.from_numpy(second), sure)

@@ -166,7 +166,7 @@ def test_most_rays_are_solved_in_float32_at_once(monkeypatch, photons, least):
         shares.append(found[0].converged.double().mean())
         return found
 
-    monkeypatch.setattr("pcctlearn.decomposition.minima.easy_minima", counting)
+    monkeypatch.setattr("pcctlearn.decomposition.compiled_minima.easy_minima", counting)
     solved(counts, S, mu, torch.float32)
     assert shares[0] > least
 
@@ -223,7 +223,7 @@ def test_a_copy_of_a_layer_is_compiled_too(monkeypatch):
     for name in ("easy_minima", "hard_minima"):
         function = getattr(fused, name)
         monkeypatch.setattr(
-            f"pcctlearn.decomposition.minima.{name}",
+            f"pcctlearn.decomposition.compiled_minima.{name}",
             lambda *given, f=function, name=name: calls.append(name) or f(*given),
         )
     layer = deepcopy(MaximumLikelihood(scanner().float(), DampedNewton()))

@@ -7,7 +7,7 @@ from decomposition.test_fused import BOX, beam, drawn
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.polynomial import fit_polynomial
 from pcctlearn.decomposition.profile_table_numba import EXCESS, W
-from pcctlearn.decomposition.profiles import profiles, starts
+from pcctlearn.decomposition.profiles import profile_starts, tabulated_profiles
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import expected_counts
 
@@ -18,7 +18,7 @@ def table(S, mu, box=LIMITS):
     """Profiles of spectra (bin, energy), or of each pixel."""
     reach = fit_polynomial(S, mu).range
     S = S if S.ndim > 2 else S[None]
-    return profiles(S.float(), mu.float(), reach.float(), box.float())
+    return tabulated_profiles(S.float(), mu.float(), reach.float(), box.float())
 
 
 def minimum(counts, S, mu, start):
@@ -41,7 +41,7 @@ def test_the_likeliest_of_all_minima_is_found(name, where):
     for photons, seed in ((1e3, 31), (1e5, 32)):
         counts, S, mu = drawn(name, where, photons, 40, seed)
         counts = counts[counts.sum(-1) >= 1]
-        first, second, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
+        first, second, sure = profile_starts(counts[None].float(), S[None].float(), table(S, mu))
         one, x = minimum(counts, S, mu, first)
         has_second = sure & second.isfinite().all(-1)
         other, _ = minimum(counts, S, mu, torch.where(has_second[:, None], second, first))
@@ -81,7 +81,7 @@ def test_the_table_has_the_expected_counts(name):
 
 def test_with_many_photons_the_start_is_the_minimum():
     counts, S, mu = drawn("silicon", "usual", 1e8, 300, 33)
-    first, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
+    first, _, sure = profile_starts(counts[None].float(), S[None].float(), table(S, mu))
     _, x = minimum(counts, S, mu, first)
     assert sure.double().mean() > 0.98
     error = (first - x).abs()[sure]
@@ -122,7 +122,7 @@ def test_counts_outside_the_table_have_no_sure_start():
     air = S.sum(-1)
     behind = expected_counts(torch.tensor([[10.0, 0.5]]).double(), S, mu)[0]
     counts = torch.stack([100 * air, behind, 0 * air])
-    _, _, sure = starts(counts[None].float(), S[None].float(), table(S, mu))
+    _, _, sure = profile_starts(counts[None].float(), S[None].float(), table(S, mu))
     assert sure.tolist() == [False, True, False]
 
 
@@ -135,7 +135,9 @@ def test_a_flat_profile_may_hide_a_minimum():
         minimum(counts, S, mu, torch.tensor([place]))[0] for place in ([26.7, -0.57], [30.2, -1.3])
     ]
     assert values[1] < values[0] - 0.01
-    assert starts(counts[None].float(), S[None].float(), table(S, mu)).sure.tolist() == [False]
+    assert profile_starts(counts[None].float(), S[None].float(), table(S, mu)).sure.tolist() == [
+        False
+    ]
     found = decompose(counts.float(), S.float(), mu.float(), bounds=LIMITS.tolist())
     value = poisson_likelihood(found.x.double(), counts, S, mu).value
     torch.testing.assert_close(value, values[1], rtol=0, atol=1e-6)

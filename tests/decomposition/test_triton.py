@@ -17,10 +17,11 @@ from pcctlearn.decomposition import (
     gradients_triton,
     newton_triton,
 )
-from pcctlearn.decomposition.minima import _SAME, in_double, started
-from pcctlearn.decomposition.pieces import Rays
+from pcctlearn.decomposition.ambiguity import SAME_VALUE
+from pcctlearn.decomposition.minima import in_double
+from pcctlearn.decomposition.pieces import Rays, started
 from pcctlearn.decomposition.polynomial import fit_polynomial
-from pcctlearn.decomposition.profiles import Starts, profiles
+from pcctlearn.decomposition.profiles import Starts, tabulated_profiles
 from pcctlearn.solvers.minimum import DISTANCE
 from pcctlearn.solvers.quadratic import Bounds
 
@@ -85,7 +86,7 @@ def of_profiles(given, polynomial):
     if len(given.attenuation) > 2:
         return None
     box = torch.stack(given.limits())
-    return profiles(given.spectra, given.attenuation, polynomial.range, box)
+    return tabulated_profiles(given.spectra, given.attenuation, polynomial.range, box)
 
 
 def from_zero_too(start):
@@ -108,12 +109,12 @@ def test_minima_in_double_precision(beam):
     start = started(rays, polynomial).start.reshape(*given.counts.shape[:2], -1)
     wanted = torch.rand(start.shape[:2], generator=torch.Generator().manual_seed(2)) > 0.3
     expected = fused.hard_minima(
-        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), _SAME
+        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), SAME_VALUE
     )
     x, converged = newton_triton.search(
         *to_device([*given.tensors(), start, wanted, *given.limits()]),
         DISTANCE,
-        _SAME,
+        SAME_VALUE,
         torch.float64,
     )
     assert torch.equal(converged.cpu().flatten(), expected.converged)
@@ -146,7 +147,7 @@ def test_minima_of_few_photons(beam):
     assert both.sum() >= 3
     assert ((x.cpu().flatten(0, 1) - expected.x).abs()[both] <= 2 * DISTANCE).all()
     right = fused.hard_minima(
-        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), _SAME
+        given, from_zero_too(start), wanted.flatten(), ~wanted.flatten(), SAME_VALUE
     )
     solved = converged.cpu().flatten()
     assert ((x.cpu().flatten(0, 1) - right.x).abs()[solved] <= 1e-4).all()
