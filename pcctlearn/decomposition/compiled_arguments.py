@@ -12,18 +12,26 @@ class Box(NamedTuple):
     upper: np.ndarray
 
 
+class FirstIterates(NamedTuple):
+    """Arrays of ``profiles.Starts``."""
+
+    first: np.ndarray
+    second: np.ndarray
+    sure: np.ndarray
+
+
 class Limits(NamedTuple):
     """Largest shift of a minimum, g/cm², and least difference of the half deviances of two."""
 
-    distance: float
-    gap: float
+    distance: float | np.float32
+    gap: float | np.float32
 
 
 class EasyRays(NamedTuple):
     """Least photons, and largest half deviance per photon of a ray with a single minimum."""
 
-    least_photons: float
-    gross_misfit: float
+    least_photons: float | np.float32
+    gross_misfit: float | np.float32
 
 
 class Minima(NamedTuple):

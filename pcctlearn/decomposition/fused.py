@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcctlearn.decomposition.compiled_arguments import Box, EasyRays, Limits
+from pcctlearn.decomposition.compiled_arguments import Box, EasyRays, FirstIterates, Limits
 from pcctlearn.decomposition.pieces import Rays
 from pcctlearn.decomposition.polynomial import Polynomial
 from pcctlearn.decomposition.profiles import NO_PROFILES, Profiles, Starts
@@ -164,7 +164,7 @@ def ambiguous_minima(given: Problem, begin: Starts, wanted: Tensor) -> Single:
             x, fate = torch.zeros_like(first), torch.zeros(shape, dtype=torch.int8)
             newton_lanes_numba.search(
                 *arrays(*theta),
-                Starts(*arrays(first, second, sure)),
+                FirstIterates(*arrays(first, second, sure)),
                 *arrays(wanted),
                 Box(*arrays(*limits)),
                 _SINGLE_LIMITS,
@@ -214,7 +214,7 @@ def hard_minima(
             counts, spectra, attenuation = given.tensors()
             newton_numba.solve_in_double(
                 *arrays(*wanted.nonzero(as_tuple=True), counts, spectra, attenuation.double()),
-                Starts(*arrays(first, second, sure)),
+                FirstIterates(*arrays(first, second, sure)),
                 *arrays(close),
                 Box(*arrays(lower.double(), upper.double())),
                 Limits(DISTANCE, same),

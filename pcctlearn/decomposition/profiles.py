@@ -132,7 +132,7 @@ def _spans(table: np.ndarray, totals: np.ndarray) -> np.ndarray:
 class Starts(NamedTuple):
     """First iterates (ray, material) of two searches; the second is NaN if none is needed.
 
-    They are ``sure`` if they are close to all minima of the ray. Arrays for compiled functions.
+    They are ``sure`` if they are close to all minima of the ray.
     """
 
     first: Tensor
