@@ -1,6 +1,7 @@
 """Figures of the pile-up study."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,11 +9,11 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_names
 from pcctlearn.figures.style import COLORS, new_figure, show_image
 
-_STYLES = {
-    "no pile-up": ("reference", "-"),
-    "uncorrected": ("before", "-"),
-    "corrected": ("after", "-"),
-    "anchored": ("after", "--"),
+_STYLES: dict[str, dict[str, Any]] = {
+    "no pile-up": {"color": COLORS["plane"], "linewidth": 3.5},
+    "uncorrected": {"color": COLORS["before"]},
+    "corrected": {"color": COLORS["after"]},
+    "anchored": {"color": COLORS["after"], "linestyle": "--"},
 }
 
 
@@ -29,14 +30,15 @@ def arcs(folder: Path) -> Figure:
     for column, label in enumerate(shown):
         (image,) = read_arrays(folder, f"images/{label}/{most}")
         axis = figure.add_subplot(grid[0, column])
-        show_image(axis, 100 * (image[0] / inner - 1), (-3.0, 3.0), f"{label}, {most} mA", unit="%")
+        show_image(
+            axis, 100 * (image[0] / inner - 1), (-10.0, 10.0), f"{label}, {most} mA", unit="%"
+        )
     for row, axis in enumerate((figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:]))):
         for label in shown:
             (values,) = read_arrays(folder, f"arcs/{label}/{most}")
-            color, line = _STYLES[label]
             relative = 100 * (values[row] / values[row, 13] - 1)
-            axis.plot(np.arange(1, 20), relative[:19], line, color=COLORS[color], label=label)
-        axis.set(xlabel="arc", ylabel="relative to arc 14 (%)", ylim=(-4, 2))
+            axis.plot(np.arange(1, 20), relative[:19], label=label, **_STYLES[label])
+        axis.set(xlabel="arc", ylabel="relative to arc 14 (%)", xticks=range(2, 20, 2))
         axis.set_title(("low threshold", "high threshold")[row], fontsize=9)
     axis.legend(frameon=False, fontsize=8)
     return figure

@@ -126,8 +126,10 @@ def workshop(tmp_path_factory):
         exec(code_blocks(page, "python")[0], {})  # writes my_scan.h5
         page = (REPOSITORY / "docs/plate_file.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes my_plates.h5
+        page = (REPOSITORY / "docs/dead_time.md").read_text(encoding="utf-8")
+        exec(code_blocks(page, "python")[0], {})  # writes series.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
-        for name in ("CALIBRATED", "FANS", "BENCH"):
+        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
     shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")
