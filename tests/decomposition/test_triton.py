@@ -140,7 +140,7 @@ def test_minima_of_few_photons(beam):
     x, converged = newton_triton.search(
         *to_device([*given.tensors(), start, wanted, *given.limits()]),
         DISTANCE,
-        fused._TELLING,
+        fused._GAP,
         torch.float32,
     )
     both = converged.cpu().flatten() & expected.solved
