@@ -19,9 +19,11 @@ _START_SIGMA_keV = 2.0
 _LONGEST_keV = 2.0  # step of the center
 _LONGEST_LN = 0.5  # step of ln σ
 _ROUNDING = 1e-9
+_PASSES = 2
 
 Sweep = Float[Tensor, "pixel setting"]
 Settings = Float[Tensor, "setting"]
+Window = Float[Tensor, "pixel used"]
 
 
 class KLines(NamedTuple):
@@ -72,7 +74,7 @@ def fitted_edges(
         counts: N of every pixel.
         settings_keV: s, in equal steps Δ.
         line_keV: where c is searched for.
-        half_width_keV: of the range of the fit about the line.
+        half_width_keV: of the range of the fit about the line, and then about its first fit.
 
     Raises:
         ValueError: the sweep does not reach over this range.
@@ -85,8 +87,29 @@ def fitted_edges(
             f"study.sweep_keV=[{min(int(low), int(settings_keV[0]))},"
             f"{max(int(high) + 1, round(float(settings_keV[-1])))}], or another metal"
         )
-    inside = (settings_keV >= low) & (settings_keV <= high)
-    s, N = settings_keV[inside], counts[:, inside].double()
+    center = torch.full_like(counts[:, 0], line_keV, dtype=torch.float64)
+    for _ in range(_PASSES):  # the second one about the line that the first one finds
+        s, N = _about(center, settings_keV, counts.double(), half_width_keV)
+        fit = _fit(s, N, center)
+        found = (fit.center_keV - line_keV).abs() < half_width_keV
+        center = torch.where(fit.converged & found, fit.center_keV, line_keV)
+    return fit._replace(converged=fit.converged & found)
+
+
+def _about(
+    center_keV: OfPixels, settings_keV: Settings, counts: Sweep, half_width_keV: float
+) -> tuple[Window, Window]:
+    """The settings nearest to the center of each pixel, as many for all, and their counts."""
+    step = float(settings_keV[1] - settings_keV[0])
+    n = int(2 * half_width_keV / step) + 1
+    first = ((center_keV - half_width_keV - settings_keV[0]) / step).round().long()
+    first = first.clamp(0, len(settings_keV) - n)
+    index = first[:, None] + torch.arange(n)
+    return settings_keV.double()[index], counts.gather(1, index)
+
+
+def _fit(s: Window, N: Window, center_keV: OfPixels) -> EdgeFit:
+    """The fit of ``fitted_edges`` to some settings of each pixel."""
     D = N[:, :-1] - N[:, 1:]
     root = (N[:, :-1] + N[:, 1:]).clamp(min=1).rsqrt()
 
@@ -104,7 +127,7 @@ def fitted_edges(
     start = torch.zeros(len(D), 4, dtype=torch.float64)
     start[:, 3] = D.amin(1).clamp(min=0)
     start[:, 0] = (D - start[:, 3:]).sum(1).clamp(min=1)
-    start[:, 1], start[:, 2] = line_keV, torch.tensor(_START_SIGMA_keV).log()
+    start[:, 1], start[:, 2] = center_keV, torch.tensor(_START_SIGMA_keV).log()
     longest = torch.tensor([torch.inf, _LONGEST_keV, _LONGEST_LN, torch.inf], dtype=torch.float64)
     found = LevenbergMarquardt(1e-3, max_steps=60)(residuals, start, longest)
     J = residuals(found.x).jacobian
@@ -115,10 +138,8 @@ def fitted_edges(
     C = C + torch.diag_embed(shared, 1) + torch.diag_embed(shared, -1)
     covariance = inverse @ J.mT @ C @ J @ inverse
     sd = covariance[:, 1, 1].clamp(min=0).sqrt()
-    near = (found.x[:, 1] - line_keV).abs() < half_width_keV
-    return EdgeFit(
-        found.x[:, 1], sd, found.converged & (singular == 0) & (found.x[:, 0] > 0) & near
-    )
+    sound = found.converged & (singular == 0) & (found.x[:, 0] > 0)
+    return EdgeFit(found.x[:, 1], sd, sound)
 
 
 @dataclass(frozen=True)
