@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(
         "sfr": ["Sfr"],
         "bct": ["Bct"],
         "layer_slabs": ["LayerSlabs"],
+        "hybrid": ["Hybrid"],
         "water_slab": ["WaterSlab"],
         "beam_hardening": ["BeamHardening", "beam_hardening"],
         "material_correction": ["MaterialCorrection", "material_correction"],

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.calibration_set import CalibrationSet
-from pcctlearn.calibration.layer_fit import KnownRays, fit_through_decomposition
+from pcctlearn.calibration.layer_fit import fit_through_decomposition
+from pcctlearn.calibration.layer_problem import KnownRays
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.typical_counts import require_nested

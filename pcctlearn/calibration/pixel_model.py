@@ -27,7 +27,7 @@ class PixelModel:
         thresholds_keV: true thresholds.
         nominal_keV: nominal thresholds.
         gain_covariance: of (ln k, x), for Poisson counts.
-        threshold_sd_keV: zero for the reference threshold, which is nominal by definition.
+        threshold_sd_keV: zero for the reference threshold where it is nominal by definition.
         gauge: "relative" where a skew or bias common to all pixels is not determined.
         flags: {kind: pixels that could not be calibrated, for this reason}; they are nominal.
         warnings: sentences about errors that all pixels share, which the standard errors leave out.

@@ -14,7 +14,7 @@ _RANGE = (1.0, 99.0)  # percentiles that the colors of a map span
 
 
 def pixels(folder: Path) -> Figure:
-    """Gain, skew of the first material, and bias of each threshold above the lowest.
+    """Gain, skew of the first material, and bias of each threshold that is not nominal.
 
     Left: every calibrated pixel; where the detector is one row, with bars of one standard error.
     Right: how many pixels have each value, out of those calibrated.
@@ -25,7 +25,9 @@ def pixels(folder: Path) -> Figure:
     )
     rows = [("gain", gain, None), ("skew (mm)", skew, skew_sd)]
     rows += [
-        (f"bias at {keV[j]:g} keV (keV)", bias[..., j], bias_sd[..., j]) for j in range(1, len(keV))
+        (f"bias at {keV[j]:g} keV (keV)", bias[..., j], bias_sd[..., j])
+        for j in range(len(keV))
+        if j > 0 or bias[..., 0].any()
     ]
     figure = new_figure(10.0, 1.9 * len(rows))
     axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=[3, 1])

@@ -222,7 +222,9 @@ def _numbers(found: PixelModel) -> Numbers:
         numbers |= _sd(f"skew_sd_mm.{material}", skew)
         numbers[f"skew_standard_error_mm.{material}"] = sd.median().item()
     for index, keV in enumerate(found.nominal_keV.tolist()):
-        if index > 0:
+        if (
+            index > 0 or bias[:, 0].any()
+        ):  # the lowest is nominal unless calibration=hybrid moves it
             numbers[f"bias_mean_keV.{keV:g}keV"] = bias[:, index].mean().item()
             numbers |= _sd(f"bias_sd_keV.{keV:g}keV", bias[:, index])
             error = found.threshold_sd_keV[good][:, index].median().item()

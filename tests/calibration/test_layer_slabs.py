@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.plates import cdte_scanner, flawed, plates_of
 
-from pcctlearn.calibration import layer_fit
+from pcctlearn.calibration import layer_problem
 from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.layer_slabs import LayerSlabs
@@ -54,7 +54,7 @@ def test_head_to_head_with_etb_cal():
 def test_blocks_of_pixels_are_one_detector(monkeypatch):
     plates = plates_of(flawed(n_pixels=10), 1e8, seed=3)
     whole = LayerSlabs().fit(plates, cdte_scanner())
-    monkeypatch.setattr(layer_fit, "_BLOCK", 4 * len(plates.counts))
+    monkeypatch.setattr(layer_problem, "_BLOCK", 4 * len(plates.counts))
     parts = LayerSlabs().fit(plates, cdte_scanner())
     # the weights of a block are those of its median pixel
     torch.testing.assert_close(parts.thresholds_keV, whole.thresholds_keV, rtol=0, atol=1e-4)
