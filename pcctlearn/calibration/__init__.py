@@ -18,7 +18,6 @@ __getattr__, __dir__, __all__ = attach(
         "bct": ["Bct"],
         "layer_slabs": ["LayerSlabs"],
         "water_slab": ["WaterSlab"],
-        "beam_hardening": ["BeamHardening", "beam_hardening"],
         "material_correction": ["MaterialCorrection", "material_correction"],
     },
 )

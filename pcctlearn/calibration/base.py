@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.physics.spectral_model import SpectralModel
-
-Projections = Float[Tensor, "*ray threshold"]
+from pcctlearn.shapes import Projections
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from torch import Tensor
 from pcctlearn.chain import Chain
 from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
 from pcctlearn.evaluation.judge import judge
+from pcctlearn.evaluation.noise import Covariance, map_covariance, noise_numbers
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
 from pcctlearn.evaluation.truth import errors_from_truth
 from pcctlearn.metrics.errors import ErrorTable
@@ -37,6 +38,7 @@ class EvaluatedScan:
     maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
     (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
     ``cut_off`` is a sentence if the object extends beyond the detector, else empty.
+    ``noise`` is the covariance of the maps, if the decomposition computes it.
     ``numbers`` need no truth. ``errors`` are those due to scatter, ``from_truth`` the differences
     from the true object. ``differences`` lists the differences between the scan's geometry and the
     checkpoint's.
@@ -51,6 +53,7 @@ class EvaluatedScan:
     dead: Tensor
     unknown: Tensor
     cut_off: str
+    noise: Covariance | None
     numbers: dict[str, float]
     errors: ErrorTable
     from_truth: ErrorTable
@@ -73,6 +76,15 @@ class EvaluatedScan:
             self.image.energies_keV, self.image.hounsfield(maps)[0], strict=True
         ):
             yield f"vmi_{energy:g}keV", volume, "HU"
+
+    def noise_volumes(self) -> Iterator[tuple[str, Tensor, str]]:
+        """Name, values and unit of the standard deviation of each map; unknown voxels are NaN."""
+        if self.noise is None:
+            return
+        variance = self.noise.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+        sd = variance.clamp(min=0).sqrt().masked_fill(self.unknown, torch.nan)
+        for name, values in zip(self.materials, sd, strict=True):
+            yield f"noise_{name.replace('/', '_')}", values * MG_ML, "mg/mL"
 
 
 class ScanEvaluator:
@@ -136,19 +148,26 @@ class ScanEvaluator:
                 path,
                 100 * unknown.double().mean().item(),
             )
+        materials = tuple(chain.decompose.model.materials)
+        noise = map_covariance(chain, outcome, prepared, self.seed)
+        numbers = _numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share}
+        if noise is not None:
+            maps = outcome.at("maps")[0].masked_fill(unknown, torch.nan)
+            numbers |= noise_numbers(noise, maps, materials)
         return EvaluatedScan(
             path=path,
             recorded=recorded,
             correction="none" if chain.correct is None else chain.correct.title,
-            materials=tuple(chain.decompose.model.materials),
+            materials=materials,
             image=image,
             outcome=prepared.in_pixels(outcome),
             dead=dead.nonzero(),
             unknown=unknown,
             cut_off=cut_off,
-            numbers=_numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share},
+            noise=noise,
+            numbers=numbers,
             errors=self._errors(path, prepared, chain),
-            from_truth=errors_from_truth(outcome, recorded, image, chain.decompose.model.materials),
+            from_truth=errors_from_truth(outcome, recorded, image, materials),
             differences=scanner.differences,
         )
 

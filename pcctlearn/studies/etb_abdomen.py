@@ -12,10 +12,10 @@ from scipy.signal import savgol_filter
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator, PixelCalibration, ProjectionCorrection
-from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.calibration.material_correction import material_correction
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.decomposition.polynomial import ranges
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.metrics.images import region_difference, structural_similarity
