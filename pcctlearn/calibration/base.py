@@ -57,6 +57,15 @@ class PixelCalibration(Protocol):
 
 
 @runtime_checkable
+class SpectralCalibration(PixelCalibration, Protocol):
+    """A calibration that knows the spectrum of every pixel, with which materials are separated."""
+
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold; only their shape matters."""
+        ...
+
+
+@runtime_checkable
 class Calibrator(Protocol):
     """Finds how every pixel differs from nominal ones from counts behind plates."""
 

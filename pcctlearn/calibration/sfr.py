@@ -136,6 +136,10 @@ class SfrCalibration:
         """Pixels without a flag."""
         return ~any_of(self.flags)
 
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold, up to a factor."""
+        return self.spectra
+
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
     ) -> MappedHardening:

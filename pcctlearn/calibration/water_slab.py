@@ -67,6 +67,10 @@ class SlabScale:
         """Pixels without a flag."""
         return ~any_of(self.flags)
 
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold: those of a nominal pixel."""
+        return spectra_above(nominal)
+
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None
     ) -> MappedHardening:

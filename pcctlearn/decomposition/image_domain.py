@@ -8,7 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.decomposition.base import Decomposition
-from pcctlearn.decomposition.beam_hardening import beam_hardening, over_pixels, spectra_above
+from pcctlearn.decomposition.beam_hardening import (
+    BeamHardening,
+    beam_hardening,
+    over_pixels,
+    spectra_above,
+)
 from pcctlearn.decomposition.bone_correction import (
     BONE_G_CM3,
     LEAST_OVER_WATER,
@@ -47,7 +52,7 @@ class ImageInverse:
     inverse: Float[Tensor, "material threshold"]
 
     @classmethod
-    def of(
+    def at(
         cls,
         materials: Sequence[str],
         effective_keV: Energies,
@@ -63,13 +68,22 @@ class ImageInverse:
         Raises:
             ValueError: more materials than images.
         """
-        if len(materials) > len(effective_keV):
+        return cls.of(attenuation_table(materials, effective_keV).mT, covariance)
+
+    @classmethod
+    def of(
+        cls,
+        attenuation: Float[Tensor, "threshold material"],
+        covariance: Float[Tensor, "threshold threshold"] | None = None,
+    ) -> "ImageInverse":
+        """The inverse of this M; arguments and errors as in ``at``."""
+        M = attenuation.double()
+        n, n_materials = M.shape
+        if n_materials > n:
             raise ValueError(
-                f"{len(effective_keV)} thresholds do not determine {len(materials)} basis "
-                f"materials: choose at most as many materials=[…] as there are thresholds"
+                f"{n} thresholds do not determine {n_materials} basis materials: choose at most as "
+                "many materials=[…] as there are thresholds"
             )
-        M = attenuation_table(materials, effective_keV).mT.double()
-        n = len(effective_keV)
         C = torch.eye(n, dtype=M.dtype) if covariance is None else covariance.double()
         weighted = torch.linalg.solve(C, M).mT
         return cls(M, torch.linalg.solve(weighted @ M, weighted))
@@ -115,6 +129,26 @@ class ImageInverse:
         return inverse @ of_images @ inverse.mT
 
 
+def attenuation_behind(
+    water_cm: float, model: SpectralModel, hardening: BeamHardening
+) -> Float[Tensor, "threshold material"]:
+    """M_jm = ∂p_c,j/∂A_m of a thin layer behind water: its attenuation in images above thresholds.
+
+    The correction for water leaves this, not (μ/ρ)_m(E_j), of a material in water, since water has
+    hardened the beam; for water both are the same.
+
+    Args:
+        water_cm: length of the water.
+        model: the scanner, whose pixels are averaged.
+        hardening: correction of a pixel of these spectra.
+    """
+    spectra = over_pixels(spectra_above(model)).double()
+    behind = spectra * torch.exp(-water_cm * mass_attenuation("water", model.energies_keV.double()))
+    p = -(behind.sum(-1) / spectra.sum(-1)).log()
+    mean = behind @ model.attenuation.double().mT / behind.sum(-1, keepdim=True)
+    return hardening.slope(p)[:, None] * mean
+
+
 class ImageDomain(Decomposition):
     """Projections above each threshold, corrected for beam hardening, then ``ImageInverse``.
 
@@ -137,6 +171,9 @@ class ImageDomain(Decomposition):
         longest_cm: of the water that the correction is fitted to.
         effective_keV: of each threshold; by default the mean energy of the photons that a nominal
             pixel counts in air.
+        water_cm: typical length of water around the materials, behind which M holds
+            (``attenuation_behind``), such as for iodine; by default M holds at the effective
+            energies, as it does where bone is corrected.
     """
 
     def __init__(
@@ -147,19 +184,27 @@ class ImageDomain(Decomposition):
         n_passes: int = 2,
         longest_cm: float = 26.0,
         effective_keV: Sequence[float] | None = None,
+        water_cm: float | None = None,
     ) -> None:
         super().__init__(model)
         require_positive(longest_cm=longest_cm, n_passes=n_passes)
+        if water_cm is not None and water_cm < 0:
+            raise ValueError(f"water_cm must not be negative, got {water_cm:g}")
         if least_over_water <= 1:
             raise ValueError(f"least_over_water must exceed 1, got {least_over_water:g}")
-        self.least_over_water, self.n_passes = least_over_water, n_passes
+        self.least_over_water, self.n_passes, self.longest_cm = (
+            least_over_water,
+            n_passes,
+            longest_cm,
+        )
         self.bone = [name for name in BONE_G_CM3 if correct_bone and name in model.materials]
         self.hardening = beam_hardening(
             spectra_above(model), model, effective_keV=effective_keV, longest_cm=longest_cm
         )
-        self.inverse = ImageInverse.of(
-            model.materials, self.hardening.effective_keV, self._typical_covariance()
-        )
+        M = attenuation_table(model.materials, self.hardening.effective_keV).mT
+        if water_cm is not None:
+            M = attenuation_behind(water_cm, model, self._of_mean_pixel())
+        self.inverse = ImageInverse.of(M, self._typical_covariance())
         self._bone: BoneCorrection | None = None
         self._imaging: tuple[Callable[[Tensor], Tensor], LinearOperator] | None = None
 
@@ -215,6 +260,11 @@ class ImageDomain(Decomposition):
                 spectra, self.model, self.hardening, BONE_G_CM3[self.bone[0]]
             )
         return self._bone
+
+    def _of_mean_pixel(self) -> BeamHardening:
+        spectra = over_pixels(spectra_above(self.model))
+        keV = self.hardening.effective_keV.tolist()
+        return beam_hardening(spectra, self.model, effective_keV=keV, longest_cm=self.longest_cm)
 
     def _typical_covariance(self) -> Float[Tensor, "threshold threshold"]:
         """Covariance of the projections of a typical pixel behind much water."""

@@ -21,7 +21,7 @@ def test_monochromatic_images_give_the_densities_and_every_other_energy(keV):
     energies = torch.tensor(keV)
     maps = torch.tensor([1.0, 0.01])[:, None, None] * torch.rand(2, 5, 7)
     images = torch.einsum("mk,myx->kyx", attenuation_table(MATERIALS, energies), maps)
-    found = ImageInverse.of(MATERIALS, energies)(list(images))
+    found = ImageInverse.at(MATERIALS, energies)(list(images))
     torch.testing.assert_close(found, maps, rtol=1e-9, atol=1e-12)
     at_51 = MonoenergeticImages(MATERIALS, [51.0])(found[None])[0, 0]
     wanted = attenuation_table(MATERIALS, [51.0])[:, 0, None, None] * maps
@@ -30,7 +30,7 @@ def test_monochromatic_images_give_the_densities_and_every_other_energy(keV):
 
 def test_the_matrix_of_the_specification():
     """Condition of water and iodine at 62 and 75 keV: 141 with these tables."""
-    assert ImageInverse.of(MATERIALS, torch.tensor([62.0, 75.2])).condition == pytest.approx(
+    assert ImageInverse.at(MATERIALS, torch.tensor([62.0, 75.2])).condition == pytest.approx(
         141, rel=0.05
     )
 
@@ -38,14 +38,14 @@ def test_the_matrix_of_the_specification():
 def test_more_images_than_materials_are_weighted_by_their_noise():
     energies = torch.tensor([48.0, 60.0, 71.0])
     C = torch.tensor([[3.0, 1.0, 1.0], [1.0, 2.0, 1.5], [1.0, 1.5, 4.0]])
-    weighted, plain = (ImageInverse.of(MATERIALS, energies, c) for c in (C, None))
+    weighted, plain = (ImageInverse.at(MATERIALS, energies, c) for c in (C, None))
     # Gauss–Markov: no other unbiased combination has less noise
     noise = [inverse.covariance(C).diagonal() for inverse in (weighted, plain)]
     assert (noise[0] < noise[1]).all()
 
 
 def test_images_of_different_grids_are_refused():
-    inverse = ImageInverse.of(MATERIALS, torch.tensor([62.0, 75.0]))
+    inverse = ImageInverse.at(MATERIALS, torch.tensor([62.0, 75.0]))
     with pytest.raises(ValueError, match=r"different grids, \(4, 4\) and \(4, 5\)"):
         inverse([torch.zeros(4, 4), torch.zeros(4, 5)])
     grids = [ImageGrid(4, 4, 0.1), ImageGrid(4, 4, 0.2)]
@@ -54,7 +54,7 @@ def test_images_of_different_grids_are_refused():
     with pytest.raises(ValueError, match="1 images for 2"):
         inverse([torch.zeros(4, 4)])
     with pytest.raises(ValueError, match=r"1 thresholds.*materials=\[…\]"):
-        ImageInverse.of(MATERIALS, torch.tensor([62.0]))
+        ImageInverse.at(MATERIALS, torch.tensor([62.0]))
 
 
 def counts_of(model, rays):
@@ -67,6 +67,22 @@ def test_water_of_any_length_is_found_in_every_pixel():
     found = ImageDomain(model)(counts_of(model, rays))
     assert found.converged.all()
     torch.testing.assert_close(found.x[0].movedim(0, -1), rays, rtol=1e-4, atol=2e-4)
+
+
+def test_iodine_in_water_needs_the_matrix_behind_water():
+    model = cdte_scanner((31.0, 54.0, 149.0), ("water", "iodine"))
+    water = torch.tensor([[[16.0, 0.0]]])
+    found = []
+    for water_cm in (None, 16.0):
+        decompose = ImageDomain(model, water_cm=water_cm)
+        without, added = (
+            decompose(counts_of(model, rays)).x.flatten()
+            for rays in (water, water + torch.tensor([0.0, 0.002]))
+        )
+        torch.testing.assert_close(without, water.flatten(), rtol=1e-4, atol=1e-4)
+        found.append(float(added[1] - without[1]) / 0.002)
+    assert found[0] < 0.9
+    assert found[1] == pytest.approx(1, abs=0.01)
 
 
 def test_effective_energies_are_those_that_are_asked_for():
@@ -96,6 +112,8 @@ def test_gradients_reach_the_counts():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="least_over_water"):
         ImageDomain(cdte_scanner(), least_over_water=1.0)
+    with pytest.raises(ValueError, match="water_cm"):
+        ImageDomain(cdte_scanner(), water_cm=-1.0)
     with pytest.raises(ValueError, match="longest_cm"):
         ImageDomain(cdte_scanner(), longest_cm=0.0)
 
