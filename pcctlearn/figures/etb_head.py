@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_names, read_numbers
 from pcctlearn.figures.style import DISPLAY_WINDOWS, new_figure, show_image
 
-_WATER_MG_ML, _CALCIUM_MG_ML, _BRAIN_HU = (900.0, 1150.0), (0.0, 400.0), (-60.0, 140.0)
+_WATER_MG_ML, _CALCIUM_MG_ML, _BRAIN_HU = (900.0, 1150.0), (0.0, 600.0), (-60.0, 140.0)
 
 
 def images(folder: Path) -> Figure:

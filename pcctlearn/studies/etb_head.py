@@ -40,8 +40,9 @@ log = logging.getLogger(__name__)
 
 Images = Float[Tensor, "channel y x"]
 Numbers = dict[str, float]
+Sectors = list[Bool[Tensor, "y x"]]
 
-_DENSE_G_CM3, _MARGIN_VOXELS = 0.25, 1  # calcium of voxels that are bone, away from its edge
+_DENSE_G_CM3 = 0.25  # calcium of voxels that are bone
 _N_SECTORS = 5
 # [2, section 4.3.1]: largest differences of regions above 40 and 60 keV in HU
 _PUBLISHED = {"uncorrected": "27.9, 17.0", "sfr": "9.5, 11.1", "etb": "3.2, 4.2"}
@@ -71,6 +72,8 @@ class EtbHead:
         height_cm: of the slice.
         voxel_cm: of the head.
         least_over_water, n_passes: of the correction for bone (``BoneCorrection.of_images``).
+        bone_margin_voxels: width of the edge of bone that its sectors leave out, about the
+            resolution of the images; "bone_with_edge" leaves out one voxel less.
         vmi_keV: energies of the monoenergetic images.
         plate_photons: that reach a pixel in air in each exposure of the plates.
         photons: in each view of the scan.
@@ -93,6 +96,7 @@ class EtbHead:
         voxel_cm: float = 0.025,
         least_over_water: float = LEAST_OVER_WATER,
         n_passes: int = 2,
+        bone_margin_voxels: int = 2,
         vmi_keV: Sequence[float] = (51.0, 78.0),
         plate_photons: float = 1e8,
         photons: float = 2e6,
@@ -109,6 +113,9 @@ class EtbHead:
         self.head_seed, self.photons = head_seed, photons
         self.regions_cm = torch.tensor([list(place) for place in regions_cm], dtype=torch.float64)
         self.radius_cm = radius_cm
+        if bone_margin_voxels < 1:
+            raise ValueError(f"bone_margin_voxels must be 1 or more, got {bone_margin_voxels}")
+        self.bone_margin_voxels = bone_margin_voxels
         self.least_over_water, self.n_passes = least_over_water, n_passes
         self.image = MonoenergeticImages(model.materials, vmi_keV)
         self._points = voxel_centers(*grid.shape, grid.voxel_cm, dtype=torch.float64)
@@ -127,8 +134,12 @@ class EtbHead:
         self._inverse = ImageInverse.at(self.model.materials, plain.effective_keV)
         at_keV = attenuation_table(self.model.materials, plain.effective_keV)
         reference, maps = (self._images(values) for values in (rays @ at_keV, rays))
-        sectors = bone_sectors(maps[1])
-        numbers: Numbers = {"bone_voxels": float(sum(int(sector.sum()) for sector in sectors))}
+        margin = self.bone_margin_voxels
+        sectors = {
+            "bone": bone_sectors(maps[1], margin),
+            "bone_with_edge": bone_sectors(maps[1], margin - 1),
+        }
+        numbers: Numbers = {}
         arrays: dict[str, Tensor | np.ndarray] = self._shown("reference", reference, maps)
         for name, correction in self.bench.corrections().items():
             log.info("correcting with the pixels of %s", name)
@@ -191,15 +202,15 @@ class EtbHead:
         return numbers
 
     def _of_maps(
-        self, name: str, maps: Images, true: Images, sectors: Sequence[Bool[Tensor, "y x"]]
+        self, name: str, maps: Images, true: Images, sectors: Mapping[str, Sectors]
     ) -> Numbers:
         """Errors of calcium in sectors of bone, and of monoenergetic images in the brain."""
-        shares = [maps[1][one].mean() / true[1][one].mean() for one in sectors]
-        share = torch.stack(shares)
-        numbers = {
-            f"bone_range_percent.{name}": (100 * (share.max() / share.min() - 1)).item(),
-            f"bone_error_max_percent.{name}": (100 * (share - 1).abs().max()).item(),
-        }
+        numbers: Numbers = {}
+        for which, masks in sectors.items():
+            share = torch.stack([maps[1][one].mean() / true[1][one].mean() for one in masks])
+            range_percent = 100 * (share.max() / share.min() - 1)
+            numbers[f"{which}_range_percent.{name}"] = range_percent.item()
+            numbers[f"{which}_error_max_percent.{name}"] = 100 * (share - 1).abs().max().item()
         errors = self.image.hounsfield(maps[None])[0] - self.image.hounsfield(true[None])[0]
         for keV, error in zip(self.image.energies_keV, errors, strict=True):
             means = self._regions(error)
@@ -239,16 +250,19 @@ class EtbHead:
         return [Rows(title, head, rows)]
 
 
-def bone_sectors(calcium: Float[Tensor, "y x"]) -> list[Bool[Tensor, "y x"]]:
+def bone_sectors(calcium: Float[Tensor, "y x"], margin_voxels: int) -> Sectors:
     """Five equal sectors around the center of the bone, without the voxels at its edge.
 
     Args:
         calcium: true density in g/cm³.
+        margin_voxels: width of the edge.
 
     Raises:
         ValueError: a sector holds no bone.
     """
-    dense = ndimage.binary_erosion((calcium > _DENSE_G_CM3).numpy(), iterations=_MARGIN_VOXELS)
+    dense = (calcium > _DENSE_G_CM3).numpy()
+    if margin_voxels > 0:  # ndimage repeats the erosion without end for 0
+        dense = ndimage.binary_erosion(dense, iterations=margin_voxels)
     y, x = np.nonzero(dense)
     if not len(y):
         raise ValueError(
