@@ -52,7 +52,7 @@ class EtbAbdomen:
     """Images of counts above each threshold, corrected in every way, against a nominal detector.
 
     The scan has no noise, so that what differs is the calibration; the counts of the plates have
-    the noise of ``photons`` ("noisy_"), or none. FanProjections are corrected for beam hardening by
+    the noise of ``photons`` ("noisy_"), or none. Projections are corrected for beam hardening by
     the polynomials of every pixel and reconstructed for each threshold. "uncorrected" uses the
     polynomials of a nominal pixel for all, "ring_removal" removes stripes from their sinogram, and
     "true" uses the true detector: the floor of all corrections for water alone, as the abdomen is
@@ -159,7 +159,7 @@ class EtbAbdomen:
         return StudyResults(
             numbers=numbers,
             arrays={
-                "keV": nominal_keV,
+                "keV": true.nominal_keV,
                 **{f"images/{k}": (1000 * (v / water - 1)).float() for k, v in shown.items()},
             },
             figures=["etb.abdomen", "etb.abdomen_decomposed"],
