@@ -16,6 +16,7 @@ from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
 from pcctlearn.evaluation.truth import errors_from_truth
 from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
+from pcctlearn.physics.noise import generator_of
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, filled, listed
@@ -149,7 +150,8 @@ class ScanEvaluator:
                 100 * unknown.double().mean().item(),
             )
         materials = tuple(chain.decompose.model.materials)
-        noise = map_covariance(chain, outcome, prepared, self.seed)
+        generator = generator_of(self.seed, f"noise of the maps, {recorded.name}")
+        noise = map_covariance(chain, outcome, prepared.gain, generator)
         numbers = _numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share}
         if noise is not None:
             maps = outcome.at("maps")[0].masked_fill(unknown, torch.nan)

@@ -6,9 +6,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pcctlearn.chain import Chain
-from pcctlearn.physics.noise import generator_of
 from pcctlearn.scan import Scan
-from pcctlearn.scans.flat_field import FlatFielded
 
 _N_DRAWS = 8
 _SIDE = 9  # voxels of a slice over which products are averaged
@@ -18,30 +16,33 @@ Covariance = Float[Tensor, "material material *voxel"]
 
 
 def map_covariance(
-    chain: Chain, scan: Scan, prepared: FlatFielded, seed: int = 0, n_draws: int = _N_DRAWS
+    chain: Chain,
+    scan: Scan,
+    gain: Float[Tensor, "bin #view *pixel"],
+    generator: torch.Generator,
+    n_draws: int = _N_DRAWS,
 ) -> Covariance | None:
     """Covariance of the maps in (g/cm³)², if the decomposition computes that of the line integrals.
 
     Noise is drawn with the covariance of every ray and reconstructed; the products of the maps are
-    averaged over the draws and over 9 × 9 voxels of a slice: with eight draws, the relative
-    standard error is a few per cent. Scatter correction adds no noise to this.
+    averaged over the draws and over 9 × 9 voxels of a slice. The noise of the scatter correction
+    is left out.
 
     Args:
         chain: with a reconstruction.
         scan: with counts and line integrals.
-        prepared: the same scan, with the gain of its counts.
-        seed: of the draws.
+        gain: of the counts: photons were multiplied by it.
+        generator: of the draws.
         n_draws: number of draws.
     """
     if chain.reconstruct is None:
         return None
     counts = scan.at("counts" if scan.corrected_counts is None else "corrected_counts")
     # the counts are photons times a gain: their variance is the gain squared times the photons
-    covariance = chain.decompose.covariance(counts, counts * prepared.gain)
+    covariance = chain.decompose.covariance(counts, counts * gain)
     if covariance is None:
         return None
     root = torch.linalg.cholesky_ex(covariance.double()).L.nan_to_num().to(covariance)
-    generator = generator_of(seed, f"noise of the maps, {prepared.recorded.name}")
     line_integrals = scan.at("line_integrals")
     maps, total = chain.reconstruct(line_integrals), None
     for _ in range(n_draws):
