@@ -161,7 +161,7 @@ class ImageDomain(Decomposition):
 
     Bone needs the reconstruction of a scan (``of_scan``); without it, the hardening of bone is not
     corrected. ``converged`` is True where half a photon or more was counted above every threshold.
-    Gradients reach the counts.
+    Gradients reach the counts; the corrections are fitted to the spectra once, when this is built.
 
     Args:
         model: the scanner.

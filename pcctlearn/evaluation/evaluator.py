@@ -131,7 +131,10 @@ class ScanEvaluator:
         scanner = self.chains.of(path, recorded)
         chain, image = scanner.chain, scanner.image
         prepared = flat_fielded(recorded, chain.decompose.model.air().detach(), dead)
-        outcome = chain(prepared.counts[None], until="line_integrals")
+        try:
+            outcome = chain(prepared.counts[None], until="line_integrals")
+        except ValueError as error:  # such as an image without bone
+            raise ValueError(f"{path}: {error}") from None
         if dead.any():
             # the counts of neighbours do not fit the spectra of a pixel, their line integrals do
             between = filled(outcome.at("line_integrals"), dead)
