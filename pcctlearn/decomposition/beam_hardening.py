@@ -77,11 +77,20 @@ def beam_hardening(
         effective_keV: of each threshold; by default the mean energy of the photons that a nominal
             pixel counts in air.
         longest_cm: of the water.
+
+    Raises:
+        ValueError: another number of effective energies than of thresholds.
     """
     energies = nominal.energies_keV.double()
     water = linear_attenuation(["water"], energies)[0]
     effective = mean_energies_keV(nominal) if effective_keV is None else effective_keV
     keV = torch.as_tensor(effective, dtype=torch.float64)
+    if len(keV) != spectra.shape[-2]:
+        means = ",".join(f"{mean:.1f}" for mean in mean_energies_keV(nominal))
+        raise ValueError(
+            f"effective_keV lists {len(keV)} energies for {spectra.shape[-2]} thresholds: list one "
+            f"for each, such as decomposition.effective_keV=[{means}]"
+        )
     monochromatic = linear_attenuation(["water"], keV)[0]
     spectra = spectra.detach().double()
     # evenly spaced from the first step: no water has no projection

@@ -189,9 +189,15 @@ class ImageDomain(Decomposition):
         super().__init__(model)
         require_positive(longest_cm=longest_cm, n_passes=n_passes)
         if water_cm is not None and water_cm < 0:
-            raise ValueError(f"water_cm must not be negative, got {water_cm:g}")
+            raise ValueError(
+                f"water_cm must not be negative, got {water_cm:g}: use decomposition.water_cm=null "
+                "for the effective energies"
+            )
         if least_over_water <= 1:
-            raise ValueError(f"least_over_water must exceed 1, got {least_over_water:g}")
+            raise ValueError(
+                f"least_over_water must exceed 1, that of water, got {least_over_water:g}: use "
+                "decomposition.least_over_water=1.3"
+            )
         self.least_over_water, self.n_passes, self.longest_cm = (
             least_over_water,
             n_passes,

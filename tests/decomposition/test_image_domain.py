@@ -112,6 +112,8 @@ def test_gradients_reach_the_counts():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="least_over_water"):
         ImageDomain(cdte_scanner(), least_over_water=1.0)
+    with pytest.raises(ValueError, match=r"1 energies for 2.*decomposition\.effective_keV=\[65"):
+        ImageDomain(cdte_scanner(), effective_keV=[60.0])
     with pytest.raises(ValueError, match="water_cm"):
         ImageDomain(cdte_scanner(), water_cm=-1.0)
     with pytest.raises(ValueError, match="longest_cm"):
