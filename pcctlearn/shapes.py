@@ -11,6 +11,7 @@ from torch import Tensor
 RayCounts = Float[Tensor, "*ray bin"]
 RayLineIntegrals = Float[Tensor, "*ray material"]
 RayMask = Bool[Tensor, "*ray"]
+Projections = Float[Tensor, "*ray threshold"]
 Spectra = Float[Tensor, "*pixel bin energy"]
 Fluence = Float[Tensor, "*pixel energy"]
 Edges = Float[Tensor, "*pixel edge"]

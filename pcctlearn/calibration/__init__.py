@@ -19,7 +19,6 @@ __getattr__, __dir__, __all__ = attach(
         "layer_slabs": ["LayerSlabs"],
         "hybrid": ["Hybrid"],
         "water_slab": ["WaterSlab"],
-        "beam_hardening": ["BeamHardening", "beam_hardening"],
         "material_correction": ["MaterialCorrection", "material_correction"],
     },
 )

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.physics.spectral_model import SpectralModel
-
-Projections = Float[Tensor, "*ray threshold"]
+from pcctlearn.shapes import Projections
 
 
 @runtime_checkable
@@ -54,6 +53,15 @@ class PixelCalibration(Protocol):
             effective_keV: of each threshold; by default the mean energy of the photons that a
                 nominal pixel counts in air.
         """
+        ...
+
+
+@runtime_checkable
+class SpectralCalibration(PixelCalibration, Protocol):
+    """A calibration that knows the spectrum of every pixel, with which materials are separated."""
+
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold; only their shape matters."""
         ...
 
 

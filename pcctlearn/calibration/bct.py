@@ -9,8 +9,6 @@ from jaxtyping import Bool, Float
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from pcctlearn.calibration.base import Projections
-from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_above
 from pcctlearn.calibration.bilinear import BilinearMap
 from pcctlearn.calibration.calibration_set import SAME_CM, CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
@@ -20,10 +18,12 @@ from pcctlearn.calibration.usable import (
     usable_pixels,
     with_empty_bins,
 )
+from pcctlearn.decomposition.beam_hardening import mean_energies_keV, spectra_above
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import bins_from_above
 from pcctlearn.scans.dead_pixels import any_of
+from pcctlearn.shapes import Projections
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPixels, OfPlates, PlateModel, Skews, plate_model
 from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
+from pcctlearn.decomposition.beam_hardening import BeamHardening, beam_hardening
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel

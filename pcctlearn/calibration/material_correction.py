@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.base import Projections
-from pcctlearn.calibration.beam_hardening import mean_energies_keV
+from pcctlearn.decomposition.beam_hardening import mean_energies_keV
 from pcctlearn.decomposition.polynomial import Polynomial, fit_polynomial, ranges
 from pcctlearn.physics.attenuation import attenuation_table, linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.shapes import Attenuation, RayLineIntegrals
+from pcctlearn.shapes import Attenuation, Projections, RayLineIntegrals
 
 
 @dataclass(frozen=True)

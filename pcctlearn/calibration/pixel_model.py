@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.calibration.beam_hardening import BeamHardening, beam_hardening, spectra_above
+from pcctlearn.decomposition.beam_hardening import BeamHardening, beam_hardening, spectra_above
 from pcctlearn.physics.skew import Skew
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import Thresholds

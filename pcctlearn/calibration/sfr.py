@@ -9,8 +9,6 @@ from jaxtyping import Bool, Float
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from pcctlearn.calibration.base import Projections
-from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import OfPlates, plate_model
 from pcctlearn.calibration.usable import (
@@ -19,9 +17,10 @@ from pcctlearn.calibration.usable import (
     spread,
     usable_pixels,
 )
+from pcctlearn.decomposition.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
-from pcctlearn.shapes import Energies
+from pcctlearn.shapes import Energies, Projections
 from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
 from pcctlearn.validation import require_positive
 
@@ -136,6 +135,10 @@ class SfrCalibration:
     def calibrated(self) -> Bool[Tensor, "*pixel"]:
         """Pixels without a flag."""
         return ~any_of(self.flags)
+
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold, up to a factor."""
+        return self.spectra
 
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None

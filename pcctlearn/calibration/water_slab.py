@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pcctlearn.calibration.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.plate_counts import plate_model
 from pcctlearn.calibration.usable import require_plates, spread, usable_pixels
+from pcctlearn.decomposition.beam_hardening import MappedHardening, beam_hardening, spectra_above
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.scans.dead_pixels import any_of
 
@@ -66,6 +66,10 @@ class SlabScale:
     def calibrated(self) -> Bool[Tensor, "*pixel"]:
         """Pixels without a flag."""
         return ~any_of(self.flags)
+
+    def spectra_above(self, nominal: SpectralModel) -> Float[Tensor, "*pixel threshold energy"]:
+        """Spectra of the photons counted above each threshold: those of a nominal pixel."""
+        return spectra_above(nominal)
 
     def correction(
         self, nominal: SpectralModel, effective_keV: Sequence[float] | None = None

@@ -6,6 +6,9 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "base": ["Decomposition"],
+        "beam_hardening": ["BeamHardening", "beam_hardening"],
+        "bone_correction": ["BoneCorrection", "bone_correction"],
+        "image_domain": ["ImageDomain", "ImageInverse"],
         "linearised": ["LinearisedDecomposition"],
         "lookup": ["LookupDecomposition"],
         "maximum_likelihood": ["MaximumLikelihood", "decompose"],

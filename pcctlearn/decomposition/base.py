@@ -1,10 +1,14 @@
 """The protocol of a material decomposition: counts to line integrals and their mask."""
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Counts
 from pcctlearn.solvers.quadratic import Solution
+from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.grids import SliceGrid
 
 
 class Decomposition(nn.Module):
@@ -25,6 +29,28 @@ class Decomposition(nn.Module):
         but passes no gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(counts)")
+
+    def of_scan(
+        self, geometry: Geometry, grid: SliceGrid, reconstruct: Callable[[Tensor], Tensor]
+    ) -> "Decomposition":
+        """This decomposition for one scan; one that needs images of it keeps the reconstruction.
+
+        Args:
+            geometry, grid: of the scan.
+            reconstruct: line integrals (…, view, [row,] column) to maps.
+        """
+        return self
+
+    def covariance(self, counts: Counts, variance: Counts | None = None) -> Tensor | None:
+        """Covariance (batch, view, *pixel, material, material) of the noise in (g/cm²)², or None.
+
+        None: this decomposition does not compute it.
+
+        Args:
+            counts: as in ``forward``.
+            variance: of the counts; by default the counts.
+        """
+        return None
 
     def bounds(self) -> list[list[float]] | None:
         """Lower and upper limits of the materials in g/cm², or None if all materials are free.

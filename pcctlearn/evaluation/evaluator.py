@@ -12,11 +12,13 @@ from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.chain import Chain
 from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
 from pcctlearn.evaluation.judge import judge
+from pcctlearn.evaluation.noise import Covariance, map_covariance, noise_numbers
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
 from pcctlearn.evaluation.truth import errors_from_truth
 from pcctlearn.evaluation.unpiled import unpiled
 from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
+from pcctlearn.physics.noise import generator_of
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, filled, listed
@@ -39,6 +41,7 @@ class EvaluatedScan:
     maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
     (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
     ``cut_off`` is a sentence if the object extends beyond the detector, else empty.
+    ``noise`` is the covariance of the maps, if the decomposition computes it.
     ``numbers`` need no truth. ``errors`` are those due to scatter, ``from_truth`` the differences
     from the true object. ``differences`` lists the differences between the scan's geometry and the
     checkpoint's.
@@ -53,6 +56,7 @@ class EvaluatedScan:
     dead: Tensor
     unknown: Tensor
     cut_off: str
+    noise: Covariance | None
     numbers: dict[str, float]
     errors: ErrorTable
     from_truth: ErrorTable
@@ -75,6 +79,15 @@ class EvaluatedScan:
             self.image.energies_keV, self.image.hounsfield(maps)[0], strict=True
         ):
             yield f"vmi_{energy:g}keV", volume, "HU"
+
+    def noise_volumes(self) -> Iterator[tuple[str, Tensor, str]]:
+        """Name, values and unit of the standard deviation of each map; unknown voxels are NaN."""
+        if self.noise is None:
+            return
+        variance = self.noise.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+        sd = variance.clamp(min=0).sqrt().masked_fill(self.unknown, torch.nan)
+        for name, values in zip(self.materials, sd, strict=True):
+            yield f"noise_{name.replace('/', '_')}", values * MG_ML, "mg/mL"
 
 
 class ScanEvaluator:
@@ -129,7 +142,10 @@ class ScanEvaluator:
         scanner = self.chains.of(path, recorded)
         chain, image = scanner.chain, scanner.image
         prepared = flat_fielded(recorded, chain.decompose.model.air().detach(), dead)
-        outcome = chain(prepared.counts[None], until="line_integrals")
+        try:
+            outcome = chain(prepared.counts[None], until="line_integrals")
+        except ValueError as error:  # such as an image without bone
+            raise ValueError(f"{path}: {error}") from None
         if dead.any():
             # the counts of neighbours do not fit the spectra of a pixel, their line integrals do
             between = filled(outcome.at("line_integrals"), dead)
@@ -147,19 +163,27 @@ class ScanEvaluator:
                 path,
                 100 * unknown.double().mean().item(),
             )
+        materials = tuple(chain.decompose.model.materials)
+        generator = generator_of(self.seed, f"noise of the maps, {recorded.name}")
+        noise = map_covariance(chain, outcome, prepared.gain, generator)
+        numbers = _numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share}
+        if noise is not None:
+            maps = outcome.at("maps")[0].masked_fill(unknown, torch.nan)
+            numbers |= noise_numbers(noise, maps, materials)
         return EvaluatedScan(
             path=path,
             recorded=recorded,
             correction="none" if chain.correct is None else chain.correct.title,
-            materials=tuple(chain.decompose.model.materials),
+            materials=materials,
             image=image,
             outcome=prepared.in_pixels(outcome),
             dead=dead.nonzero(),
             unknown=unknown,
             cut_off=cut_off,
-            numbers=_numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share},
+            noise=noise,
+            numbers=numbers,
             errors=self._errors(path, prepared, chain),
-            from_truth=errors_from_truth(outcome, recorded, image, chain.decompose.model.materials),
+            from_truth=errors_from_truth(outcome, recorded, image, materials),
             differences=scanner.differences,
         )
 

@@ -29,7 +29,7 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
         _write_projections(scan, part / "projections.h5")
         to_patient = scan.recorded.scanner_to_patient
         frame = None if to_patient is None else to_patient.numpy()
-        for name, volume, unit in scan.volumes():
+        for name, volume, unit in (*scan.volumes(), *scan.noise_volumes()):
             path = part / f"{name}.nii.gz"
             write_nifti(path, volume, scan.recorded.grid, unit, frame, scan.unknown)
         record = {

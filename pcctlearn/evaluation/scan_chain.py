@@ -88,9 +88,10 @@ class ScanChains:
             differences = self.scatter.differences(geometry)
             for difference in differences:
                 log.warning("the checkpoint was trained with a different geometry: %s", difference)
-            decompose = self.decomposition(self._calibrated(path, model, geometry))
             image = MonoenergeticImages(model.materials, self.vmi_keV)
             reconstruct = self.reconstruct(geometry, recorded.grid)
+            decompose = self.decomposition(self._calibrated(path, model, geometry))
+            decompose = decompose.of_scan(geometry, recorded.grid, reconstruct)
             self._last = ScanChain(
                 replace(recorded, counts=None, primary=None, scatter=None),
                 Chain(decompose, reconstruct, image, correct).eval(),

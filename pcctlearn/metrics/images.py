@@ -26,6 +26,19 @@ def structural_similarity(image: Image, reference: Image, body: Bool[Tensor, "y 
     return windows[0, 0][body[3:-3, 3:-3]].mean().item()
 
 
+def region_means(
+    image: Image,
+    points_cm: Float[Tensor, "y x 2"],
+    centers_cm: Float[Tensor, "region 2"],
+    radius_cm: float,
+) -> Float[Tensor, "region"]:
+    """Means of an image over discs."""
+    discs = [
+        (points_cm - center).square().sum(-1) <= radius_cm**2 for center in centers_cm.to(points_cm)
+    ]
+    return torch.stack([image[disc].mean() for disc in discs])
+
+
 def region_difference(
     image: Image,
     points_cm: Float[Tensor, "y x 2"],
@@ -33,8 +46,5 @@ def region_difference(
     radius_cm: float,
 ) -> float:
     """Largest minus smallest mean of discs in an image, which are of one material [2, eq. 26]."""
-    means = [
-        image[(points_cm - center).square().sum(-1) <= radius_cm**2].mean()
-        for center in centers_cm.to(points_cm)
-    ]
-    return (torch.stack(means).max() - torch.stack(means).min()).item()
+    means = region_means(image, points_cm, centers_cm, radius_cm)
+    return (means.max() - means.min()).item()

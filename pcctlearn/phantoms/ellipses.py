@@ -5,7 +5,7 @@ Positions have two components (x, y), or three for ellipsoids (x, y, z).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, sin
+from math import cos, pi, sin
 
 import numpy as np
 import torch
@@ -88,6 +88,15 @@ class EllipsePhantom:
             total += densities.view(-1, *(1,) * (p.ndim - 1)) * ellipse.chords_cm(p, v)
         return total
 
+    def densities_at(self, points: Float[Tensor, "*point d"]) -> Float[Tensor, "material *point"]:
+        """Densities at these positions, g/cm³."""
+        total = points.new_zeros(len(self.materials), *points.shape[:-1])
+        for ellipse, densities in zip(self.ellipses, self.densities, strict=True):
+            total += densities.to(points).view(-1, *(1,) * (points.ndim - 1)) * ellipse.contains(
+                points
+            )
+        return total
+
     def maps(self, grid: ImageGrid, oversampling: int = 8) -> Float[Tensor, "material y x"]:
         """Densities averaged over each voxel on oversampling² points."""
         n_y, n_x = (n * oversampling for n in grid.shape)
@@ -128,6 +137,31 @@ def water_calcium_phantom(
         for x in (-insert_x_cm, insert_x_cm)
     ]
     return EllipsePhantom([water, *inserts])
+
+
+def multi_energy_phantom(
+    diameter_cm: float = 18.0,
+    iodine_mg_mL: Sequence[float] = (2.0, 5.0, 10.0),
+    calcium_mg_mL: float = 100.0,
+    rod_diameter_cm: float = 2.8,
+    rod_radius_cm: float = 5.5,
+) -> EllipsePhantom:
+    """A water cylinder with rods of iodine and one of calcium, as that of [2, Fig. 11].
+
+    The rods lie evenly on a circle of rod_radius_cm, the first on the right, counted
+    counterclockwise, calcium last. Iodine is dissolved in water of 1 g/cm³; calcium displaces its
+    own volume. Not given in [2] and chosen here: all sizes, and the calcium.
+    """
+    contents = [(0.0, iodine / 1000, 0.0) for iodine in iodine_mg_mL]
+    calcium = calcium_mg_mL / 1000
+    contents.append((-calcium / density_g_cm3("calcium"), 0.0, calcium))
+    cylinder = Ellipse((0.0, 0.0), [diameter_cm / 2] * 2, (1.0, 0.0, 0.0))
+    rods = []
+    for number, content in enumerate(contents):
+        angle = 2 * pi * number / len(contents)
+        center = (rod_radius_cm * cos(angle), rod_radius_cm * sin(angle))
+        rods.append(Ellipse(center, [rod_diameter_cm / 2] * 2, content))
+    return EllipsePhantom([cylinder, *rods], ("water", "iodine", "calcium"))
 
 
 def iodine_abdomen() -> EllipsePhantom:

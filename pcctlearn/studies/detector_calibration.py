@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
-from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
 from pcctlearn.calibration.stored import digest_of_file
 from pcctlearn.console import without_warnings
+from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context

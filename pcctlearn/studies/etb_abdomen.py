@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -12,51 +11,41 @@ from scipy.signal import savgol_filter
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator, PixelCalibration, ProjectionCorrection
-from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.calibration.material_correction import material_correction
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.decomposition.base import Decomposition
+from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.decomposition.polynomial import ranges
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.metrics.images import region_difference, structural_similarity
 from pcctlearn.phantoms.ellipses import EllipsePhantom, voxel_centers
 from pcctlearn.physics.attenuation import attenuation_table
-from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
-from pcctlearn.physics.thresholds import above_from_bins
+from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.shapes import channels_first, channels_last
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.simulation.plates import PHOTONS_WITHOUT_NOISE, measured_plates
+from pcctlearn.studies.flawed_bench import (
+    Columns,
+    FanProjections,
+    FanScan,
+    FlawedBench,
+    Plates,
+    interpolated,
+)
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 
 log = logging.getLogger(__name__)
 
-Columns = Bool[Tensor, "column"]
-Projections = Float[Tensor, "view column threshold"]
 Images = Float[Tensor, "threshold y x"]
 Numbers = dict[str, float]
-Plates = Mapping[str, Sequence[float]]  # {material: thickness in each exposure}
 
 EXACT = "exact_"  # start of the names of decomposed images
 MATERIALS = "materials_"  # of images corrected for all basis materials
 _LEAST_BODY_PER_CM = 0.05
 _STRIPE_COLUMNS = 31
-
-
-@dataclass(frozen=True)
-class FanScan:
-    """Expected counts of a fan-beam scan, and those in air."""
-
-    counts: Float[Tensor, "view column bin"]
-    air: Float[Tensor, "*column bin"]
-
-    @property
-    def projections(self) -> Projections:
-        """−ln of the transmission in counts above each threshold."""
-        return -(above_from_bins(self.counts) / above_from_bins(self.air)).log()
 
 
 class EtbAbdomen:
@@ -108,18 +97,13 @@ class EtbAbdomen:
         filter: str = "hamming",
         seed: int = 0,
     ) -> None:
-        if "default" not in plates_cm or set(plates_cm) - {"default", *calibrations}:
-            raise ValueError(
-                f"plates_cm names {sorted(plates_cm)}: give default, and else only calibrations, "
-                f"which are {sorted(calibrations)}"
-            )
+        self.bench = FlawedBench(model, geometry, calibrations, errors, plates_cm, photons, seed)
         if unknown := sorted(set(of_two_materials) - set(calibrations)):
             raise ValueError(
                 f"of_two_materials names {', '.join(unknown)}, the calibrations are "
                 f"{sorted(calibrations)}: leave out the others"
             )
         self.model, self.geometry, self.grid, self.phantom = model, geometry, grid, phantom
-        self.calibrations, self.errors = dict(calibrations), errors
         self.decomposition = decomposition
         self.range_g_cm2 = dict(range_g_cm2)
         ranges(self.range_g_cm2, model.materials)  # raises unless it names the basis
@@ -127,22 +111,23 @@ class EtbAbdomen:
         self.of_two_materials = [
             start + name for name in of_two_materials for start in ("", "noisy_")
         ]
-        self.region_radius_cm, self.plates_cm = region_radius_cm, dict(plates_cm)
-        self.photons, self.filter, self.seed = photons, filter, seed
+        self.region_radius_cm = region_radius_cm
         self._reconstruct = fbp(geometry, grid, filter, truncation="cosine").double()
 
     def run(self, context: Context) -> StudyResults:
         """Scan, calibrate, correct, reconstruct, and compare."""
-        nominal_keV = self.model.thresholds.edges_keV.detach()[:-1]
-        true = self.errors.pixels(nominal_keV, self.geometry.n_columns, self.seed)
-        scan, reference = self._scans([true.spectral_model(self.model), self.model])
+        true = self.bench.pixels
+        rays = channels_last(self.phantom.line_integrals(*self.geometry.rays())[None])[0]
+        table = attenuation_table(self.phantom.materials, self.model.energies_keV)
+        models = [true.spectral_model(self.model), self.model]
+        scan, reference = self.bench.scans(models, rays, table)
         plain = beam_hardening(spectra_above(self.model), self.model)
         found: dict[str, PixelCalibration] = {"true": true}
         numbers: Numbers = {}
         for start, noisy in (("", False), ("noisy_", True)):
-            for name, calibrator in self.calibrations.items():
+            for name in self.bench.calibrations:
                 began = perf_counter()
-                found[start + name] = self._calibrated(name, calibrator, true, noisy)
+                found[start + name] = self.bench.calibrated(name, noisy)
                 numbers[f"seconds.{start}{name}"] = perf_counter() - began
         images = {"uncorrected": self._corrected(plain, scan)}
         stripes = without_stripes(plain(scan.projections))
@@ -174,39 +159,19 @@ class EtbAbdomen:
         return StudyResults(
             numbers=numbers,
             arrays={
-                "keV": nominal_keV,
+                "keV": true.nominal_keV,
                 **{f"images/{k}": (1000 * (v / water - 1)).float() for k, v in shown.items()},
             },
             figures=["etb.abdomen", "etb.abdomen_decomposed"],
             summary=(
                 f"{self.geometry.n_columns} pixels, {self.geometry.n_views} views. Plates without "
-                f"noise, and with that of {self.photons:g} photons a pixel in air. Errors are "
-                "differences from a nominal detector with the same correction, over the body."
+                f"noise, and with that of {self.bench.photons:g} photons a pixel in air. "
+                "Errors are differences from a nominal detector with the same correction, over the "
+                "body."
             ),
             tables=self._tables(numbers, list(images)),
             tabulated=numbers,
         )
-
-    @torch.no_grad()
-    def _scans(self, models: Sequence[SpectralModel]) -> list[FanScan]:
-        log.info("scanning the phantom")
-        rays = channels_last(self.phantom.line_integrals(*self.geometry.rays())[None])[0]
-        table = attenuation_table(self.phantom.materials, self.model.energies_keV)
-        scans = []
-        for model in models:
-            spectra = model.spectra()
-            counts = torch.stack([expected_counts(view, spectra, table) for view in rays])
-            scans.append(FanScan(counts, spectra.sum(-1)))
-        return scans
-
-    def _calibrated(
-        self, name: str, calibrator: Calibrator, true: PixelModel, noisy: bool
-    ) -> PixelCalibration:
-        plates = self.plates_cm.get(name, self.plates_cm["default"])
-        lengths = torch.tensor([list(values) for values in plates.values()], dtype=torch.float64).T
-        photons, seed = (self.photons, self.seed + 1) if noisy else (PHOTONS_WITHOUT_NOISE, None)
-        measured = measured_plates(true, self.model, lengths, tuple(plates), photons, seed)
-        return calibrator.fit(measured, self.model)
 
     def _of_materials(
         self, spectra: Float[Tensor, "*pixel threshold energy"]
@@ -218,7 +183,7 @@ class EtbAbdomen:
     ) -> Images:
         return self._reconstructed(correct(scan.projections), good)
 
-    def _reconstructed(self, projections: Projections, good: Columns | None = None) -> Images:
+    def _reconstructed(self, projections: FanProjections, good: Columns | None = None) -> Images:
         if good is not None:
             projections = interpolated(projections, good)
         return self._reconstruct @ projections.movedim(-1, 0).contiguous()
@@ -275,19 +240,7 @@ class EtbAbdomen:
         return tables
 
 
-def interpolated(projections: Projections, good: Columns) -> Projections:
-    """Linear interpolation of the other columns between good ones, constant beyond the last."""
-    known = good.nonzero()[:, 0]
-    column = torch.arange(len(good))
-    right = torch.searchsorted(known, column).clamp(max=len(known) - 1)
-    left = (right - 1).clamp(min=0)
-    gap = (known[right] - known[left]).clamp(min=1)
-    share = ((column - known[left]) / gap).clamp(0, 1).to(projections)[:, None]
-    filled = (1 - share) * projections[:, known[left]] + share * projections[:, known[right]]
-    return torch.where(good[:, None], projections, filled)
-
-
-def without_stripes(projections: Projections) -> Projections:
+def without_stripes(projections: FanProjections) -> FanProjections:
     """Subtract from every column the median over the views of its excess over the columns nearby.
 
     The excess is the difference from a parabola fitted to 31 columns. An edge of the object crosses

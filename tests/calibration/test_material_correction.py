@@ -7,8 +7,8 @@ import torch
 from support.plates import cdte_scanner, flawed, held_out, water_iodine_scanner
 
 from pcctlearn.calibration.base import ProjectionCorrection
-from pcctlearn.calibration.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.calibration.material_correction import material_correction
+from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import expected_counts
 

@@ -59,6 +59,29 @@ def test_the_bias_of_pixels_falls_to_the_noise(workshop, tmp_path):
         assert after[key] < before[key] / 3
 
 
+def test_images_are_decomposed_with_the_pixels_and_without(workshop, tmp_path):
+    """Water and calcium in the image domain, with bone corrected, and the noise of the maps."""
+    words = ["decomposition=image_domain"]
+    model = f"pixel_model={workshop / 'calibrated/pixel_model.h5'}"
+    before = evaluated(workshop, tmp_path / "before", *words)
+    after = evaluated(workshop, tmp_path / "after", *words, model)
+    key = "projection_water_error_g_cm2.pixel_bias"
+    assert after[key] < before[key] / 1.5  # the rest is that of bone, which no pixel shares
+    assert after["noise_water_mg_mL"] > 0
+    assert -1 < after["noise_correlation_water_calcium"] < -0.5
+    folder = next((tmp_path / "after").glob("head*"))
+    assert {path.name for path in folder.glob("*.nii.gz")} == {
+        "water.nii.gz",
+        "calcium.nii.gz",
+        "vmi_60keV.nii.gz",
+        "noise_water.nii.gz",
+        "noise_calcium.nii.gz",
+    }
+    with pytest.raises(ValueError, match=r"head.*\.h5: no voxel.*correct_bone=false"):
+        evaluated(workshop, tmp_path / "none", *words, "decomposition.least_over_water=9.0")
+    evaluated(workshop, tmp_path / "bare", *words, "decomposition.correct_bone=false")
+
+
 def test_flagged_pixels_are_filled(workshop, tmp_path):
     pixels = read_pixel_model(workshop / "calibrated/pixel_model.h5")
     flagged = torch.zeros(4, 24, dtype=torch.bool)

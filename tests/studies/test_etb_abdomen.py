@@ -20,7 +20,8 @@ from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.results import write_results
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.studies.etb_abdomen import EtbAbdomen, interpolated, without_stripes
+from pcctlearn.studies.etb_abdomen import EtbAbdomen, without_stripes
+from pcctlearn.studies.flawed_bench import interpolated
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.calibration.base import Projections
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import above_from_bins
+from pcctlearn.shapes import Projections
 
-_LENGTHS_CM = torch.linspace(0.4, 26.0, 65, dtype=torch.float64)
+_LONGEST_CM, _N_LENGTHS = 26.0, 65
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class BeamHardening:
 
     def __call__(self, projections: Projections) -> Projections:
         """Corrected projections."""
-        c = self.coefficients.to(projections)
-        corrected = c[..., -1] * projections
-        for power in range(c.shape[-1] - 2, -1, -1):  # Horner's scheme
-            corrected = (corrected + c[..., power]) * projections
-        return corrected
+        return projections * _polynomial(self.coefficients, projections)
+
+    def slope(self, projections: Projections) -> Projections:
+        """dp_c/dp."""
+        powers = torch.arange(1, self.coefficients.shape[-1] + 1)
+        return _polynomial(self.coefficients * powers.to(self.coefficients), projections)
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def beam_hardening(
     nominal: SpectralModel,
     order: int = 5,
     effective_keV: Sequence[float] | None = None,
+    longest_cm: float = _LONGEST_CM,
 ) -> BeamHardening:
-    """Fit the polynomials of all pixels to water of 0.4 to 26 cm.
+    """Fit the polynomials of all pixels to water of up to 26 cm.
 
     Args:
         spectra: of the photons counted above each threshold (``spectra_above``); their sum cancels.
@@ -74,17 +76,29 @@ def beam_hardening(
         order: K.
         effective_keV: of each threshold; by default the mean energy of the photons that a nominal
             pixel counts in air.
+        longest_cm: of the water.
+
+    Raises:
+        ValueError: another number of effective energies than of thresholds.
     """
     energies = nominal.energies_keV.double()
     water = linear_attenuation(["water"], energies)[0]
     effective = mean_energies_keV(nominal) if effective_keV is None else effective_keV
     keV = torch.as_tensor(effective, dtype=torch.float64)
+    if len(keV) != spectra.shape[-2]:
+        means = ",".join(f"{mean:.1f}" for mean in mean_energies_keV(nominal))
+        raise ValueError(
+            f"effective_keV lists {len(keV)} energies for {spectra.shape[-2]} thresholds: list one "
+            f"for each, such as decomposition.effective_keV=[{means}]"
+        )
     monochromatic = linear_attenuation(["water"], keV)[0]
     spectra = spectra.detach().double()
-    transmission = torch.exp(-_LENGTHS_CM[:, None] * water)
+    # evenly spaced from the first step: no water has no projection
+    lengths_cm = torch.arange(1, _N_LENGTHS + 1, dtype=torch.float64) * longest_cm / _N_LENGTHS
+    transmission = torch.exp(-lengths_cm[:, None] * water)
     total = spectra.sum(-1, keepdim=True)
     p = -(torch.einsum("...te,le->...tl", spectra, transmission) / total).log()
-    target = monochromatic[:, None] * _LENGTHS_CM
+    target = monochromatic[:, None] * lengths_cm
     # relative residuals: rows are divided by the projection that they should give
     rows = torch.stack([p**q for q in range(1, order + 1)], -1) / target[..., None]
     ones = torch.ones_like(p)[..., None]
@@ -92,10 +106,28 @@ def beam_hardening(
     return BeamHardening(coefficients, keV, monochromatic)
 
 
+def _polynomial(
+    coefficients: Float[Tensor, "*pixel threshold power"], p: Projections
+) -> Projections:
+    """c_1 + c_2 p + … by Horner's scheme."""
+    c = coefficients.to(p)
+    total = c[..., -1].expand_as(p)
+    for power in range(c.shape[-1] - 2, -1, -1):
+        total = total * p + c[..., power]
+    return total
+
+
 def mean_energies_keV(nominal: SpectralModel) -> list[float]:
-    """Mean energy of the photons that are counted above each threshold in air."""
-    spectra = spectra_above(nominal)
+    """Mean energy of the photons that are counted above each threshold in air, over all pixels."""
+    spectra = over_pixels(spectra_above(nominal))
     return ((spectra @ nominal.energies_keV.to(spectra)) / spectra.sum(-1)).tolist()
+
+
+def over_pixels(
+    spectra: Float[Tensor, "*pixel threshold energy"],
+) -> Float[Tensor, "threshold energy"]:
+    """Mean spectra of all pixels."""
+    return spectra.flatten(0, -3).mean(0) if spectra.ndim > 2 else spectra
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from support.plates import cdte_scanner, flawed
 
 from pcctlearn.calibration.base import PixelCalibration, ProjectionCorrection
-from pcctlearn.calibration.beam_hardening import mean_energies_keV, spectra_above
+from pcctlearn.decomposition.beam_hardening import mean_energies_keV, spectra_above
 from pcctlearn.physics.attenuation import linear_attenuation
 
 
