@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.base import PixelCalibration, Projections
-from pcctlearn.calibration.beam_hardening import spectra_above
 from pcctlearn.calibration.direct_inversion import ThresholdModels
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.sfr import SfrCalibration, straightened
 from pcctlearn.calibration.water_slab import SlabScale
+from pcctlearn.decomposition.beam_hardening import spectra_above
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.metrics.errors import rms
 from pcctlearn.physics.attenuation import attenuation_table, density_g_cm3, linear_attenuation

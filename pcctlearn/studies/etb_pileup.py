@@ -12,10 +12,10 @@ from rich.progress import track
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
-from pcctlearn.calibration.beam_hardening import spectra_above
 from pcctlearn.calibration.calibration_set import CalibrationSet
 from pcctlearn.calibration.dead_times import CurrentSeries, DeadTimes, fit_dead_times
 from pcctlearn.console import console
+from pcctlearn.decomposition.beam_hardening import spectra_above
 from pcctlearn.metrics.errors import Rows
 from pcctlearn.montecarlo.pulses import PulseCounters
 from pcctlearn.phantoms.ellipses import Ellipse, EllipsePhantom, voxel_centers
@@ -26,7 +26,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.simulation.detector_errors import DetectorErrors
-from pcctlearn.studies.etb_abdomen import interpolated
+from pcctlearn.studies.flawed_bench import interpolated
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
