@@ -22,6 +22,7 @@ from pcctlearn.solvers.levenberg_marquardt import Residuals
 _LONGEST = (0.3, 0.02, 2.0)  # steps of ln k, of a thickness in cm, of a threshold in keV
 _ROUNDING = 1e-6  # of a residual in standard deviations
 _LEAST_BIN_keV = 1.0  # between a fixed reference and the next threshold
+_GAP_keV = 0.05  # from halfway to the next threshold: a bin between two limits is not empty
 _BLOCK = 100_000  # rays
 
 Unknowns = Float[Tensor, "pixel unknown"]
@@ -160,10 +161,10 @@ class LayerProblem:
         """All thresholds, within their limits, so that they increase."""
         T, fixed = self.nominal_keV, self.n_fixed
         middle = (T[1:] + T[:-1]) / 2
-        lower = torch.cat([self.model.energies_keV[:1], middle])
+        lower = torch.cat([self.model.energies_keV[:1], middle + _GAP_keV])
         if fixed:
             lower[1] = T[0] + _LEAST_BIN_keV
-        upper = torch.cat([middle, self.model.energies_keV[-1:] - 1])
+        upper = torch.cat([middle - _GAP_keV, self.model.energies_keV[-1:] - 1])
         lower, upper = (
             torch.maximum(T - FURTHEST_keV, lower),
             torch.minimum(T + FURTHEST_keV, upper),
