@@ -33,10 +33,11 @@ _KEPT = ("without counts in a bin", "undetermined")  # by the layer: ETB-Cal's r
 class Hybrid:
     """Gain, skew and all thresholds from ETB-Cal, refined through the decomposition layer.
 
-    The layer weighs all counts by the Fisher information (``fit_through_decomposition``), begins
-    where ETB-Cal ends, and has its thicknesses and thresholds, with their covariance, as a prior:
-    what the layer does not determine stays where ETB-Cal put it. Both see the same counts, so that
-    the prior has a hundredth of its weight; in full, it would count them twice.
+    The layer weighs all counts by the Fisher information, with what more bins than materials leave
+    over (``fit_through_decomposition``). It begins where ETB-Cal ends, and has its thicknesses and
+    thresholds, with their covariance, as a prior: what the layer does not determine stays where
+    ETB-Cal put it. Both see the same counts, so that the prior has a hundredth of its weight; in
+    full, it would count them twice.
 
     ETB-Cal and the layer take the lowest threshold as nominal, as one pixel cannot tell its bias
     from skew. Here all pixels together tell whether it scatters (``reference_scatter``). Then it
@@ -82,8 +83,9 @@ class Hybrid:
         self, slabs: SlabRays, keV: Float[Tensor, "threshold"], prior: LayerPrior, n_fixed: int
     ) -> PixelFit:
         return fit_through_decomposition(
-            slabs.rays, slabs.model, self.basis, keV, self.max_steps, prior, n_fixed
-        )
+            slabs.rays, slabs.model, self.basis, keV, self.max_steps, prior, n_fixed,
+            with_misfit=True,
+        )  # fmt: skip
 
     def _weak(self, n_thresholds: int) -> Float[Tensor, "unknown"]:
         """Precision of thicknesses and thresholds that nothing else determines."""

@@ -23,6 +23,7 @@ def fit_through_decomposition(
     max_steps: int,
     prior: LayerPrior | None = None,
     n_fixed: int = 1,
+    with_misfit: bool = False,
 ) -> PixelFit:
     """Minimise Σ_m (A*_m(θ) − A_m)ᵀ I_m (A*_m(θ) − A_m) over θ = (ln k, x, T) of every pixel.
 
@@ -32,7 +33,9 @@ def fit_through_decomposition(
     is −(∂²L/∂A²)⁻¹ ∂²L/∂A∂θ [1]. Since J depends on the noise of the counts, the minimum is biased
     by as much as its standard deviation where many exposures have few counts; the last step solves
     Σ_m J_mᵀ I_m (A*_m − A_m) = 0 with the J of the expected counts instead, which is not. A prior
-    adds its (θ − m)ᵀ P (θ − m) to the sum.
+    adds its (θ − m)ᵀ P (θ − m) to the sum. With more bins than materials, A* leaves part of the
+    counts unused; ``with_misfit`` adds Σ (ȳ_b(A*) − y_b)²/ȳ_b, with which the sum holds all
+    information of the counts.
 
     The lowest ``n_fixed`` thresholds are nominal; the others are searched as far as 12 keV from
     their nominal values, and halfway to one another.
@@ -42,7 +45,7 @@ def fit_through_decomposition(
     priors = [None] * len(blocks) if prior is None else prior.blocks(rays.pixels_per_block)
     parts = []
     for block, own in zip(blocks, priors, strict=True):
-        problem = LayerProblem(block, model, basis, nominal_keV.double(), own, n_fixed)
+        problem = LayerProblem(block, model, basis, nominal_keV.double(), own, n_fixed, with_misfit)
         found = solver(problem.residuals, problem.start(), problem.longest())
         parts.append(_fitted(problem, found))
     return PixelFit.joined(parts)
@@ -95,7 +98,7 @@ def threshold_estimates(
     means, covariances, left = [], [], []
     parts = (rays.blocks(), *(v.split(rays.pixels_per_block) for v in fit[:3]))
     for block, gain, thickness, T in zip(*parts, strict=True):
-        problem = LayerProblem(block, model, basis, nominal_keV.double(), n_fixed=0)
+        problem = LayerProblem(block, model, basis, nominal_keV.double(), None, 0, True)
         x = torch.cat([(gain / problem.scale).log()[:, None], thickness, T], -1)
         at = problem.at_expected_counts(x)
         covariance, singular = torch.linalg.inv_ex(at.normal)
@@ -104,7 +107,7 @@ def threshold_estimates(
         means.append((x - step)[:, n:])
         covariances.append(covariance[:, n:, n:])
         left.append(at.chi2 - (at.gradient * step).sum(-1))
-    n_spare = len(rays.exposure) * len(basis) - n - len(nominal_keV)
+    n_spare = (len(rays.exposure) - 1) * len(nominal_keV) - n  # as many bins as thresholds
     excess = 1.0
     if n_spare > 0:
         excess = max(1.0, float(torch.cat(left).nanmedian()) / stats.chi2.median(n_spare))

@@ -22,6 +22,7 @@ from pcctlearn.solvers.levenberg_marquardt import Residuals
 _LONGEST = (0.3, 0.02, 2.0)  # steps of ln k, of a thickness in cm, of a threshold in keV
 _ROUNDING = 1e-6  # of a residual in standard deviations
 _LEAST_BIN_keV = 1.0  # between a fixed reference and the next threshold
+_GAP_keV = 0.05  # from halfway to the next threshold: a bin between two limits is not empty
 _BLOCK = 100_000  # rays
 
 Unknowns = Float[Tensor, "pixel unknown"]
@@ -95,6 +96,8 @@ class LayerProblem:
         nominal_keV: nominal thresholds.
         prior: of thicknesses and thresholds; none by default.
         n_fixed: thresholds, from the lowest, that are nominal by definition.
+        with_misfit: also minimise what more bins than materials leave over,
+            Σ (ȳ_b(A*) − y_b)²/ȳ_b of the decomposed counts y.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class LayerProblem:
         nominal_keV: Float[Tensor, "threshold"],
         prior: LayerPrior | None = None,
         n_fixed: int = 1,
+        with_misfit: bool = False,
     ) -> None:
         self.above, self.exposure = rays.counts, rays.exposure
         self.model, self.nominal_keV = model, nominal_keV
@@ -123,6 +127,8 @@ class LayerProblem:
         information = fisher_information(rays.area_g_cm2, self.scale * nominal, self.attenuation)
         root = torch.linalg.cholesky(information * exposure[..., None])
         self.root = root.expand(-1, len(rays.counts), -1, -1)
+        expected = self.scale * expected_counts(rays.area_g_cm2, nominal, self.attenuation)
+        self.bin_root = (exposure / expected).sqrt() if with_misfit else None
         if prior is not None:
             self.prior_root = torch.linalg.cholesky(prior.precision)
 
@@ -155,10 +161,10 @@ class LayerProblem:
         """All thresholds, within their limits, so that they increase."""
         T, fixed = self.nominal_keV, self.n_fixed
         middle = (T[1:] + T[:-1]) / 2
-        lower = torch.cat([self.model.energies_keV[:1], middle])
+        lower = torch.cat([self.model.energies_keV[:1], middle + _GAP_keV])
         if fixed:
             lower[1] = T[0] + _LEAST_BIN_keV
-        upper = torch.cat([middle, self.model.energies_keV[-1:] - 1])
+        upper = torch.cat([middle - _GAP_keV, self.model.energies_keV[-1:] - 1])
         lower, upper = (
             torch.maximum(T - FURTHEST_keV, lower),
             torch.minimum(T + FURTHEST_keV, upper),
@@ -185,8 +191,7 @@ class LayerProblem:
         """Decomposed minus known area densities in standard deviations, and the prior."""
         spectra, density = (self.scale * part for part in self._spectra_and_density(x))
         found = decompose(self.counts, spectra, self.attenuation, start=self.known).x
-        value = self._in_deviations(found - self.known)
-        J = self._jacobian(found, self.counts, spectra, density)
+        value, J = self._rows(found, found, self.counts, spectra, density)
         if self.prior is not None:
             off = torch.einsum("pu,puk->pk", x[:, 1:] - self.prior.mean, self.prior_root)
             rows = torch.nn.functional.pad(self.prior_root.mT, (1, 0))  # ln k has no prior
@@ -198,8 +203,7 @@ class LayerProblem:
         spectra, density = (self.scale * part for part in self._spectra_and_density(x))
         decomposed = decompose(self.counts, spectra, self.attenuation, start=self.known)
         expected = expected_counts(self.known, spectra, self.attenuation)
-        J = self._jacobian(self.known, expected, spectra, density)
-        value = self._in_deviations(decomposed.x - self.known)
+        value, J = self._rows(decomposed.x, self.known, expected, spectra, density)
         gradient = (J.mT @ value[..., None])[..., 0]
         normal = J.mT @ J
         if self.prior is not None:
@@ -214,14 +218,15 @@ class LayerProblem:
     ) -> Float[Tensor, "pixel row"]:
         return torch.einsum("epm,epmk->pek", difference, self.root).flatten(1)
 
-    def _jacobian(
+    def _rows(
         self,
+        found: Float[Tensor, "exposure pixel material"],
         area: Float[Tensor, "exposure pixel material"],
         counts: Float[Tensor, "exposure pixel bin"],
         spectra: Spectra,
         density: Spectra,
-    ) -> Float[Tensor, "pixel row unknown"]:
-        """dA/dθ in standard deviations."""
+    ) -> tuple[Float[Tensor, "pixel row"], Float[Tensor, "pixel row unknown"]]:
+        """Residuals of the decomposition ``found``, and their J for counts behind ``area``."""
         directions = [spectra]
         directions += [-mu * spectra for mu in self.model.attenuation_per_cm]
         for j in range(self.n_fixed, self.n_thresholds):
@@ -234,4 +239,23 @@ class LayerProblem:
             spectra_tangent(area, counts, spectra, self.attenuation, direction)
             for direction in directions
         ]
-        return torch.stack([self._in_deviations(tangent) for tangent in tangents], -1)
+        value = self._in_deviations(found - self.known)
+        J = torch.stack([self._in_deviations(tangent) for tangent in tangents], -1)
+        if self.bin_root is None:
+            return value, J
+        left = expected_counts(found, spectra, self.attenuation) - self.counts
+        slopes = [expected_counts(area, spectra * mu, self.attenuation) for mu in self.attenuation]
+        moves = []
+        for direction, tangent in zip(directions, tangents, strict=True):
+            move = expected_counts(area, direction, self.attenuation)
+            for column, slope in enumerate(slopes):
+                move = move - tangent[..., column, None] * slope
+            moves.append(self._in_counts(move))
+        value = torch.cat([value, self._in_counts(left)], 1)
+        return value, torch.cat([J, torch.stack(moves, -1)], 1)
+
+    def _in_counts(
+        self, difference: Float[Tensor, "exposure pixel bin"]
+    ) -> Float[Tensor, "pixel row"]:
+        assert self.bin_root is not None
+        return (difference * self.bin_root).movedim(1, 0).flatten(1)

@@ -57,6 +57,24 @@ def test_a_reference_that_follows_the_energy_scale_is_refined():
     assert abs(float(found.thresholds_keV[:, 0].mean()) - 40) < 0.05
 
 
+@pytest.mark.parametrize(
+    "errors", [DetectorErrors(0.0035, 0.0012, (-0.006, 0.006), 0.33), ENERGY_SCALE]
+)
+def test_four_thresholds_need_what_four_bins_leave_over_two_materials(errors):
+    """The layer alone loses half of the counts' information, and is worse than ETB-Cal."""
+    edges_keV = (31.0, 37.0, 54.0, 60.0, 149.0)
+    truth = errors.pixels(torch.tensor(edges_keV[:-1]).double(), 100, seed=0)
+    scanner, plates = cdte_scanner(edges_keV), plates_of(truth, 1e8, seed=3)
+
+    def spread(calibrator):
+        found = calibrator.fit(plates, scanner)
+        return (found.thresholds_keV - truth.thresholds_keV)[found.calibrated][:, 1:].std(0)
+
+    hybrid = spread(Hybrid())
+    assert (hybrid < spread(EtbCal())).all()
+    assert (hybrid < 0.5 * spread(LayerSlabs())).all()
+
+
 @pytest.mark.physics
 def test_error_bars_hold_for_all_thresholds():
     truth = ENERGY_SCALE.pixels(NOMINAL, 300, seed=0)

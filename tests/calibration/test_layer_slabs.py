@@ -9,7 +9,7 @@ from support.plates import cdte_scanner, flawed, plates_of
 from pcctlearn.calibration import layer_problem
 from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.etb import EtbCal
-from pcctlearn.calibration.layer_slabs import LayerSlabs
+from pcctlearn.calibration.layer_slabs import LayerSlabs, slab_rays
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.simulation.detector_errors import DetectorErrors
 
@@ -137,3 +137,17 @@ def test_a_detector_with_empty_bins_only_is_refused():
         plates.counts[pixel % 5, pixel, 1] = plates.counts[pixel % 5, pixel, 0]
     with pytest.raises(ValueError, match="expose longer"):
         LayerSlabs().fit(plates, cdte_scanner())
+
+
+def test_two_thresholds_at_their_limits_leave_a_bin_between_them():
+    """A bin without photons has no decomposition."""
+    truth = flawed(n_pixels=2, edges_keV=EDGES_KEV)
+    plates, scanner = plates_of(truth), cdte_scanner(EDGES_KEV)
+    slabs = slab_rays(plates, scanner, ("water", "aluminium"), ("CdTe",), "layer_slabs")
+    problem = layer_problem.LayerProblem(
+        slabs.rays, slabs.model, ("water", "aluminium"), plates.thresholds_keV.double()
+    )
+    x = problem.start()
+    x[:, 3], x[:, 4] = 70.0, 50.0
+    assert (problem.thresholds(x).diff(dim=-1) > 0.05).all()
+    assert (problem.spectra(x).sum(-1) > 0).all()
