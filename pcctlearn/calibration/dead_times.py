@@ -5,11 +5,14 @@ from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
+from scipy import stats
 from torch import Tensor
 
 from pcctlearn.physics.pileup import PileUp, TrueRate, true_rate
 from pcctlearn.solvers.levenberg_marquardt import LevenbergMarquardt, Residuals
 
+_FALLS = 5.0  # standard deviations, by which the rate of a broken counter falls
+_ODD, _LEAST_CHANCE = 20.0, 1e-9  # χ² of a pixel unlike the others: over their median, and chance
 _LEAST_CURRENTS = 4  # three unknowns, and one to see whether they fit
 _START = torch.tensor([0.05, 0.025, 0.025], dtype=torch.float64)
 
@@ -74,9 +77,15 @@ class CurrentSeries:
 
     @property
     def usable(self) -> Bool[Tensor, "pixel"]:
-        """Pixels that count above every threshold at every current."""
-        counts = self.counts.flatten(1, -2)
-        return (counts.isfinite() & (counts > 0)).all(-1).all(0)
+        """Pixels that count above every threshold at every current, more at higher ones.
+
+        Rates that fall by more than noise, alone among the pixels, are those of broken counters.
+        """
+        counts = self.counts.double().flatten(1, -2)
+        alive = (counts.isfinite() & (counts > 0)).all(-1).all(0)
+        rise, noise = self.rates.diff(dim=0), counts.sqrt() / self.time_s.double()[:, None, None]
+        falls = (rise < -_FALLS * torch.hypot(noise[1:], noise[:-1])).any(-1).any(0)
+        return alive & ~falls if bool((alive & ~falls).any()) else alive
 
     def _require_rising(self) -> None:
         """In the median pixel the registered rate rises with the current."""
@@ -102,7 +111,7 @@ class DeadTimes:
         paralysable_s, nonparalysable_s: τ_p and τ_n.
         covariance_s2: of (τ_p, τ_n), for Poisson counts; zero where a dead time was held at zero.
         misfit: χ² per degree of freedom.
-        converged: whether the fit did.
+        converged: whether the fit did, and a pixel follows the curve as well as the others.
         thresholds_keV: nominal thresholds of the counters.
     """
 
@@ -189,6 +198,11 @@ def fit_dead_times(series: CurrentSeries, each_pixel: bool = False) -> DeadTimes
     tp, tn, covariance, misfit, converged = (
         values.reshape(*shape, *values.shape[1:]) for values in fit
     )
+    if each_pixel:
+        n_spare = len(series.current_mA) - 3
+        chance = float(stats.chi2.isf(_LEAST_CHANCE, n_spare)) / n_spare
+        typical = misfit.flatten(0, -2).nanmedian(0).values
+        converged = converged & ~(misfit > (_ODD * typical).clamp(min=chance)).any(-1, keepdim=True)
     return DeadTimes(tp, tn, covariance, misfit, converged, series.thresholds_keV)
 
 

@@ -23,12 +23,17 @@ def unpiled(
         path: of the file, for error messages.
         recorded: the scan.
         dead_times: of its counters.
-        view_s: counting time of a view, and of the air; by default that of the file.
+        view_s: counting time of a view, and of the air, if the file does not hold it.
 
     Raises:
         ValueError: the counting time is unknown, or the dead times belong to other counters.
     """
-    view_s = recorded.view_s if view_s is None else view_s
+    view_s = view_s if recorded.view_s is None else recorded.view_s
+    if view_s is not None and view_s <= 0:
+        raise ValueError(
+            f"the root attribute view_s of {path} must be positive, got {view_s:g}: store the "
+            "counting time of a view in seconds, or delete it and give view_s=0.05"
+        )
     if view_s is None:
         raise ValueError(
             f"{path} does not say how long a view counts, which dead times need: give view_s=0.05 "

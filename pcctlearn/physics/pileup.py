@@ -124,9 +124,22 @@ class PileUp(nn.Module):
             times.append(nn.Parameter(tensor))
         self.paralysable_s, self.nonparalysable_s = times
         self.time_s = time_s
+        for dead_times in times[1:]:
+            self.require_thresholds(dead_times.shape[-1])
+
+    def require_thresholds(self, n_thresholds: int) -> None:
+        """Raise ValueError unless there is a pair of dead times for each threshold."""
+        n = self.paralysable_s.shape[-1], self.nonparalysable_s.shape[-1]
+        if n != (n_thresholds, n_thresholds):
+            raise ValueError(
+                f"there are {n[0]} paralysable and {n[1]} nonparalysable dead times for "
+                f"{n_thresholds} thresholds: give one of each for every threshold, such as "
+                f"paralysable_s={[5e-9] * n_thresholds} nonparalysable_s={[0.0] * n_thresholds}"
+            )
 
     def forward(self, counts: RayCounts) -> RayCounts:
         """Counts in bins that are registered if counters without dead time would count these."""
+        self.require_thresholds(counts.shape[-1])
         true = above_from_bins(counts.double()) / self.time_s
         registered = registered_rate(true, self.paralysable_s, self.nonparalysable_s)
         return bins_from_above(registered * self.time_s).to(counts)
@@ -137,6 +150,7 @@ class PileUp(nn.Module):
         Rays with a rate beyond the maximum of the curve have the counts of the maximum. A bin may
         become negative by noise where the dead times of its two thresholds differ; it is then zero.
         """
+        self.require_thresholds(counts.shape[-1])
         registered = above_from_bins(counts.double()) / self.time_s
         true, resolved = true_rate(registered, self.paralysable_s, self.nonparalysable_s)
         bins = bins_from_above(true * self.time_s).clamp(min=0)

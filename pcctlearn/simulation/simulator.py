@@ -129,6 +129,8 @@ class ScanSimulator:
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
         self.pile_up = pile_up
+        if pile_up is not None:
+            pile_up.require_thresholds(model.thresholds.n_bins)
         self._projector = projector(geometry, self.grid)
         if pixel_model is None:
             self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)

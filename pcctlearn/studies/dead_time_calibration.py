@@ -20,6 +20,7 @@ from pcctlearn.studies.detector_calibration import DetectorCalibration
 log = logging.getLogger(__name__)
 
 FILE = "dead_times.h5"
+_MOST_LISTED = 12  # pixels
 _LARGE_MISFIT = 10.0  # of a curve that the counts do not follow
 _LEAST_DEPARTURE = 1e-3  # of the rates: smaller ones do not matter
 
@@ -108,7 +109,10 @@ def _doubts(series: CurrentSeries, found: DeadTimes) -> Iterator[str]:
     """A sentence about each threshold whose counts do not follow the curve."""
     misfit = found.misfit.reshape(-1, len(series.thresholds_keV)).nanmedian(0).values
     corrected = found.corrected(series.counts / _times(series), 1.0).rate.flatten(1, -2)
-    per_mA = corrected[:, series.usable].mean(1) / series.current_mA[:, None]
+    good = series.usable
+    if found.converged.ndim > 1:
+        good = good & found.converged.flatten(0, -2).all(-1)
+    per_mA = corrected[:, good].mean(1) / series.current_mA[:, None]
     apart = (per_mA / per_mA.mean(0) - 1).abs().amax(0)
     for j, keV in enumerate(series.thresholds_keV.tolist()):
         if misfit[j] > _LARGE_MISFIT and apart[j] > _LEAST_DEPARTURE:
@@ -118,16 +122,35 @@ def _doubts(series: CurrentSeries, found: DeadTimes) -> Iterator[str]:
                 f"{misfit[j]:.3g} per degree of freedom); check the currents and times, use lower "
                 "currents, or a lower threshold if pulses that overlap add up"
             )
-    if failed := int((~found.converged).any(-1).sum()):
-        yield f"the fit of {failed} pixel(s) failed, whose dead times are NaN"
+    odd = series.usable & ~good
+    if n_odd := int(odd.sum()):
+        yield (
+            f"{n_odd} pixel(s) do not follow the curve as the others do, and their dead times are "
+            f"NaN: {_listed(odd, series)}"
+        )
+    counts = series.counts.flatten(1, -2)
+    falling = ~series.usable & (counts.isfinite() & (counts > 0)).all(-1).all(0)
+    if n_falling := int(falling.sum()):
+        yield (
+            f"the rate of {n_falling} pixel(s) falls while the current rises, and they are left "
+            f"out: {_listed(falling, series)}"
+        )
+
+
+def _listed(pixels: torch.Tensor, series: CurrentSeries) -> str:
+    places = pixels.reshape(series.counts.shape[1:-1]).nonzero().tolist()
+    more = " …" if len(places) > _MOST_LISTED else ""
+    return ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED]) + more
 
 
 def _numbers(found: DeadTimes, losses: torch.Tensor) -> dict[str, float]:
     numbers = {}
     for j, keV in enumerate(found.thresholds_keV.tolist()):
-        for name in ("paralysable_s", "nonparalysable_s"):
-            values = getattr(found, name)[..., j]
-            numbers[f"{name.removesuffix('_s')}_ns_{keV:g}keV"] = 1e9 * float(values.nanmedian())
+        tp, tn = found.paralysable_s[..., j], found.nonparalysable_s[..., j]
+        numbers[f"dead_time_ns_{keV:g}keV"] = 1e9 * float((tp + tn).nanmedian())
+        if found.converged.ndim == 1:  # of single pixels, only the sum is determined
+            numbers[f"paralysable_ns_{keV:g}keV"] = 1e9 * float(tp)
+            numbers[f"nonparalysable_ns_{keV:g}keV"] = 1e9 * float(tn)
         numbers[f"loss_percent_{keV:g}keV"] = 100 * float(losses[:, j].nanmedian())
     return numbers
 

@@ -114,3 +114,25 @@ def test_few_currents_are_refused():
         CurrentSeries(
             CURRENTS[:3], measured.counts[:3], measured.time_s[:3], measured.thresholds_keV
         )
+
+
+def broken(seed=0):
+    """A series in which one counter drops and one is not linear in the current."""
+    measured = series([4e-7] * 2, [0.0] * 2, seed=seed)
+    counts = measured.counts.clone()
+    counts[4:, 3] *= 0.2
+    counts[:, 7] *= (1 + 0.02 * CURRENTS**2)[:, None]
+    return replace(measured, counts=counts)
+
+
+def test_a_pixel_that_does_not_follow_its_curve_is_not_fitted():
+    found = fit_dead_times(broken(), each_pixel=True)
+    bad = (~found.converged).all(-1).nonzero().flatten().tolist()
+    assert bad == [3, 7]
+
+
+def test_a_counter_whose_rate_falls_does_not_spoil_the_others():
+    alone = broken()
+    kept = torch.ones(40, dtype=torch.bool)
+    kept[3] = False
+    assert alone.usable.tolist() == kept.tolist()

@@ -57,6 +57,13 @@ BENCH = [
 ]
 COLUMNS = ["study.biased_columns=[12,20]"]
 TABLE = ["detector.n_histories=200", "detector.last_keV=14.5", "response_folder=TABLES"]
+PILE_UP = [
+    *("tomography.geometry.n_views=6", "tomography.geometry.n_columns=56"),
+    *("tomography.geometry.pixel_cm=0.64", "tomography.grid.n_x=48", "tomography.grid.n_y=48"),
+    *("tomography.grid.voxel_cm=0.5", "study.currents_mA=[1.4]", "study.readout.view_s=0.005"),
+    *("study.readout.photons_per_mA=5e3", "study.readout.plate_photons=1e5"),
+    *("study.readout.series_photons=1e5", "logger=none", "n_threads=1"),
+]
 SMALLER = [  # the first whose words are all in the command
     ("evaluate.py", ["n_threads=1"]),
     ("calibrate.py", ["n_threads=1"]),
@@ -77,6 +84,7 @@ SMALLER = [  # the first whose words are all in the command
     ),
     ("train.py experiment=thresholds_phantom", [*PHANTOM, *COLUMNS]),
     ("train.py experiment=etb_abdomen", ABDOMEN),
+    ("train.py experiment=etb_pileup", PILE_UP),
     (
         "train.py datasets=scans",
         [*TINY, "study.split=[1,1,1]", "trainer.max_epochs=1", "logger=none"],

@@ -52,6 +52,7 @@ def test_the_dead_times_are_found(workshop):
     both = found.paralysable_s + found.nonparalysable_s
     torch.testing.assert_close(both, torch.full_like(both, DEAD_S), rtol=1e-3, atol=0)
     results = json.loads((workshop / "calibrated/results.json").read_text())
+    assert results["dead_time_ns_15keV"] == pytest.approx(1e9 * DEAD_S, rel=1e-3)
     assert results["loss_percent_15keV"] == pytest.approx(1.98, abs=0.02)
 
 
@@ -124,3 +125,25 @@ def test_a_series_in_the_wrong_order_is_refused(workshop, tmp_path):
     with pytest.raises(ValueError, match="current_mA must increase, but 6 mA follows 8 mA"):
         command(tmp_path / "out", "calibrate", *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_counting_time_of_a_file_counts(workshop, tmp_path):
+    dead_times = f"dead_times={workshop / 'calibrated/dead_times.h5'}"
+    own = evaluated(workshop, tmp_path / "own", dead_times)
+    other = evaluated(workshop, tmp_path / "other", dead_times, "view_s=0.5")
+    key = "projection_water_error_g_cm2.mean"
+    assert own[key] == other[key]
+
+
+def test_dead_times_are_given_for_each_threshold(tmp_path):
+    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.spr=null"]
+    with pytest.raises(ValueError, match=r"4 paralysable .* for 2 thresholds: give one of each"):
+        command(tmp_path / "out", "simulate", *words, "physics/thresholds=two_bins", *GEOMETRY)
+
+
+def test_heavy_losses_are_stored_with_their_truth(tmp_path):
+    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.spr=null"]
+    heavy = "scan.pile_up.paralysable_s=[3e-8,3e-8,3e-8,3e-8]"
+    command(tmp_path / "out", "simulate", *words, heavy, *GEOMETRY)
+    with h5py.File(next((tmp_path / "out").glob("scans/*.h5"))) as file:
+        assert file["counts"][()].sum() < 0.9 * file["primary"][()].sum()

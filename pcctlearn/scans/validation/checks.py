@@ -84,7 +84,9 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         faults += wrong
     if "scanner_to_patient" in valid:
         faults += frame_faults(valid["scanner_to_patient"][()].astype(float))
-    measured = _measured_findings(valid, counted(file.attrs), "spectrum/energies_keV" in checked)
+    measured = _measured_findings(
+        valid, counted(file.attrs), "spectrum/energies_keV" in checked, "view_s" in file.attrs
+    )
     if faults or measured.faults:
         return Findings([*faults, *measured.faults], [])
     scanner = geometry_of(file["geometry"])
@@ -99,7 +101,7 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
 
 
 def _measured_findings(
-    valid: Mapping[str, h5py.Dataset], counted: str, with_spectrum: bool
+    valid: Mapping[str, h5py.Dataset], counted: str, with_spectrum: bool, loses: bool
 ) -> Findings:
     """Faults and doubts of the values of counts and air, compared with all that is known."""
     measured = [name for name in MEASURED if name in valid]
@@ -113,7 +115,7 @@ def _measured_findings(
         nested.faults.extend(found.faults)
         nested.doubts.extend(found.doubts)
         arrays[name] = InBins(valid[name])
-    compared = compared_counts(arrays, counted)
+    compared = compared_counts(arrays, counted, loses)
     # doubts about counts need the spectral model, which is only read with the spectrum
     doubts = compared.doubts if with_spectrum else []
     # saturated counters make counts increase with the threshold, so that they are named first

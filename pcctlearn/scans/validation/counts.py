@@ -22,12 +22,15 @@ _RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/respon
 _BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
 
 
-def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Findings:
+def compared_counts(
+    arrays: Mapping[str, Stored], counted: str = "bins", loses: bool = False
+) -> Findings:
     """Faults and doubts about counts and about the spectral model, from the arrays of a file.
 
     Args:
         arrays: datasets by name, counts and air in bins.
         counted: what the file says of counts and air, "bins" or "above" thresholds.
+        loses: whether counters may have missed photons of the truth in their dead time.
     """
     model, model_faults = None, []
     try:
@@ -41,7 +44,7 @@ def compared_counts(arrays: Mapping[str, Stored], counted: str = "bins") -> Find
         return Findings([*wrong_quantity, *model_faults], [])
     faults = list(model_faults)
     if {"primary", "scatter"} <= arrays.keys():
-        faults = [*_truth_faults(counts, arrays["primary"], arrays["scatter"]), *faults]
+        faults = [*_truth_faults(counts, arrays["primary"], arrays["scatter"], loses), *faults]
     if model_faults:
         return Findings(faults, [])
     found = count_findings(counts, torch.from_numpy(air.astype("float32")[()]), model, counted)
@@ -90,13 +93,14 @@ def _quantity_faults(counts: Stored, air: Stored) -> Iterator[str]:
         )
 
 
-def _truth_faults(counts: Stored, primary: Stored, scatter: Stored) -> Iterator[str]:
+def _truth_faults(counts: Stored, primary: Stored, scatter: Stored, loses: bool) -> Iterator[str]:
     """Primary and scatter whose sum differs from the counts by far more than noise."""
     measured, *parts = (
         float(_summed_views(item).sum(dtype=np.float64)) for item in (counts, primary, scatter)
     )
     expected = sum(parts)
-    if abs(measured - expected) > 0.2 * expected + 10 * math.sqrt(expected):
+    fewer = loses and measured < expected
+    if abs(measured - expected) > 0.2 * expected + 10 * math.sqrt(expected) and not fewer:
         yield (
             f"counts sum to {measured:.4g} photons, primary and scatter to {expected:.4g} in the "
             "same views: store the expected photons of the same scan and exposure, scatter after "
