@@ -235,11 +235,18 @@ def _fitted(
         if bool((q_is_free == 1).all()):
             break
     top = rate[:, -1:]
-    residual = curve(fit.x).value[:, : len(current)]
+    # where both together would be negative there are none, and only the scale is left
+    none = (fit.x[:, 1:2] < 0).double()
+    scale = ((rate / top / share).log() / sd**2).sum(-1, keepdim=True) / (sd**-2).sum(-1)[:, None]
+    alone = torch.cat([scale, torch.zeros_like(fit.x[:, 1:])], -1)
+    x = torch.where(none > 0, alone, fit.x)
+    q_is_free, q_is_all = q_is_free * (1 - none), q_is_all * (1 - none)
+    residual = _residuals(q_is_free, q_is_all, rate, share, sd, x).value[:, : len(current)]
     chi2 = residual.square().sum(-1) / (len(current) - 2 - q_is_free[:, 0])
-    tau, q = fit.x[:, 1:2].clamp(min=0), fit.x[:, 2:].clamp(min=0)
+    tau, q = x[:, 1:2], x[:, 2:].clamp(min=0)
     tn = torch.where(q_is_all > 0, tau, q_is_free * q.sqrt())
     covariance = _of_both(torch.linalg.inv(fit.normal)[:, 1:, 1:], tn, q_is_free, q_is_all)
+    covariance = covariance * (1 - none[..., None])
     both = (tau - tn) / top, tn / top
     converged = fit.converged & chi2.isfinite()
     return both[0][:, 0], both[1][:, 0], covariance / top[..., None] ** 2, chi2, converged

@@ -25,10 +25,10 @@ def map_covariance(
     """Covariance of the maps in (g/cm³)², if the decomposition computes that of the line integrals.
 
     Noise is drawn with the covariance of every ray and reconstructed; the products of the maps are
-    averaged over the draws and over 9 × 9 voxels of a slice. Corrected counts are taken for photons:
-    where a fraction f of the counts is removed as scatter, the standard deviation is too small by
-    √(1 − f) if scatter counts were subtracted, and too large by 1/√(1 − f) if the counts were
-    multiplied by 1 − f.
+    averaged over the draws and over 9 × 9 voxels of a slice. Corrected counts are taken for
+    photons: where a fraction f of the counts is removed as scatter, the standard deviation is too
+    small by √(1 − f) if scatter counts were subtracted, and too large by 1/√(1 − f) if the counts
+    were multiplied by 1 − f.
 
     Args:
         chain: with a reconstruction.

@@ -46,7 +46,7 @@ def test_dead_times_are_not_negative(times):
         assert found.converged.all()
         assert (found.paralysable_s >= 0).all()
         assert (found.nonparalysable_s >= 0).all()
-        assert ((both - tp - tn).abs() < 4 * found.covariance_s2.sum((-2, -1)).sqrt()).all()
+        assert ((both - tp - tn).abs() <= 4 * found.covariance_s2.sum((-2, -1)).sqrt()).all()
 
 
 def test_error_bars_cover_the_truth():
