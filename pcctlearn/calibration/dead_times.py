@@ -122,6 +122,11 @@ class DeadTimes:
     converged: Bool[Tensor, "*pixel threshold"]
     thresholds_keV: Float[Tensor, "threshold"]
 
+    @property
+    def unknown(self) -> Bool[Tensor, "*pixel"]:
+        """Pixels whose dead times are NaN."""
+        return (self.paralysable_s + self.nonparalysable_s).isnan().any(-1)
+
     def pile_up(self, time_s: float) -> PileUp:
         """The stage that corrects counts of views with this counting time."""
         return PileUp(self.paralysable_s, self.nonparalysable_s, time_s)

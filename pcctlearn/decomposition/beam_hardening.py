@@ -79,17 +79,24 @@ def beam_hardening(
         longest_cm: of the water.
 
     Raises:
-        ValueError: another number of effective energies than of thresholds.
+        ValueError: effective energies that are not one for each threshold, or lie outside the
+            spectrum.
     """
     energies = nominal.energies_keV.double()
     water = linear_attenuation(["water"], energies)[0]
     effective = mean_energies_keV(nominal) if effective_keV is None else effective_keV
     keV = torch.as_tensor(effective, dtype=torch.float64)
+    means = ",".join(f"{mean:.1f}" for mean in mean_energies_keV(nominal))
     if len(keV) != spectra.shape[-2]:
-        means = ",".join(f"{mean:.1f}" for mean in mean_energies_keV(nominal))
         raise ValueError(
             f"effective_keV lists {len(keV)} energies for {spectra.shape[-2]} thresholds: list one "
             f"for each, such as decomposition.effective_keV=[{means}]"
+        )
+    first, last = energies[0].item(), energies[-1].item()
+    if not ((keV >= first) & (keV <= last)).all():
+        raise ValueError(
+            f"effective_keV must lie within the spectrum of {first:g} to {last:g} keV, got "
+            f"{keV.tolist()}: use the mean energies, decomposition.effective_keV=[{means}]"
         )
     monochromatic = linear_attenuation(["water"], keV)[0]
     spectra = spectra.detach().double()

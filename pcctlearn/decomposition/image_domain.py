@@ -1,5 +1,7 @@
 """Decomposition in the image domain: basis materials from images above each threshold."""
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,9 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.projector import projector
 from pcctlearn.validation import require_positive
 
+log = logging.getLogger(__name__)
+
+_LONGER, _SHARE_LONGER = 1.02, 1e-3  # noise, and rays through metal, are no reason to warn
 _TYPICAL_G_CM2 = 20.0  # of water, behind which more thresholds than materials are weighted
 
 
@@ -207,7 +212,13 @@ class ImageDomain(Decomposition):
         self.hardening = beam_hardening(
             spectra_above(model), model, effective_keV=effective_keV, longest_cm=longest_cm
         )
-        M = attenuation_table(model.materials, self.hardening.effective_keV).mT
+        keV = self.hardening.effective_keV
+        if not (keV.diff() > 0).all():
+            raise ValueError(
+                f"effective_keV must increase with the threshold, got {keV.tolist()}: use "
+                "decomposition.effective_keV=null for the mean energies"
+            )
+        M = attenuation_table(model.materials, keV).mT
         if water_cm is not None:
             M = attenuation_behind(water_cm, model, self._of_mean_pixel())
         self.inverse = ImageInverse.of(M, self._typical_covariance())
@@ -226,6 +237,7 @@ class ImageDomain(Decomposition):
         """Line integrals (batch, material, view, *pixel) in g/cm², and the mask ``converged``."""
         p, counted = self._projections(counts)
         p = self.hardening(p)
+        self._warn_of_longer(p)
         if self._imaging is not None:
             correct = self._bone_correction()
             p = correct.of_images(p, *self._imaging, self.least_over_water, self.n_passes)
@@ -258,6 +270,21 @@ class ImageDomain(Decomposition):
         above, air = above_from_bins(rays), above_from_bins(spectra.sum(-1))
         counted = (above >= LEAST_PHOTONS).all(-1)
         return -(above.clamp(min=LEAST_PHOTONS) / air).log(), counted
+
+    @torch.no_grad()
+    def _warn_of_longer(self, p: RayCounts) -> None:
+        """Name the water that rays would need, beyond which the polynomial is extrapolated."""
+        cm = (p[..., -1] / self.hardening.water_per_cm[-1].to(p)).flatten()
+        share = float((cm > _LONGER * self.longest_cm).double().mean())
+        if share > _SHARE_LONGER:
+            longest = float(cm.sort().values[-1 - int(_SHARE_LONGER * len(cm))])
+            log.warning(
+                "%.3g %% of the rays are attenuated like more than the %g cm of water that the "
+                "correction of beam hardening is fitted to: use decomposition.longest_cm=%.0f",
+                100 * share,
+                self.longest_cm,
+                math.ceil(1.1 * longest),
+            )
 
     def _bone_correction(self) -> BoneCorrection:
         if self._bone is None:

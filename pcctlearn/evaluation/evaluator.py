@@ -129,8 +129,8 @@ class ScanEvaluator:
         recorded = self._read(path)
         others = self._uncalibrated(recorded)
         if self.dead_times is not None:
-            recorded, beyond = unpiled(path, recorded, self.dead_times, self.view_s)
-            others = {**others, "beyond the greatest rate": beyond}
+            recorded, unresolved = unpiled(path, recorded, self.dead_times, self.view_s)
+            others = {**others, **unresolved}
         try:
             kinds = pixels_to_fill(recorded, self.max_dead_share, others)
         except ValueError as error:

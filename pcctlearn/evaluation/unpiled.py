@@ -14,8 +14,8 @@ from pcctlearn.scans.record import ScanRecord
 
 def unpiled(
     path: Path, recorded: ScanRecord, dead_times: DeadTimes, view_s: float | None = None
-) -> tuple[ScanRecord, Pixels]:
-    """The scan as counters without dead time would have made it, and pixels beyond their maximum.
+) -> tuple[ScanRecord, dict[str, Pixels]]:
+    """The scan as counters without dead time would have made it, and unresolved pixels by kind.
 
     Counts and air are corrected above each threshold; bins that noise makes negative are zero.
 
@@ -46,7 +46,12 @@ def unpiled(
         raise ValueError(f"{path}: {error}") from None
     counts, of_counts = _corrected(recorded.at("counts"), dead_times, view_s)
     air, of_air = _corrected(recorded.air[:, None], dead_times, view_s)
-    return replace(recorded, counts=counts, air=air[:, 0]), ~(of_counts & of_air)
+    unknown = dead_times.unknown.expand(recorded.air.shape[1:])
+    kinds = {
+        "without dead times": unknown,
+        "beyond the greatest rate": ~(of_counts & of_air) & ~unknown,
+    }
+    return replace(recorded, counts=counts, air=air[:, 0]), kinds
 
 
 def _corrected(counts: Tensor, dead_times: DeadTimes, view_s: float) -> tuple[Tensor, Pixels]:

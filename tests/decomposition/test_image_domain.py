@@ -1,5 +1,7 @@
 """The matrix of the image domain: exact for one energy, and its noise that of repeated draws."""
 
+import re
+
 import pytest
 import torch
 from support.plates import cdte_scanner, flawed, water_iodine_scanner
@@ -69,6 +71,21 @@ def test_water_of_any_length_is_found_in_every_pixel():
     torch.testing.assert_close(found.x[0].movedim(0, -1), rays, rtol=1e-4, atol=2e-4)
 
 
+def test_longer_water_than_the_fit_is_named(caplog):
+    model = flawed(n_pixels=1).spectral_model(water_iodine_scanner())
+    lengths = torch.tensor([[[1.0, 0.0]], [[26.0, 0.0]]])
+    ImageDomain(model)(counts_of(model, lengths))
+    assert not caplog.text
+    ImageDomain(model)(counts_of(model, torch.tensor([[[1.0, 0.0]], [[40.0, 0.0]]])))
+    assert "50 % of the rays" in caplog.text
+    remedy = float(re.search(r"decomposition\.longest_cm=(\d+)", caplog.text)[1])
+    caplog.clear()
+    longer = ImageDomain(model, longest_cm=remedy)
+    found = longer(counts_of(model, torch.tensor([[[40.0, 0.0]]]))).x.flatten()
+    torch.testing.assert_close(found, torch.tensor([40.0, 0.0]), rtol=1e-3, atol=5e-3)
+    assert not caplog.text
+
+
 def test_iodine_in_water_needs_the_matrix_behind_water():
     model = cdte_scanner((31.0, 54.0, 149.0), ("water", "iodine"))
     water = torch.tensor([[[16.0, 0.0]]])
@@ -114,6 +131,10 @@ def test_wrong_settings_are_refused():
         ImageDomain(cdte_scanner(), least_over_water=1.0)
     with pytest.raises(ValueError, match=r"1 energies for 2.*decomposition\.effective_keV=\[65"):
         ImageDomain(cdte_scanner(), effective_keV=[60.0])
+    with pytest.raises(ValueError, match=r"within the spectrum of .*decomposition\.effective_keV=\[65"):
+        ImageDomain(cdte_scanner(), effective_keV=[0.06, 0.08])
+    with pytest.raises(ValueError, match=r"must increase.*decomposition\.effective_keV=null"):
+        ImageDomain(cdte_scanner(), effective_keV=[60.0, 60.0])
     with pytest.raises(ValueError, match="water_cm"):
         ImageDomain(cdte_scanner(), water_cm=-1.0)
     with pytest.raises(ValueError, match="longest_cm"):

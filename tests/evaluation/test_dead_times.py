@@ -1,6 +1,7 @@
 """Scans of counters with dead times, corrected with those that a current series gives."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -8,7 +9,7 @@ import torch
 from evaluation.test_pixel_model import GEOMETRY, command
 
 from pcctlearn.app.check import check_files
-from pcctlearn.calibration.dead_time_file import read_dead_times, write_series
+from pcctlearn.calibration.dead_time_file import read_dead_times, write_dead_times, write_series
 from pcctlearn.calibration.dead_times import CurrentSeries
 from pcctlearn.physics.pileup import registered_rate
 
@@ -104,6 +105,18 @@ def test_pixels_beyond_the_greatest_rate_are_filled_and_named(workshop, tmp_path
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["dead_pixels"] == 1
     assert "beyond the greatest rate" in caplog.text
+
+
+def test_pixels_without_dead_times_are_filled_and_named(workshop, tmp_path, caplog):
+    shared = read_dead_times(workshop / "calibrated/dead_times.h5")
+    each = {name: getattr(shared, name).expand(4, 24, *getattr(shared, name).shape).clone() for name
+            in ("paralysable_s", "nonparalysable_s", "covariance_s2", "misfit", "converged")}  # fmt: skip
+    each["paralysable_s"][2, 5] = torch.nan
+    write_dead_times(tmp_path / "each.h5", replace(shared, **each))
+    results = evaluated(workshop, tmp_path / "out", f"dead_times={tmp_path / 'each.h5'}")
+    assert results["dead_pixels"] == 1
+    assert "1 without dead times: (2, 5)" in caplog.text
+    assert "beyond the greatest rate" not in caplog.text
 
 
 def test_dead_times_of_other_thresholds_are_refused(workshop, tmp_path):
