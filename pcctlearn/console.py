@@ -1,15 +1,21 @@
 """Print text on the terminal as it is, without interpreting markup, and leave out warnings."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
+_FILE_WIDTH = 1000  # of a file or a pipe, so that no table is cut
+
 
 def console(stderr: bool = False) -> Console:
     """A console that prints ``[…]`` and ``:name:`` as they are, not as markup or emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    shown = Console(stderr=stderr, markup=False, emoji=False)
+    if not shown.is_terminal and "COLUMNS" not in os.environ:
+        shown.width = _FILE_WIDTH
+    return shown
 
 
 def say(text: str) -> None:

@@ -25,3 +25,13 @@ def test_a_table_shows_names_unchanged(name):
     printer.file = io.StringIO()
     printer.print(table)
     assert printer.file.getvalue().count(name) == 3
+
+
+def test_a_table_in_a_file_is_not_cut(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table("name", *["a number"] * 15)
+    table.add_row("x" * 30, *["1.234 ± 0.567"] * 15)
+    printer = console()
+    printer.file = io.StringIO()
+    printer.print(table)
+    assert printer.file.getvalue().count("1.234 ± 0.567") == 15
