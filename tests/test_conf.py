@@ -29,6 +29,7 @@ ROOMS = {
     "datasets.scans": "scans",
     "detector": "montecarlo.detector",
     "montecarlo.transport": "montecarlo.object.transport",
+    "reference": "scans.reference",
     "scan": "simulation.simulator",
 }
 NEEDS = {

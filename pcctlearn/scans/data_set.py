@@ -11,28 +11,29 @@ from torch.utils.data import Dataset
 from pcctlearn.scan import Scan
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.flat_field import FlatFielded, flat_fielded
+from pcctlearn.scans.reference import Reference
 
-NEEDED = ("counts", "primary", "scatter")
+TRUTH = ("counts", "primary", "scatter")
 
 
 class ScanSet(Dataset):
-    """Scans with their scatter-free truth, flat-field corrected, float32, kept in memory.
+    """Scans with a scatter-free reference, flat-field corrected, float32, kept in memory.
 
     Args:
         paths: scan files.
         air: counts of the spectral model with nothing in the beam.
-        noise: use the measured counts; otherwise primary + scatter without noise.
+        reference: the scatter-free counts of each scan.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         air: Float[Tensor, "bin"],
-        noise: bool = True,
+        reference: Reference,
     ) -> None:
         if not paths:
             raise ValueError("paths is empty: give at least one scan file")
-        self._scans = [scan.scan(noise) for scan in scans_with_truth(paths, air)]
+        self._scans = [reference.of(scan) for scan in usable_scans(paths, air, reference.needed)]
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -55,14 +56,16 @@ class ScanSet(Dataset):
         ]
 
 
-def scans_with_truth(paths: Iterable[Path], air: Float[Tensor, "bin"]) -> Iterator[FlatFielded]:
-    """Read scan files with known primary and scatter, one after the other.
+def usable_scans(
+    paths: Iterable[Path], air: Float[Tensor, "bin"], needed: Sequence[str] = TRUTH
+) -> Iterator[FlatFielded]:
+    """Read scan files, one after the other; by default with their primary and scatter.
 
     Raises:
-        ValueError: a file has dead pixels or another number of bins.
+        ValueError: a file lacks something, has dead pixels or another number of bins.
     """
     for path in paths:
-        recorded = read_scan(path, NEEDED)
+        recorded = read_scan(path, needed)
         if recorded.at("counts").isnan().any() or not (recorded.air > 0).all():
             raise ValueError(
                 f"{path} has dead pixels (NaN counts, or air NaN or zero), and training needs "

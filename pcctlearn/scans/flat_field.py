@@ -30,7 +30,7 @@ class FlatFielded:
     @property
     def counts(self) -> Float[Tensor, "bin view row column"]:
         """The measured counts, corrected."""
-        return self._prepared(self.recorded.at("counts"))
+        return self.prepared(self.recorded.at("counts"))
 
     @property
     def has_truth(self) -> bool:
@@ -40,7 +40,7 @@ class FlatFielded:
     @property
     def has_noise(self) -> bool:
         """Whether the measured counts differ from the expected ones."""
-        expected = self._prepared(self.recorded.at("primary") + self.recorded.at("scatter"))
+        expected = self.prepared(self.recorded.at("primary") + self.recorded.at("scatter"))
         return not torch.allclose(self.counts, expected, rtol=1e-5, atol=0)
 
     def scan(self, noise: bool = True) -> Scan:
@@ -65,7 +65,7 @@ class FlatFielded:
     def noisy_primary(self, seed: int) -> Float[Tensor, "bin view row column"]:
         """Primary counts with new Poisson noise, drawn from the seed and the name of the scan."""
         generator = generator_of(seed, f"noise of primary counts, {self.recorded.name}")
-        return self._prepared(draw_counts(self.recorded.at("primary"), generator))
+        return self.prepared(draw_counts(self.recorded.at("primary"), generator))
 
     def in_pixels(self, scan: Scan) -> Scan:
         """Divide counts and corrected_counts by the gain: photons as in the file."""
@@ -73,7 +73,8 @@ class FlatFielded:
         divided = {name: n / self.gain for name, n in stages.items() if n is not None}
         return Scan(**{**vars(scan), **divided})
 
-    def _prepared(self, counts: Tensor) -> Tensor:
+    def prepared(self, counts: Tensor) -> Tensor:
+        """Counts of the pixels of the file on the scale of the model, dead pixels filled."""
         return filled(counts * self.gain, self.dead)
 
 

@@ -164,10 +164,11 @@ class KernelScatter(ScatterCorrection):
         for scan in scans:
             counts, fraction = scan.at("counts"), scan.at("scatter_fraction")
             self._check(counts)
-            if fraction.shape != counts.shape or not ((fraction >= 0) & (fraction <= 1)).all():
+            if fraction.shape != counts.shape or not (fraction <= 1).all():
                 raise ValueError(
-                    f"scatter_fraction must lie in 0 … 1 and have the counts' shape "
-                    f"{tuple(counts.shape)}, got {tuple(fraction.shape)}"
+                    f"scatter_fraction must have the counts' shape {tuple(counts.shape)} and not "
+                    f"exceed 1, got {tuple(fraction.shape)} and {fraction.max():.3g}: it is the "
+                    "scatter divided by the counts"
                 )
             scatter = counts * fraction
             primary = (counts - scatter).clamp(min=0)

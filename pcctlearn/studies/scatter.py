@@ -23,7 +23,8 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.scans.data_set import ScanSet, collate, scans_with_truth
+from pcctlearn.scans.data_set import ScanSet, collate, usable_scans
+from pcctlearn.scans.reference import Reference
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.base import require_cone
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
@@ -50,6 +51,7 @@ class ScatterStudy:
             weights), test.
         decomposition: constructor of the decomposition layer for a model.
         scatter: builds the scatter correction, untrained or from a checkpoint.
+        reference: the scatter-free counts that training and validation compare with.
         loss: on any stage of the chain; direct and cross-domain learning differ in the loss only.
         training: constructor of the Lightning module, called with chain, loss and notes.
         split: numbers of scans for training, validation and test.
@@ -64,6 +66,7 @@ class ScatterStudy:
         scans: ScanSource,
         decomposition: Callable[..., Decomposition],
         scatter: CorrectionBuilder,
+        reference: Reference,
         loss: TotalLoss,
         training: Callable[..., ChainModule],
         split: Sequence[int] = (6, 2, 2),
@@ -87,7 +90,8 @@ class ScatterStudy:
             "val": scans.paths[first:second],
             "test": scans.paths[second:third],
         }
-        self.loss, self.training, self.with_noise = loss, training, with_noise
+        self.reference, self.loss, self.training = reference, loss, training
+        self.with_noise = with_noise
         torch.manual_seed(seed)
         self.air = self.model.air().detach().float()
         correction = scatter(self.geometry, self.model)
@@ -123,7 +127,7 @@ class ScatterStudy:
             "untrained": deepcopy(self.correction),
             "uniform": UniformScatter(self.geometry, self.model),
         }
-        scans = ScanSet(self.scans["train"], self.air)
+        scans = ScanSet(self.scans["train"], self.air, self.reference)
         baselines["uniform"].fit(scans.batches_of_one(), dict)
         began = perf_counter()
         learned = self.correction.fit(scans.batches_of_one(), lambda: self._train(trainer, scans))
@@ -134,13 +138,13 @@ class ScatterStudy:
             save_correction(path, self.correction, self.geometry, self.model)
         test = track(self.scans["test"], "test scans")
         noise_seed = 0 if self.with_noise else None  # the same noise for every seed of the network
-        judgement = judge(self.chain, scans_with_truth(test, self.air), noise_seed, baselines)
+        judgement = judge(self.chain, usable_scans(test, self.air), noise_seed, baselines)
         return _results(judgement, learned, self._fitted_by(learned))
 
     def _train(self, trainer: Trainer, scans: ScanSet) -> dict[str, float]:
         module = self._module()
         train = self._prepared(scans)
-        val = self._prepared(ScanSet(self.scans["val"], self.air))
+        val = self._prepared(ScanSet(self.scans["val"], self.air, self.reference))
         (untrained,) = trainer.validate(module, _loader(val), verbose=False)
         began = perf_counter()
         trainer.fit(module, _loader(train, shuffle=True), _loader(val))
@@ -182,10 +186,12 @@ class ScatterStudy:
 
     def _fitted_by(self, learned: dict[str, float]) -> str:
         fitted = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
+        reference = f"The reference is {self.reference.title}"
         if "epochs" not in learned:
-            return fitted
+            return f"{fitted}. {reference}"
         stages = ", ".join(sorted(self.loss.stages))
-        return f"{fitted} in {learned['epochs']:.0f} epochs with a loss on {stages}"
+        epochs = f"{learned['epochs']:.0f} epochs"
+        return f"{fitted} in {epochs} with a loss on {stages}. {reference}"
 
     def _prepared(self, scans: ScanSet) -> Dataset:
         """Scans with the true values of the stages that the loss compares, computed once."""

@@ -189,7 +189,7 @@ def test_impossible_counts_raise_an_error():
     with pytest.raises(ValueError, match="a panel of"):
         method(torch.ones(2, 4, 4))(counts)
     with pytest.raises(ValueError, match="scatter_fraction"):
-        kernel.fit(known(counts, -counts), dict)
+        kernel.fit(known(counts, 2 * counts), dict)
     with pytest.raises(ValueError, match="no object"):
         kernel.fit(known(kernel.air.expand(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4)), dict)
 

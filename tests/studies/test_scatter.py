@@ -15,8 +15,9 @@ from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.patients.procedural import ProceduralCases
 from pcctlearn.runs.results import redraw, write_results
-from pcctlearn.scans.data_set import scans_with_truth
+from pcctlearn.scans.data_set import usable_scans
 from pcctlearn.scans.file import write_scan
+from pcctlearn.scans.reference import SecondScan
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
 from pcctlearn.scatter.network import ScatterNetwork
@@ -58,11 +59,13 @@ class Finished(ScanSource):
 small_network = partial(ScatterNetwork, channels=(8, 8), grid=(2, 3), initial_scatter=0.01)
 
 
-def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None):
+def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None,
+          reference=SecondScan()):  # fmt: skip
     return ScatterStudy(
         Finished(scans),
         MaximumLikelihood,
         scatter or CorrectionBuilder(correction),
+        reference,
         TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
         partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
         split,
@@ -109,7 +112,7 @@ def test_the_saved_checkpoint_has_the_reported_errors(scans, stage, tmp_path):
     )
     results = made.run(in_context(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint]))
     made.chain.correct = SavedCorrection(tmp_path / "best.ckpt")(GEOMETRY, made.model)
-    test = scans_with_truth(made.scans["test"], made.air)
+    test = usable_scans(made.scans["test"], made.air)
     again = judge(made.chain, test).errors.summary()
     assert len(again) > 20
     for name, value in again.items():
