@@ -211,7 +211,7 @@ def test_a_layout_of_ct_volumes(added, tmp_path):
     (tmp_path / "cts").mkdir()
     np.save(tmp_path / "cts/cylinder.npy", np.tile(slices, (12, 1, 1)))
     folder = [f"datasets.path={tmp_path / 'cts'}", f"folder={tmp_path / 'run'}"]
-    none = ["scan.scatter=null", "scan.spr=null"]
+    none = ["scan.scatter=null", "scan.grid_transmission=null"]
     added("datasets", CASES, CASES_YAML, *folder, *none, *FEW_PIXELS, name="simulate")
     scan = read_scan(tmp_path / "run/scans/cylinder.npy.h5", only=["maps"])
     water = scan.maps[0, :, 14, 12]

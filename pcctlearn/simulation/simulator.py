@@ -98,20 +98,24 @@ class ScanSimulator:
         seed: int = 0,
     ) -> None:
         if spr is not None and grid_transmission is not None:
-            raise ValueError("give spr or grid_transmission, not both: set one of them to null")
+            raise ValueError(
+                "give spr or grid_transmission, not both: use scan.grid_transmission=null with "
+                "scan.spr=…"
+            )
         for name, value in (("spr", spr), ("grid_transmission", grid_transmission)):
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {value}")
-        if spr is not None and scatter is None:
-            raise ValueError(
-                f"spr={spr:g} cannot be reached without scatter (scatter=null): set spr to null"
-            )
+            if value is not None and scatter is None:
+                raise ValueError(
+                    f"{name}={value:g} has nothing to scale without scatter (scatter=null): use "
+                    f"scan.{name}=null"
+                )
         if scatter is not None and not isinstance(geometry, ConeBeam):
             # without_scatter would replace scan=of_plates, and its pixel model with it
             choice = ", or choose scan=without_scatter" if pixel_model is None else ""
             raise ValueError(
                 f"scatter is simulated in cone beams only, got {type(geometry).__name__}: set "
-                f"scan.scatter=null scan.spr=null{choice}"
+                f"scan.scatter=null scan.grid_transmission=null{choice}"
             )
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")

@@ -219,7 +219,8 @@ REFUSED_BEFORE_SCANS = [
     (["study.split=[9,9,9]"], ["study.split", "datasets.n_cases"]),
     (["study.vmi_keV=-60.0"], ["-60"]),
     (["losses.terms.maps.stage=picture"], ["picture"]),
-    (["scan.scatter=null"], ["spr"]),
+    (["scan.scatter=null"], ["scan.grid_transmission=null"]),
+    (["scan.spr=0.1"], ["scan.grid_transmission=null"]),
     (["logger={_target_: pytorch_lightning.loggers.WandbLogger, offline: false}"], ["wandb login"]),
 ]
 

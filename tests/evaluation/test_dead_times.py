@@ -33,7 +33,7 @@ def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
     times = [f"scan.pile_up.{name}=[{','.join([value] * 4)}]" for name, value in
              (("paralysable_s", str(DEAD_S)), ("nonparalysable_s", "0"))]  # fmt: skip
-    quiet = ["scan=piled_up", "scan.scatter=null", "scan.spr=null", *times]
+    quiet = ["scan=piled_up", "scan.scatter=null", "scan.grid_transmission=null", *times]
     command(folder / "scans", "simulate", "datasets.n_cases=1", *quiet, *GEOMETRY)
     with h5py.File(next((folder / "scans").glob("scans/*.h5"))) as file:
         thresholds = torch.from_numpy(file["thresholds_keV"][:-1])
@@ -149,13 +149,13 @@ def test_the_counting_time_of_a_file_counts(workshop, tmp_path):
 
 
 def test_dead_times_are_given_for_each_threshold(tmp_path):
-    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.spr=null"]
+    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.grid_transmission=null"]
     with pytest.raises(ValueError, match=r"4 paralysable .* for 2 thresholds: give one of each"):
         command(tmp_path / "out", "simulate", *words, "physics/thresholds=two_bins", *GEOMETRY)
 
 
 def test_heavy_losses_are_stored_with_their_truth(tmp_path):
-    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.spr=null"]
+    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.grid_transmission=null"]
     heavy = "scan.pile_up.paralysable_s=[3e-8,3e-8,3e-8,3e-8]"
     command(tmp_path / "out", "simulate", *words, heavy, *GEOMETRY)
     with h5py.File(next((tmp_path / "out").glob("scans/*.h5"))) as file:

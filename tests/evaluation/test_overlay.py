@@ -21,7 +21,7 @@ SCANNER = [
     "tomography.grid.n_z=20",
     "tomography.grid.voxel_cm=0.7",
     "scan.scatter=null",
-    "scan.spr=null",
+    "scan.grid_transmission=null",
     "scan.noise=false",
 ]
 

@@ -127,8 +127,8 @@ def test_scans_do_not_depend_on_the_basis_materials(whole):
 
 def test_scans_of_other_settings_are_rejected(whole):
     before = bytes_of(whole)
-    with pytest.raises(EXPECTED, match=r"scan\.spr \(.*0\.1\)"):
-        make(whole, "scan.spr=0.2")
+    with pytest.raises(EXPECTED, match=r"scan\.grid_transmission \(.*0\.3\)"):
+        make(whole, "scan.grid_transmission=0.2")
     assert bytes_of(whole) == before
 
 
@@ -145,20 +145,20 @@ def test_null_counts_as_absent_in_recorded_settings(whole, tmp_path):
     first, second, third = sorted((tmp_path / "scans").iterdir())
     with h5py.File(first) as file:
         assert "null" not in file.attrs["config"]
-    rerecorded(first, lambda settings: settings["scan"].update(grid_transmission=None))
+    rerecorded(first, lambda settings: settings["scan"].update(spr=None))
     rerecorded(second, lambda settings: settings["datasets"].update(gone={"key": None}))
     before = bytes_of(tmp_path)
     make(tmp_path)
     assert bytes_of(tmp_path) == before
-    rerecorded(third, lambda settings: settings["scan"].pop("spr"))
-    with pytest.raises(EXPECTED, match=r"head_00002.*scan\.spr \(recorded: null\)"):
+    rerecorded(third, lambda settings: settings["scan"].pop("grid_transmission"))
+    with pytest.raises(EXPECTED, match=r"head_00002.*scan\.grid_transmission \(recorded: null\)"):
         make(tmp_path)
 
 
 def test_a_new_key_that_is_null_keeps_the_name_of_the_folder(tmp_path):
     names = [composed(tmp_path, *words, name="simulate").folder for words in ([], NULLS)]
     assert names[0] == names[1]
-    assert composed(tmp_path, "scan.spr=0.2", name="simulate").folder != names[0]
+    assert composed(tmp_path, "scan.grid_transmission=0.2", name="simulate").folder != names[0]
 
 
 def test_a_damaged_scan_is_named(whole, tmp_path):

@@ -161,7 +161,7 @@ def test_a_simulated_scan_is_a_valid_file(tmp_path, geometry, model, maps):
         ({"spr": -0.1}, "spr .* -0.1"),
         ({"threshold_error_keV": -1.0}, "threshold_error_keV .* -1"),
         ({"threshold_error_keV": 30.0}, "threshold_error_keV=30"),
-        ({"spr": 0.1, "scatter": None}, "set spr to null"),
+        ({"spr": 0.1, "scatter": None}, "use scan.spr=null"),
         ({"skew_cm": {"aluminium": -0.1}}, r"skew_cm\.aluminium .* -0.1"),
         ({"skew_cm": {"aluminium": float("nan")}}, r"skew_cm\.aluminium .* nan"),
         ({"skew_cm": {"CdTe": 10.0}}, r"skew_cm\.CdTe=10"),
