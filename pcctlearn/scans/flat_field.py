@@ -17,14 +17,15 @@ Pixels = Bool[Tensor, "row column"]
 
 @dataclass(frozen=True)
 class FlatFielded:
-    """A scan with corrected counts n · gain, where gain = air of the model / air of the pixel.
+    """A scan with corrected counts n · gain, gain = air of the model / (air of the pixel · exposure).
 
-    If all bins of a pixel have the same gain, the minimum of the likelihood does not move. Dead
-    pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
+    If all bins of a ray have the same gain, the minimum of the likelihood does not move. The
+    exposure is that of the view, relative to the air. Dead pixels are filled from their neighbours.
+    All arrays are float32, without a batch axis.
     """
 
     recorded: ScanRecord
-    gain: Float[Tensor, "bin 1 row column"]
+    gain: Float[Tensor, "bin #view row column"]
     dead: Pixels
 
     @property
@@ -80,7 +81,7 @@ class FlatFielded:
 def flat_fielded(
     recorded: ScanRecord, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
 ) -> FlatFielded:
-    """Correct a scan so that every pixel has the air of the model.
+    """Correct a scan so that every pixel has the air of the model, and every view its exposure.
 
     Args:
         recorded: a scan with counts.
@@ -99,6 +100,8 @@ def flat_fielded(
         dead = torch.zeros(recorded.air.shape[1:], dtype=torch.bool)
     pixels = air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
     gain = filled((pixels.float() / recorded.air)[:, None].float(), dead)
+    if recorded.exposure is not None:
+        gain = gain / recorded.exposure.float()[:, None, None]
     return FlatFielded(recorded, gain, dead)
 
 

@@ -282,5 +282,6 @@ def read_known_objects(path: Path) -> KnownObjects:
     """The plates of a plate file, or the phantom of a scan file."""
     if path.is_file() and schema_of(path) == SCAN:
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        return KnownPhantom(read_scan(path, only=("counts", "spectrum", "response", *truth)))
+        needed = ("counts", "exposure", "spectrum", "response", *truth)
+        return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
     return KnownPlates(read_plates(path))

@@ -23,7 +23,7 @@ from pcctlearn.scans.validation.attributes import (
     root_faults,
     version_faults,
 )
-from pcctlearn.scans.validation.counts import compared_counts
+from pcctlearn.scans.validation.counts import compared_counts, exposure_faults
 from pcctlearn.scans.validation.geometry import (
     geometry_faults,
     group_faults,
@@ -79,6 +79,8 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         wrong = list(unit_faults(name, ARRAYS[name], item))
         if name in checked:
             wrong += value_faults(name, ARRAYS[name], item)
+            if name == "exposure" and not wrong:
+                wrong += exposure_faults(item[()])
             if not wrong:
                 valid[name] = item
         faults += wrong
