@@ -21,10 +21,17 @@ EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
 GLOBAL = {"experiment", "launcher", "sweep"}  # set keys of other groups
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer", "callbacks"}  # build other libraries' classes
-OF_SIMULATE = ("detector", "montecarlo", "scan", "datasets/plates")  # what train.yaml lacks
+OF_SIMULATE = (
+    "detector",
+    "montecarlo",
+    "scan",
+    "datasets/plates",
+    "datasets/bench",
+)  # what train.yaml lacks
 # groups whose name differs from the module that is built
 ROOMS = {
     "datasets": "patients",
+    "datasets.bench": "simulation.bench",
     "datasets.plates": "simulation.plates",
     "datasets.scans": "scans",
     "detector": "montecarlo.detector",

@@ -17,11 +17,11 @@ Pixels = Bool[Tensor, "row column"]
 
 @dataclass(frozen=True)
 class FlatFielded:
-    """A scan with corrected counts n · gain, gain = air of the model / (air of the pixel · exposure).
+    """A scan with corrected counts n · gain, where gain = air of the model / (air · exposure).
 
-    If all bins of a ray have the same gain, the minimum of the likelihood does not move. The
-    exposure is that of the view, relative to the air. Dead pixels are filled from their neighbours.
-    All arrays are float32, without a batch axis.
+    The exposure is that of the view, relative to the air of the pixel. If all bins of a ray have
+    the same gain, the minimum of the likelihood does not move. Dead pixels are filled
+    from their neighbours. All arrays are float32, without a batch axis.
     """
 
     recorded: ScanRecord

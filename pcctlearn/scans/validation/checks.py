@@ -79,8 +79,6 @@ def findings_in(file: h5py.File, checked: Collection[str] = tuple(ARRAYS)) -> Fi
         wrong = list(unit_faults(name, ARRAYS[name], item))
         if name in checked:
             wrong += value_faults(name, ARRAYS[name], item)
-            if name == "exposure" and not wrong:
-                wrong += exposure_faults(item[()])
             if not wrong:
                 valid[name] = item
         faults += wrong
@@ -106,6 +104,8 @@ def _measured_findings(
     valid: Mapping[str, h5py.Dataset], counted: str, with_spectrum: bool, loses: bool
 ) -> Findings:
     """Faults and doubts of the values of counts and air, compared with all that is known."""
+    if "exposure" in valid and (wrong := list(exposure_faults(valid["exposure"][()]))):
+        return Findings(wrong, [])
     measured = [name for name in MEASURED if name in valid]
     if len(measured) == len(MEASURED):
         mixed = list(mixed_faults(valid["counts"], valid["air"], counted))
