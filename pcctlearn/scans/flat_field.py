@@ -1,5 +1,6 @@
 """Flat-field correction: scale each pixel's counts to the air of the model, fill dead pixels."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -127,6 +128,7 @@ def pixels_to_fill(
         raise ValueError(
             f"{int(dead.sum())} of {dead.numel()} pixels are dead ({100 * share:.3g} %; "
             f"{listed(kinds)}), more than max_dead_share={max_dead_share:g}: correct counts and "
-            "air, or raise max_dead_share"
+            f"air, or fill that many from their neighbours with "
+            f"max_dead_share={math.ceil(100 * share) / 100:g}"
         )
     return kinds

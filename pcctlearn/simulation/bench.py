@@ -17,6 +17,7 @@ from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.simulation.detector_errors import DetectorErrors
+from pcctlearn.simulation.plates import as_table, without_upper_limit_of
 from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid
 from pcctlearn.validation import require_positive
@@ -54,7 +55,8 @@ class BenchMeasurement:
     Noisy pixels count without beam; dead ones never count, and the mask of the vendor marks them.
 
     Args:
-        model: the nominal scanner; its last edge must lie above the end of the spectrum.
+        model: the nominal scanner. Counts above thresholds have no upper limit: its last edge
+            must not lie below the end of the spectrum.
         geometry: fan beam, whose columns include those that are missing between modules.
         grid: of the images.
         phantom: what is scanned.
@@ -130,7 +132,9 @@ class BenchMeasurement:
                 f"plates_cm must list the thickness of each material in every exposure, got "
                 f"{lengths} thicknesses: give all materials as many, 0 where one is absent"
             )
-        self.model, self.geometry, self.grid, self.phantom = model, geometry, grid, phantom
+        self.response = as_table(model)
+        self.model = without_upper_limit_of(model, self.response)
+        self.geometry, self.grid, self.phantom = geometry, grid, phantom
         self.plates_cm = {name: list(values) for name, values in plates_cm.items()}
         width = (geometry.n_columns - missing) // n_modules
         gaps = {width * k: gap_columns for k in range(1, n_modules)} if gap_columns else {}

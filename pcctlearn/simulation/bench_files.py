@@ -8,7 +8,6 @@ import numpy as np
 import yaml
 
 from pcctlearn.files.atomic import written_whole
-from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.spectrum import cell_widths_keV
 from pcctlearn.simulation.bench import BenchMeasurement, Measurement
 
@@ -98,12 +97,9 @@ def _write_scanner(folder: Path, bench: BenchMeasurement) -> None:
     with written_whole(folder / _SPECTRUM) as path:
         lines = ["energy_keV fluence_per_keV", *(f"{keV:.8g} {n:.10g}" for keV, n in rows)]
         path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    response = model.response
-    if not isinstance(response, Table):
-        response = Table.sampled(response, model.energies_keV)
     names = ("energies_keV", "deposited_keV", "response_per_keV")
     with written_whole(folder / _RESPONSE) as path, path.open("wb") as file:
-        np.savez_compressed(file, **{name: getattr(response, name).numpy() for name in names})
+        np.savez_compressed(file, **{name: getattr(bench.response, name).numpy() for name in names})
 
 
 def _write_frames(folder: Path, bench: BenchMeasurement, of: Measurement) -> None:

@@ -122,7 +122,9 @@ def test_dark_counts_are_subtracted_without_bias(tmp_path):
     file = written(tmp_path / "noisy", bench)
     imported, reference = import_bench(file), import_bench(written(tmp_path / "clean", without))
     assert not imported.flags.kinds["noisy"].any()
-    net, true = (live(each.plates.plates.counts[:, 0], -2)[..., 0] for each in (imported, reference))
+    net, true = (
+        live(each.plates.plates.counts[:, 0], -2)[..., 0] for each in (imported, reference)
+    )
     raw = np.stack([frames_of(file, f"plate_{i}").sum(0) for i in (1, 2, 3, 4)])[:, 0, ::4]
     for counts, subtracted in ((net[1:, ::4], True), (raw.astype(float), False)):
         z = (counts - true[1:, ::4]) / np.sqrt(2 * true[1:, ::4])
