@@ -175,8 +175,8 @@ def _next(folder: Path, imported: Imported) -> list[str]:
     lines = []
     pixels = ""
     if imported.plates is not None:
-        lines.append(f"next: python calibrate.py counts={folder / PLATES} folder=CALIBRATED")
-        pixels = " pixel_model=CALIBRATED/pixel_model.h5"
+        lines.append(f"next: python calibrate.py counts={folder / PLATES} folder=PIXELS")
+        pixels = " pixel_model=PIXELS/pixel_model.h5"
     if imported.scan is not None:
         share = ""
         if imported.flags.share > _USUAL_DEAD_SHARE:

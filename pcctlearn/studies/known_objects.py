@@ -176,7 +176,7 @@ class KnownPhantom:
     def redrawn(self, nominal: SpectralModel, found: PixelModel, seed: int) -> "KnownPhantom":
         """As ``KnownObjects``; the air is not redrawn."""
         expected = bins_from_above(self._expected(nominal, found)).movedim(-1, 0)
-        drawn = draw_counts(expected, torch.Generator().manual_seed(seed)).float()
+        drawn = draw_counts(expected.nan_to_num(), torch.Generator().manual_seed(seed)).float()
         counts = torch.where(found.calibrated, drawn, self.measured.at("counts"))
         return KnownPhantom(replace(self.measured, counts=counts))
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import yaml
 from support.benches import bench_of, describe, written
+from support.documents import code_blocks
 from support.studies import REPOSITORY
 
-from pcctlearn.bench.description import read_bench
+from pcctlearn.bench.description import _DETECTOR, _SCAN, _TOP, read_bench
 from pcctlearn.bench.importer import import_bench
 
 
@@ -225,3 +226,24 @@ def test_the_command_exits_with_2_and_leaves_nothing(file, tmp_path):
     assert "scan.log: there is no file" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_description_of_the_page_can_be_read(tmp_path):
+    page = (REPOSITORY / "docs/bench.md").read_text(encoding="utf-8")
+    (block,) = code_blocks(page, "yaml")
+    file = tmp_path / "bench.yaml"
+    file.write_text(block)
+    bench = read_bench(file)
+    assert bench.panel.shape == (1, 914)
+    assert bench.counter_bits == 16
+    assert len(bench.plates) == 2
+
+
+def test_the_page_lists_every_key():
+    page = (REPOSITORY / "docs/bench.md").read_text(encoding="utf-8")
+    keys = [*_TOP, *(f"detector.{key}" for key in _DETECTOR)]
+    keys += [f"scan.{key}" for key in _SCAN if key not in ("frames", "log")]
+    keys += ["raw.dtype", "raw.header_bytes", "thickness_cm", "current_mA", "frames", "log"]
+    for key in keys:
+        if key not in ("detector", "raw", "scan"):  # their keys are listed
+            assert f"`{key}`" in page, key

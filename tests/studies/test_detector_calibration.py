@@ -5,6 +5,7 @@ import shutil
 from functools import wraps
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from support.configs import composed
@@ -249,6 +250,22 @@ def test_a_known_phantom_calibrates_as_well(known_head, tmp_path):
     assert results["skew_error_rms_mm"] < 1e-4
     assert results["uncalibrated_pixels"] < 6
     assert (tmp_path / "out/figures/phantom_residuals.png").is_file()
+
+
+def test_a_known_phantom_may_have_exposures_and_dead_pixels(known_head, tmp_path):
+    """Counts times the exposure of their view give the same pixels."""
+    path = tmp_path / "scan.h5"
+    shutil.copy(known_head, path)
+    exposure = np.linspace(0.9, 1.1, 30)
+    with h5py.File(path, "r+") as file:
+        for name in ("counts", "primary"):
+            file[name][...] = file[name][()] * exposure[:, None, None]
+        file["counts"][..., 7] = file["air"][..., 7] = np.nan
+        file.create_dataset("exposure", data=exposure).attrs["unit"] = "1"
+    results = calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+    assert results["threshold_error_rms_keV"] < 1e-3
+    assert results["skew_error_rms_mm"] < 1e-4
+    assert results["uncalibrated_pixels"] < 7
 
 
 def test_a_scan_and_plates_are_not_confused(known_head, tmp_path):
