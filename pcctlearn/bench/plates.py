@@ -44,12 +44,14 @@ def plate_record(
         )
     except ValueError as error:
         raise ValueError(f"{bench.file}: plates: {error}") from None
+    frames = torch.tensor([each.n_frames for each in exposures.values()], dtype=torch.float64)
     return PlateRecord(
         bench.name,
         plates,
         scanner.spectrum,
         scanner.response,
-        torch.tensor([float(each.n_frames) for each in exposures.values()], dtype=torch.float64),
+        frames,
+        None if bench.frame_s is None else bench.frame_s * frames,
         bench.tube_kV,
         software="pcctlearn",
     )

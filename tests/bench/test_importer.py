@@ -33,6 +33,7 @@ def test_counts_behind_plates_are_the_sums_of_the_frames(clean):
     each = [air, *(frames_of(clean, f"plate_{i}").sum(0, dtype=np.int64) for i in (1, 2, 3, 4))]
     found = live(plates.counts[:, 0].movedim(-1, 1))
     np.testing.assert_array_equal(found, np.stack(each))
+    assert import_bench(clean).plates.time_s.tolist() == [1.0, 0.5, 0.5, 0.5, 0.5]
     assert plates.plates_cm[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     # two exposures of air were added: twice the frames, twice the exposure
     torch.testing.assert_close(plates.exposure, torch.tensor([2.0, 1, 1, 1, 1]) * 5 / 6)

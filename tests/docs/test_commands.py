@@ -9,7 +9,9 @@ import shutil
 import sys
 import warnings
 
+import h5py
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -145,6 +147,8 @@ def workshop(tmp_path_factory):
         page = (REPOSITORY / "docs/dead_time.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes series.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
+        four = "physics.thresholds.edges_keV=[15.0,33.0,45.0,59.0,149.0]"  # of series.h5
+        typed(["simulate.py", "datasets=plates", "folder=FOUR", four], ["datasets.n_columns=40"])
         for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
@@ -152,6 +156,9 @@ def workshop(tmp_path_factory):
             made = next(c for c in commands() if word in c.words)
             typed(made.words, smaller(made))
     shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")
+    shutil.copy(folder / "FOUR/plates.h5", folder / "PLATES.h5")
+    with h5py.File(folder / "PLATES.h5", "r+") as file:
+        file.create_dataset("time_s", data=np.full(5, 60.0)).attrs["unit"] = "s"
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder
