@@ -86,8 +86,10 @@ def read_bench(file: Path) -> Bench:
 
     Raises:
         ValueError: the file is no YAML, a key is missing or unknown, or a value is impossible.
-        OSError: it cannot be opened.
+        FileNotFoundError: there is no such file.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no description {file}: write it as docs/bench.md shows")
     what, remedy = "a description of a bench", "write it as docs/bench.md shows"
     top = Section(file, "", read_yaml(file, what, remedy), _TOP)
     detector = Section(file, "detector", top.node.get("detector"), _DETECTOR)

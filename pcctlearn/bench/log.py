@@ -46,7 +46,7 @@ def read_log(where: str, path: Path, n_frames: int) -> FrameLog:
     if len(rows) - 1 != n_frames:
         raise ValueError(
             f"{where}.log: {path} has {len(rows) - 1} rows for {n_frames} frames: give a row for "
-            "each frame of the files"
+            "each frame, or correct raw.dtype, detector.n_rows and n_columns if there are others"
         )
     monitor = _column(where, path, names.index(_MONITOR), rows)
     if (dark := ~(monitor > 0)).any():

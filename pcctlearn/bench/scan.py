@@ -61,8 +61,8 @@ class ScanFrames:
             self.above[:, first : first + len(views)] = views.swapaxes(0, 1)
             total += views.sum(0)
             saturated |= full
-        reader.require_unsaturated(part.exposure, saturated)
         self.total = Summed(total, n_frames, float(readings.sum()), saturated)
+        reader.require_counters(part.exposure, self.total)
 
     def record(self, scanner: Scanner, air: Summed, dark: Dark, flags: Flags) -> ScanRecord:
         """The scan, with dead pixels NaN.

@@ -126,7 +126,7 @@ def read_mask(path: Path, raw_shape: tuple[int, int]) -> np.ndarray:
     stack = _open("detector.mask", path, RawLayout(), raw_shape)
     with readable(path, "a pixel mask", "save it again"):
         values = np.asarray(stack[:])
-    if values.dtype.kind not in "bui" or values.squeeze().shape != tuple(
+    if values.dtype.kind not in ("b", "i", "u") or values.squeeze().shape != tuple(
         n for n in raw_shape if n > 1
     ):
         raise ValueError(

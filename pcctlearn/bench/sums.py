@@ -10,7 +10,8 @@ from pcctlearn.bench.description import Bench, Exposure
 from pcctlearn.bench.log import FrameLog, read_log
 from pcctlearn.bench.stacks import Frames
 
-MOST_SATURATED = 0.1  # share of the pixels of an exposure; more are refused
+MOST_BROKEN = 0.1  # share of the pixels of an exposure; more are refused
+MOST_DARK = 0.1  # of the counts in air, by the median pixel
 MOST_VARIANCE = 1.1  # of net counts over the counts; beyond it a pixel is noisy
 
 Pixels = Bool[np.ndarray, "raw_row raw_column"]
@@ -122,13 +123,14 @@ class Reader:
         """All frames of an exposure.
 
         Raises:
-            ValueError: more than a tenth of the pixels are saturated, or nothing was counted.
+            ValueError: more than a tenth of the pixels are saturated, or count more above a higher
+                threshold.
         """
         shape = (len(self.bench.thresholds_keV), *self.bench.panel.raw_shape)
         total = Summed(np.zeros(shape, np.int64), 0, 0.0, np.zeros(shape[1:], bool))
         for _, counts, full in self.views(exposure, 1):
             total += Summed(counts.sum(0), len(counts), 0.0, full)
-        self.require_unsaturated(exposure, total.saturated)
+        self.require_counters(exposure, total)
         readings = self.log(exposure, total.n_frames).monitor
         return replace(total, monitor=float(readings.sum()))
 
@@ -142,13 +144,25 @@ class Reader:
         counts = sum((block.sum(0, dtype=np.int64) for _, block in frames.blocks()), np.int64(0))
         return Dark(np.asarray(counts), frames.n_frames)
 
-    def require_unsaturated(self, exposure: Exposure, saturated: Pixels) -> None:
-        """Raise ValueError if many pixels reached the limit of their counters."""
-        found = saturated & ~self.masked
-        if found.sum() > MOST_SATURATED * (~self.masked).sum():
+    def require_counters(self, exposure: Exposure, summed: Summed) -> None:
+        """Raise ValueError if in many pixels counters reached their limit, or counts rise.
+
+        Counts above a threshold are never more than those above the one below it.
+        """
+        where = f"{self.bench.file}: {exposure.where} ({_names(exposure)})"
+        good, keV = ~self.masked, self.bench.thresholds_keV
+        most = MOST_BROKEN * good.sum()
+        rising = summed.counts[1:] > summed.counts[:-1]
+        for index, found in enumerate(rising & good):
+            if found.sum() > most:
+                raise ValueError(
+                    f"{where}: {int(found.sum())} of {int(good.sum())} pixels count more above "
+                    f"{keV[index + 1]:g} keV than above {keV[index]:g} keV: list the files from "
+                    "the lowest threshold to the highest, with counts above thresholds, not in bins"
+                )
+        if (found := summed.saturated & good).sum() > most:
             raise ValueError(
-                f"{self.bench.file}: {exposure.where} ({_names(exposure)}): {int(found.sum())} of "
-                f"{int((~self.masked).sum())} pixels reached "
+                f"{where}: {int(found.sum())} of {int(good.sum())} pixels reached "
                 f"{self._limit(self.frames(exposure))}, the limit of their counters: measure with "
                 "less tube current or shorter frames, or correct detector.counter_bits"
             )
@@ -166,8 +180,8 @@ def require_beam(bench: Bench, dark: Dark, air: Summed, masked: Pixels) -> None:
     without, beam = (
         np.median(values[:, ~masked], 1) for values in (dark.per_frame, air.counts / air.n_frames)
     )
-    if (without > MOST_SATURATED * beam).any():
-        index = int((without - MOST_SATURATED * beam).argmax())
+    if (without > MOST_DARK * beam).any():
+        index = int((without - MOST_DARK * beam).argmax())
         raise ValueError(
             f"{bench.file}: dark ({_names(bench.dark)}) has {without[index]:.4g} counts a frame "
             f"above {bench.thresholds_keV[index]:g} keV in the median pixel, air "

@@ -114,6 +114,14 @@ DESCRIBED = {
         lambda node: node["dark"].update(frames=node["air"][0]["frames"]),
         r"dark \(air_before_40keV\.raw.*exchange the files of dark and air",
     ),
+    "threshold order": (
+        lambda node: node["scan"]["frames"].reverse(),
+        r"scan \(scan_60keV\.raw, scan_40keV\.raw\): 40 of 40 pixels count more above 60 keV",
+    ),
+    "threshold order of air": (
+        lambda node: node["air"][0]["frames"].reverse(),
+        r"air\[0\].*count more above 60 keV than above 40 keV.*lowest threshold to the highest",
+    ),
     "shallow": (
         put("detector", "counter_bits", value=12),
         r"reached 4095, the limit of their counters: measure with less.*counter_bits",

@@ -1,5 +1,6 @@
 """Imported counts are those of the frames, at their place on the panel."""
 
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -65,6 +66,37 @@ def test_the_gap_moves_columns_to_where_the_geometry_has_them(clean):
     assert torch.corrcoef(torch.stack(right))[0, 1] > 0.99
     assert torch.corrcoef(torch.stack(shifted))[0, 1] < 0.99
     np.testing.assert_allclose(scan.geometry.angles_rad, flawless.geometry.angles_rad, atol=1e-7)
+
+
+def test_a_panel_of_several_rows_is_a_cone_beam(clean, tmp_path):
+    """Each row twice, and a row missing between the two."""
+    for name in ("air_before", "air_after", "scan"):
+        for index, keV in enumerate((40, 60)):
+            rows = frames_of(clean, name)[:, index, None].repeat(2, 1)
+            np.save(tmp_path / f"{name}_{keV}keV.npy", rows)
+        shutil.copy(clean.parent / f"{name}.csv", tmp_path)
+    for name in ("spectrum.txt", "response.npz", "bench.yaml"):
+        shutil.copy(clean.parent / name, tmp_path)
+
+    def change(node):
+        for key in ("plates", "dark"):
+            node.pop(key)
+        node["detector"] = {"n_rows": 2, "n_columns": 40, "missing_columns": {20: 3}}
+        node["detector"]["missing_rows"] = {1: 1}
+        for each in (*node["air"], node["scan"]):
+            each["frames"] = [name.replace(".raw", ".npy") for name in each["frames"]]
+        node["scan"]["geometry"]["beam"] = "cone"
+        del node["scan"]["known_object"], node["scan"]["grid"]
+
+    describe(tmp_path / "bench.yaml", change)
+    imported = import_bench(tmp_path / "bench.yaml")
+    scan, line = imported.scan, import_bench(clean).scan
+    assert scan.geometry.shape == (36, 3, 43)
+    assert scan.counts[:, :, 1].isnan().all()
+    for row in (0, 2):
+        torch.testing.assert_close(scan.counts[:, :, row], line.counts[:, :, 0], equal_nan=True)
+    write_imported(tmp_path / "out", imported)
+    assert faults(tmp_path / "out/scan.h5") == []
 
 
 def test_written_files_are_valid_and_replace_earlier_ones(clean, tmp_path):
