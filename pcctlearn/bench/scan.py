@@ -1,5 +1,6 @@
 """A scan file from the frames of a bench."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
@@ -117,6 +118,7 @@ class ScanFrames:
         for key in given:
             if key not in known:
                 raise ValueError(f"{where}.{key} is unknown: accepted: beam, {', '.join(known)}")
+        _require_numbers(where, given)
         n_rows, n_columns = bench.panel.shape
         if angles_rad is not None:
             if "arc_rad" in given:
@@ -143,6 +145,7 @@ class ScanFrames:
         if self.part.grid is None:
             return self.geometry.default_grid()
         where = f"{self.bench.file}: scan.grid"
+        _require_numbers(where, self.part.grid)
         try:
             grid = VolumeGrid(**self.part.grid)
             self.geometry.require_grid(grid)
@@ -156,14 +159,27 @@ class ScanFrames:
         if self.part.known_object is None:
             return None, None, ()
         path, materials = self.part.known_object
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.bench.file}: scan.known_object.file: there is no file {path}: correct its "
+                "name, or leave known_object out"
+            )
         names = ("line_integrals", "maps")
         arrays = read_npz(path, names, "a known object", f"save {' and '.join(names)} in it")
         known = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in names}
         wanted = (len(materials), self.geometry.n_views, *self.bench.panel.shape)
-        if known["line_integrals"].shape != wanted:
+        if (found := tuple(known["line_integrals"].shape)) != wanted:
             raise ValueError(
-                f"{path}: line_integrals have the shape {tuple(known['line_integrals'].shape)}, "
-                f"expected {wanted} for the axes material view row column, gaps included: compute "
-                "them for all pixels of the panel"
+                f"{self.bench.file}: scan.known_object: {path}: line_integrals have the shape "
+                f"{found}, expected {wanted} for the axes material view row column, gaps included: "
+                "compute them for all pixels of the panel"
             )
         return known["line_integrals"], known["maps"], materials
+
+
+def _require_numbers(where: str, node: Mapping[str, object]) -> None:
+    """Raise ValueError for a value that is neither a number nor a list of numbers."""
+    for key, value in node.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"{where}.{key} must be a number, got {value!r}: correct it")

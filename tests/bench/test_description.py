@@ -95,6 +95,15 @@ DESCRIBED = {
     "per view": (put("scan", "frames_per_view", value=5), "108 frames, no multiple of.*: 5"),
     "beam": (put("scan", "geometry", "beam", value="spiral"), r"scan\.geometry\.beam.*cone, fan"),
     "geometry": (put("scan", "geometry", "n_views", value=36), r"geometry\.n_views is unknown"),
+    "length in words": (
+        put("scan", "geometry", "pixel_cm", value="8 mm"),
+        r"scan\.geometry\.pixel_cm must be a number, got '8 mm'",
+    ),
+    "no phantom": (put("scan", "known_object", "file", value="no.npz"), r"no file .*no\.npz"),
+    "other phantom": (
+        put("scan", "known_object", "materials", value=["water"]),
+        r"line_integrals have the shape \(2, 36, 1, 43\), expected \(1, 36, 1, 43\)",
+    ),
     "lacks": (without("scan", "geometry", "pixel_cm"), r"scan\.geometry: .*pixel_cm"),
     "arc": (
         put("scan", "geometry", "arc_rad", value=3.2),
