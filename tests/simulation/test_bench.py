@@ -89,6 +89,7 @@ def test_wrong_settings_are_refused(changes, words):
         bench_of(**changes)
 
 
+@pytest.mark.slow
 def test_the_number_of_columns_that_is_offered_can_be_typed(tmp_path):
     words = ["datasets=bench", "datasets.n_modules=5", f"folder={tmp_path}", "n_threads=1"]
     small = ["tomography.geometry.n_columns=50", "tomography.geometry.n_views=4"]
