@@ -104,7 +104,7 @@ def write_scan(path: str | Path, scan: ScanRecord) -> None:
 
 def summary(path: str | Path) -> str:
     """Arrays, thresholds, exposure, dead pixels, geometry and warnings of a valid file."""
-    scan = read_scan(path, only={*_ALWAYS, "counts", "spectrum", "response"})
+    scan = read_scan(path, only={*_ALWAYS, "counts", "exposure", "spectrum", "response"})
     lines = [f"name: {shown(scan.name)}"]
     with h5py.File(path, "r") as file:
         is_above = counted(file.attrs) == "above"

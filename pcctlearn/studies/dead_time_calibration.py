@@ -30,11 +30,16 @@ def calibration_job(
     calibrator: Calibrator | LayerPhantom | DeadTimeFit,
     water_cm: float = 20.0,
     seed: int = 0,
+    dead_times: str | None = None,
 ) -> "DetectorCalibration | DeadTimeCalibration":
     """The job of ``calibrate.py``: of dead times, or of a pixel model."""
-    if isinstance(calibrator, DeadTimeFit):
-        return DeadTimeCalibration(counts, calibrator)
-    return DetectorCalibration(counts, calibrator, water_cm, seed)
+    if not isinstance(calibrator, DeadTimeFit):
+        return DetectorCalibration(counts, calibrator, water_cm, seed, dead_times)
+    if dead_times is not None:
+        raise ValueError(
+            "calibration=dead_times finds dead times from a current series: leave dead_times out"
+        )
+    return DeadTimeCalibration(counts, calibrator)
 
 
 class DeadTimeCalibration:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
+from pcctlearn.calibration.dead_time_file import read_dead_times
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
@@ -48,6 +49,8 @@ class DetectorCalibration:
         calibrator: the method; its ``fit`` must be annotated to return a ``PixelModel``.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
+        dead_times: a file of dead times (docs/dead_time.md), which the counts behind plates are
+            corrected with first.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class DetectorCalibration:
         calibrator: Calibrator | LayerPhantom,
         water_cm: float = 20.0,
         seed: int = 0,
+        dead_times: str | None = None,
     ) -> None:
         if get_type_hints(calibrator.fit).get("return") is not PixelModel:
             raise ValueError(
@@ -72,8 +76,9 @@ class DetectorCalibration:
             raise ValueError(f"water_cm must be above 0 and at most 40, got {water_cm:g}")
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
+        of_counters = None if dead_times is None else read_dead_times(dead_times)
         with _naming(self.path):
-            self.objects = read_known_objects(self.path)
+            self.objects = read_known_objects(self.path, of_counters)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
                 f"{counts} is a scan file: use calibration=layer_phantom"

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_file import PlateRecord, read_plates
 from pcctlearn.calibration.stored import schema_of
+from pcctlearn.calibration.unpiled_plates import unpiled_plates
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -176,7 +178,7 @@ class KnownPhantom:
     def redrawn(self, nominal: SpectralModel, found: PixelModel, seed: int) -> "KnownPhantom":
         """As ``KnownObjects``; the air is not redrawn."""
         expected = bins_from_above(self._expected(nominal, found)).movedim(-1, 0)
-        drawn = draw_counts(expected, torch.Generator().manual_seed(seed)).float()
+        drawn = draw_counts(expected.nan_to_num(), torch.Generator().manual_seed(seed)).float()
         counts = torch.where(found.calibrated, drawn, self.measured.at("counts"))
         return KnownPhantom(replace(self.measured, counts=counts))
 
@@ -278,9 +280,23 @@ def _rows(
     )
 
 
-def read_known_objects(path: Path) -> KnownObjects:
-    """The plates of a plate file, or the phantom of a scan file."""
+def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> KnownObjects:
+    """The plates of a plate file, or the phantom of a scan file.
+
+    Args:
+        path: the file.
+        dead_times: that counts behind plates are corrected with.
+
+    Raises:
+        ValueError: the file is not valid, or a scan file is to be corrected.
+    """
     if path.is_file() and schema_of(path) == SCAN:
+        if dead_times is not None:
+            raise ValueError(
+                "dead_times corrects counts behind plates, and this is a scan file: leave it out"
+            )
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        return KnownPhantom(read_scan(path, only=("counts", "spectrum", "response", *truth)))
-    return KnownPlates(read_plates(path))
+        needed = ("counts", "exposure", "spectrum", "response", *truth)
+        return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
+    record = read_plates(path)
+    return KnownPlates(record if dead_times is None else unpiled_plates(record, dead_times))

@@ -5,14 +5,18 @@ import shutil
 from functools import wraps
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from support.configs import composed
 
 from pcctlearn.app.run import run
+from pcctlearn.calibration.dead_time_file import write_dead_times
+from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.calibration.plate_file import read_plates
+from pcctlearn.physics.pileup import registered_rate
 
 SMALL = ["datasets.n_rows=4", "datasets.n_columns=12", "n_threads=1"]
 
@@ -152,6 +156,28 @@ def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
     assert (before[1:] > 5 * noise[1:]).all()
 
 
+def test_plates_are_corrected_for_pile_up(tmp_path):
+    path = plates(tmp_path / "plates")
+    reference = calibrated(tmp_path / "reference", path)
+    time_s, dead_s = 3.0, torch.tensor(5e-9, dtype=torch.float64)
+    with h5py.File(path, "r+") as file:
+        rate = torch.from_numpy(file["counts"][()]) / time_s
+        file["counts"][...] = time_s * registered_rate(rate, dead_s, torch.zeros_like(dead_s))
+        file.create_dataset("time_s", data=np.full(5, time_s)).attrs["unit"] = "s"
+    times = torch.tensor([5e-9, 5e-9], dtype=torch.float64)
+    known = DeadTimes(
+        times, 0 * times, torch.zeros(2, 2, 2), torch.ones(2), torch.ones(2) > 0,
+        torch.tensor([40.0, 60.0]),
+    )  # fmt: skip
+    write_dead_times(tmp_path / "dead_times.h5", known)
+    words = f"dead_times={tmp_path / 'dead_times.h5'}"
+    corrected = calibrated(tmp_path / "out", path, words)
+    key = "threshold_error_rms_keV"
+    assert corrected[key] == pytest.approx(reference[key], rel=1e-3)
+    with pytest.raises(Exception, match="leave dead_times out"):
+        calibrated(tmp_path / "series", path, "calibration=dead_times", words)
+
+
 def test_as_proposed_says_what_is_not_determined(tmp_path):
     path = plates(tmp_path / "plates")
     calibrated(tmp_path / "out", path, "calibration=etb_as_proposed")
@@ -249,6 +275,22 @@ def test_a_known_phantom_calibrates_as_well(known_head, tmp_path):
     assert results["skew_error_rms_mm"] < 1e-4
     assert results["uncalibrated_pixels"] < 6
     assert (tmp_path / "out/figures/phantom_residuals.png").is_file()
+
+
+def test_a_known_phantom_may_have_exposures_and_dead_pixels(known_head, tmp_path):
+    """Counts times the exposure of their view give the same pixels."""
+    path = tmp_path / "scan.h5"
+    shutil.copy(known_head, path)
+    exposure = np.linspace(0.9, 1.1, 30)
+    with h5py.File(path, "r+") as file:
+        for name in ("counts", "primary"):
+            file[name][...] = file[name][()] * exposure[:, None, None]
+        file["counts"][..., 7] = file["air"][..., 7] = np.nan
+        file.create_dataset("exposure", data=exposure).attrs["unit"] = "1"
+    results = calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+    assert results["threshold_error_rms_keV"] < 1e-3
+    assert results["skew_error_rms_mm"] < 1e-4
+    assert results["uncalibrated_pixels"] < 7
 
 
 def test_a_scan_and_plates_are_not_confused(known_head, tmp_path):
