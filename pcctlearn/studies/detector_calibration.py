@@ -17,6 +17,7 @@ from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
+from pcctlearn.calibration.self_calibration import SelfCalibration
 from pcctlearn.calibration.stored import digest_of_file
 from pcctlearn.console import without_warnings
 from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
@@ -26,6 +27,7 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.studies.known_objects import KnownObjects, KnownPhantom, read_known_objects
+from pcctlearn.studies.scanned_object import read_scanned_object
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +38,15 @@ Numbers = dict[str, float]
 
 
 class DetectorCalibration:
-    """Calibrate the pixels of a detector from a plate file, or from the scan of a known phantom.
+    """Calibrate the pixels of a detector from a plate file, or from a scan.
 
     Writes ``pixel_model.h5``, and a report: gain, skew and threshold bias of every pixel with error
     bars, flagged pixels, residuals behind what was in the beam, and how much the projections of a
     water slab would differ between pixels before and after the correction.
 
     Args:
-        counts: a plate file (docs/plate_file.md), or for ``LayerPhantom`` a scan file with the line
-            integrals of the phantom (docs/scan_file.md).
+        counts: a plate file (docs/plate_file.md), or a scan file (docs/scan_file.md): with the line
+            integrals of the phantom for ``LayerPhantom``, of any object for ``SelfCalibration``.
         calibrator: the method; its ``fit`` must be annotated to return a ``PixelModel``.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
@@ -53,7 +55,7 @@ class DetectorCalibration:
     def __init__(
         self,
         counts: str | None,
-        calibrator: Calibrator | LayerPhantom,
+        calibrator: Calibrator | LayerPhantom | SelfCalibration,
         water_cm: float = 20.0,
         seed: int = 0,
     ) -> None:
@@ -72,11 +74,17 @@ class DetectorCalibration:
             raise ValueError(f"water_cm must be above 0 and at most 40, got {water_cm:g}")
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
+        self.objects: KnownObjects
+        if isinstance(calibrator, SelfCalibration):
+            with _naming(self.path):
+                self.objects = read_scanned_object(self.path)
+            return
         with _naming(self.path):
             self.objects = read_known_objects(self.path)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
-                f"{counts} is a scan file: use calibration=layer_phantom"
+                f"{counts} is a scan file: use calibration=layer_phantom if its line integrals are "
+                "known, and else calibration=self_calibration"
                 if isinstance(self.objects, KnownPhantom)
                 else f"{counts} is a plate file, calibration=layer_phantom needs the scan of a "
                 "known phantom: use calibration=layer_slabs"

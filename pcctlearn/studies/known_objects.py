@@ -158,7 +158,8 @@ class KnownPhantom:
         if scan.line_integrals is None:
             raise ValueError(
                 "the scan holds no line_integrals: write those of the known phantom into its file "
-                "(docs/scan_file.md), or measure plates (docs/plate_file.md)"
+                "(docs/scan_file.md), use calibration=self_calibration, or measure plates "
+                "(docs/plate_file.md)"
             )
         if scan.spectrum is None or scan.response is None:
             raise ValueError(
