@@ -145,13 +145,19 @@ class ScanProblem:
         parts = []
         for first in range(0, len(theta), n):
             some = slice(first, first + n)
-            of_pixels = theta[some], self.air[some]
-            of_rays = (values[:, some] for values in (self.counts, area, converged))
-            parts.append(self._block(*of_pixels, *of_rays))
-        *of_rays, deviance, misfit = zip(*parts, strict=True)
-        joined = (torch.cat(values, 1) for values in of_rays)
-        quadratic = Quadratic(*(torch.cat(values) for values in zip(*misfit, strict=True)))
-        return DecomposedScan(*joined, torch.cat(deviance), quadratic)
+            rays = self.counts[:, some], area[:, some], converged[:, some]
+            parts.append(self._block(theta[some], self.air[some], *rays))
+        return DecomposedScan(
+            torch.cat([part.area for part in parts], 1),
+            torch.cat([part.slopes for part in parts], 1),
+            torch.cat([part.noise for part in parts], 1),
+            torch.cat([part.rays for part in parts], 1),
+            torch.cat([part.deviance for part in parts]),
+            Quadratic(
+                torch.cat([part.misfit.gradient for part in parts]),
+                torch.cat([part.misfit.normal for part in parts]),
+            ),
+        )
 
     def _block(
         self,

@@ -116,9 +116,13 @@ class SelfCalibrationStudy:
         for name, calibrator in self.self_calibrations.items():
             models[name] = self._calibrated(name, calibrator, scan, numbers)
         for name in self.bench.calibrations:
-            found = self.bench.calibrated(name)
-            assert isinstance(found, PixelModel)
-            models[name] = found
+            from_plates = self.bench.calibrated(name)
+            if not isinstance(from_plates, PixelModel):
+                raise ValueError(
+                    f"calibration {name!r} finds no pixel model: leave it out, with "
+                    f"~study.calibrations.{name}"
+                )
+            models[name] = from_plates
         models["true"] = self.bench.pixels
         for name, found in models.items():
             log.info("correcting with the pixels of %s", name)
