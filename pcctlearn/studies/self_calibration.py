@@ -34,7 +34,8 @@ from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
 
-Images = Float[Tensor, "channel y x"]
+Images = Float[Tensor, "keV y x"]
+Map = Float[Tensor, "1 y x"]
 Numbers = dict[str, float]
 
 _LEAST_BODY_HU = -200.0
@@ -194,7 +195,7 @@ class SelfCalibrationStudy:
     ) -> Numbers:
         reconstruct = fbp(scan.beam, self.grid, self.filter, truncation="cosine").double()
 
-        def images(area: Float[Tensor, "view column material"]) -> tuple[Images, Images]:
+        def images(area: Float[Tensor, "view column material"]) -> tuple[Images, Map]:
             maps = reconstruct @ area.movedim(-1, 0).contiguous()
             return self.image.hounsfield(maps[None])[0], MG_ML * maps[:1]
 

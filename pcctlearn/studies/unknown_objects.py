@@ -45,7 +45,8 @@ class ProceduralHead:
         maps = head(self.seed, VolumeGrid(1, n_y, n_x, self.voxel_cm), oversampling=1)
         y, x = self.shift_cm
         placed = VolumeGrid(1, n_y, n_x, self.voxel_cm, (0.0, y, x))
-        return (projector(geometry, placed) @ maps.float())[:, :, 0].movedim(0, -1).double()
+        project = projector(geometry, placed).double()
+        return (project @ maps.double())[:, :, 0].movedim(0, -1).contiguous()
 
 
 @dataclass(frozen=True)
