@@ -76,10 +76,10 @@ class SelfCalibration:
     - rings: the decomposed line integrals A*(θ), high-passed along the columns, are flat in the
       mean over the views (``RingFlatness``).
 
-    A prior, a normal distribution about nominal pixels, decides where nothing else does, such as
-    the gain of pixels that see air alone. An error of the spectrum or of the response biases all
-    pixels alike, as it does without a calibration. Scatter must be small, and pile-up corrected.
-    Rows are fitted one by one.
+    A prior, a normal distribution about nominal thresholds and the median gain and skew, decides
+    where nothing else does, such as in pixels that see air alone. An error of the spectrum or of
+    the response biases all pixels alike. Scatter must be small, and pile-up corrected. Rows are
+    fitted one by one.
 
     Args:
         materials: of the skew.
@@ -218,7 +218,10 @@ class SelfCalibration:
         with_rings = False
         for number in range(self.max_rounds):
             scan = problem.decomposed(theta)
-            off = torch.einsum("pkl,pl->pk", precision, theta - start)
+            # the flux and a skew that all pixels share are no flaw of one of them
+            mean = torch.cat([theta[good, :-n].median(0).values.expand(len(theta), -1),
+                              start[:, -n:]], 1)  # fmt: skip
+            off = torch.einsum("pkl,pl->pk", precision, theta - mean)
             own = problem.of_air(theta) + Quadratic(off, precision)
             own = own + scan.misfit if self.deviance else own
             if with_rings:
