@@ -1,5 +1,6 @@
 """Figures of pixels calibrated on the scan that they make."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -25,32 +26,45 @@ def images(folder: Path) -> Figure:
     One column for each set of pixels. Errors are differences from the true pixels; the numbers are
     the RMS of their rings.
     """
-    return _drawn(folder, [key for key in _keys(folder) if key.startswith(f"{_first(folder)}.")])
+    first = _first(folder)
+    columns = [[key] for key in _keys(folder) if key.startswith(f"{first}.")]
+    return _drawn(folder, columns, [_word(key) for (key,) in columns])
 
 
 def cases(folder: Path) -> Figure:
-    """The same for other objects and conditions, with nominal pixels and after self-calibration."""
-    return _drawn(
-        folder, [key for key in _keys(folder) if not key.startswith(f"{_first(folder)}.")], True
-    )
+    """The same for other objects and conditions: nominal pixels above, self-calibrated ones below.
+
+    One column for each case. The numbers are the RMS of the rings.
+    """
+    first, of_cases = _first(folder), defaultdict[str, list[str]](list)
+    for key in _keys(folder):
+        if not key.startswith(f"{first}."):
+            of_cases[key.split(".")[0]].append(key)
+    return _drawn(folder, [*of_cases.values()], [case.replace("_", " ") for case in of_cases])
 
 
-def _drawn(folder: Path, keys: list[str], with_case: bool = False) -> Figure:
+def _drawn(folder: Path, columns: list[list[str]], titles: list[str]) -> Figure:
+    """Images and errors of each key of a column, one below the other."""
     numbers = read_numbers(folder)
     energy = next(key for key in numbers if key.startswith("ring_HU_")).split(".")[0]
     keV = energy.removeprefix("ring_HU_").removesuffix("keV")
-    columns = max(len(keys), 1)
-    figure = new_figure(2.4 * columns, 4.9)
-    axes = figure.subplots(2, columns, squeeze=False)
-    for column, key in enumerate(keys):
-        image, error = (values[0] for values in read_arrays(folder, f"vmi/{key}", f"error/{key}"))
-        case, name = key.split(".")
-        label = _WORDS.get(name, name.replace("_", " "))
-        label = f"{case.replace('_', ' ')}\n{label}" if with_case else label
-        show_image(axes[0, column], image, DISPLAY_WINDOWS["HU"], f"{label}\n{keV} keV", unit="HU")
-        title = f"rings {numbers[f'{energy}.{key}']:.2g} HU"
-        show_image(axes[1, column], error, DISPLAY_WINDOWS["error"], title, "RdBu_r", "HU")
+    n_rows = 2 * max((len(keys) for keys in columns), default=1)
+    figure = new_figure(2.4 * max(len(columns), 1), 2.35 * n_rows)
+    axes = figure.subplots(n_rows, max(len(columns), 1), squeeze=False)
+    for column, (keys, title) in enumerate(zip(columns, titles, strict=True)):
+        for row, key in enumerate(keys):
+            image, error = (v[0] for v in read_arrays(folder, f"vmi/{key}", f"error/{key}"))
+            label = f"{title}\n{keV} keV" if row == 0 else _word(key)
+            show_image(axes[2 * row, column], image, DISPLAY_WINDOWS["HU"], label, unit="HU")
+            rings = f"rings {numbers[f'{energy}.{key}']:.3g} HU"
+            axis = axes[2 * row + 1, column]
+            show_image(axis, error, DISPLAY_WINDOWS["error"], rings, "RdBu_r", "HU")
     return figure
+
+
+def _word(key: str) -> str:
+    name = key.split(".")[1]
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def _keys(folder: Path) -> list[str]:
