@@ -218,9 +218,9 @@ class SelfCalibration:
         with_rings = False
         for number in range(self.max_rounds):
             scan = problem.decomposed(theta)
-            # the flux and a skew that all pixels share are no flaw of one of them
-            mean = torch.cat([theta[good, :-n].median(0).values.expand(len(theta), -1),
-                              start[:, -n:]], 1)  # fmt: skip
+            mean = start.clone()
+            if self.deviance:  # which determines what all pixels share: it is no flaw of one
+                mean[:, :-n] = theta[good, :-n].median(0).values
             off = torch.einsum("pkl,pl->pk", precision, theta - mean)
             own = problem.of_air(theta) + Quadratic(off, precision)
             own = own + scan.misfit if self.deviance else own

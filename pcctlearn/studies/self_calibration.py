@@ -235,8 +235,8 @@ class SelfCalibrationStudy:
             numbers[f"threshold_sd_keV_{keV:g}.{key}"] = error[:, j].std().item()
             numbers[f"threshold_mean_keV_{keV:g}.{key}"] = error[:, j].mean().item()
         if found is not None and found is not true:
-            pull = error / found.threshold_sd_keV[seen].clamp(min=1e-9)
-            numbers[f"threshold_error_over_standard_error.{key}"] = rms(pull)
+            sd = found.threshold_sd_keV[seen]  # zero of a threshold that is nominal by definition
+            numbers[f"threshold_error_over_standard_error.{key}"] = rms((error / sd)[sd > 0])
         return numbers
 
     def _tables(
