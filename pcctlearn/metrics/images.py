@@ -48,3 +48,22 @@ def region_difference(
     """Largest minus smallest mean of discs in an image, which are of one material [2, eq. 26]."""
     means = region_means(image, points_cm, centers_cm, radius_cm)
     return (means.max() - means.min()).item()
+
+
+def ring_rms(
+    error: Image, points_cm: Float[Tensor, "y x 2"], body: Bool[Tensor, "y x"], width_cm: float
+) -> float:
+    """RMS over a body of the rings of an error image.
+
+    A ring is the mean of the error over the body at one radius about the axis of rotation, minus
+    the mean over the radii within ``width_cm``.
+    """
+    spacing_cm = float(points_cm[0, 1, 0] - points_cm[0, 0, 0])
+    radius = (points_cm.norm(dim=-1) / abs(spacing_cm)).round().long()[body]
+    count = torch.bincount(radius).double()
+    mean = torch.bincount(radius, error[body].double()) / count.clamp(min=1)
+    half = max(1, round(width_cm / abs(spacing_cm) / 2))
+    sums = [torch.nn.functional.pad(v, (half, half)).unfold(0, 2 * half + 1, 1).sum(-1)
+            for v in (mean * (count > 0), (count > 0).double())]  # fmt: skip
+    ring = mean - sums[0] / sums[1].clamp(min=1)
+    return float(((count * ring.square()).sum() / count.sum()).sqrt())

@@ -10,6 +10,7 @@ from pcctlearn.calibration.base import Calibrator
 from pcctlearn.calibration.dead_time_file import read_series, write_dead_times
 from pcctlearn.calibration.dead_times import CurrentSeries, DeadTimeFit, DeadTimes
 from pcctlearn.calibration.layer_phantom import LayerPhantom
+from pcctlearn.calibration.self_calibration import SelfCalibration
 from pcctlearn.calibration.stored import digest_of_file
 from pcctlearn.metrics.errors import Rows
 from pcctlearn.runs.context import Context
@@ -27,7 +28,7 @@ _LEAST_DEPARTURE = 1e-3  # of the rates: smaller ones do not matter
 
 def calibration_job(
     counts: str | None,
-    calibrator: Calibrator | LayerPhantom | DeadTimeFit,
+    calibrator: Calibrator | LayerPhantom | SelfCalibration | DeadTimeFit,
     water_cm: float = 20.0,
     seed: int = 0,
     dead_times: str | None = None,

@@ -18,6 +18,7 @@ from pcctlearn.calibration.dead_time_file import read_dead_times
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
+from pcctlearn.calibration.self_calibration import SelfCalibration
 from pcctlearn.calibration.stored import digest_of_file
 from pcctlearn.console import without_warnings
 from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
@@ -27,6 +28,7 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.studies.known_objects import KnownObjects, KnownPhantom, read_known_objects
+from pcctlearn.studies.scanned_object import read_scanned_object
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +39,15 @@ Numbers = dict[str, float]
 
 
 class DetectorCalibration:
-    """Calibrate the pixels of a detector from a plate file, or from the scan of a known phantom.
+    """Calibrate the pixels of a detector from a plate file, or from a scan.
 
     Writes ``pixel_model.h5``, and a report: gain, skew and threshold bias of every pixel with error
     bars, flagged pixels, residuals behind what was in the beam, and how much the projections of a
     water slab would differ between pixels before and after the correction.
 
     Args:
-        counts: a plate file (docs/plate_file.md), or for ``LayerPhantom`` a scan file with the line
-            integrals of the phantom (docs/scan_file.md).
+        counts: a plate file (docs/plate_file.md), or a scan file (docs/scan_file.md): with the line
+            integrals of the phantom for ``LayerPhantom``, of any object for ``SelfCalibration``.
         calibrator: the method; its ``fit`` must be annotated to return a ``PixelModel``.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
@@ -56,7 +58,7 @@ class DetectorCalibration:
     def __init__(
         self,
         counts: str | None,
-        calibrator: Calibrator | LayerPhantom,
+        calibrator: Calibrator | LayerPhantom | SelfCalibration,
         water_cm: float = 20.0,
         seed: int = 0,
         dead_times: str | None = None,
@@ -77,11 +79,17 @@ class DetectorCalibration:
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
         of_counters = None if dead_times is None else read_dead_times(dead_times)
+        self.objects: KnownObjects
+        if isinstance(calibrator, SelfCalibration):
+            with _naming(self.path):
+                self.objects = read_scanned_object(self.path, of_counters)
+            return
         with _naming(self.path):
             self.objects = read_known_objects(self.path, of_counters)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
-                f"{counts} is a scan file: use calibration=layer_phantom"
+                f"{counts} is a scan file: use calibration=layer_phantom if its line integrals are "
+                "known, and else calibration=self_calibration"
                 if isinstance(self.objects, KnownPhantom)
                 else f"{counts} is a plate file, calibration=layer_phantom needs the scan of a "
                 "known phantom: use calibration=layer_slabs"

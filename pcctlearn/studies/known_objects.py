@@ -160,7 +160,8 @@ class KnownPhantom:
         if scan.line_integrals is None:
             raise ValueError(
                 "the scan holds no line_integrals: write those of the known phantom into its file "
-                "(docs/scan_file.md), or measure plates (docs/plate_file.md)"
+                "(docs/scan_file.md), use calibration=self_calibration, or measure plates "
+                "(docs/plate_file.md)"
             )
         if scan.spectrum is None or scan.response is None:
             raise ValueError(
@@ -280,6 +281,14 @@ def _rows(
     )
 
 
+def require_no_dead_times(dead_times: DeadTimes | None) -> None:
+    """Raise ValueError for dead times beside a scan file."""
+    if dead_times is not None:
+        raise ValueError(
+            "dead_times corrects counts behind plates, and this is a scan file: leave it out"
+        )
+
+
 def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> KnownObjects:
     """The plates of a plate file, or the phantom of a scan file.
 
@@ -291,10 +300,7 @@ def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> Known
         ValueError: the file is not valid, or a scan file is to be corrected.
     """
     if path.is_file() and schema_of(path) == SCAN:
-        if dead_times is not None:
-            raise ValueError(
-                "dead_times corrects counts behind plates, and this is a scan file: leave it out"
-            )
+        require_no_dead_times(dead_times)
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
         needed = ("counts", "exposure", "spectrum", "response", *truth)
         return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())

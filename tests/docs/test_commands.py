@@ -107,6 +107,11 @@ SMALLER = [  # the first whose words are all in the command
     ("train.py logger.offline=false", NETWORK),
     ("train.py", [*NETWORK, "logger=none"]),
 ]
+ORDINARY = [
+    *("tomography=fan", "datasets.n_cases=1", "tomography.geometry.n_views=40"),
+    *("tomography.geometry.n_columns=64", "tomography.geometry.pixel_cm=1.1"),
+    *("tomography.grid.n_x=64", "tomography.grid.n_y=64", "tomography.grid.voxel_cm=0.6"),
+]
 PLACEHOLDERS = {  # what stands for other commands
     "python train.py sweep=scatter_table": "shown with its folder in README.md",
     "python train.py experiment=NAME": "each experiment is a test of its own",
@@ -159,6 +164,10 @@ def workshop(tmp_path_factory):
     shutil.copy(folder / "FOUR/plates.h5", folder / "PLATES.h5")
     with h5py.File(folder / "PLATES.h5", "r+") as file:
         file.create_dataset("time_s", data=np.full(5, 60.0)).attrs["unit"] = "s"
+    with pytest.MonkeyPatch.context() as patch:
+        as_a_user(patch, folder)
+        typed(["simulate.py", "datasets=heads", "scan=without_scatter", "folder=OBJECT"], ORDINARY)
+    shutil.copy(folder / "OBJECT/scans/head_00000.h5", folder / "OBJECT.h5")
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder
