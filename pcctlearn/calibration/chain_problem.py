@@ -28,7 +28,9 @@ class ChainProblem:
         basis: materials of the area densities.
         nominal_keV: nominal thresholds; none of them is fixed.
         unknowns: shared by the pixels.
-        start: of the shared unknowns; the weights are those of counts corrected with it.
+        start: of the shared unknowns.
+        weighted_at: unknowns of the pixels whose expected counts give the weights I and 1/ȳ; by
+            default those of nominal pixels.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ChainProblem:
         nominal_keV: Float[Tensor, "threshold"],
         unknowns: SharedUnknowns,
         start: Vector,
+        weighted_at: Unknowns | None = None,
     ) -> None:
         self.unknowns, self.parts = unknowns, []
         pixels_per_block = max(1, 100_000 // rays.registered.shape[1])
@@ -46,7 +49,8 @@ class ChainProblem:
             block = rays.of(pixels)
             counts = block.n_views[:, None] * above_from_bins(block.corrected(start, unknowns)[0])
             known = KnownRays(counts, block.area_g_cm2.movedim(0, 1), block.n_views)
-            layer = LayerProblem(known, model, basis, nominal_keV, None, 0, with_misfit=True)
+            at = None if weighted_at is None else weighted_at[pixels]
+            layer = LayerProblem(known, model, basis, nominal_keV, None, 0, True, at)
             self.parts.append((pixels, block, layer))
 
     def equations(self, x: Unknowns, shared: Vector) -> ArrowEquations:

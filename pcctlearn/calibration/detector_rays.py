@@ -1,6 +1,7 @@
 """Registered counts behind a known phantom, and what makes them: pixels, dead time and scatter."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from pcctlearn.shapes import Attenuation
 from pcctlearn.solvers.arrow import Arrow, ArrowEquations
 
 _BLOCK = 2_000_000  # transmissions, so that memory is limited
+_MOST_G_CM2, _N_DENSITIES = 30.0, 121
 _FEWEST = 0.5  # expected photons in a bin, below which a variance would be too small
 
 OfRays = Float[Tensor, "pixel exposure bin"]
@@ -30,9 +32,10 @@ class DetectorRays:
         area_g_cm2: of the basis materials.
         n_views: that each exposure is the mean of: 1, and more for air.
         view_s: counting time of a view.
-        scatter: over air, in bins, for an amplitude of one, if its shape is known; none in air.
-            A pixel registers scatter as it registers air: its gain, skew and thresholds change the
-            counts of both by nearly the same factor in each bin.
+        scatter: over air of nominal pixels, in bins, for an amplitude of one, if its shape is
+            known; none in air.
+        scatter_g_cm2: area density of the first material behind which air has the spectrum of the
+            scatter (``scatter_g_cm2``): a pixel registers scatter as it registers that.
     """
 
     registered: Float[Tensor, "pixel exposure threshold"]
@@ -40,26 +43,20 @@ class DetectorRays:
     n_views: Float[Tensor, "exposure"]
     view_s: float
     scatter: OfRays | None = None
-
-    def with_scatter(self, above: Tensor, amplitude: Tensor, dim: int = -1) -> Tensor:
-        """Counts above thresholds, or changes of them, with the scatter that follows their air."""
-        if self.scatter is None:
-            return above
-        ratio = self.scatter if dim == -1 else self.scatter[..., None]
-        scattered = ratio * bins_from_above(above[:, :1], dim)
-        return above + amplitude * above_from_bins(scattered, dim)
+    scatter_g_cm2: Float[Tensor, "pixel exposure"] | None = None
 
     def of(self, pixels: Tensor) -> "DetectorRays":
         """The rays of some of the pixels (an index or a mask)."""
-        scatter = None if self.scatter is None else self.scatter[pixels]
+        own = (None if v is None else v[pixels] for v in (self.scatter, self.scatter_g_cm2))
         return DetectorRays(
-            self.registered[pixels], self.area_g_cm2[pixels], self.n_views, self.view_s, scatter
+            self.registered[pixels], self.area_g_cm2[pixels], self.n_views, self.view_s, *own
         )
 
     def corrected(self, shared: Vector, unknowns: SharedUnknowns) -> tuple[OfRays, Tensor]:
         """Primary counts in bins of counters without dead time, and their derivatives.
 
-        n = m⁻¹(registered) above each threshold, less the scatter in each bin.
+        n = m⁻¹(registered) above each threshold, less the scatter in each bin, for which a pixel is
+        taken to register scatter as it registers air.
 
         Returns:
             The counts, and (pixel, exposure, bin, shared). Rates beyond the maximum of the curve
@@ -104,6 +101,9 @@ class RegisteredCounts:
     ) -> None:
         self.rays, self.model, self.attenuation, self.unknowns = rays, model, attenuation, unknowns
         self.n_materials = len(model.attenuation_per_cm)
+        thresholds = torch.tensor(unknowns.thresholds_keV, dtype=torch.float64)
+        self._nominal = model.response.above(thresholds, model.energies_keV) * model.fluence
+        self._nominal_air = bins_from_above(self._nominal.sum(-1))
 
     def equations(self, x: Unknowns, shared: Vector) -> ArrowEquations:
         """Jᵀr and JᵀJ of r = (m̄ − m)/√m̄ with the weights 1/m̄ held, x being (ln k, thickness, T)."""
@@ -122,7 +122,7 @@ class RegisteredCounts:
 
     def expected(self, x: Unknowns, shared: Vector) -> OfRays:
         """Registered counts in bins."""
-        return self._expected(self.rays, x, shared)[0]
+        return self._expected(self.rays, x, shared).counts
 
     def along_spectrum(
         self, x: Unknowns, shared: Vector, per_energy: Float[Tensor, "energy"]
@@ -159,20 +159,32 @@ class RegisteredCounts:
             deviance.flatten(1).sum(-1),
         )
 
-    def _expected(self, rays: DetectorRays, x: Unknowns, shared: Vector) -> tuple[Tensor, ...]:
-        """Registered counts in bins, true rates, registered rates, and what makes them."""
+    def _expected(self, rays: DetectorRays, x: Unknowns, shared: Vector) -> "_Expected":
         n = 1 + self.n_materials
-        transmission = torch.exp(-rays.area_g_cm2 @ self.attenuation)
         passed = skew_filter(x[:, 0].exp(), x[:, 1:n], self.model.attenuation_per_cm)
         spectra = self.model.fluence * passed
         above, density = (
             torch.stack(part, 1) * spectra[:, None]
             for part in zip(*(self.model.above(T) for T in x[:, n:].unbind(1)), strict=True)
         )
-        counts = rays.with_scatter(transmission @ above.mT, self.unknowns.amplitude(shared))
+        behind = self._behind(rays)
+        counts = behind.phantom @ above.mT
+        if behind.scatter is not None:
+            each = behind.per_count * bins_from_above(behind.scatter @ above.mT)
+            counts = counts + self.unknowns.amplitude(shared) * above_from_bins(each)
         rate = counts / rays.view_s
         m = registered_rate(rate, *self.unknowns.dead_times(shared))
-        return bins_from_above(m * rays.view_s), rate, m, transmission, above, density
+        return _Expected(bins_from_above(m * rays.view_s), rate, m, behind, above, density)
+
+    def _behind(self, rays: DetectorRays) -> "_Behind":
+        phantom = torch.exp(-rays.area_g_cm2 @ self.attenuation)
+        if rays.scatter is None:
+            return _Behind(phantom, None, None)
+        g_cm2 = rays.scatter_g_cm2
+        g_cm2 = torch.zeros_like(phantom[..., 0]) if g_cm2 is None else g_cm2
+        scatter = torch.exp(-g_cm2[..., None] * self.attenuation[0])
+        nominal = bins_from_above(scatter @ self._nominal.T)
+        return _Behind(phantom, scatter, rays.scatter * self._nominal_air / nominal)
 
     def _derivatives(
         self,
@@ -182,23 +194,72 @@ class RegisteredCounts:
         per_energy: Float[Tensor, "energy"] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Expected counts, dm/dn, and derivatives (pixel, exposure, bin, unknown or shared)."""
-        expected, rate, m, transmission, above, density = self._expected(rays, x, shared)
+        expected, rate, m, behind, above, density = self._expected(rays, x, shared)
         pair = self.unknowns.dead_times(shared)
         by_rate, by_times = self.unknowns.log_registered(rate, pair)
         slope = m * by_rate
-        columns = [transmission @ above.mT]
-        columns += [transmission @ (-mu * above).mT for mu in self.model.attenuation_per_cm]
-        moved = transmission @ density.mT
-        columns += [-moved * torch.eye(moved.shape[-1])[j].to(moved) for j in range(moved.shape[-1])]
-        if per_energy is not None:
-            columns.append(transmission @ (per_energy * above).mT)
-        by_primary = rays.with_scatter(
-            torch.stack(columns, -1), self.unknowns.amplitude(shared), dim=-2
-        )
-        local = bins_from_above(by_primary * slope[..., None], dim=-2)
+
+        def columns(transmission: Tensor) -> Tensor:
+            """Derivatives of counts above thresholds in the unknowns of the pixels."""
+            found = [transmission @ above.mT]
+            found += [transmission @ (-mu * above).mT for mu in self.model.attenuation_per_cm]
+            moved = transmission @ density.mT
+            eye = torch.eye(moved.shape[-1], dtype=moved.dtype)
+            found += [-moved * one for one in eye]
+            if per_energy is not None:
+                found.append(transmission @ (per_energy * above).mT)
+            return torch.stack(found, -1)
+
+        by_pixel = columns(behind.phantom)
         times = bins_from_above(by_times * (m * rays.view_s)[..., None], dim=-2)
-        if rays.scatter is None:
-            return expected, slope, local, times
-        each = rays.scatter * bins_from_above(columns[0][:, :1])
-        scatter = bins_from_above(above_from_bins(each) * slope)
-        return expected, slope, local, torch.cat([times, scatter[..., None]], -1)
+        if behind.scatter is None:
+            return expected, slope, bins_from_above(by_pixel * slope[..., None], dim=-2), times
+        scattered = behind.per_count[..., None] * bins_from_above(columns(behind.scatter), dim=-2)
+        scattered = above_from_bins(scattered, dim=-2)
+        by_pixel = by_pixel + self.unknowns.amplitude(shared) * scattered
+        local = bins_from_above(by_pixel * slope[..., None], dim=-2)
+        by_amplitude = bins_from_above(scattered[..., 0] * slope)  # the gain multiplies all of it
+        return expected, slope, local, torch.cat([times, by_amplitude[..., None]], -1)
+
+
+class _Behind(NamedTuple):
+    """Transmission of the phantom, and of what gives air the spectrum of the scatter.
+
+    ``per_count`` is the scatter for an amplitude of one, over nominal counts behind that.
+    """
+
+    phantom: Float[Tensor, "pixel exposure energy"]
+    scatter: Tensor | None
+    per_count: Any
+
+
+class _Expected(NamedTuple):
+    """Registered counts in bins, true and registered rates above thresholds, and what makes them.
+
+    ``above`` are the spectra above the thresholds, ``density`` −∂above/∂T.
+    """
+
+    counts: OfRays
+    rate: Tensor
+    registered_rate: Tensor
+    behind: _Behind
+    above: Tensor
+    density: Tensor
+
+
+def scatter_g_cm2(
+    scatter: OfRays, nominal: Float[Tensor, "bin energy"], attenuation: Float[Tensor, "energy"]
+) -> Float[Tensor, "pixel exposure"]:
+    """Area density behind which nominal air has the shares of the bins that the scatter has.
+
+    Scattered photons have crossed part of the object and have lost little energy, so that their
+    spectrum is about that of air behind a few cm of water. The least squares of the shares; zero
+    without scatter.
+    """
+    g_cm2 = torch.linspace(0, _MOST_G_CM2, _N_DENSITIES, dtype=torch.float64)
+    counts = torch.exp(-g_cm2[:, None] * attenuation) @ nominal.T
+    shares = counts / counts.sum(-1, keepdim=True)
+    total = scatter.sum(-1, keepdim=True)
+    own = scatter / total.clamp(min=torch.finfo(scatter.dtype).tiny)
+    best = torch.cdist(own.flatten(0, 1), shares).argmin(-1).reshape(scatter.shape[:2])
+    return torch.where(total[..., 0] > 0, g_cm2[best], 0.0)

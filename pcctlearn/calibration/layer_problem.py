@@ -99,6 +99,8 @@ class LayerProblem:
         n_fixed: thresholds, from the lowest, that are nominal by definition.
         with_misfit: also minimise what more bins than materials leave over,
             Σ (ȳ_b(A*) − y_b)²/ȳ_b of the decomposed counts y.
+        weighted_at: unknowns whose expected counts give the weights, ln k being absolute; by
+            default those of nominal pixels.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class LayerProblem:
         prior: LayerPrior | None = None,
         n_fixed: int = 1,
         with_misfit: bool = False,
+        weighted_at: Unknowns | None = None,
     ) -> None:
         self.above, self.exposure = rays.counts, rays.exposure
         self.model, self.nominal_keV = model, nominal_keV
@@ -125,10 +128,11 @@ class LayerProblem:
         least = int(rays.area_g_cm2.sum(-1).amax(1).argmin())
         expected = expected_counts(self.known[least], nominal, self.attenuation).sum(-1)
         self.scale = (self.counts[least].sum(-1) / expected).median()
-        information = fisher_information(rays.area_g_cm2, self.scale * nominal, self.attenuation)
+        weights = self.scale * nominal if weighted_at is None else self.spectra(weighted_at)
+        information = fisher_information(rays.area_g_cm2, weights, self.attenuation)
         root = torch.linalg.cholesky(information * exposure[..., None])
         self.root = root.expand(-1, len(rays.counts), -1, -1)
-        expected = self.scale * expected_counts(rays.area_g_cm2, nominal, self.attenuation)
+        expected = expected_counts(rays.area_g_cm2, weights, self.attenuation)
         self.bin_root = (exposure / expected).sqrt() if with_misfit else None
         if prior is not None:
             self.prior_root = torch.linalg.cholesky(prior.precision)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pcctlearn.calibration.assembly import assembled
 from pcctlearn.calibration.chain_problem import ChainProblem
 from pcctlearn.calibration.dead_times import DeadTimes
-from pcctlearn.calibration.detector_rays import DetectorRays, RegisteredCounts
+from pcctlearn.calibration.detector_rays import DetectorRays, RegisteredCounts, scatter_g_cm2
 from pcctlearn.calibration.phantom_rays import PhantomRays, phantom_rays
 from pcctlearn.calibration.pixel_fit import PixelFit
 from pcctlearn.calibration.pixel_model import PixelModel
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["gain", "skew", "thresholds", "dead_time", "scatter"]
 _ODD = 20.0  # times the χ² of the median pixel
-_MOST_SD_keV = FURTHEST_keV / 4
+_WEAK = 6.0  # times the standard deviation of a threshold of the median pixel
 _RISES = 1.02  # of counts behind the phantom over those in air
 
 
@@ -142,8 +142,8 @@ class WholeDetector:
         _require_rates(rays)
         n_views = torch.ones(rays.counts.shape[1], dtype=torch.float64)
         n_views[0] = self.air_views
-        scatter = None if scan.scatter is None else _over_air(scan, nominal)
-        data = DetectorRays(rays.counts, rays.area_g_cm2.movedim(0, 1), n_views, view_s, scatter)
+        scatter = () if scan.scatter is None else _scatter(scan, nominal)
+        data = DetectorRays(rays.counts, rays.area_g_cm2.movedim(0, 1), n_views, view_s, *scatter)
         unknowns = SharedUnknowns(
             tuple(rays.air.thresholds_keV.tolist()), self.each_threshold, scan.scatter is not None
         )
@@ -174,18 +174,17 @@ class _Search:
 
     def run(self) -> WholeDetectorModel:
         settings, unknowns = self.settings, self.unknowns
-        good = self.rays.good
         shared = unknowns.start(settings.amplitude)
+        good = self._determined(self.rays.good, shared)
         data = self.data.of(good)
-        air = data.registered[:, 0, 0] / self.nominal_air
-        x = torch.zeros(len(air), self.n_local + self.J, dtype=torch.float64)
-        x[:, 0] = air.log().median() if "gain" in settings.held else air.log()
-        x[:, self.n_local :] = self.nominal_keV
+        x = self._start(data)
         g = torch.cat([shared, self.nominal_keV])
-        chain = ChainProblem(data, self.model, self.basis, self.nominal_keV, unknowns, shared)
         wide = unknown_population(self.J)
+        settled = data, self.model, self.basis, self.nominal_keV, unknowns
         # the second order of the dead time only counts close to the minimum
+        chain = ChainProblem(*settled, shared)
         x, g = self._minimum(chain.equations, x, g, wide, ("square",))[:2]
+        chain = ChainProblem(*settled, g[: unknowns.n_shared], weighted_at=x)
         found = self._minimum(chain.equations, x, g, wide)
         good, x, g = self._without_odd(good, found)
         data = self.data.of(good)
@@ -195,6 +194,31 @@ class _Search:
         if not found.converged:
             log.warning("the fit of the whole detector did not converge: raise max_steps")
         return self._result(good, counts, data, found, precision)
+
+    def _start(self, data: DetectorRays) -> Tensor:
+        """Nominal pixels with the gain of their air."""
+        air = (data.registered[:, 0, 0] / self.nominal_air).log()
+        x = torch.zeros(len(air), self.n_local + self.J, dtype=torch.float64)
+        x[:, 0] = air.median() if "gain" in self.settings.held else air
+        x[:, self.n_local :] = self.nominal_keV
+        return x
+
+    def _determined(self, good: Bool[Tensor, "pixel"], shared: Vector) -> Bool[Tensor, "pixel"]:
+        """Pixels whose thresholds the phantom determines about as well as those of most pixels.
+
+        Those at its edge see short chords only; their many standard deviations of freedom would
+        slow the search for all.
+        """
+        data = self.data.of(good)
+        counts = RegisteredCounts(data, self.model, self.attenuation, self.unknowns)
+        held = torch.ones(self.unknowns.n_shared, dtype=torch.bool)
+        none = torch.zeros(self.n_local + self.J, dtype=torch.bool)
+        at = counts.equations(self._start(data), shared).holding(none, held)
+        variance = at.arrow.covariance().alone.diagonal(dim1=-2, dim2=-1)[:, self.n_local :]
+        weak = ~(variance <= _WEAK**2 * variance.nanmedian(0).values).all(-1)
+        self.flags["undetermined"] = torch.zeros_like(good)
+        self.flags["undetermined"][good.nonzero()[:, 0][weak]] = True
+        return ~any_of(self.flags)
 
     def _with(self, equations, precision, hold=()):  # type: ignore[no-untyped-def]
         """The equations with a population, without the unknowns that are held."""
@@ -241,10 +265,10 @@ class _Search:
         chi2 = found.at.chi2
         odd = ~(chi2 <= _ODD * chi2.nanmedian().clamp(min=float(chi2.numel() > 0)))
         sound = found.at.arrow.covariance().sound
-        for kind, mask in (("unlike the others", odd), ("undetermined", ~sound & ~odd)):
-            full = torch.zeros_like(good)
-            full[good.nonzero()[:, 0][mask]] = True
-            self.flags[kind] = full
+        place = good.nonzero()[:, 0]
+        self.flags["unlike the others"] = torch.zeros_like(good)
+        self.flags["unlike the others"][place[odd]] = True
+        self.flags["undetermined"][place[~sound & ~odd]] = True
         keep = ~odd & sound
         if int(keep.sum()) < 0.5 * len(keep):
             raise ValueError(
@@ -326,11 +350,15 @@ class _Search:
         )  # fmt: skip
 
 
-def _over_air(scan: ScanRecord, nominal: SpectralModel) -> Tensor:
-    """Scatter of nominal pixels over their air, (pixel, exposure, bin); none in air."""
+@torch.no_grad()
+def _scatter(scan: ScanRecord, nominal: SpectralModel) -> tuple[Tensor, Tensor]:
+    """Scatter of nominal pixels over their air, (pixel, exposure, bin), and its spectrum."""
     bins = scan.at("scatter").double().flatten(2).movedim(0, -1).movedim(0, 1)
-    bins = bins / nominal.air().detach().double()
-    return torch.cat([torch.zeros_like(bins[:, :1]), bins], 1)
+    spectra, table = nominal.spectra().double(), nominal.attenuation.double()
+    g_cm2 = scatter_g_cm2(bins, spectra, table[0])
+    both = bins / spectra.sum(-1), g_cm2
+    over_air, g_cm2 = (torch.cat([torch.zeros_like(v[:, :1]), v], 1) for v in both)
+    return over_air, g_cm2
 
 
 def _require_rates(rays: PhantomRays) -> None:

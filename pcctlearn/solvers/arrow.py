@@ -199,22 +199,22 @@ def arrow_minimum(
         max_steps: largest number of steps.
     """
     x, g = project(local, shared)
-    at, damping = equations(x, g), _FIRST_DAMPING
+    at, damping, failed = equations(x, g), _FIRST_DAMPING, False
     for _ in range(max_steps):
         free = _without_blocked(at, x, g, project)
         dx, dg = free.arrow.solve(free.local, free.shared)
         length = float(((dx * free.local).sum() + (dg * free.shared).sum()).clamp(min=0)) ** 0.5
-        if length > 1:
+        if length > 1 or failed:
             dx, dg = free.arrow.solve(free.local, free.shared, lift=damping)
         trial = project(x - dx, g - dg)
         at_trial = equations(*trial)
         if at_trial.cost <= at.cost or length <= tolerance:
-            (x, g), at, damping = trial, at_trial, _LESS * damping
+            (x, g), at, damping, failed = trial, at_trial, _LESS * damping, False
             if length <= tolerance:
                 return ArrowMinimum(x, g, at, True)
         else:
-            damping *= _MORE
-            if length <= 1 or damping > _STUCK:  # no step is shorter than rounding
+            damping, failed = _MORE * max(damping, _FIRST_DAMPING), True
+            if damping > _STUCK:
                 break
     return ArrowMinimum(x, g, at, False)
 

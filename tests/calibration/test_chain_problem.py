@@ -42,7 +42,7 @@ def place(rays, shared=(18.0, 17.0, 16.0, 15.0, 60.0, 0.45)):
     """Unknowns that are off the truth: (ln k, skew, T) of the pixels, and the shared ones."""
     true = detector(24)
     T, x = true.thresholds_keV[8 : 8 + N] + 0.2, true.thickness_cm[8 : 8 + N] + 5e-4
-    gain = (rays.registered[:, :1, 0] / rays.registered[:, :1, 0].mean()).log() + 2.3
+    gain = (rays.registered[:, :1, 0] / scanner().air().sum()).log()
     return torch.cat([gain, x, T], 1), torch.tensor(shared)
 
 
@@ -50,9 +50,10 @@ def unknowns(each=True):
     return SharedUnknowns(EDGES_keV, each, True)
 
 
-def problem(rays, model, each=True, start=None):
+def problem(rays, model, each=True, start=None, weighted_at=None):
     start = place(rays)[1] if start is None else start
-    return ChainProblem(rays, model, BASIS, torch.tensor(EDGES_keV), unknowns(each), start)
+    settings = BASIS, torch.tensor(EDGES_keV), unknowns(each), start, weighted_at
+    return ChainProblem(rays, model, *settings)
 
 
 def the_chain(rays, x, shared):
@@ -131,27 +132,52 @@ def test_the_gradient_agrees_with_finite_differences(rays, each):
             )
 
 
-def test_the_minimum_through_the_chain_is_that_of_the_likelihood_of_the_counts(rays):
-    """Decomposition and what it leaves over hold all information of the counts.
+def apart(rays, model, x, shared):
+    """Mean square distance of both estimates in error bars: of the pixels, and of what they share.
 
-    Both estimates differ by 0.1 error bars, as the weights of the chain leave out what the
-    corrections add to the noise: an efficiency of 99 %.
+    Where an estimate is best, it is the relative increase of the variance of the other.
     """
-    data, model = rays
-    x, shared = place(data)
     table = attenuation_table(BASIS, model.energies_keV)
-    counts = RegisteredCounts(data, model, table, unknowns())
+    counts = RegisteredCounts(rays, model, table, unknowns())
+    held = torch.zeros(6, dtype=torch.bool), shared == 0
     chain, likeliest = (
-        arrow_minimum(fit.equations, x, shared, lambda x, g: (x, unknowns().projected(g)))
-        for fit in (problem(data, model), counts)
-    )
+        arrow_minimum(
+            lambda x, g, fit=fit: fit.equations(x, g).holding(*held),
+            x, shared, lambda x, g: (x, g.clamp(min=0)),
+        )
+        for fit in (problem(rays, model, start=shared, weighted_at=x), counts)
+    )  # fmt: skip
     assert chain.converged
     assert likeliest.converged
     error = likeliest.at.arrow.covariance()
     sd = error.of_problems().diagonal(dim1=-2, dim2=-1).sqrt()
-    assert ((chain.local - likeliest.local) / sd).square().mean().sqrt() < 0.15
-    sd = error.shared.diagonal().sqrt()
-    assert ((chain.shared - likeliest.shared) / sd).square().mean().sqrt() < 0.15
+    local = ((chain.local - likeliest.local) / sd).square().mean()
+    return local, ((chain.shared - likeliest.shared) / error.shared.diagonal().sqrt())[~held[1]]
+
+
+def test_the_minimum_through_the_chain_is_that_of_the_likelihood_of_the_counts(rays):
+    """Decomposition and what it leaves over hold all information of the counts.
+
+    The weights of the chain leave out what its corrections add to the noise, which costs less than
+    10 % of the information on the pixels.
+    """
+    data, model = rays
+    local, shared = apart(data, model, *place(data))
+    assert local < 0.1
+    assert shared.abs().max() < 0.5
+
+
+def test_without_pile_up_and_scatter_both_minima_are_the_same(rays):
+    """But for the noise in the derivative of a decomposition, which many photons make small."""
+    data, model = rays
+    x, _ = place(data)
+    x[:, 0] += 5
+    nothing = torch.zeros(6)
+    table = attenuation_table(BASIS, model.energies_keV)
+    expected = RegisteredCounts(data, model, table, unknowns()).expected(x, nothing)
+    bins = torch.poisson(expected, generator=torch.Generator().manual_seed(3))
+    clean = replace(data, registered=bins.flip(-1).cumsum(-1).flip(-1))
+    assert apart(clean, model, x, nothing)[0] < 1e-3
 
 
 def test_expected_counts_are_corrected_to_primary_ones(rays):

@@ -17,7 +17,7 @@ EDGES_keV = (25.0, 40.0, 55.0, 70.0)
 PARALYSABLE_s, NONPARALYSABLE_s, AMPLITUDE = (12e-9, 11e-9, 10e-9, 9e-9), 8e-9, 0.4
 COMMON_keV = torch.tensor([0.15, -0.1, 0.2, -0.15], dtype=torch.float64)
 ERRORS = DetectorErrors(0.0035, 0.0012, (-0.006, 0.006), 0.1, 0.005, 0.05)
-SCATTER_OVER_AIR = torch.tensor([0.007, 0.0085, 0.0088, 0.0085], dtype=torch.float64)
+SCATTER_G_CM2 = 4.0  # of water, behind which air has the spectrum of the scatter
 VIEW_s, AIR_VIEWS = 1.8, 24
 
 
@@ -43,9 +43,11 @@ def piled_up_scan(n_columns=24, n_views=24, noisy=False, seed=1, total=5e8) -> S
     scale = total / n_views / float(nominal.fluence.sum())
     air, primary = scale * model.air(), scale * model(A.movedim(0, -1))
     across = torch.linspace(-1, 1, n_columns, dtype=torch.float64)[:, None]
-    ratio = SCATTER_OVER_AIR * (0.7 + 0.3 * torch.exp(-2 * across**2)) * torch.ones(n_views, 1, 1)
+    level = 0.012 * (0.7 + 0.3 * torch.exp(-2 * across**2)) * torch.ones(n_views, 1, 1)
+    softened = torch.exp(-SCATTER_G_CM2 * nominal.attenuation[0])
+    scatter, known = (level * (one.spectra() @ softened) for one in (model, nominal))
     pile_up = PileUp(PARALYSABLE_s, [NONPARALYSABLE_s] * len(EDGES_keV), view_s)
-    counts, air = pile_up(primary + AMPLITUDE * ratio * air), pile_up(air)
+    counts, air = pile_up(primary + AMPLITUDE * scale * scatter), pile_up(air)
     if noisy:
         generator = torch.Generator().manual_seed(seed)
         counts = draw_counts(counts, generator)
@@ -60,7 +62,7 @@ def piled_up_scan(n_columns=24, n_views=24, noisy=False, seed=1, total=5e8) -> S
         counts=counts.movedim(-1, 0)[:, :, None],
         line_integrals=A[:, :, None],
         materials=("water", "calcium"),
-        scatter=(ratio * nominal.air()).movedim(-1, 0)[:, :, None],
+        scatter=known.movedim(-1, 0)[:, :, None],
         spectrum=SpectrumRecord(nominal.energies_keV, nominal.fluence),
         response=ResponseRecord(
             response.energies_keV, response.deposited_keV, response.response_per_keV
