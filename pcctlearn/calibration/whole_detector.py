@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 Kind = Literal["gain", "skew", "thresholds", "dead_time", "scatter"]
 _ODD = 20.0  # times the χ² of the median pixel
 _WEAK = 6.0  # times the standard deviation of a threshold of the median pixel
+_NOT_CONVERGED = (
+    "the fit of the whole detector did not converge: set calibration.max_steps=200, and check the "
+    "spectrum, the response and the line integrals"
+)
 _RISES = 1.02  # of counts behind the phantom over those in air
 
 
@@ -102,7 +106,7 @@ class WholeDetector:
         air_views: float = 1.0,
         view_s: float | None = None,
         held: Sequence[str] = (),
-        max_steps: int = 40,
+        max_steps: int = 60,
     ) -> None:
         require_positive(max_steps=max_steps, air_views=air_views)
         require_names("materials", materials, "calibration.materials=[CdTe]")
@@ -117,6 +121,12 @@ class WholeDetector:
         self.materials, self.each_threshold = tuple(materials), each_threshold
         self.amplitude, self.air_views, self.view_s = amplitude, air_views, view_s
         self.held, self.max_steps = tuple(held), max_steps
+
+    def with_settings(self, **changes: Any) -> "WholeDetector":
+        """The same calibrator with other settings."""
+        names = ("materials", "each_threshold", "amplitude", "air_views", "view_s", "held")
+        own = {name: getattr(self, name) for name in (*names, "max_steps")}
+        return WholeDetector(**own | changes)
 
     def fit(self, scan: ScanRecord, nominal: SpectralModel) -> WholeDetectorModel:
         """Calibrate the detector.
@@ -174,25 +184,26 @@ class _Search:
 
     def run(self) -> WholeDetectorModel:
         settings, unknowns = self.settings, self.unknowns
-        shared = unknowns.start(settings.amplitude)
-        good = self._determined(self.rays.good, shared)
+        first = replace(unknowns, each_threshold=False)
+        shared = first.start(settings.amplitude)
+        good = self._determined(self.rays.good)
         data = self.data.of(good)
-        x = self._start(data)
-        g = torch.cat([shared, self.nominal_keV])
+        x, g = self._start(data), torch.cat([shared, self.nominal_keV])
         wide = unknown_population(self.J)
-        settled = data, self.model, self.basis, self.nominal_keV, unknowns
-        # the second order of the dead time only counts close to the minimum
-        chain = ChainProblem(*settled, shared)
+        # far from the minimum one dead time without a second order is as much as can be found
+        self.unknowns = first
+        chain = ChainProblem(data, self.model, self.basis, self.nominal_keV, first, shared)
         x, g = self._minimum(chain.equations, x, g, wide, ("square",))[:2]
-        chain = ChainProblem(*settled, g[: unknowns.n_shared], weighted_at=x)
+        self.unknowns = unknowns
+        g = torch.cat([g[:1].expand(unknowns.n_times), g[1:]])
+        at = g[: unknowns.n_shared]
+        chain = ChainProblem(data, self.model, self.basis, self.nominal_keV, unknowns, at, x)
         found = self._minimum(chain.equations, x, g, wide)
         good, x, g = self._without_odd(good, found)
         data = self.data.of(good)
         counts = RegisteredCounts(data, self.model, self.attenuation, unknowns)
         precision = self._population(x, self._with(counts.equations, wide)(x, g))
         found = self._minimum(counts.equations, x, g, precision)
-        if not found.converged:
-            log.warning("the fit of the whole detector did not converge: raise max_steps")
         return self._result(good, counts, data, found, precision)
 
     def _start(self, data: DetectorRays) -> Tensor:
@@ -203,7 +214,7 @@ class _Search:
         x[:, self.n_local :] = self.nominal_keV
         return x
 
-    def _determined(self, good: Bool[Tensor, "pixel"], shared: Vector) -> Bool[Tensor, "pixel"]:
+    def _determined(self, good: Bool[Tensor, "pixel"]) -> Bool[Tensor, "pixel"]:
         """Pixels whose thresholds the phantom determines about as well as those of most pixels.
 
         Those at its edge see short chords only; their many standard deviations of freedom would
@@ -213,6 +224,7 @@ class _Search:
         counts = RegisteredCounts(data, self.model, self.attenuation, self.unknowns)
         held = torch.ones(self.unknowns.n_shared, dtype=torch.bool)
         none = torch.zeros(self.n_local + self.J, dtype=torch.bool)
+        shared = self.unknowns.start(self.settings.amplitude)
         at = counts.equations(self._start(data), shared).holding(none, held)
         variance = at.arrow.covariance().alone.diagonal(dim1=-2, dim2=-1)[:, self.n_local :]
         weak = ~(variance <= _WEAK**2 * variance.nanmedian(0).values).all(-1)
@@ -315,12 +327,14 @@ class _Search:
         sd = of_pixels.diagonal(dim1=-2, dim2=-1)[:, n:].clamp(min=0).sqrt()
         fit = PixelFit(
             x[:, 0].exp(), x[:, 1:n], x[:, n:], of_pixels[:, :n, :n], sd,
-            torch.full_like(x[:, 0], found.converged, dtype=torch.bool),
+            torch.ones_like(x[:, 0], dtype=torch.bool),
             residual, residual * (data.registered[resolved] * data.n_views[:, None]).sqrt(), spare,
         )  # fmt: skip
+        warnings = () if found.converged else (_NOT_CONVERGED,)
         pixels = assembled(
-            fit, flags, self.rays.air, self.settings.materials, "absolute", self.rays.named
-        )
+            fit, flags, self.rays.air, self.settings.materials, "absolute", self.rays.named,
+            warnings,
+        )  # fmt: skip
         scattered = unknowns.scatter
         return WholeDetectorModel(
             pixels,

@@ -1,6 +1,7 @@
 """A bench whose line detector has every flaw at once: pixels, dead time and scatter."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -188,18 +189,36 @@ class JointBench:
         area = phantom.line_integrals(*geometry.rays())
         table = attenuation_table(phantom.materials, self.model.energies_keV)
         counts, air = self.registered(area, table, scatter, scale, self.view_s(photons))
+        return self.record(phantom, counts, air, self.view_s(photons), known)
+
+    def record(
+        self,
+        phantom: EllipsePhantom,
+        counts: Bins,
+        air: Float[Tensor, "column bin"],
+        view_s: float,
+        known: Bins | None = None,
+    ) -> ScanRecord:
+        """A phantom scan as in a file."""
         return ScanRecord(
             name="phantom",
-            geometry=geometry,
+            geometry=self.geometry,
             grid=VolumeGrid(1, 64, 64, 0.5),
             thresholds_keV=self.model.thresholds.edges_keV.detach(),
             air=air.T[:, None],
             counts=counts.movedim(-1, 0)[:, :, None],
-            line_integrals=area[:, :, None],
-            scatter=known.movedim(-1, 0)[:, :, None],
+            line_integrals=phantom.line_integrals(*self.geometry.rays())[:, :, None],
+            scatter=None if known is None else known.movedim(-1, 0)[:, :, None],
             materials=tuple(phantom.materials),
-            view_s=self.view_s(photons),
+            view_s=view_s,
         )
+
+    def with_pixels(self, pixels: PixelModel, geometry: FanBeam) -> "JointBench":
+        """The same bench with other pixels."""
+        other = copy(self)
+        other.pixels, other.geometry = pixels, geometry
+        vars(other).pop("true_model", None)
+        return other
 
     @torch.no_grad()
     def registered(
