@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pcctlearn.calibration.detector_rays import scatter_g_cm2
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.metrics.errors import rms
@@ -41,8 +42,8 @@ class KnownDetector(NamedTuple):
 class JudgedImages:
     """A scan without noise of an object, corrected and decomposed as a calibration says.
 
-    Counts are corrected for pile-up, then for scatter of the known shape; they are divided by the
-    air of their pixels, as by a flat field, decomposed with the spectra of the pixels, and
+    Counts are corrected for pile-up and divided by the air of their pixels, as by a flat field. The
+    scatter of the known shape is subtracted, and the rest decomposed with the spectra of the pixels and
     reconstructed at one energy. All differences from the image of the primary counts and the true
     detector are errors of the calibration, or of the known scatter.
 
@@ -80,20 +81,38 @@ class JudgedImages:
         scale = photons / float(bench.model.fluence.sum())
         counts, air = bench.registered(area, table, true, scale, view_s)
         primary, _ = bench.registered(area, table, None, scale, view_s)
-        return JudgedScan(self, counts, primary, air, known / bench.model.air(), view_s)
+        return JudgedScan(self, counts, primary, air, known, view_s)
 
     def image(
-        self, counts: Bins, air: Float[Tensor, "column bin"], pixels: PixelModel
+        self,
+        counts: Bins,
+        air: Float[Tensor, "column bin"],
+        pixels: PixelModel,
+        scatter: Bins | None = None,
     ) -> Image:
-        """Monoenergetic image in HU of primary counts of counters without dead time."""
+        """Monoenergetic image in HU of counts of counters without dead time, less the scatter."""
         model = pixels.spectral_model(self.bench.model)
-        scaled = (counts / air * model.air()).clamp(min=0)
+        scaled = counts / air * model.air()
+        if scatter is not None:
+            scaled = scaled - self._of_pixels(scatter, model)
+        scaled = scaled.clamp(min=0)
         x = self.decomposition(model)(channels_first(scaled[None])).x[0]
         table = attenuation_table(self.bench.model.materials, [self.keV])[:, 0].to(x)
         rays = torch.einsum("m,mvc->vc", table, x)
         rays = interpolated(rays[..., None], pixels.calibrated)[..., 0]
         water = float(linear_attenuation(["water"], [self.keV]))
         return hounsfield(self._reconstruct @ rays[None].double().contiguous(), water)[0]
+
+    def _of_pixels(self, scatter: Bins, model: SpectralModel) -> Bins:
+        """Scatter of nominal pixels as these register it (``scatter_g_cm2``)."""
+        nominal = self.bench.model
+        g_cm2 = scatter_g_cm2(scatter, nominal.spectra().double(), nominal.attenuation[0].double())
+        counts, own = scatter.clone(), model.spectra()
+        for view, depth in enumerate(g_cm2):
+            behind = torch.exp(-depth[:, None] * nominal.attenuation[0])
+            registered = torch.einsum("ce,cbe->cb", behind, own)
+            counts[view] *= registered / (behind @ nominal.spectra().T)
+        return counts
 
 
 class JudgedScan:
@@ -105,11 +124,11 @@ class JudgedScan:
         counts: Bins,
         primary: Bins,
         air: Float[Tensor, "column bin"],
-        over_air: Bins,
+        known: Bins,
         view_s: float,
     ) -> None:
         self.judge, self.counts, self.air = judge, counts, air
-        self.over_air, self.view_s = over_air, view_s
+        self.known, self.view_s = known, view_s
         pair = judge.bench.counters.pile_up(view_s)
         times = pair.paralysable_s.detach(), pair.nonparalysable_s.detach()
         true = self._linear(primary, *times), self._linear(air, *times)
@@ -123,7 +142,7 @@ class JudgedScan:
         """As a calibration says."""
         times = known.paralysable_s, known.nonparalysable_s
         counts, air = self._linear(self.counts, *times), self._linear(self.air, *times)
-        return self.judge.image(counts - known.amplitude * self.over_air * air, air, known.pixels)
+        return self.judge.image(counts, air, known.pixels, known.amplitude * self.known)
 
     def errors(self, image: Image) -> dict[str, float]:
         """Rings, and all differences from the reference, in HU over the body."""
