@@ -72,7 +72,7 @@ class ChainProblem:
                     value.square().sum(-1),
                 )
             )
-        g, of_shared, blocks, border, corner, chi2 = zip(*parts, strict=True)
+        g, totals, blocks, border, corner, chi2 = zip(*parts, strict=True)
         arrow = Arrow(torch.cat(blocks), torch.cat(border), torch.stack(corner).sum(0))
-        total = torch.stack(of_shared).sum(0)
+        total = torch.stack(totals).sum(0)
         return ArrowEquations(torch.cat(g), total, arrow, torch.cat(chi2), shared.new_zeros(()))

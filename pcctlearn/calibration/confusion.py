@@ -1,4 +1,4 @@
-"""What a phantom scan cannot tell apart, in words: the weak directions of its information matrix."""
+"""What a phantom scan cannot tell apart, in words: weak directions of its information matrix."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -115,9 +115,9 @@ class RegisteredCounts:
             gradient = (local.mT @ value[..., None])[..., 0]
             of_shared = torch.einsum("prg,pr->g", by_shared, value)
             parts.append((gradient, of_shared, *Arrow.of(local, by_shared), deviance))
-        g, of_shared, blocks, border, corner, chi2 = zip(*parts, strict=True)
+        g, totals, blocks, border, corner, chi2 = zip(*parts, strict=True)
         arrow = Arrow(torch.cat(blocks), torch.cat(border), torch.stack(corner).sum(0))
-        gradient = torch.stack(of_shared).sum(0)
+        gradient = torch.stack(totals).sum(0)
         return ArrowEquations(torch.cat(g), gradient, arrow, torch.cat(chi2), shared.new_zeros(()))
 
     def expected(self, x: Unknowns, shared: Vector) -> OfRays:
@@ -133,7 +133,7 @@ class RegisteredCounts:
             (pixel, unknown) and (shared): what the equations take the change for is
             (JᵀJ)⁻¹ of both.
         """
-        expected, slope, local, by_shared = self._derivatives(self.rays, x, shared, per_energy)
+        expected, _, local, by_shared = self._derivatives(self.rays, x, shared, per_energy)
         weight = (self.rays.n_views[:, None] / expected.clamp(min=_FEWEST))[..., None]
         change = local[..., -1:] * weight
         return (

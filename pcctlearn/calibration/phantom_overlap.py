@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -32,13 +31,13 @@ def require_overlap(
     overlap = _overlap(measured, known, seen)
     if overlap >= _LEAST_OVERLAP:
         return
-    best, remedy = max(
-        ((_overlap(measured, moved, seen), code) for moved, code in _orders(known)),
-        key=lambda pair: pair[0],
+    nearest, remedy = min(
+        _orders(known), key=lambda pair: float((pair[0] - measured)[seen].square().sum())
     )
+    best = _overlap(measured, nearest, seen)
     what = (
-        f"the line integrals do not lie where the counts show the phantom: their shadows overlap by "
-        f"{100 * overlap:.0f} % (intersection over union)"
+        f"the line integrals do not lie where the counts show the phantom: their shadows overlap "
+        f"by {100 * overlap:.0f} % (intersection over union)"
     )
     if best >= max(_MATCHES, overlap + 0.02):
         raise ValueError(f"{what}, and by {100 * best:.0f} % with line_integrals = {remedy}")
@@ -54,7 +53,9 @@ def _projection(above: Above, shape: Sequence[int]) -> Projection:
     return p.T.reshape(tuple(shape))
 
 
-def _overlap(measured: Projection, known: Projection, seen: Bool[Tensor, "view row column"]) -> float:
+def _overlap(
+    measured: Projection, known: Projection, seen: Bool[Tensor, "view row column"]
+) -> float:
     one, other = (measured > _SHADOW) & seen, (known > _SHADOW) & seen
     return float((one & other).sum()) / max(1, int((one | other).sum()))
 

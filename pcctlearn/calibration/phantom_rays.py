@@ -20,6 +20,8 @@ from pcctlearn.scans.dead_pixels import any_of, dead_pixels
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.validation.pixels import noise_free
 
+_RISES, _NOISE = 1.02, 5.0  # of counts behind the phantom over those in air; standard deviations
+
 
 @dataclass(frozen=True)
 class PhantomRays:
@@ -79,6 +81,7 @@ def phantom_rays(
     ).movedim(0, 1)
     area = scan.at("line_integrals").double().flatten(2).movedim(0, -1)
     area = torch.cat([torch.zeros_like(area[:1]), area])
+    _require_rates(counts, edges[:-1].tolist())
     in_air = CalibrationSet(
         counts[:, :1].movedim(1, 0).unflatten(1, air.shape[1:]),
         torch.zeros(1, 1, dtype=torch.float64),
@@ -99,11 +102,25 @@ def phantom_rays(
             "and that the phantom lies within the field of view"
         )
     expected = _expected(area, nominal).movedim(0, 1)
-    require_overlap(counts, expected, ~any_of(flags), bins.shape[1:])
+    require_overlap(counts, expected, ~any_of(kinds).flatten(), bins.shape[1:])
     flags = unusable(counts / expected, flags)
     require_nested(counts[~any_of(flags), :1], model, in_air)
     flags = with_empty_bins(counts, flags)
     return PhantomRays(counts, area, flags, model, in_air)
+
+
+def _require_rates(above: Float[Tensor, "pixel exposure threshold"], keV: Sequence[float]) -> None:
+    """Raise ValueError if the median pixel counts more behind the phantom than in air."""
+    share = (above[:, 1:] / above[:, :1]).amax(1).nanmedian(0).values
+    for j, edge in enumerate(keV):
+        noise = _NOISE * max(1.0, float(above[:, 0, j].nanmedian())) ** -0.5
+        if float(share[j]) > _RISES + noise:
+            raise ValueError(
+                f"the median pixel counts {100 * float(share[j] - 1):.2g} % more above {edge:g} "
+                "keV behind the phantom than in air: rates in air lie beyond the greatest rate of "
+                "the counters, or air has another exposure; scan with a lower tube current, and give "
+                "air the counting time of a view"
+            )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What all pixels of a detector share: dead times of their counters, and an amplitude of scatter."""
+"""What all pixels of a detector share: dead times of their counters, an amplitude of scatter."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,7 +62,11 @@ class SharedUnknowns:
             times = [f"dead time above {keV:g} keV (ns)" for keV in self.thresholds_keV]
         else:
             times = ["dead time (ns)"]
-        return [*times, "nonparalysable dead time squared (ns²)", *["scatter amplitude"][: self.scatter]]
+        return [
+            *times,
+            "nonparalysable dead time squared (ns²)",
+            *["scatter amplitude"][: self.scatter],
+        ]
 
     def start(self, amplitude: float) -> Vector:
         """No dead time, and this amplitude."""

@@ -41,7 +41,6 @@ _NOT_CONVERGED = (
     "the fit of the whole detector did not converge: set calibration.max_steps=200, and check the "
     "spectrum, the response and the line integrals"
 )
-_RISES = 1.02  # of counts behind the phantom over those in air
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,9 @@ class WholeDetector:
         self,
         materials: Sequence[str] = ("CdTe",),
         each_threshold: bool = True,
-        amplitude: float = 0.0,
-        air_views: float = 1.0,
-        view_s: float | None = None,
+        amplitude: int | float = 0.0,
+        air_views: int | float = 1.0,
+        view_s: int | float | None = None,
         held: Sequence[str] = (),
         max_steps: int = 60,
     ) -> None:
@@ -149,7 +148,6 @@ class WholeDetector:
                 "calibration.view_s=0.05 for 50 ms, or store it as the root attribute view_s"
             )
         rays = phantom_rays(scan, nominal, self.materials, n_fixed=0)
-        _require_rates(rays)
         n_views = torch.ones(rays.counts.shape[1], dtype=torch.float64)
         n_views[0] = self.air_views
         scatter = () if scan.scatter is None else _scatter(scan, nominal)
@@ -183,11 +181,22 @@ class _Search:
         self.nominal_air = (lowest * rays.model.fluence).sum()
 
     def run(self) -> WholeDetectorModel:
-        settings, unknowns = self.settings, self.unknowns
+        good, kept = self._determined(self.rays.good), None
+        while kept is None or not torch.equal(kept, good):  # odd pixels spoiled what all share
+            good = good if kept is None else kept
+            kept, x, g = self._without_odd(good, self._through_chain(good))
+        data = self.data.of(good)
+        counts = RegisteredCounts(data, self.model, self.attenuation, self.unknowns)
+        wide = unknown_population(self.J)
+        precision = self._population(x, self._with(counts.equations, wide)(x, g))
+        found = self._minimum(counts.equations, x, g, precision)
+        return self._result(good, counts, data, found, precision)
+
+    def _through_chain(self, good: Bool[Tensor, "pixel"]) -> ArrowMinimum:
+        """The minimum of the loss of the chain."""
+        settings, unknowns, data = self.settings, self.unknowns, self.data.of(good)
         first = replace(unknowns, each_threshold=False)
         shared = first.start(settings.amplitude)
-        good = self._determined(self.rays.good)
-        data = self.data.of(good)
         x, g = self._start(data), torch.cat([shared, self.nominal_keV])
         wide = unknown_population(self.J)
         # far from the minimum one dead time without a second order is as much as can be found
@@ -198,13 +207,7 @@ class _Search:
         g = torch.cat([g[:1].expand(unknowns.n_times), g[1:]])
         at = g[: unknowns.n_shared]
         chain = ChainProblem(data, self.model, self.basis, self.nominal_keV, unknowns, at, x)
-        found = self._minimum(chain.equations, x, g, wide)
-        good, x, g = self._without_odd(good, found)
-        data = self.data.of(good)
-        counts = RegisteredCounts(data, self.model, self.attenuation, unknowns)
-        precision = self._population(x, self._with(counts.equations, wide)(x, g))
-        found = self._minimum(counts.equations, x, g, precision)
-        return self._result(good, counts, data, found, precision)
+        return self._minimum(chain.equations, x, g, wide)
 
     def _start(self, data: DetectorRays) -> Tensor:
         """Nominal pixels with the gain of their air."""
@@ -278,8 +281,7 @@ class _Search:
         odd = ~(chi2 <= _ODD * chi2.nanmedian().clamp(min=float(chi2.numel() > 0)))
         sound = found.at.arrow.covariance().sound
         place = good.nonzero()[:, 0]
-        self.flags["unlike the others"] = torch.zeros_like(good)
-        self.flags["unlike the others"][place[odd]] = True
+        self.flags.setdefault("unlike the others", torch.zeros_like(good))[place[odd]] = True
         self.flags["undetermined"][place[~sound & ~odd]] = True
         keep = ~odd & sound
         if int(keep.sum()) < 0.5 * len(keep):
@@ -373,18 +375,3 @@ def _scatter(scan: ScanRecord, nominal: SpectralModel) -> tuple[Tensor, Tensor]:
     both = bins / spectra.sum(-1), g_cm2
     over_air, g_cm2 = (torch.cat([torch.zeros_like(v[:, :1]), v], 1) for v in both)
     return over_air, g_cm2
-
-
-def _require_rates(rays: PhantomRays) -> None:
-    """Raise ValueError if the median pixel counts more behind the phantom than in air."""
-    above = rays.counts[rays.good]
-    share = (above[:, 1:] / above[:, :1]).amax(1).median(0).values
-    for j, keV in enumerate(rays.air.thresholds_keV.tolist()):
-        noise = 5 * float(above[:, 0, j].median()) ** -0.5
-        if float(share[j]) > _RISES + noise:
-            raise ValueError(
-                f"the median pixel counts {100 * float(share[j] - 1):.2g} % more above {keV:g} keV "
-                "behind the phantom than in air: rates in air lie beyond the greatest rate of the "
-                "counters, or air has another exposure; scan with a lower tube current, and give "
-                "air the counting time of a view"
-            )

@@ -15,12 +15,12 @@ _WIDEST_HU = 30.0
 def images(folder: Path) -> Figure:
     """The abdomen corrected as each calibration says, minus the image of the true detector.
 
-    For the most photons and the first draw; the scan of the abdomen has no noise. HU at the energy
-    of the images; the scale of each row is its own.
+    For the fewest photons and the first draw; the scan of the abdomen has no noise. HU at the
+    energy of the images; the scale of each image is its own.
     """
     names = [name for name in read_names(folder) if name.startswith("images/")]
     levels = dict.fromkeys(n.split("/")[1].split("_")[0] for n in names if "reference" not in n)
-    level = max(levels, key=float)
+    level = min(levels, key=float)
     (reference,) = read_arrays(folder, "images/reference")
     shown = [name for name in _SHOWN if f"images/{level}_{name}" in names]
     figure = new_figure(9.6, 6.6)

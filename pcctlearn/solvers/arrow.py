@@ -30,7 +30,9 @@ class Arrow(NamedTuple):
 
     @classmethod
     def of(
-        cls, local: Float[Tensor, "problem row unknown"], shared: Float[Tensor, "problem row shared"]
+        cls,
+        local: Float[Tensor, "problem row unknown"],
+        shared: Float[Tensor, "problem row shared"],
     ) -> "Arrow":
         """JᵀJ of residuals with these derivatives."""
         return cls(local.mT @ local, local.mT @ shared, (shared.mT @ shared).sum(0))
@@ -219,7 +221,9 @@ def arrow_minimum(
     return ArrowMinimum(x, g, at, False)
 
 
-def _without_blocked(at: ArrowEquations, x: Local, g: Shared, project: Projection) -> ArrowEquations:
+def _without_blocked(
+    at: ArrowEquations, x: Local, g: Shared, project: Projection
+) -> ArrowEquations:
     """The equations without shared unknowns at a limit that the step would cross."""
     dx, dg = at.arrow.solve(at.local, at.shared)
     reached = project(x - dx, g - dg)[1]

@@ -11,11 +11,13 @@ from pcctlearn.calibration.dead_time_file import read_series, write_dead_times
 from pcctlearn.calibration.dead_times import CurrentSeries, DeadTimeFit, DeadTimes
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.stored import digest_of_file
+from pcctlearn.calibration.whole_detector import WholeDetector
 from pcctlearn.metrics.errors import Rows
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.studies.detector_calibration import DetectorCalibration
+from pcctlearn.studies.whole_detector_calibration import WholeDetectorCalibration
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +29,13 @@ _LEAST_DEPARTURE = 1e-3  # of the rates: smaller ones do not matter
 
 def calibration_job(
     counts: str | None,
-    calibrator: Calibrator | LayerPhantom | DeadTimeFit,
+    calibrator: Calibrator | LayerPhantom | DeadTimeFit | WholeDetector,
     water_cm: float = 20.0,
     seed: int = 0,
-) -> "DetectorCalibration | DeadTimeCalibration":
-    """The job of ``calibrate.py``: of dead times, or of a pixel model."""
+) -> "DetectorCalibration | DeadTimeCalibration | WholeDetectorCalibration":
+    """The job of ``calibrate.py``: of dead times, of a pixel model, or of both."""
+    if isinstance(calibrator, WholeDetector):
+        return WholeDetectorCalibration(counts, calibrator)
     if isinstance(calibrator, DeadTimeFit):
         return DeadTimeCalibration(counts, calibrator)
     return DetectorCalibration(counts, calibrator, water_cm, seed)

@@ -175,7 +175,9 @@ class JointBench:
         return photons / self.geometry.n_views / self.counters.photons_per_s
 
     @torch.no_grad()
-    def expected(self, phantom: EllipsePhantom, photons: float, scatter: Bins, known: Bins) -> ScanRecord:
+    def expected(
+        self, phantom: EllipsePhantom, photons: float, scatter: Bins, known: Bins
+    ) -> ScanRecord:
         """A phantom scan without noise, with ``photons`` to a pixel in all views together.
 
         Args:

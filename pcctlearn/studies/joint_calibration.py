@@ -111,7 +111,9 @@ class JointCalibration:
         filter: str = "hamming",
         seed: int = 0,
     ) -> None:
-        require_positive(n_draws=n_draws, keV=keV, **{f"photons[{i}]": n for i, n in enumerate(photons)})
+        require_positive(
+            n_draws=n_draws, keV=keV, **{f"photons[{i}]": n for i, n in enumerate(photons)}
+        )
         if not photons:
             raise ValueError("photons must not be empty: give photons=[1.0e8]")
         model.require_materials(phantom.materials)
@@ -125,7 +127,7 @@ class JointCalibration:
             model, errors, common_keV, counters, beam, geometry, air_views, seed
         )
         self.phantom, self.photons = phantom, tuple(photons)
-        settings = {"air_views": float(air_views), "materials": calibrator.materials}
+        settings = {"air_views": air_views, "materials": calibrator.materials}
         self.calibrators = {"joint": calibrator.with_settings(**settings)}
         for kind in without:
             self.calibrators[f"without {kind.replace('_', ' ')}"] = calibrator.with_settings(
@@ -155,12 +157,12 @@ class JointCalibration:
             for draw in range(self.n_draws):
                 log.info("%.0e photons, draw %d", photons, draw)
                 noisy = bench.noisy(expected, self.seed + 1 + draw)
-                for name, detector, numbers in self._rows(noisy, photons, draw, first):
+                for name, detector, of_fit in self._rows(noisy, photons, draw, first):
                     image = scan.image(detector)
-                    numbers = self._errors(detector) | scan.errors(image) | numbers
+                    scores = self._errors(detector) | scan.errors(image) | of_fit
                     if draw == 0:
                         images[f"{_key(photons)}_{_word(name)}"] = image
-                    for quantity, value in numbers.items():
+                    for quantity, value in scores.items():
                         key = f"{quantity}.{_key(photons)}.{_word(name)}"
                         draws.setdefault(key, []).append(value)
         numbers = {name: float(np.mean(values)) for name, values in draws.items()}
@@ -204,8 +206,14 @@ class JointCalibration:
             if calibrator.held and not once:
                 continue  # their errors are far larger than the noise
             began = perf_counter()
-            with without_warnings():
-                found = calibrator.fit(scan, self.model)
+            try:
+                with without_warnings():
+                    found = calibrator.fit(scan, self.model)
+            except ValueError as error:
+                if not calibrator.held:
+                    raise
+                log.warning("%s: %s", name, error)  # the counts contradict what is held
+                continue
             seconds = perf_counter() - began
             if name == "joint":
                 first.setdefault(photons, found)
@@ -214,7 +222,11 @@ class JointCalibration:
             detector = KnownDetector(
                 pixels, dead.paralysable_s, dead.nonparalysable_s, found.amplitude or 0.0
             )
-            yield name, detector, {"seconds": seconds} | _error_bars(found, pixels, self.bench.pixels)
+            yield (
+                name,
+                detector,
+                {"seconds": seconds} | _error_bars(found, pixels, self.bench.pixels),
+            )
 
     def _sequential(self, photons: float, draw: int) -> KnownDetector:
         """Dead times of a current series, then ETB-Cal from plates; the scatter is assumed."""
@@ -268,28 +280,41 @@ class JointCalibration:
 
     def _tables(self, draws: Mapping[str, list[float]]) -> list[Rows]:
         keV = [f"{value:g}" for value in self.nominal_keV.tolist()]
-        columns = {
-            **{f"threshold_rms_keV_{edge}": f"{edge} keV: RMS (keV)" for edge in keV},
-            **{f"threshold_mean_keV_{edge}": f"{edge} keV: mean (keV)" for edge in keV},
+        of_pixels = {
+            **{f"threshold_rms_keV_{edge}": f"{edge} keV" for edge in keV},
+            **{f"threshold_mean_keV_{edge}": f"mean {edge}" for edge in keV},
             "skew_rms_um": "skew (µm)",
-            **{f"dead_time_error_percent_{edge}": f"dead time {edge} keV (%)" for edge in keV},
+        }
+        shared = {
+            **{f"dead_time_error_percent_{edge}": f"dead {edge} (%)" for edge in keV},
             "amplitude_error_percent": "scatter (%)",
             "rings_HU": "rings (HU)",
-            "image_rms_HU": "image RMS (HU)",
-            "seconds": "seconds",
+            "image_rms_HU": "RMS (HU)",
+            "seconds": "s",
         }
-        names = ["nominal", "sequential", *self.calibrators, "true"]
         tables = []
         for photons in self.photons:
-            rows = []
-            for name in names:
-                ends = [f"{column}.{_key(photons)}.{_word(name)}" for column in columns]
-                cells = [draws.get(end) for end in ends]
-                if any(cell is not None for cell in cells):
-                    rows.append([name, *("" if c is None else f"{np.mean(c):.2g}" for c in cells)])
-            title = f"{photons:.0e} photons a pixel, means of {self.n_draws} draws"
-            tables.append(Rows(title, ["calibration", *columns.values()], rows))
+            level = f"{photons:.0e} photons a pixel, means of {self.n_draws} draws"
+            title = f"RMS errors of thresholds (keV), their means, and skew: {level}"
+            tables.append(self._table(draws, photons, of_pixels, title))
+            title = f"errors of dead times, scatter and images: {level}"
+            tables.append(self._table(draws, photons, shared, title))
         return tables
+
+    def _table(
+        self,
+        draws: Mapping[str, list[float]],
+        photons: float,
+        columns: Mapping[str, str],
+        title: str,
+    ) -> Rows:
+        rows = []
+        for name in ("nominal", "sequential", *self.calibrators, "true"):
+            ends = [f"{column}.{_key(photons)}.{_word(name)}" for column in columns]
+            cells = [draws.get(end) for end in ends]
+            if any(cell is not None for cell in cells):
+                rows.append([name, *("" if c is None else f"{np.mean(c):.2g}" for c in cells)])
+        return Rows(title, ["calibration", *columns.values()], rows)
 
     def _summary(self, found: WholeDetectorModel) -> str:
         bench = self.bench
@@ -299,7 +324,7 @@ class JointCalibration:
         lost = 1 - pile_up(photons * air).sum(-1) / (photons * air).sum(-1)
         return " ".join(
             [
-                f"{bench.geometry.n_columns} pixels, {bench.geometry.n_views} views of the phantom, "
+                f"{bench.geometry.n_columns} pixels, {bench.geometry.n_views} views of a phantom, "
                 f"{100 * float(lost.detach().median()):.1f} % of the photons above "
                 f"{self.nominal_keV[0]:g} keV lost in air, scatter of amplitude "
                 f"{bench.beam.amplitude:g}. Errors of the images are differences from the image of "
@@ -327,4 +352,3 @@ def _key(photons: float) -> str:
 
 def _word(name: str) -> str:
     return name.replace(" ", "_")
-

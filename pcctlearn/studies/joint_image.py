@@ -43,9 +43,9 @@ class JudgedImages:
     """A scan without noise of an object, corrected and decomposed as a calibration says.
 
     Counts are corrected for pile-up and divided by the air of their pixels, as by a flat field. The
-    scatter of the known shape is subtracted, and the rest decomposed with the spectra of the pixels and
-    reconstructed at one energy. All differences from the image of the primary counts and the true
-    detector are errors of the calibration, or of the known scatter.
+    scatter of the known shape is subtracted, and the rest decomposed with the spectra of the pixels
+    and reconstructed at one energy. All differences from the image of the primary counts and the
+    true detector are errors of the calibration, or of the known scatter.
 
     Args:
         bench: that makes the scan.

@@ -1,6 +1,6 @@
 """What calibrate.py calibrates from: counts behind plates, or the scan of a known phantom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -278,9 +278,9 @@ def _rows(
     )
 
 
-def read_known_objects(path: Path) -> KnownObjects:
-    """The plates of a plate file, or the phantom of a scan file."""
+def read_known_objects(path: Path, also: Sequence[str] = ()) -> KnownObjects:
+    """The plates of a plate file, or the phantom of a scan file with ``also`` these arrays."""
     if path.is_file() and schema_of(path) == SCAN:
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        return KnownPhantom(read_scan(path, only=("counts", "spectrum", "response", *truth)))
+        return KnownPhantom(read_scan(path, only=("counts", "spectrum", "response", *truth, *also)))
     return KnownPlates(read_plates(path))

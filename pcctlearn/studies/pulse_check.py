@@ -50,7 +50,8 @@ class PulseCheck:
         some = torch.linspace(0, wide.n_columns - 1, n).round().long()
         own = replace(
             pixels, gain=pixels.gain[some], thickness_cm=pixels.thickness_cm[some],
-            thresholds_keV=pixels.thresholds_keV[some], gain_covariance=pixels.gain_covariance[some],
+            thresholds_keV=pixels.thresholds_keV[some],
+            gain_covariance=pixels.gain_covariance[some],
             threshold_sd_keV=pixels.threshold_sd_keV[some],
         )  # fmt: skip
         small = bench.with_pixels(own, fan)
@@ -97,7 +98,9 @@ class PulseCheck:
                 [f"{keV:g} keV", f"{off:+.2g}", f"{bar:.2g}", f"{rms(error[:, j]):.2g}",
                  f"{error[:, j].mean():+.2g}", f"{rms(z[:, j]):.2g}"]
             )  # fmt: skip
-        title = f"counts pulse by pulse: {self.photons:.0e} photons a pixel, {int(good.sum())} pixels"
+        title = (
+            f"counts pulse by pulse: {self.photons:.0e} photons a pixel, {int(good.sum())} pixels"
+        )
         columns = [
             "threshold", "dead time, error (%)", "standard deviation (%)", "threshold, RMS (keV)",
             "mean (keV)", "RMS in error bars",

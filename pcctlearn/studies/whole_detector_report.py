@@ -1,4 +1,4 @@
-"""What a phantom scan tells of a detector, and what it cannot tell apart, as a table and in words."""
+"""What a phantom scan tells of a detector and cannot tell apart, as a table and in words."""
 
 from collections.abc import Iterator, Sequence
 
@@ -43,7 +43,10 @@ def information_sentences(found: WholeDetectorModel) -> Iterator[str]:
     of_pixels, of_all = taken_for(
         found.counts, found.x, found.shared[:n], found.registered.arrow, thickness_cm=_FILTER_CM
     )
-    both = [*zip(pixel, of_pixels.tolist(), strict=True), *zip(shared, of_all.tolist(), strict=True)]
+    both = [
+        *zip(pixel, of_pixels.tolist(), strict=True),
+        *zip(shared, of_all.tolist(), strict=True),
+    ]
     parts = [
         f"{value / one.size:+.2g} {one.unit} of {one.name}"
         for one, value in both

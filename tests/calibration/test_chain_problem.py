@@ -114,7 +114,9 @@ def test_the_gradient_agrees_with_finite_differences(rays, each):
     data, model = rays
     start = (18.0, 17.0, 16.0, 15.0, 60.0, 0.45) if each else (17.0, 60.0, 0.45)
     x, shared = place(data, start)
-    counts = RegisteredCounts(data, model, attenuation_table(BASIS, model.energies_keV), unknowns(each))
+    counts = RegisteredCounts(
+        data, model, attenuation_table(BASIS, model.energies_keV), unknowns(each)
+    )
     for fit in (problem(data, model, each, shared), counts):
         at = fit.equations(x, shared)
         for k, value in enumerate(shared):
