@@ -116,10 +116,10 @@ def _require_rates(above: Float[Tensor, "pixel exposure threshold"], keV: Sequen
         noise = _NOISE * max(1.0, float(above[:, 0, j].nanmedian())) ** -0.5
         if float(share[j]) > _RISES + noise:
             raise ValueError(
-                f"the median pixel counts {100 * float(share[j] - 1):.2g} % more above {edge:g} "
-                "keV behind the phantom than in air: rates in air lie beyond the greatest rate of "
-                "the counters, or air has another exposure; scan with a lower tube current, and give "
-                "air the counting time of a view"
+                f"the median pixel counts {100 * float(share[j] - 1):.2g} % more above "
+                f"{edge:g} keV behind the phantom than in air: rates in air lie beyond "
+                "the greatest rate of the counters, or air has another exposure; scan with a lower "
+                "tube current, and give air the counting time of a view"
             )
 
 
