@@ -157,16 +157,26 @@ def apart(rays, model, x, shared):
     return local, ((chain.shared - likeliest.shared) / error.shared.diagonal().sqrt())[~held[1]]
 
 
+def drawn(rays, model, x, shared, seed):
+    """The rays with counts of this very detector, with noise."""
+    table = attenuation_table(BASIS, model.energies_keV)
+    expected = RegisteredCounts(rays, model, table, unknowns()).expected(x, shared)
+    bins = torch.poisson(expected, generator=torch.Generator().manual_seed(seed))
+    return replace(rays, registered=bins.flip(-1).cumsum(-1).flip(-1))
+
+
 def test_the_minimum_through_the_chain_is_that_of_the_likelihood_of_the_counts(rays):
     """Decomposition and what it leaves over hold all information of the counts.
 
     The weights of the chain leave out what its corrections add to the noise, which costs less than
-    10 % of the information on the pixels.
+    5 % of the information on the pixels. Both explain the counts, so that their distance is one
+    of noise: a scatter of another spectrum would move each of them by its own error.
     """
     data, model = rays
-    local, shared = apart(data, model, *place(data))
-    assert local < 0.1
-    assert shared.abs().max() < 0.5
+    x, shared = place(data)
+    draws = [apart(drawn(data, model, x, shared, seed), model, x, shared) for seed in range(4)]
+    assert torch.stack([local for local, _ in draws]).mean() < 0.05
+    assert torch.stack([of_all for _, of_all in draws]).abs().max() < 0.5
 
 
 def test_without_pile_up_and_scatter_both_minima_are_the_same(rays):
@@ -175,11 +185,7 @@ def test_without_pile_up_and_scatter_both_minima_are_the_same(rays):
     x, _ = place(data)
     x[:, 0] += 5
     nothing = torch.zeros(6)
-    table = attenuation_table(BASIS, model.energies_keV)
-    expected = RegisteredCounts(data, model, table, unknowns()).expected(x, nothing)
-    bins = torch.poisson(expected, generator=torch.Generator().manual_seed(3))
-    clean = replace(data, registered=bins.flip(-1).cumsum(-1).flip(-1))
-    assert apart(clean, model, x, nothing)[0] < 1e-3
+    assert apart(drawn(data, model, x, nothing, seed=3), model, x, nothing)[0] < 1e-3
 
 
 def test_expected_counts_are_corrected_to_primary_ones(rays):
