@@ -51,19 +51,26 @@ def region_difference(
 
 
 def ring_rms(
-    error: Image, points_cm: Float[Tensor, "y x 2"], body: Bool[Tensor, "y x"], width_cm: float
+    difference: Image,
+    points_cm: Float[Tensor, "y x 2"],
+    body: Bool[Tensor, "y x"],
+    width_cm: float,
+    smooth_cm: float = 2.0,
 ) -> float:
-    """RMS over a body of the rings of an error image.
+    """Root mean square of rings about the axis in a difference of images, over a body.
 
-    A ring is the mean of the error over the body at one radius about the axis of rotation, minus
-    the mean over the radii within ``width_cm``.
+    Rings are means over annuli of ``width_cm``, less their running mean over ``smooth_cm``, which
+    is cupping.
     """
-    spacing_cm = float(points_cm[0, 1, 0] - points_cm[0, 0, 0])
-    radius = (points_cm.norm(dim=-1) / abs(spacing_cm)).round().long()[body]
-    count = torch.bincount(radius).double()
-    mean = torch.bincount(radius, error[body].double()) / count.clamp(min=1)
-    half = max(1, round(width_cm / abs(spacing_cm) / 2))
-    sums = [torch.nn.functional.pad(v, (half, half)).unfold(0, 2 * half + 1, 1).sum(-1)
-            for v in (mean * (count > 0), (count > 0).double())]  # fmt: skip
-    ring = mean - sums[0] / sums[1].clamp(min=1)
-    return float(((count * ring.square()).sum() / count.sum()).sqrt())
+    radius = points_cm.norm(dim=-1)[body]
+    ring = (radius / width_cm).long()
+    n = int(ring.max()) + 1
+    weight = torch.bincount(ring, minlength=n).to(difference)
+    total = torch.zeros(n, dtype=difference.dtype).scatter_add(0, ring, difference[body])
+    kernel = torch.ones(1, 1, 2 * round(smooth_cm / width_cm / 2) + 1, dtype=difference.dtype)
+
+    def summed(values: Float[Tensor, "ring"]) -> Float[Tensor, "ring"]:
+        return torch.nn.functional.conv1d(values[None, None], kernel, padding="same")[0, 0]
+
+    rings = total / weight.clamp(min=1) - summed(total) / summed(weight).clamp(min=1)
+    return ((rings.square() * weight).sum() / weight.sum()).sqrt().item()

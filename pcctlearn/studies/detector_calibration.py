@@ -81,10 +81,10 @@ class DetectorCalibration:
         of_counters = None if dead_times is None else read_dead_times(dead_times)
         self.objects: KnownObjects
         if isinstance(calibrator, SelfCalibration):
-            with _naming(self.path):
+            with naming(self.path):
                 self.objects = read_scanned_object(self.path, of_counters)
             return
-        with _naming(self.path):
+        with naming(self.path):
             self.objects = read_known_objects(self.path, of_counters)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
@@ -98,7 +98,7 @@ class DetectorCalibration:
     def run(self, context: Context) -> StudyResults:
         """Calibrate, write the pixel model, and report."""
         objects = self.objects
-        with _naming(self.path):
+        with naming(self.path):
             nominal = objects.nominal_model()
             found = self._fit(objects, nominal)
         provenance = {
@@ -112,10 +112,14 @@ class DetectorCalibration:
         write_pixel_model(context.folder / FILE, replace(found, provenance=provenance))
         residuals = objects.residuals(nominal, found)
         slab, failed = self._slab(nominal, found)
-        arrays = _arrays(found) | {"depths": objects.depths()}
+        arrays = pixel_arrays(found) | {"depths": objects.depths()}
         arrays |= {f"residuals/{kind}": values for kind, values in residuals.items()}
         arrays |= {f"slab/{when}": errors for when, errors in slab.items()}
-        numbers = _numbers(found) | objects.truth_errors(found) | _spreads(slab, found.nominal_keV)
+        numbers = (
+            numbers_of_pixels(found)
+            | objects.truth_errors(found)
+            | _spreads(slab, found.nominal_keV)
+        )
         doubts = tuple(self._doubts(slab, found.nominal_keV))
         for doubt in doubts:
             log.warning("%s", doubt)
@@ -179,17 +183,7 @@ class DetectorCalibration:
             )
 
     def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
-        n_flagged = int((~found.calibrated).sum())
-        words = [
-            f"{found.gain.numel()} pixels, of which {n_flagged} flagged and treated as nominal; "
-            f"wrote {path}."
-        ]
-        for kind, flagged in found.flags.items():
-            if places := flagged.nonzero().tolist():
-                listed = ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED])
-                more = " …" if len(places) > _MOST_LISTED else ""
-                words.append(f"{len(places)} {kind}: {listed}{more}.")
-        words += [f"Warning: {warning}." for warning in found.warnings]
+        words = flags_in_words(found, path)
         if found.gauge == "relative":
             words.append(
                 "Skew and bias that all pixels share are not determined, because counts were "
@@ -205,13 +199,28 @@ class DetectorCalibration:
         return " ".join(words)
 
 
+def flags_in_words(found: PixelModel, path: Path) -> list[str]:
+    """Pixels that were flagged, the file that was written, and warnings."""
+    n_flagged = int((~found.calibrated).sum())
+    words = [
+        f"{found.gain.numel()} pixels, of which {n_flagged} flagged and treated as nominal; "
+        f"wrote {path}."
+    ]
+    for kind, flagged in found.flags.items():
+        if places := flagged.nonzero().tolist():
+            listed = ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED])
+            more = " …" if len(places) > _MOST_LISTED else ""
+            words.append(f"{len(places)} {kind}: {listed}{more}.")
+    return words + [f"Warning: {warning}." for warning in found.warnings]
+
+
 def _key(calibrator: object) -> str:
     """The name of a calibrator on the command line: that of its class, with underscores."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(calibrator).__name__).lower()
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors in the contents of a file begin with its path."""
     try:
         yield
@@ -220,7 +229,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(text if str(path) in text else f"{path}: {text}") from None
 
 
-def _numbers(found: PixelModel) -> Numbers:
+def numbers_of_pixels(found: PixelModel) -> Numbers:
     """Means over the calibrated pixels, and standard deviations if there are two or more."""
     good = found.calibrated
     bias = (found.thresholds_keV - found.nominal_keV)[good]
@@ -257,7 +266,8 @@ def _spreads(slab: Mapping[str, Tensor], nominal_keV: Tensor) -> Numbers:
     }
 
 
-def _arrays(found: PixelModel) -> dict[str, Tensor | np.ndarray]:
+def pixel_arrays(found: PixelModel) -> dict[str, Tensor | np.ndarray]:
+    """Maps of the pixels, with their standard deviations, for figures."""
     return {
         "gain": found.gain,
         "skew_mm": 10 * found.thickness_cm[..., 0],

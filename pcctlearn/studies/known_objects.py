@@ -1,6 +1,6 @@
 """What calibrate.py calibrates from: counts behind plates, or the scan of a known phantom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -289,12 +289,15 @@ def require_no_dead_times(dead_times: DeadTimes | None) -> None:
         )
 
 
-def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> KnownObjects:
+def read_known_objects(
+    path: Path, dead_times: DeadTimes | None = None, also: Sequence[str] = ()
+) -> KnownObjects:
     """The plates of a plate file, or the phantom of a scan file.
 
     Args:
         path: the file.
         dead_times: that counts behind plates are corrected with.
+        also: arrays of a scan file to read.
 
     Raises:
         ValueError: the file is not valid, or a scan file is to be corrected.
@@ -302,7 +305,7 @@ def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> Known
     if path.is_file() and schema_of(path) == SCAN:
         require_no_dead_times(dead_times)
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        needed = ("counts", "exposure", "spectrum", "response", *truth)
+        needed = ("counts", "exposure", "spectrum", "response", *truth, *also)
         return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
     record = read_plates(path)
     return KnownPlates(record if dead_times is None else unpiled_plates(record, dead_times))

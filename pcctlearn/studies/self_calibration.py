@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -49,7 +50,7 @@ class SelfCalibrationStudy:
     removed from their line integrals, with the pixels that each calibration finds, and with the
     true ones. Errors are differences of monoenergetic images and of the water map from those of
     the noise-free scan with true pixels; "rings" are their means at one radius minus those of the
-    radii within 1 cm (``ring_rms``). Unless called noisy they are those of the noise-free
+    radii within 2 cm (``ring_rms``). Unless called noisy they are those of the noise-free
     counts with the pixels that the noisy scan found, so that noise does not hide rings.
 
     The first case has all methods, and its pixels also correct ``held_out``, another object; the
@@ -209,13 +210,14 @@ class SelfCalibrationStudy:
         errors = torch.cat([vmi - reference[0], water - reference[1]])
         of_noisy = torch.cat([noisy[0] - reference[0], noisy[1] - reference[1]])
         channels = [f"HU_{keV:g}keV" for keV in self.image.energies_keV] + ["water_mg_mL"]
+        rings = partial(ring_rms, points_cm=self._points, body=body, width_cm=self.grid.voxel_cm)
         for channel, error, with_noise in zip(channels, errors, of_noisy, strict=True):
             means = region_means(error, self._points, self.regions_cm, self.radius_cm)
             numbers |= {
-                f"ring_{channel}.{key}": ring_rms(error, self._points, body, 1.0),
+                f"ring_{channel}.{key}": rings(error),
                 f"rms_{channel}.{key}": rms(error[body]),
                 f"region_error_max_{channel}.{key}": means.abs().max().item(),
-                f"noisy_ring_{channel}.{key}": ring_rms(with_noise, self._points, body, 1.0),
+                f"noisy_ring_{channel}.{key}": rings(with_noise),
                 f"noisy_rms_{channel}.{key}": rms(with_noise[body]),
             }
         arrays[f"vmi/{key}"], arrays[f"error/{key}"] = noisy[0].float(), errors[:-1].float()
