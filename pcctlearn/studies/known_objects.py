@@ -296,7 +296,7 @@ def read_known_objects(path: Path, dead_times: DeadTimes | None = None) -> Known
                 "dead_times corrects counts behind plates, and this is a scan file: leave it out"
             )
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        needed = ("counts", "exposure", "spectrum", "response", *truth)
+        needed = ("counts", "spectrum", "response", *truth)
         return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
     record = read_plates(path)
     return KnownPlates(record if dead_times is None else unpiled_plates(record, dead_times))
