@@ -1,7 +1,9 @@
 """Stacks of raw frames on disk: NumPy, TIFF and headerless files, read block by block."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -205,7 +207,7 @@ def _tiff(path: Path) -> _Stack:
             f"{path} needs tifffile: pip install tifffile, or save the frames as .npy or .raw"
         ) from None
     with readable(path, "a TIFF stack", "save it again, without compression"):
-        with tifffile.TiffFile(path) as file:
+        with _warnings_raised(), tifffile.TiffFile(path) as file:
             kinds = {(series.shape, series.dtype) for series in file.series}
             mapped = len(file.series) == 1 and file.series[0].dataoffset is not None
         if len(kinds) != 1:
@@ -213,6 +215,25 @@ def _tiff(path: Path) -> _Stack:
         if mapped:
             return tifffile.memmap(path, mode="r")
         return _TiffPages(path)
+
+
+class _Raised(logging.Handler):
+    """Raises what tifffile only logs, such as pages beyond the end of a truncated file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record.getMessage())
+
+
+@contextmanager
+def _warnings_raised() -> Iterator[None]:
+    """Raise ValueError for the first warning of tifffile."""
+    logger, handler = logging.getLogger("tifffile"), _Raised(logging.WARNING)
+    others, propagates = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = others, propagates
 
 
 class _TiffPages:

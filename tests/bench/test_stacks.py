@@ -156,6 +156,13 @@ def test_wrong_masks_are_refused(tmp_path):
         read_mask(tmp_path / "no.npy", SHAPE)
 
 
+def test_a_truncated_tiff_is_not_read_as_a_shorter_one(tmp_path):
+    file = WAYS["compressed tif"](tmp_path / "a", COUNTS[:, 0])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"a\.tiff is damaged.*page offset"):
+        read([file], n_thresholds=1)
+
+
 def test_tiff_pages_of_different_shapes_are_refused(tmp_path):
     tifffile = pytest.importorskip("tifffile", reason="an option, pip install tifffile")
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
