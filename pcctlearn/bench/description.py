@@ -1,5 +1,6 @@
 """The description of a bench, a YAML file (docs/bench.md)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ _DETECTOR = (
     "n_rows", "n_columns", "missing_rows", "missing_columns", "counter_bits", "mask",
 )  # fmt: skip
 _SCAN = ("frames", "log", "frames_per_view", "geometry", "grid", "known_object")
+_MOST_CM = 100.0  # of a plate
+_MOST_PIXELS = 2**26  # of a panel
 _LIST_FRAMES = "list one file for each threshold, or one file with all of them"
 
 
@@ -169,19 +172,30 @@ def _scan(frames: _Exposures, top: Section) -> ScanPart:
             part.path("file", "name an .npz file with line_integrals and maps"),
             part.texts("materials", "list the materials of its first axis"),
         )
-    per_view = section.whole("frames_per_view", "") if "frames_per_view" in section.node else 1
+    per_view = (
+        section.whole("frames_per_view", "give the frames of a view")
+        if "frames_per_view" in section.node
+        else 1
+    )
     return ScanPart(frames.one("scan", held, log=True), per_view, geometry, grid, known)
 
 
 def _panel(detector: Section) -> Panel:
     n_rows = detector.whole("n_rows", "give the rows of a raw frame")
     n_columns = detector.whole("n_columns", "give the columns of a raw frame")
-    return Panel(
+    panel = Panel(
         n_rows,
         n_columns,
         _missing(detector, "missing_rows", n_rows),
         _missing(detector, "missing_columns", n_columns),
     )
+    if (n_pixels := math.prod(panel.shape)) > _MOST_PIXELS:
+        raise detector.fault(
+            "",
+            f"describes {n_pixels} pixels with those in gaps, at most {_MOST_PIXELS} are possible: "
+            "correct n_rows, n_columns, missing_rows or missing_columns",
+        )
+    return panel
 
 
 def _missing(detector: Section, key: str, n: int) -> dict[int, int]:
@@ -215,7 +229,11 @@ def _raw(top: Section) -> RawLayout:
         return RawLayout()
     section = Section(top.file, "raw", top.node["raw"], ("dtype", "header_bytes"))
     dtype = section.texts("dtype", "write uint16 or uint32")[0]
-    header = section.whole("header_bytes", "", 0) if "header_bytes" in section.node else 0
+    header = (
+        section.whole("header_bytes", "count the bytes before the first frame", 0)
+        if "header_bytes" in section.node
+        else 0
+    )
     try:
         return RawLayout(dtype, header)
     except (TypeError, ValueError) as error:
@@ -229,7 +247,11 @@ def _thickness(section: Section) -> dict[str, float]:
         raise section.fault("thickness_cm", f"must name materials, got {plates!r}: {remedy}")
     part = Section(section.file, section.name("thickness_cm"), plates, tuple(plates))
     for material in plates:
-        part.number(material, remedy)
+        if part.number(material, remedy) > _MOST_CM:
+            raise part.fault(
+                str(material),
+                f"must be {_MOST_CM:g} cm at most, got {plates[material]:g}: {remedy}",
+            )
         try:
             density_g_cm3(material)
         except ValueError as error:

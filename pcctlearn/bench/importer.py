@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 PLATES, SCAN, SERIES = "plates.h5", "scan.h5", "series.h5"
 _MOST_DRIFT = 0.01  # of the air between exposures, relative to the monitor
+_MOST_MASKED = 0.5  # share of the pixels of a frame
 _USUAL_DEAD_SHARE = 0.05  # max_dead_share of evaluate.py
 
 
@@ -60,6 +62,11 @@ def import_bench(file: Path) -> Imported:
             masked = read_mask(bench.mask, bench.panel.raw_shape)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"{bench.file}: {error}") from None
+        if masked.mean() > _MOST_MASKED:
+            raise ValueError(
+                f"{bench.file}: detector.mask {bench.mask} marks {int(masked.sum())} of "
+                f"{masked.size} pixels: mark defective pixels by 1 and all others by 0"
+            )
     reader = Reader(bench, masked)
     for exposure in bench.exposures:  # names, sizes and logs are wrong before much is read
         reader.log(exposure, reader.frames(exposure).n_frames)
@@ -94,6 +101,16 @@ def write_imported(folder: Path, imported: Imported) -> list[Path]:
         ValueError: the first fault of a file, which ``pcctlearn check`` would find.
         OSError: the disk is full, or the folder cannot be written to.
     """
+    existed = folder.exists()
+    try:
+        return _written(folder, imported)
+    except (ValueError, OSError):
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def _written(folder: Path, imported: Imported) -> list[Path]:
     with added_whole(folder, SCAN) as part:
         try:
             if imported.plates is not None:
@@ -175,11 +192,13 @@ def _next(folder: Path, imported: Imported) -> list[str]:
     lines = []
     pixels = ""
     if imported.plates is not None:
-        lines.append(f"next: python calibrate.py counts={folder / PLATES} folder=PIXELS")
+        counts = shlex.quote(f"counts={folder / PLATES}")
+        lines.append(f"next: python calibrate.py {counts} folder=PIXELS")
         pixels = " pixel_model=PIXELS/pixel_model.h5"
     if imported.scan is not None:
         share = ""
         if imported.flags.share > _USUAL_DEAD_SHARE:
             share = f" max_dead_share={math.ceil(100 * imported.flags.share + 1) / 100:g}"
-        lines.append(f"next: python evaluate.py scans={folder / SCAN} scatter=none{pixels}{share}")
+        scans = shlex.quote(f"scans={folder / SCAN}")
+        lines.append(f"next: python evaluate.py {scans} scatter=none{pixels}{share}")
     return lines

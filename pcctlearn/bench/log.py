@@ -10,7 +10,9 @@ from jaxtyping import Float
 from pcctlearn.reading.text import read_text, shown
 
 _MONITOR, _ANGLE = "monitor", "angle_deg"
-_WHAT, _REMEDY = "a log of frames", "write a CSV file with a line monitor and a row for each frame"
+_FAR = 10.0  # from the median reading; tubes drift by far less
+_WHAT = "a log of frames"
+_REMEDY = "write a CSV file with a line monitor and a row for each frame"
 
 
 class FrameLog(NamedTuple):
@@ -30,7 +32,8 @@ def read_log(where: str, path: Path, n_frames: int) -> FrameLog:
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: a column is missing, a cell holds no
-            number, a reading is not positive, or the number of rows is not that of the frames.
+            number, a reading is not positive or far from the median, or the number of rows is not
+            that of the frames.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{where}.log: there is no file {path}: {_REMEDY}")
@@ -43,6 +46,15 @@ def read_log(where: str, path: Path, n_frames: int) -> FrameLog:
             f"{where}.log: {path} must have a column {_MONITOR}, its first line has {found}: name "
             "the column with the readings of the exposure monitor so"
         )
+    for name in (_MONITOR, _ANGLE):
+        if names.count(name) > 1:
+            raise ValueError(f"{where}.log: {path} has two columns {name}: rename one of them")
+    for frame, row in enumerate(rows[1:]):
+        if len(row) != len(names):
+            raise ValueError(
+                f"{where}.log: {path} has {len(row)} cells in the row of frame {frame} for "
+                f"{len(names)} columns: separate cells by commas, and write decimals with a point"
+            )
     if len(rows) - 1 != n_frames:
         raise ValueError(
             f"{where}.log: {path} has {len(rows) - 1} rows for {n_frames} frames: give a row for "
@@ -54,6 +66,14 @@ def read_log(where: str, path: Path, n_frames: int) -> FrameLog:
         raise ValueError(
             f"{where}.log: {path} has a monitor reading of {monitor[frame]:g} in frame {frame}: "
             "was the beam off? Leave the frame out of its files and of the log, or correct it"
+        )
+    usual = float(np.median(monitor))
+    if (far := ~((monitor < _FAR * usual) & (monitor > usual / _FAR))).any():
+        frame = int(far.argmax())
+        raise ValueError(
+            f"{where}.log: {path} has a monitor reading of {monitor[frame]:g} in frame {frame}, "
+            f"and {usual:g} in the median frame: correct it, or leave the frame out of its files "
+            "and of the log"
         )
     angle = _column(where, path, names.index(_ANGLE), rows) if _ANGLE in names else None
     return FrameLog(monitor, angle)

@@ -20,6 +20,8 @@ from pcctlearn.scans.schema import BEAMS
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import VolumeGrid
 
+_LEAST_ARC_DEG = 7.0  # a turn in radians is less
+_MOST_SPREAD = 1.5  # of the angles of a view, over the step from view to view
 _FROM_FRAMES = ("n_views", "n_rows", "n_columns", "view_angles_rad")
 
 
@@ -48,10 +50,7 @@ class ScanFrames:
             )
         readings, angle_deg = reader.log(part.exposure, n_frames)
         self.monitor = readings.reshape(-1, per_view).sum(1)
-        angles_rad = None
-        if angle_deg is not None:  # of the middle of each view, on a continuous rotation
-            turned = np.unwrap(np.radians(angle_deg)).reshape(-1, per_view)
-            angles_rad = np.remainder(turned.mean(1), 2 * np.pi)
+        angles_rad = None if angle_deg is None else self._angles(angle_deg.reshape(-1, per_view))
         self.geometry = self._geometry(angles_rad)
         self.grid, self.known = self._grid(), self._known()
         shape = (len(bench.thresholds_keV), len(self.monitor), *bench.panel.raw_shape)
@@ -107,6 +106,31 @@ class ScanFrames:
         bins = to_bins(torch.from_numpy(self.above))
         return (bins - dark_bins).clamp(min=0) if dark_bins.any() else bins
 
+    def _angles(self, frames_deg: Float[np.ndarray, "view frame"]) -> Float[np.ndarray, "view"]:
+        """Angles of the middle of each view, in rad, on a continuous rotation.
+
+        Raises:
+            ValueError: they are in rad, or frames of a view are further apart than views are.
+        """
+        where = f"{self.bench.file}: scan.log: {self.part.exposure.log}"
+        if len(frames_deg) > 1 and np.ptp(frames_deg) < _LEAST_ARC_DEG:
+            raise ValueError(
+                f"{where}: angle_deg covers {np.ptp(frames_deg):.4g} in all: write angles in "
+                "degrees, not in radians"
+            )
+        turned = np.unwrap(np.radians(frames_deg.ravel())).reshape(frames_deg.shape)
+        spread, middle = np.ptp(turned, 1), turned.mean(1)
+        if len(middle) > 1:
+            step = float(np.median(np.abs(np.diff(middle))))
+            if (far := spread > _MOST_SPREAD * step + 1e-6).any():
+                view = int(far.argmax())
+                raise ValueError(
+                    f"{where}: angle_deg differs by {np.degrees(spread[view]):.4g} degrees between "
+                    f"the frames of view {view}, and by {np.degrees(step):.4g} from view to view: "
+                    "correct angle_deg or scan.frames_per_view"
+                )
+        return np.remainder(middle, 2 * np.pi)
+
     def _geometry(self, angles_rad: np.ndarray | None) -> Geometry:
         bench, part = self.bench, self.part
         given = dict(part.geometry)
@@ -127,6 +151,12 @@ class ScanFrames:
                     "views are: leave arc_rad out"
                 )
             given["view_angles_rad"] = angles_rad.tolist()
+        elif "arc_rad" not in given:
+            raise ValueError(
+                f"{bench.file}: scan.log: {part.exposure.log} has no column angle_deg, and "
+                "scan.geometry no arc_rad: name the column of the angles so, or write arc_rad: "
+                "6.2832 for equal steps over a full turn"
+            )
         counted = {"n_views": len(self.monitor), "n_columns": n_columns}
         if kind is BEAMS["cone"]:
             counted["n_rows"] = n_rows

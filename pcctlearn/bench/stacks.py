@@ -1,7 +1,9 @@
 """Stacks of raw frames on disk: NumPy, TIFF and headerless files, read block by block."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -78,6 +80,10 @@ class Frames:
                 f"{where} lists {len(files)} files for {n_thresholds} thresholds: list one file "
                 "for each threshold, or one file with all of them"
             )
+        if len(set(files)) < len(files):
+            raise ValueError(
+                f"{where} lists {files[0].name} twice: list one file for each threshold"
+            )
         self.where, self.files, self.raw_shape = where, tuple(files), raw_shape
         per_file = n_thresholds // len(files)
         self._stacks = [_opened(where, path, per_file, raw_shape, layout) for path in files]
@@ -107,7 +113,7 @@ class Frames:
         parts = []
         for path, stack in zip(self.files, self._stacks, strict=True):
             k = stack.shape[0] // self.n_frames  # pages of a frame
-            with readable(path, "a stack of frames", "copy it again"):
+            with readable(path, "a stack of frames", "copy it again, or save it as .npy"):
                 part = np.asarray(stack[start * k : (start + n) * k])
             parts.append(part.reshape(n, self._per_file, *self.raw_shape))
         return np.concatenate(parts, 1)
@@ -201,25 +207,57 @@ def _tiff(path: Path) -> _Stack:
             f"{path} needs tifffile: pip install tifffile, or save the frames as .npy or .raw"
         ) from None
     with readable(path, "a TIFF stack", "save it again, without compression"):
-        with tifffile.TiffFile(path) as file:
-            mapped = file.series[0].dataoffset is not None
+        with _warnings_raised(), tifffile.TiffFile(path) as file:
+            kinds = {(series.shape, series.dtype) for series in file.series}
+            mapped = len(file.series) == 1 and file.series[0].dataoffset is not None
+        if len(kinds) != 1:
+            raise ValueError(f"its pages have {len(kinds)} shapes or kinds of numbers")
         if mapped:
             return tifffile.memmap(path, mode="r")
         return _TiffPages(path)
 
 
+class _Raised(logging.Handler):
+    """Raises what tifffile only logs, such as pages beyond the end of a truncated file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record.getMessage())
+
+
+@contextmanager
+def _warnings_raised() -> Iterator[None]:
+    """Raise ValueError for the first warning of tifffile."""
+    logger, handler = logging.getLogger("tifffile"), _Raised(logging.WARNING)
+    others, propagates = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = others, propagates
+
+
 class _TiffPages:
-    """A TIFF stack that cannot be mapped into memory, such as a compressed one, page by page."""
+    """A TIFF stack that cannot be mapped into memory, page by page.
+
+    It is compressed, or its pages were written one by one, each as a series of its own.
+    """
 
     def __init__(self, path: Path) -> None:
         import tifffile
 
         self._file = tifffile.TiffFile(path)
-        series = self._file.series[0]
-        self.shape = (len(series.pages), *series.keyframe.shape)
-        self.dtype = np.dtype(series.dtype)
+        self._series = self._file.series
+        first = self._series[0]
+        single = len(self._series) == 1
+        n_pages, page = (
+            (len(first.pages), first.keyframe.shape) if single else (len(self._series), first.shape)
+        )
+        self.shape = (n_pages, *page)
+        self.dtype = np.dtype(first.dtype)
 
     def __getitem__(self, index: slice) -> np.ndarray:
         """Some pages."""
+        if len(self._series) > 1:
+            return np.stack([series.asarray() for series in self._series[index]])
         pages = self._file.asarray(key=index, series=0)
         return pages.reshape(-1, *self.shape[1:])

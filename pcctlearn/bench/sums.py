@@ -112,8 +112,8 @@ class Reader:
                 place = tuple(np.argwhere(negative)[0].tolist())
                 raise ValueError(
                     f"{self.bench.file}: {exposure.where} ({_names(exposure)}) has negative counts "
-                    f"in {int(negative.sum())} pixels, the first at {place}: mark the pixels that "
-                    "the detector marks so in detector.mask"
+                    f"in {int(negative.sum())} pixels, the first at {place}: correct raw.dtype, or "
+                    "mark the pixels that the detector marks so in detector.mask"
                 )
             full = np.asarray((block >= limit).any((0, 1)))
             views = block.reshape(-1, per_view, *block.shape[1:]).sum(1, dtype=np.int64)
@@ -158,7 +158,8 @@ class Reader:
                 raise ValueError(
                     f"{where}: {int(found.sum())} of {int(good.sum())} pixels count more above "
                     f"{keV[index + 1]:g} keV than above {keV[index]:g} keV: list the files from "
-                    "the lowest threshold to the highest, with counts above thresholds, not in bins"
+                    "the lowest threshold to the highest, with counts above thresholds, not in "
+                    "bins, or correct raw.dtype"
                 )
         if (found := summed.saturated & good).sum() > most:
             raise ValueError(

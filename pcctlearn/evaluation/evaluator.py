@@ -30,16 +30,7 @@ from pcctlearn.units import MG_ML
 
 log = logging.getLogger(__name__)
 
-_READ = (
-    *SCANNER,
-    "counts",
-    "exposure",
-    "primary",
-    "scatter",
-    "line_integrals",
-    "maps",
-    "scanner_to_patient",
-)
+_READ = (*SCANNER, "counts", "primary", "scatter", "line_integrals", "maps", "scanner_to_patient")
 
 
 @dataclass(frozen=True)

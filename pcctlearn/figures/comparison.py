@@ -50,5 +50,5 @@ def images(folder: Path) -> Figure:
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, image, window) in zip(axes, panels, strict=False):
-        show_image(ax, image, DISPLAY_WINDOWS[window], title)
+        show_image(ax, image, DISPLAY_WINDOWS[window], title, unit="HU")
     return figure

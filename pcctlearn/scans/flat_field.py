@@ -125,10 +125,15 @@ def pixels_to_fill(
     kinds = dead_pixels(counts, recorded.air) | dict(others or {})
     dead = any_of(kinds)
     if (share := dead.double().mean().item()) > max_dead_share:
+        accepted = math.ceil(100 * share) / 100
+        remedy = (
+            f", or fill that many from their neighbours with max_dead_share={accepted:g}"
+            if accepted < 1
+            else ""
+        )
         raise ValueError(
             f"{int(dead.sum())} of {dead.numel()} pixels are dead ({100 * share:.3g} %; "
             f"{listed(kinds)}), more than max_dead_share={max_dead_share:g}: correct counts and "
-            f"air, or fill that many from their neighbours with "
-            f"max_dead_share={math.ceil(100 * share) / 100:g}"
+            f"air{remedy}"
         )
     return kinds

@@ -305,7 +305,7 @@ def read_known_objects(
     if path.is_file() and schema_of(path) == SCAN:
         require_no_dead_times(dead_times)
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        needed = ("counts", "exposure", "spectrum", "response", *truth, *also)
+        needed = ("counts", "spectrum", "response", *truth, *also)
         return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
     record = read_plates(path)
     return KnownPlates(record if dead_times is None else unpiled_plates(record, dead_times))

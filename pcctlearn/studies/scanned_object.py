@@ -90,5 +90,5 @@ def read_scanned_object(path: Path, dead_times: DeadTimes | None = None) -> Scan
         )
     require_no_dead_times(dead_times)
     truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-    needed = ("counts", "exposure", "spectrum", "response", *truth)
+    needed = ("counts", "spectrum", "response", *truth)
     return ScannedObject(read_scan(path, only=needed).of_equal_exposure())

@@ -105,6 +105,15 @@ DESCRIBED = {
         r"line_integrals have the shape \(2, 36, 1, 43\), expected \(1, 36, 1, 43\)",
     ),
     "lacks": (without("scan", "geometry", "pixel_cm"), r"scan\.geometry: .*pixel_cm"),
+    "one file twice": (
+        put("scan", "frames", value=["scan_40keV.raw"] * 2),
+        r"scan lists scan_40keV\.raw twice",
+    ),
+    "huge": (put("detector", "n_columns", value=10**12), "detector describes 10.* pixels.*n_rows"),
+    "metres of plate": (
+        put("plates", 0, "thickness_cm", value={"aluminium": 1e5}),
+        r"thickness_cm\.aluminium must be 100 cm at most",
+    ),
     "arc": (
         put("scan", "geometry", "arc_rad", value=3.2),
         r"arc_rad and the angles of .*scan\.csv",
@@ -165,6 +174,8 @@ LOGGED = {
         r"monitor reading of 0 in frame 2: was the beam off\?",
     ),
     "words": (lambda rows: rows.__setitem__(3, "off"), "'off' as monitor of frame 2"),
+    "outlier": (lambda rows: rows.__setitem__(3, "1e6"), r"reading of 1e\+06 in frame 2, and"),
+    "decimal comma": (lambda rows: rows.__setitem__(3, "9,5"), "2 cells in the row of frame 2"),
     "no column": (lambda rows: rows.__setitem__(0, "charge"), "column monitor.*has charge"),
 }
 
@@ -175,6 +186,51 @@ def test_a_wrong_log_is_refused(case, file):
     rows_of(file.parent / "plate_1.csv", change)
     with pytest.raises(ValueError, match=words):
         import_bench(file)
+
+
+ANGLES = {
+    "radians": (lambda i, deg: np.radians(deg), "in degrees, not in radians"),
+    "unsorted": (
+        lambda i, deg: deg + 40.0 * (i % 3),
+        "between the frames of view 0.*frames_per_view",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANGLES)
+def test_impossible_angles_are_refused(case, file):
+    change, words = ANGLES[case]
+
+    def altered(rows):
+        cells = [row.split(",") for row in rows[1:]]
+        rows[1:] = [f"{m},{change(i, float(deg))}" for i, (m, deg) in enumerate(cells)]
+
+    rows_of(file.parent / "scan.csv", altered)
+    with pytest.raises(ValueError, match=words):
+        import_bench(file)
+
+
+def test_a_log_without_angles_needs_an_arc(file):
+    def renamed(rows):
+        rows[0] = "monitor,angle"
+
+    rows_of(file.parent / "scan.csv", renamed)
+    with pytest.raises(ValueError, match=r"scan\.csv has no column angle_deg.*arc_rad: 6\.2832"):
+        import_bench(file)
+    describe(file, put("scan", "geometry", "arc_rad", value=6.2832))
+    assert import_bench(file).scan.geometry.arc_rad == 6.2832
+
+
+def test_a_mask_that_marks_the_good_pixels_is_refused(file):
+    np.save(file.parent / "mask.npy", np.ones((1, 40), np.uint8))
+    with pytest.raises(ValueError, match=r"detector\.mask .* marks 40 of 40 pixels.*others by 0"):
+        import_bench(file)
+
+
+def test_a_key_that_is_there_twice_is_refused(file):
+    file.write_text(file.read_text() + "frame_s: 0.01\n")
+    with pytest.raises(ValueError, match=r"bench\.yaml has the key frame_s twice"):
+        read_bench(file)
 
 
 def test_logs_and_frames_are_checked_before_frames_are_read(file, monkeypatch):

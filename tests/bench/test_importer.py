@@ -128,7 +128,7 @@ def test_nothing_is_left_if_a_file_cannot_be_valid(clean, tmp_path):
     assert (tmp_path / "out/scan.h5").read_bytes() == before
     with pytest.raises(ValueError, match="is not written"):
         write_imported(tmp_path / "new", wrong)
-    assert not list((tmp_path / "new").glob("*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_drift_that_the_monitor_sees_changes_the_noise_only(tmp_path):
@@ -221,6 +221,11 @@ def test_air_at_several_currents_is_a_current_series(clean, tmp_path):
         assert series["time_s"][()] == pytest.approx(0.5)
         counts = series["counts"][0, :, 0, :20]
     np.testing.assert_array_equal(counts, frames_of(file, "plate_4").sum(0)[:, :20])
+
+
+def test_folders_with_spaces_are_quoted_in_the_next_commands(clean, tmp_path, capsys):
+    import_frames([str(clean), str(tmp_path / "a b")])
+    assert f"calibrate.py 'counts={tmp_path}/a b/plates.h5'" in capsys.readouterr().out
 
 
 def test_the_command_says_what_to_do_next(clean, tmp_path, capsys):

@@ -30,7 +30,16 @@ def npy(path, values):
     return path
 
 
+def page_by_page(path, values):
+    tifffile = pytest.importorskip("tifffile", reason="an option, pip install tifffile")
+    with tifffile.TiffWriter(path) as file:
+        for frame in values if values.ndim > 2 else values[None]:
+            file.write(frame, photometric="minisblack", contiguous=False)
+    return path
+
+
 WAYS = {
+    "tif page by page": lambda path, values: page_by_page(path.with_suffix(".tif"), values),
     "npy": lambda path, values: npy(path.with_suffix(".npy"), values),
     "raw": lambda path, values: headerless(path.with_suffix(".raw"), values),
     "tif": lambda path, values: tiff(path.with_suffix(".tif"), values),
@@ -145,6 +154,22 @@ def test_wrong_masks_are_refused(tmp_path):
         read_mask(headerless(tmp_path / "mask.raw", COUNTS), SHAPE)
     with pytest.raises(FileNotFoundError, match=r"detector\.mask"):
         read_mask(tmp_path / "no.npy", SHAPE)
+
+
+def test_a_truncated_tiff_is_not_read_as_a_shorter_one(tmp_path):
+    file = WAYS["compressed tif"](tmp_path / "a", COUNTS[:, 0])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"a\.tiff is damaged.*page offset"):
+        read([file], n_thresholds=1)
+
+
+def test_tiff_pages_of_different_shapes_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="an option, pip install tifffile")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for frame in (COUNTS[0, 0], COUNTS[1, 0, :2]):
+            file.write(frame, photometric="minisblack", contiguous=False)
+    with pytest.raises(ValueError, match=r"a\.tif is damaged.*its pages have 2 shapes"):
+        read([tmp_path / "a.tif"])
 
 
 def test_tiff_stacks_name_what_is_missing(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Scans for training are flat-field corrected, with their truth, with or without noise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.scanners import scanner
@@ -48,6 +50,20 @@ def test_corrected_counts_share_the_noise_of_the_measured_counts(paths):
     assert torch.equal(noisy.at("scatter_fraction"), free.at("scatter_fraction"))
     left = noisy.at("counts") * (1 - noisy.at("scatter_fraction"))
     assert torch.equal(noisy.at("corrected_counts"), left)
+
+
+def test_views_of_unequal_exposure_train_as_those_of_equal_exposure(paths, tmp_path):
+    air, exposure = scanner(photons=1e5).air().detach(), torch.tensor([0.8, 1.25])
+    recorded = read_scan(paths[0])
+    photons = ("counts", "primary", "scatter")
+    brighter = {name: recorded.at(name) * exposure[:, None, None] for name in photons}
+    write_scan(tmp_path / "scan.h5", replace(recorded, exposure=exposure, **brighter))
+    for noise in (True, False):
+        equal, unequal = (
+            ScanSet([path], air, noise)[0] for path in (paths[0], tmp_path / "scan.h5")
+        )
+        for stage in ("counts", "scatter_fraction", "corrected_counts"):
+            torch.testing.assert_close(unequal.at(stage), equal.at(stage))
 
 
 def test_the_scatter_fraction_is_zero_in_a_pixel_without_photons(paths):
