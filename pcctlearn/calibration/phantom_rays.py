@@ -16,7 +16,7 @@ from pcctlearn.calibration.usable import unusable, with_empty_bins
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
-from pcctlearn.scans.dead_pixels import any_of, dead_pixels
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, require_all_views
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.scans.validation.pixels import noise_free
 
@@ -76,6 +76,7 @@ def phantom_rays(
             "scan with more thresholds"
         )
     bins, air = scan.at("counts"), scan.air
+    require_all_views(bins)
     counts = above_from_bins(
         torch.cat([air[:, None], bins], 1).double().flatten(2).movedim(0, -1)
     ).movedim(0, 1)
@@ -103,7 +104,14 @@ def phantom_rays(
         )
     expected = _expected(area, nominal).movedim(0, 1)
     require_overlap(counts, expected, ~any_of(kinds).flatten(), bins.shape[1:])
+    free = ~any_of(flags)
     flags = unusable(counts / expected, flags)
+    if int((~any_of(flags)).sum()) < 0.5 * int(free.sum()):
+        raise ValueError(
+            "in most pixels the counts behind the phantom differ more than fourfold from those "
+            "that its line integrals let expect, relative to other pixels or views: store "
+            f"line_integrals in g/cm², in the order of materials ({', '.join(scan.materials)})"
+        )
     require_nested(counts[~any_of(flags), :1], model, in_air)
     flags = with_empty_bins(counts, flags)
     return PhantomRays(counts, area, flags, model, in_air)

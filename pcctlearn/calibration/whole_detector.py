@@ -17,11 +17,12 @@ from pcctlearn.calibration.phantom_rays import PhantomRays, phantom_rays
 from pcctlearn.calibration.pixel_fit import PixelFit
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.population import (
+    Precision,
     population,
     unknown_population,
     with_population,
 )
-from pcctlearn.calibration.shared_unknowns import SharedUnknowns, Vector
+from pcctlearn.calibration.shared_unknowns import DeadTimePair, SharedUnknowns, Vector
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.pileup import true_rate
@@ -29,7 +30,13 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scans.dead_pixels import any_of
 from pcctlearn.scans.record import ScanRecord
-from pcctlearn.solvers.arrow import ArrowCovariance, ArrowEquations, ArrowMinimum, arrow_minimum
+from pcctlearn.solvers.arrow import (
+    ArrowCovariance,
+    ArrowEquations,
+    ArrowMinimum,
+    Equations,
+    arrow_minimum,
+)
 from pcctlearn.validation import require_names, require_positive
 
 log = logging.getLogger(__name__)
@@ -235,7 +242,9 @@ class _Search:
         self.flags["undetermined"][good.nonzero()[:, 0][weak]] = True
         return ~any_of(self.flags)
 
-    def _with(self, equations, precision, hold=()):  # type: ignore[no-untyped-def]
+    def _with(
+        self, equations: Equations, precision: Precision, hold: Sequence[str] = ()
+    ) -> Equations:
         """The equations with a population, without the unknowns that are held."""
         n, held = self.unknowns.n_shared, (*self.settings.held, *hold)
         local = torch.zeros(self.n_local + self.J, dtype=torch.bool)
@@ -254,7 +263,14 @@ class _Search:
 
         return both
 
-    def _minimum(self, equations, x, g, precision, hold=()) -> ArrowMinimum:  # type: ignore[no-untyped-def]
+    def _minimum(
+        self,
+        equations: Equations,
+        x: Tensor,
+        g: Vector,
+        precision: Precision,
+        hold: Sequence[str] = (),
+    ) -> ArrowMinimum:
         n = self.unknowns.n_shared
 
         def project(x: Tensor, g: Vector) -> tuple[Tensor, Vector]:
@@ -347,7 +363,9 @@ class _Search:
             counts.equations(found.local, g[:n_shared]), self.settings.held,
         )  # fmt: skip
 
-    def _dead_times(self, pair, covariance: ArrowCovariance, found: ArrowMinimum) -> DeadTimes:  # type: ignore[no-untyped-def]
+    def _dead_times(
+        self, pair: DeadTimePair, covariance: ArrowCovariance, found: ArrowMinimum
+    ) -> DeadTimes:
         """As those of a current series; χ² is that of all rays, in all thresholds."""
         tp, tn = pair
         J, n_times = self.J, self.unknowns.n_times
@@ -370,6 +388,11 @@ class _Search:
 def _scatter(scan: ScanRecord, nominal: SpectralModel) -> tuple[Tensor, Tensor]:
     """Scatter of nominal pixels over their air, (pixel, exposure, bin), and its spectrum."""
     bins = scan.at("scatter").double().flatten(2).movedim(0, -1).movedim(0, 1)
+    if not bool((bins > 0).any()):
+        raise ValueError(
+            "scatter is zero in all pixels and views, so that it has no amplitude: store the "
+            "scatter of a simulation of the phantom, or leave the dataset scatter out"
+        )
     spectra, table = nominal.spectra().double(), nominal.attenuation.double()
     g_cm2 = scatter_g_cm2(bins, spectra, table[0])
     both = bins / spectra.sum(-1), g_cm2

@@ -25,6 +25,17 @@ def missing_views(counts: Values) -> list[int]:
     return (all_nan | no_counts).nonzero().flatten().tolist()
 
 
+def require_all_views(counts: Values) -> None:
+    """Raise ValueError if views are missing."""
+    if missing := missing_views(counts):
+        raise ValueError(
+            f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
+            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
+            "leave them out of counts, of other arrays of views and n_views, and write the angles "
+            "of the remaining views in rad as geometry/measured_angles_rad"
+        )
+
+
 def spread_views(n_views: int, most: int) -> np.ndarray:
     """Indices of at most ``most`` views, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, n_views - 1, most).round().astype(int))

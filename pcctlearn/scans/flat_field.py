@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.scan import Scan
-from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, require_all_views
 from pcctlearn.scans.record import ScanRecord
 
 Pixels = Bool[Tensor, "row column"]
@@ -115,13 +115,7 @@ def pixels_to_fill(
         ValueError: views are missing, or more than ``max_dead_share`` of the pixels are dead.
     """
     counts = recorded.at("counts")
-    if missing := missing_views(counts):
-        raise ValueError(
-            f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
-            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
-            "leave them out of counts and n_views, and write the angles of the remaining views in "
-            "rad as geometry/measured_angles_rad"
-        )
+    require_all_views(counts)
     kinds = dead_pixels(counts, recorded.air) | dict(others or {})
     dead = any_of(kinds)
     if (share := dead.double().mean().item()) > max_dead_share:

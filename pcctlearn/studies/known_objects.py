@@ -201,7 +201,7 @@ class KnownPhantom:
             kind: torch.stack([values[rays].square().mean(0).sqrt() for rays in groups])
             for kind, values in off.items()
         }
-        medians = [off["calibrated"][rays].median(0).values for rays in groups]
+        medians = [_median(off["calibrated"][rays]) for rays in groups]
         return spreads | {"common": torch.stack(medians)}
 
     def table(self, residuals: Mapping[str, Spreads]) -> Rows:
@@ -234,6 +234,11 @@ class KnownPhantom:
         table = nominal.attenuation.double()
         views = [scale * expected_counts(view, spectra, table) for view in area]
         return above_from_bins(torch.stack(views))
+
+
+def _median(values: Float[Tensor, "ray threshold"]) -> Float[Tensor, "threshold"]:
+    """Over the rays; NaN without any."""
+    return values.median(0).values if len(values) else values.new_full(values.shape[1:], torch.nan)
 
 
 def _as_nominal(found: PixelModel) -> PixelModel:

@@ -66,6 +66,8 @@ class WholeDetectorCalibration:
         with naming(self.path):
             nominal = self.phantom.nominal_model()
             found = self.calibrator.fit(scan, nominal)
+        primary = self._primary(found, nominal)
+        residuals = primary.residuals(nominal, found.pixels)
         context.begin((MARKER, PIXELS, DEAD_TIMES, *OUTPUTS[1:]))
         provenance = {"config": context.config, "software": "pcctlearn"}
         digest = digest_of_file(self.path)
@@ -81,8 +83,6 @@ class WholeDetectorCalibration:
         write_pixel_model(context.folder / PIXELS, pixels)
         series = {"series": self.path.name, "series_sha256": digest}
         write_dead_times(context.folder / DEAD_TIMES, found.dead_times, **series, **provenance)
-        primary = self._primary(found, nominal)
-        residuals = primary.residuals(nominal, pixels)
         arrays = pixel_arrays(pixels) | {"depths": primary.depths()}
         arrays |= {f"residuals/{kind}": values for kind, values in residuals.items()}
         return StudyResults(

@@ -115,6 +115,24 @@ def test_line_integrals_of_another_phantom_are_refused():
         LayerPhantom().fit(replace(scan, line_integrals=other[:, :, None]), cdte_scanner())
 
 
+@pytest.mark.parametrize("change", [lambda A: A.flip(0), lambda A: 10 * A])
+def test_line_integrals_in_another_order_or_unit_are_refused(change):
+    scan = scan_of(detector(), 1e9)
+    with pytest.raises(ValueError, match=r"in g/cm², in the order of materials \(water, calcium\)"):
+        LayerPhantom().fit(
+            replace(scan, line_integrals=change(scan.line_integrals)), cdte_scanner()
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_a_missing_view_is_named(value):
+    scan = scan_of(detector(), 1e9)
+    assert scan.counts is not None
+    scan.counts[:, 5] = value
+    with pytest.raises(ValueError, match=r"1 of 24 views hold no counts.*\(5\)"):
+        LayerPhantom().fit(scan, cdte_scanner())
+
+
 def test_dead_pixels_are_flagged():
     scan = scan_of(detector(), 1e9)
     assert scan.counts is not None

@@ -149,6 +149,7 @@ def test_what_cannot_be_told_apart_is_named(noisy):
     ("change", "named"),
     [
         ({"view_s": None}, "calibration.view_s"),
+        ({"scatter": torch.zeros(4, 16, 1, 16)}, "leave the dataset scatter out"),
         ({"line_integrals": None}, "line_integrals"),
         ({"materials": ("water", "iodine")}, "water,iodine"),
     ],

@@ -17,9 +17,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from support.ct_files import round_patient, write_nifti
 from support.documents import DOCUMENTS, Command, code_blocks, commands
+from support.phantom_scans import piled_up_scan
 from support.studies import REPOSITORY
 
-from pcctlearn.scans.file import read_scan
+from pcctlearn.phantoms.ellipses import water_calcium_phantom
+from pcctlearn.scans.file import read_scan, write_scan
 from pcctlearn.scatter.checkpoint import save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 
@@ -154,7 +156,10 @@ def workshop(tmp_path_factory):
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
         four = "physics.thresholds.edges_keV=[15.0,33.0,45.0,59.0,149.0]"  # of series.h5
         typed(["simulate.py", "datasets=plates", "folder=FOUR", four], ["datasets.n_columns=40"])
-        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES"):
+        places = -11.0, -5.5, 0.0, 5.5, 11.0  # every pixel sees calcium
+        row = water_calcium_phantom((26.88, 7.0), insert_x_cm=places, calcium_g_cm3=0.3)
+        write_scan(folder / "COUNTED.h5", piled_up_scan(24, 24, noisy=True, phantom=row))
+        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES", "DETECTOR"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
         for word in ("import", "folder=PIXELS"):

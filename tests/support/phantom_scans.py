@@ -33,10 +33,13 @@ def detector(n_pixels):
 
 
 @torch.no_grad()
-def piled_up_scan(n_columns=24, n_views=24, noisy=False, seed=1, total=5e8) -> ScanRecord:
+def piled_up_scan(
+    n_columns=24, n_views=24, noisy=False, seed=1, total=5e8, phantom=None
+) -> ScanRecord:
     """A fan-beam scan with ``total`` photons in all views, noisy or not."""
+    phantom = water_calcium_phantom((20.0, 8.0)) if phantom is None else phantom
     nominal, beam = scanner(), FanBeam(n_views, n_columns, 35.84 / n_columns, 75.0, 108.5)
-    A = water_calcium_phantom((20.0, 8.0)).line_integrals(*beam.rays())
+    A = phantom.line_integrals(*beam.rays())
     model = detector(n_columns).spectral_model(nominal)
     # the rate, and with it the loss, does not depend on the number of views
     view_s = VIEW_s * 48 / n_views
