@@ -10,6 +10,7 @@ import torch
 from support.benches import bench_of, describe, frames_of, written
 
 from pcctlearn.bench.importer import import_bench, import_frames, write_imported
+from pcctlearn.bench.sums import Dark, Summed
 from pcctlearn.calibration.plate_file import plate_faults, read_plates
 from pcctlearn.scans.file import faults, read_scan
 
@@ -165,6 +166,15 @@ def test_dark_counts_are_subtracted_without_bias(tmp_path):
     bins = [each.scan.counts[..., :20:4].sum(1) for each in (imported, reference)]
     z = (bins[0] - bins[1]) / (2 * bins[1]).sqrt()
     assert z.mean().abs() < 4 * z.numel() ** -0.5
+
+
+def test_few_dark_frames_make_a_pixel_noisy():
+    """Variance S + n² D/n_d² of net counts: 1000 + 100² · 2/10² of a net of 980."""
+    summed = Summed(np.full((1, 1, 1), 1000), 100, 100.0, np.zeros((1, 1), bool))
+    for n_dark, counts, noisy in ((10, 2, True), (100, 20, False)):
+        net, found = Dark(np.full((1, 1, 1), counts), n_dark).subtracted(summed)
+        assert net.item() == 980
+        assert found.item() == noisy
 
 
 def test_noisy_saturated_and_masked_pixels_are_dead_everywhere(tmp_path):
