@@ -96,8 +96,9 @@ def doubts_of(
     if n_beside := int(beside.sum()):
         doubts.append(
             f"{n_beside} of {int(good.sum())} pixels see the object in less than a twentieth of "
-            "the views, or with too few counts: they are calibrated by air and the prior alone, which their standard "
-            "errors show; for the others, expose longer, or scan a wider object or one off the axis"
+            "the views, or with too few counts: they are calibrated by air and the prior alone, "
+            "which their standard errors show; for the others, expose longer, or scan a wider "
+            "object or one off the axis"
         )
     seen = good & ~beside & (found.n_spare > 0)
     if not is_noise_free and seen.any():
