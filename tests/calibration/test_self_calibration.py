@@ -180,6 +180,13 @@ def test_dead_pixels_are_flagged_and_spoil_no_neighbour(nominal):
     assert threshold_error(found, truth).std(0).mean() < 0.1
 
 
+def test_steps_that_overshoot_come_to_rest(nominal):
+    """A thin object determines little; without halved steps one pixel goes back and forth."""
+    thin = EllipsePhantom([Ellipse((0.0, 0.0), (1.2, 1.0), (1.0, 0.0))])
+    found = SelfCalibration(flatness=False).fit(scan_of(detector(), 3e7, phantom=thin), nominal)
+    assert found.calibrated.all()
+
+
 def test_counts_that_are_not_photons_are_reported(nominal):
     scan = scan_of(detector())
     assert scan.counts is not None
