@@ -38,7 +38,7 @@ class RowFit(NamedTuple):
     """What was found of a row of pixels.
 
     ``chi2`` is the deviance of each pixel, with ``n_spare`` degrees of freedom; ``shadowed`` counts
-    views in which the pixel sees the object; ``last_step`` is in standard deviations.
+    the views used in which the pixel sees the object; ``last_step`` is in standard deviations.
     """
 
     theta: Unknowns
@@ -134,7 +134,7 @@ class RowSolver:
         scan = problem.decomposed(theta)
         n_bins = problem.counts.shape[-1]
         n_spare = (n_bins - scan.area.shape[-1]) * scan.rays.sum(0).to(theta)
-        shadowed = (scan.area.sum(-1) > SHADOW_G_CM2).sum(0).to(theta)
+        shadowed = (scan.rays & (scan.area.sum(-1) > SHADOW_G_CM2)).sum(0).to(theta)
         return RowFit(theta, covariance, scan.deviance, n_spare, shadowed, size)
 
     def _with_rings(

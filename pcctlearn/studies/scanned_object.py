@@ -11,6 +11,7 @@ from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.stored import schema_of
 from pcctlearn.decomposition.maximum_likelihood import decompose
+from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.thresholds import above_from_bins
 from pcctlearn.scan import SHADOW_G_CM2
@@ -50,8 +51,12 @@ class ScannedObject(KnownPhantom):
         super().__init__(replace(scan, line_integrals=area.movedim(-1, 0)))
 
     def redrawn(self, nominal: SpectralModel, found: PixelModel, seed: int) -> "ScannedObject":
-        """As ``KnownObjects``; the air is not redrawn."""
-        return ScannedObject(super().redrawn(nominal, found, seed).measured)
+        """As ``KnownObjects``, and air of as many photons as all views, as the fit takes it."""
+        scan = super().redrawn(nominal, found, seed).measured
+        n_views = scan.at("counts").shape[1]
+        drawn = draw_counts(n_views * scan.air.double(), torch.Generator().manual_seed(seed + 1))
+        air = torch.where(found.calibrated, (drawn / n_views).float(), scan.air)
+        return ScannedObject(replace(scan, air=air))
 
     @torch.no_grad()
     def _expected(self, nominal: SpectralModel, pixels: PixelModel) -> Above:
@@ -69,12 +74,16 @@ def _decomposed(
     spectra: Float[Tensor, "row column bin energy"],
     attenuation: Float[Tensor, "material energy"],
 ) -> Float[Tensor, "view row column material"]:
-    """Line integrals of the counts, with spectra scaled to the air of each pixel."""
+    """Line integrals of the counts, with spectra scaled to the air of each pixel.
+
+    They are zero where counts or air are missing, so that no dead pixel counts as deep.
+    """
     counts, air = (values.nan_to_num().double() for values in (scan.at("counts"), scan.air))
     scale = air.movedim(0, -1) / spectra.double().sum(-1)
     scaled = (spectra * torch.where(scale > 0, scale, 1)[..., None]).float()
     found = decompose(counts.movedim(0, -1).float(), scaled, attenuation.float())
-    return found.x.double()
+    usable = (counts.sum(0) > 0) & (air > 0).all(0)
+    return torch.where(usable[..., None], found.x.double(), 0.0)
 
 
 def read_scanned_object(path: Path, dead_times: DeadTimes | None = None) -> ScannedObject:

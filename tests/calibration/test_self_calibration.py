@@ -180,6 +180,13 @@ def test_dead_pixels_are_flagged_and_spoil_no_neighbour(nominal):
     assert threshold_error(found, truth).std(0).mean() < 0.1
 
 
+def test_steps_that_overshoot_come_to_rest(nominal):
+    """A thin object determines little; without halved steps one pixel goes back and forth."""
+    thin = EllipsePhantom([Ellipse((0.0, 0.0), (1.2, 1.0), (1.0, 0.0))])
+    found = SelfCalibration(flatness=False).fit(scan_of(detector(), 3e7, phantom=thin), nominal)
+    assert found.calibrated.all()
+
+
 def test_counts_that_are_not_photons_are_reported(nominal):
     scan = scan_of(detector())
     assert scan.counts is not None
@@ -190,14 +197,44 @@ def test_counts_that_are_not_photons_are_reported(nominal):
     assert float(warning.split(" is ")[1].split()[0]) == pytest.approx(9, rel=0.1)
 
 
-def test_air_that_was_flat_fielded_is_reported(nominal):
+def test_counts_that_are_a_mean_are_reported(nominal):
+    scan = scan_of(detector())
+    assert scan.counts is not None
+    found = SelfCalibration(flatness=False).fit(
+        replace(scan, counts=scan.counts / 9, air=scan.air / 9), nominal
+    )
+    assert any("not their mean or a rate" in warning for warning in found.warnings)
+
+
+def test_air_that_was_flat_fielded_is_refused(nominal):
     scan = scan_of(detector())
     air = scan.air.mean(-1, keepdim=True)
     flat = replace(
         scan, counts=scan.counts * (air / scan.air)[:, None], air=air.expand_as(scan.air)
     )
-    found = SelfCalibration(flatness=False).fit(flat, nominal)
-    assert any("flat-field" in warning for warning in found.warnings)
+    with pytest.raises(ValueError, match="flat-field"):
+        SelfCalibration(flatness=False).fit(flat, nominal)
+
+
+def test_too_few_counts_are_refused(nominal):
+    """No ray has ten counts in each bin, so that the prior alone would decide."""
+    with pytest.raises(ValueError, match="expose longer"):
+        SelfCalibration(flatness=False).fit(scan_of(detector(), photons=100.0), nominal)
+
+
+def test_a_missing_view_is_named(nominal):
+    scan = scan_of(detector())
+    assert scan.counts is not None
+    scan.counts[:, 7] = torch.nan
+    with pytest.raises(ValueError, match="view 7"):
+        SelfCalibration().fit(scan, nominal)
+
+
+def test_an_upper_limit_is_refused():
+    limited = (*EDGES_keV[:-1], 90.0)
+    scan = replace(scan_of(detector()), thresholds_keV=torch.tensor(limited))
+    with pytest.raises(ValueError, match="without upper limit"):
+        SelfCalibration().fit(scan, cdte_scanner(limited))
 
 
 def test_a_scan_that_tells_too_little_is_refused(nominal):
@@ -220,3 +257,5 @@ def test_settings_are_checked():
         SelfCalibration(window_columns=30)
     with pytest.raises(ValueError, match="gain_sd"):
         SelfCalibration(gain_sd=0.0)
+    with pytest.raises(ValueError, match="deviance=true"):
+        SelfCalibration(deviance=False, flatness=False)
