@@ -45,8 +45,9 @@ Kind = Literal["gain", "skew", "thresholds", "dead_time", "scatter"]
 _ODD = 20.0  # times the χ² of the median pixel
 _WEAK = 6.0  # times the standard deviation of a threshold of the median pixel
 _NOT_CONVERGED = (
-    "the fit of the whole detector did not converge: set calibration.max_steps=200, and check the "
-    "spectrum, the response and the line integrals"
+    "the fit of the whole detector did not converge: use calibration.held=[dead_time] where the "
+    "dead times that were found are within their error bars of zero, or set "
+    "calibration.max_steps=200, and check the spectrum, the response and the line integrals"
 )
 
 

@@ -127,5 +127,6 @@ class WholeDetectorCalibration:
                 f"± {found.amplitude_sd:.1g}."
             )
         sentences = [f"{text[0].upper()}{text[1:]}." for text in information_sentences(found)]
-        words += ["What the counts hardly tell apart, one standard deviation each:", *sentences]
-        return " ".join(words)
+        if not found.held:
+            words.append("What the counts hardly tell apart, one standard deviation each:")
+        return " ".join([*words, *sentences])
