@@ -32,12 +32,19 @@ PLATES, SCAN, SERIES = "plates.h5", "scan.h5", "series.h5"
 _MOST_DRIFT = 0.01  # of the air between exposures, relative to the monitor
 _MOST_MASKED = 0.5  # share of the pixels of a frame
 _USUAL_DEAD_SHARE = 0.05  # max_dead_share of evaluate.py
+_KEYS = {PLATES: "plates", SERIES: "currents", SCAN: "scan"}  # of the description
+_TERMS = {  # of the files written, and what to do about the raw ones
+    "plates_cm": "thickness_cm",
+    "set the attribute counted of the file to 'bins'": "add up the bins, from the highest "
+    "threshold down, so that the frames hold counts above each threshold",
+}
 
 
 @dataclass(frozen=True)
 class Imported:
     """What the frames of a bench give; ``None`` for what was not measured."""
 
+    description: Path
     plates: PlateRecord | None
     scan: ScanRecord | None
     series: CurrentSeries | None
@@ -86,6 +93,7 @@ def import_bench(file: Path) -> Imported:
         saturated |= each.saturated
     flags = Flags(bench.panel, {"masked": masked, SATURATED: saturated, "noisy": noisy})
     return Imported(
+        bench.file,
         plate_record(bench, scanner, exposures, dark, flags) if bench.plates else None,
         None if views is None else views.record(scanner, exposures[()], dark, flags),
         _series(bench, currents, dark, flags) if currents else None,
@@ -116,17 +124,26 @@ def _written(folder: Path, imported: Imported) -> list[Path]:
             if imported.plates is not None:
                 write_plates(part / PLATES, imported.plates)
                 if wrong := plate_faults(part / PLATES):
-                    raise ValueError(f"{folder / PLATES} is not written: {wrong[0]}")
+                    raise ValueError(f"{part / PLATES} is not written: {wrong[0]}")
             if imported.series is not None:
                 write_series(part / SERIES, imported.series)
             if imported.scan is not None:
                 write_scan(part / SCAN, imported.scan)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(part), str(folder))) from None
+            raise ValueError(_of_frames(str(error), part, imported.description)) from None
         written = [name for name in (PLATES, SERIES, SCAN) if (part / name).exists()]
         for name in (PLATES, SERIES, SCAN):
             (folder / name).unlink(missing_ok=True)
     return [folder / name for name in written]
+
+
+def _of_frames(fault: str, part: Path, description: Path) -> str:
+    """A fault of a file in the words of the description, which is what can be changed."""
+    for name, key in _KEYS.items():
+        fault = fault.replace(f"{part / name} is not written: ", f"{description}: {key}: ")
+    for term, own in _TERMS.items():
+        fault = fault.replace(term, own)
+    return fault
 
 
 def import_frames(arguments: Sequence[str] | None = None) -> None:

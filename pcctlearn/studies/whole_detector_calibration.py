@@ -14,6 +14,7 @@ from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
+from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.record import ScanRecord
 from pcctlearn.studies.detector_calibration import (
     flags_in_words,
@@ -31,6 +32,7 @@ from pcctlearn.studies.whole_detector_report import (
 log = logging.getLogger(__name__)
 
 PIXELS, DEAD_TIMES = "pixel_model.h5", "dead_times.h5"
+_MOST_DRIFT = 0.02  # of the exposures of the views
 
 
 class WholeDetectorCalibration:
@@ -58,6 +60,7 @@ class WholeDetectorCalibration:
                     "this is a plate file, calibration=whole_detector needs the scan of a known "
                     "phantom: use calibration=hybrid"
                 )
+            _require_equal_exposures(self.path)
         self.phantom = phantom
 
     def run(self, context: Context) -> StudyResults:
@@ -130,3 +133,17 @@ class WholeDetectorCalibration:
         if not found.held:
             words.append("What the counts hardly tell apart, one standard deviation each:")
         return " ".join([*words, *sentences])
+
+
+def _require_equal_exposures(path: Path) -> None:
+    """Raise ValueError if the tube drifted: pile-up depends on the rate of every view."""
+    exposure = read_scan(path, only=("counts",)).exposure
+    if exposure is None:
+        return
+    spread = float(exposure.max() / exposure.min() - 1)
+    if spread > _MOST_DRIFT:
+        raise ValueError(
+            f"the exposures of the views differ by {100 * spread:.3g} %, and pile-up depends on "
+            f"the rate of each: scan at a constant tube current (within {100 * _MOST_DRIFT:g} %), "
+            "or find dead times with calibration=dead_times and pixels with calibration=hybrid"
+        )

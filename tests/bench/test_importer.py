@@ -124,12 +124,21 @@ def test_nothing_is_left_if_a_file_cannot_be_valid(clean, tmp_path):
     wrong = replace(imported, scan=replace(scan, counts=scan.counts * 10))
     write_imported(tmp_path / "out", imported)
     before = (tmp_path / "out/scan.h5").read_bytes()
-    with pytest.raises(ValueError, match=r"out/scan\.h5 is not written: counts exceed air"):
+    with pytest.raises(ValueError, match=r"bench\.yaml: scan: counts exceed air"):
         write_imported(tmp_path / "out", wrong)
     assert (tmp_path / "out/scan.h5").read_bytes() == before
-    with pytest.raises(ValueError, match="is not written"):
+    with pytest.raises(ValueError, match=r"bench\.yaml: scan: "):
         write_imported(tmp_path / "new", wrong)
     assert not (tmp_path / "new").exists()
+
+
+def test_faults_found_on_writing_are_those_of_the_description(clean, tmp_path):
+    plates = import_bench(clean).plates
+    in_mm = replace(plates.plates, plates_cm=10 * plates.plates.plates_cm)
+    wrong = replace(import_bench(clean), plates=replace(plates, plates=in_mm))
+    with pytest.raises(ValueError, match=r"bench\.yaml: plates: thickness_cm fit .* in mm"):
+        write_imported(tmp_path / "out", wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_drift_that_the_monitor_sees_changes_the_noise_only(tmp_path):

@@ -18,6 +18,8 @@ from pcctlearn.calibration.confusion import Information, correlated, taken_for
 from pcctlearn.calibration.whole_detector import WholeDetector
 from pcctlearn.physics.attenuation import linear_attenuation
 from pcctlearn.physics.pileup import PileUp
+from pcctlearn.scans.file import write_scan
+from pcctlearn.studies.whole_detector_calibration import WholeDetectorCalibration
 from pcctlearn.studies.whole_detector_report import information_sentences, names_of
 
 N = 36
@@ -182,3 +184,13 @@ def test_rates_beyond_the_greatest_one_are_refused():
 def test_settings_are_checked(setting, named):
     with pytest.raises(ValueError, match=named):
         WholeDetector(**setting)
+
+
+def test_a_tube_that_drifts_is_refused(tmp_path):
+    scan = piled_up_scan(24, 24)
+    steady, drifting = (1 + size * torch.linspace(-1, 1, 24).double() for size in (0.005, 0.05))
+    for exposure, name in ((steady, "steady"), (drifting, "drifting")):
+        write_scan(tmp_path / f"{name}.h5", replace(scan, exposure=exposure))
+    WholeDetectorCalibration(str(tmp_path / "steady.h5"), WholeDetector())
+    with pytest.raises(ValueError, match=r"drifting\.h5: the exposures .* differ by 10\.5 %"):
+        WholeDetectorCalibration(str(tmp_path / "drifting.h5"), WholeDetector())
