@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 from pcctlearn.figures.arrays import read_arrays, read_names, read_numbers
 from pcctlearn.figures.style import DISPLAY_WINDOWS, new_figure, show_image
 
-_ORDER = ("nominal", "ring_removal", "deviance", "flatness", "self_calibration", "etb", "hybrid")
+_ORDER = ("nominal", "ring_removal", "deviance", "self_calibration", "etb", "hybrid")
 _WORDS = {
     "nominal": "nominal, flat field",
     "deviance": "deviance of the bins",
-    "flatness": "air and rings",
     "self_calibration": "self-calibration",
     "etb": "ETB-Cal, plates",
     "hybrid": "hybrid, plates",
