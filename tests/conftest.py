@@ -26,6 +26,7 @@ SLOW = (
     "app/test_train",
     "calibration/test_etb",
     "calibration/test_layer_slabs",
+    "calibration/test_self_calibration",
     "decomposition/test_adapters",
     "decomposition/test_benchmark_memory",
     "decomposition/test_hostile_rays",

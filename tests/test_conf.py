@@ -21,10 +21,17 @@ EXPERIMENTS = [file.stem for file in FILES if file.parent.name == "experiment"]
 GLOBAL = {"experiment", "launcher", "sweep"}  # set keys of other groups
 CHOICES = [file for file in FILES if file.parent.name not in GLOBAL]
 FOREIGN = {"logger", "trainer", "callbacks"}  # build other libraries' classes
-OF_SIMULATE = ("detector", "montecarlo", "scan", "datasets/plates")  # what train.yaml lacks
+OF_SIMULATE = (
+    "detector",
+    "montecarlo",
+    "scan",
+    "datasets/plates",
+    "datasets/bench",
+)  # what train.yaml lacks
 # groups whose name differs from the module that is built
 ROOMS = {
     "datasets": "patients",
+    "datasets.bench": "simulation.bench",
     "datasets.plates": "simulation.plates",
     "datasets.scans": "scans",
     "detector": "montecarlo.detector",
@@ -145,7 +152,8 @@ def test_a_trainer_and_a_logger_are_built(tmp_path):
     "file", sorted(CONF.glob("datasets/[!_]*.yaml")), ids=lambda file: file.stem
 )
 def test_every_data_set_can_be_simulated(file, tmp_path):
-    if file.stem not in ("axial_slice", "scans"):  # a slice, and existing scans
+    # a slice, frames in a fan beam without scatter, and existing scans
+    if file.stem not in ("axial_slice", "bench", "scans"):
         config = composed(tmp_path, f"datasets={file.stem}", name="simulate")
         check_config(config)
         instantiate(config.scan, _convert_="all")

@@ -26,6 +26,7 @@ FLOORS = [
     {"scans"},  # of patients
     {"losses"},  # on the stages of a chain
     {"calibration"},  # of a chain, by a loss
+    {"bench"},  # to files of scans and of calibrations
     {"metrics"},
     {"training"},
     {"figures"},

@@ -1,6 +1,7 @@
 """Compare finished runs: the jobs of a sweep, or all runs below a folder."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pcctlearn.figures.arrays import read_numbers
+from pcctlearn.figures.arrays import as_array, read_arrays, read_names, read_numbers
 from pcctlearn.files.names import is_hidden
 from pcctlearn.metrics.errors import ErrorTable, Metric
 from pcctlearn.reading.damaged import library_errors
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "comparison"  # beside the jobs
 _SETTING = "hydra.sweep.dir"  # key that sets the folder
+_IMAGE = re.compile(r"/axial\.vmi_[^/]*_HU$")  # of an evaluation
 _MOST_METHODS = 6  # above this number the sweep is treated as a parameter search
 
 
@@ -144,15 +146,32 @@ def _means(settings: dict[str, list[Job]]) -> StudyResults:
     )
     numbers = table.means()
     n_jobs = sum(map(len, settings.values()))
+    images = _images(settings)
     return StudyResults(
         numbers=numbers,
-        arrays={**table.to_arrays("runs")},
-        figures=["comparison.numbers"],
+        arrays={**table.to_arrays("runs"), **images},
+        figures=["comparison.numbers", *(["comparison.images"] if images else [])],
         summary=f"{n_jobs} runs of {len(settings)} settings: mean and standard deviation over "
         "runs that differ only in their seed.",
         tables=[table.side_by_side(list(settings), "mean ± standard deviation")],
         tabulated=numbers,
     )
+
+
+def _images(settings: dict[str, list[Job]]) -> dict[str, np.ndarray]:
+    """The first monoenergetic image of the first run of each setting, if all show one slice."""
+    if len(settings) > _MOST_METHODS:
+        return {}
+    found = {}
+    for name, (job, *_) in settings.items():
+        labels = [label for label in read_names(job.folder) if _IMAGE.search(label)]
+        if not labels:
+            return {}
+        found[name] = (labels[0], read_arrays(job.folder, labels[0])[0])
+    if len({(label, image.shape) for label, image in found.values()}) > 1:
+        return {}
+    images = {f"images/{name}": image for name, (_, image) in found.items()}
+    return {"shown": as_array([*found]), **images}
 
 
 def _judges_scatter(folder: Path) -> bool:

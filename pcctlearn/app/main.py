@@ -12,6 +12,7 @@ _USAGE = """pcctlearn COMMAND [WORDS …]
 train      run an experiment: fit or calibrate, measure, write results and a report
 simulate   make scans of phantoms or CT volumes, or the response table of a detector
 calibrate  find gain, skew and thresholds of every detector pixel from plates
+import     BENCH.yaml FOLDER: raw frames of a bench to plate and scan files
 evaluate   correct scans for scatter, decompose and reconstruct them
 check      FILE …: print the contents of scan, plate and pixel model files, or their faults
 compare    FOLDER: compare the finished runs below a folder
@@ -47,6 +48,17 @@ def check() -> None:
     sys.exit(check_files())
 
 
+def import_frames() -> None:
+    """Turn raw frames of a bench into plate and scan files."""
+
+    def main() -> None:
+        from pcctlearn.bench.importer import import_frames as import_all
+
+        import_all()
+
+    run_command(main, "import")
+
+
 def compare() -> None:
     """Compare the finished runs below a folder."""
 
@@ -80,6 +92,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "simulate": simulate,
     "calibrate": calibrate,
     "evaluate": evaluate,
+    "import": import_frames,
     "check": check,
     "compare": compare,
     "report": report,

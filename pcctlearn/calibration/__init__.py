@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "bct": ["Bct"],
         "layer_slabs": ["LayerSlabs"],
         "hybrid": ["Hybrid"],
+        "self_calibration": ["SelfCalibration"],
         "water_slab": ["WaterSlab"],
         "material_correction": ["MaterialCorrection", "material_correction"],
     },

@@ -1,6 +1,5 @@
 """Gauss–Newton steps for the thresholds of all pixels at once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.losses.curvature import Curvature
+from pcctlearn.solvers.conjugate_gradients import conjugate_gradients
 from pcctlearn.validation import require_positive
 
 EdgeVector = Float[Tensor, "pixel edge"]
@@ -62,25 +62,6 @@ class GaussNewton:
 
         if curvature.coupling is None:
             return -precondition(gradient)
-        return self._conjugate_gradients(normal, -gradient, precondition)
-
-    def _conjugate_gradients(
-        self,
-        normal: Callable[[Tensor], Tensor],
-        right: Tensor,
-        precondition: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        x, r = torch.zeros_like(right), right
-        z = precondition(r)
-        direction, energy = z, (r * z).sum()
-        goal = self.tolerance**2 * energy
-        for _ in range(self.max_iterations):
-            if energy <= goal:
-                break
-            image = normal(direction)
-            length = energy / (direction * image).sum()
-            x, r = x + length * direction, r - length * image
-            z = precondition(r)
-            before, energy = energy, (r * z).sum()
-            direction = z + energy / before * direction
-        return x
+        right = -gradient
+        goal = self.tolerance**2 * (right * precondition(right)).sum()
+        return conjugate_gradients(normal, right, precondition, goal, self.max_iterations)

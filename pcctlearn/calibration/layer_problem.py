@@ -1,6 +1,7 @@
 """Decomposed minus known area densities of every pixel, and their derivative in its unknowns."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from pcctlearn.calibration.plate_counts import OfPixels, PlateModel
 from pcctlearn.calibration.threshold_step import FURTHEST_keV
 from pcctlearn.decomposition.maximum_likelihood import decompose
-from pcctlearn.decomposition.sensitivity import fisher_information, spectra_tangent
+from pcctlearn.decomposition.sensitivity import fisher_information, minimum_tangents
 from pcctlearn.physics.attenuation import attenuation_table
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import expected_counts
@@ -98,6 +99,8 @@ class LayerProblem:
         n_fixed: thresholds, from the lowest, that are nominal by definition.
         with_misfit: also minimise what more bins than materials leave over,
             Σ (ȳ_b(A*) − y_b)²/ȳ_b of the decomposed counts y.
+        weighted_at: unknowns whose expected counts give the weights, ln k being absolute; by
+            default those of nominal pixels.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class LayerProblem:
         prior: LayerPrior | None = None,
         n_fixed: int = 1,
         with_misfit: bool = False,
+        weighted_at: Unknowns | None = None,
     ) -> None:
         self.above, self.exposure = rays.counts, rays.exposure
         self.model, self.nominal_keV = model, nominal_keV
@@ -124,10 +128,11 @@ class LayerProblem:
         least = int(rays.area_g_cm2.sum(-1).amax(1).argmin())
         expected = expected_counts(self.known[least], nominal, self.attenuation).sum(-1)
         self.scale = (self.counts[least].sum(-1) / expected).median()
-        information = fisher_information(rays.area_g_cm2, self.scale * nominal, self.attenuation)
+        weights = self.scale * nominal if weighted_at is None else self.spectra(weighted_at)
+        information = fisher_information(rays.area_g_cm2, weights, self.attenuation)
         root = torch.linalg.cholesky(information * exposure[..., None])
         self.root = root.expand(-1, len(rays.counts), -1, -1)
-        expected = self.scale * expected_counts(rays.area_g_cm2, nominal, self.attenuation)
+        expected = expected_counts(rays.area_g_cm2, weights, self.attenuation)
         self.bin_root = (exposure / expected).sqrt() if with_misfit else None
         if prior is not None:
             self.prior_root = torch.linalg.cholesky(prior.precision)
@@ -187,11 +192,25 @@ class LayerProblem:
         )
         return bins_from_above(above, dim=1), density
 
-    def residuals(self, x: Unknowns) -> Residuals:
-        """Decomposed minus known area densities in standard deviations, and the prior."""
+    def of_counts(self, counts: Float[Tensor, "exposure pixel bin"]) -> "LayerProblem":
+        """The same problem, with the same weights, for other counts in bins."""
+        other = copy(self)
+        other.counts = counts
+        return other
+
+    def rows(
+        self, x: Unknowns, changes: Sequence[Float[Tensor, "exposure pixel bin"]] = ()
+    ) -> tuple[Float[Tensor, "pixel row"], Float[Tensor, "pixel row column"]]:
+        """Residuals without those of the prior, and their J; it has a column for each change of
+        the counts, after those of the unknowns.
+        """
         spectra, density = (self.scale * part for part in self._spectra_and_density(x))
         found = decompose(self.counts, spectra, self.attenuation, start=self.known).x
-        value, J = self._rows(found, found, self.counts, spectra, density)
+        return self._rows(found, found, self.counts, spectra, density, changes)
+
+    def residuals(self, x: Unknowns) -> Residuals:
+        """Decomposed minus known area densities in standard deviations, and the prior."""
+        value, J = self.rows(x)
         if self.prior is not None:
             off = torch.einsum("pu,puk->pk", x[:, 1:] - self.prior.mean, self.prior_root)
             rows = torch.nn.functional.pad(self.prior_root.mT, (1, 0))  # ln k has no prior
@@ -225,7 +244,8 @@ class LayerProblem:
         counts: Float[Tensor, "exposure pixel bin"],
         spectra: Spectra,
         density: Spectra,
-    ) -> tuple[Float[Tensor, "pixel row"], Float[Tensor, "pixel row unknown"]]:
+        changes: Sequence[Float[Tensor, "exposure pixel bin"]] = (),
+    ) -> tuple[Float[Tensor, "pixel row"], Float[Tensor, "pixel row column"]]:
         """Residuals of the decomposition ``found``, and their J for counts behind ``area``."""
         directions = [spectra]
         directions += [-mu * spectra for mu in self.model.attenuation_per_cm]
@@ -235,24 +255,20 @@ class LayerProblem:
             if j:
                 moved[:, j - 1] = density[:, j]
             directions.append(moved)
-        tangents = [
-            spectra_tangent(area, counts, spectra, self.attenuation, direction)
-            for direction in directions
-        ]
+        tangents = minimum_tangents(
+            area, counts, spectra, self.attenuation, torch.stack(directions, 1), changes
+        )
         value = self._in_deviations(found - self.known)
-        J = torch.stack([self._in_deviations(tangent) for tangent in tangents], -1)
+        J = torch.stack([self._in_deviations(one) for one in tangents.area.unbind(2)], -1)
         if self.bin_root is None:
             return value, J
         left = expected_counts(found, spectra, self.attenuation) - self.counts
-        slopes = [expected_counts(area, spectra * mu, self.attenuation) for mu in self.attenuation]
-        moves = []
-        for direction, tangent in zip(directions, tangents, strict=True):
-            move = expected_counts(area, direction, self.attenuation)
-            for column, slope in enumerate(slopes):
-                move = move - tangent[..., column, None] * slope
-            moves.append(self._in_counts(move))
+        moves = list(tangents.counts.unbind(2))
+        for index, change in enumerate(changes, start=len(directions)):
+            moves[index] = moves[index] - change
         value = torch.cat([value, self._in_counts(left)], 1)
-        return value, torch.cat([J, torch.stack(moves, -1)], 1)
+        moved = torch.stack([self._in_counts(move) for move in moves], -1)
+        return value, torch.cat([J, moved], 1)
 
     def _in_counts(
         self, difference: Float[Tensor, "exposure pixel bin"]

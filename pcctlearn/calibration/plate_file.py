@@ -52,6 +52,7 @@ PLATES = FileSchema(
         "thresholds_keV": StoredArray("threshold", "keV", required=True, increases=True),
         "exposure": StoredArray("exposure", "1"),
         "frames": StoredArray("exposure", "1"),
+        "time_s": StoredArray("exposure", "s"),
         "dead": _MASK,
         "saturated": _MASK,
         "true_thresholds_keV": StoredArray(
@@ -78,7 +79,8 @@ _FLAGS = ("dead", "saturated")
 class PlateRecord:
     """The contents of a plate file.
 
-    ``frames`` is the number of frames that were added in each exposure. ``true_thresholds_keV`` and
+    ``frames`` is the number of frames that were added in each exposure, ``time_s`` their counting
+    time, all frames of an exposure together. ``true_thresholds_keV`` and
     ``skew_cm``, the thickness of ``filter_materials`` in front of each pixel, are those of a
     simulated detector.
     """
@@ -88,6 +90,7 @@ class PlateRecord:
     spectrum: SpectrumRecord
     response: ResponseRecord
     frames: Float[Tensor, "exposure"] | None = None
+    time_s: Float[Tensor, "exposure"] | None = None
     tube_kV: float | None = None
     true_thresholds_keV: Float[Tensor, "*pixel threshold"] | None = None
     skew_cm: Float[Tensor, "filter *pixel"] | None = None
@@ -165,6 +168,7 @@ def write_plates(path: str | Path, record: PlateRecord) -> None:
     optional = {
         "exposure": plates.exposure,
         "frames": record.frames,
+        "time_s": record.time_s,
         "true_thresholds_keV": record.true_thresholds_keV,
         "skew_cm": record.skew_cm,
         **{kind: plates.flags[kind].double() for kind in _FLAGS if kind in plates.flags},
@@ -222,6 +226,7 @@ def _record(contents: Contents) -> PlateRecord:
         SpectrumRecord(*(arrays[f"spectrum/{name}"] for name in SpectrumRecord._fields)),
         ResponseRecord(*(arrays[f"response/{name}"] for name in ResponseRecord._fields)),
         frames,
+        arrays.get("time_s"),
         contents.attributes.get("tube_kV"),
         arrays.get("true_thresholds_keV"),
         arrays.get("skew_cm"),

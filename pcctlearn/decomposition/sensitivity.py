@@ -1,5 +1,8 @@
 """Sensitivities of the decomposition, Fisher information and Cramér–Rao bound."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -83,6 +86,69 @@ def spectra_tangent(
         dx = implicit_tangent(poisson_likelihood, piece.start, theta, change)
         tangents.append(Solution(dx, torch.ones_like(dx[..., 0], dtype=torch.bool)))
     return layout.restored(flat(tangents)).x
+
+
+class MinimumTangents(NamedTuple):
+    """How a decomposition and its expected counts follow changes of spectra and counts.
+
+    ``area`` is dA of each change, ``counts`` the change of ȳ(A), that of A included.
+    """
+
+    area: Float[Tensor, "*ray change material"]
+    counts: Float[Tensor, "*ray change bin"]
+
+
+def minimum_tangents(
+    line_integrals: Float[Tensor, "exposure pixel material"],
+    counts: Float[Tensor, "exposure pixel bin"],
+    spectra: Float[Tensor, "pixel bin energy"],
+    attenuation: Attenuation,
+    directions: Float[Tensor, "pixel direction bin energy"],
+    changes: Sequence[Float[Tensor, "exposure pixel bin"]] = (),
+) -> MinimumTangents:
+    """dA = −(∂²L/∂A²)⁻¹ d(∂L/∂A) at the free minimum A, for many changes at once.
+
+    d(∂_k L) = Σ_b [(n_b/ȳ_b²) ∂_k ȳ_b dȳ_b + (1 − n_b/ȳ_b) d∂_k ȳ_b − ∂_k ȳ_b dn_b/ȳ_b].
+
+    Args:
+        line_integrals: A.
+        counts: n.
+        spectra: of every pixel, with their changes ``directions``.
+        changes: of the counts; they follow the directions in the result.
+    """
+    transmission = torch.exp(-line_integrals @ attenuation)
+    n_materials, n_directions = len(attenuation), directions.shape[1]
+
+    def behind(weights: Float[Tensor, "pixel *any energy"]) -> Tensor:
+        """Σ_E of each weight times the transmission: (exposure, pixel, *any)."""
+        flat = weights.flatten(1, -2)
+        behind = torch.bmm(transmission.movedim(1, 0), flat.mT).movedim(0, 1)
+        return behind.reshape(*behind.shape[:2], *weights.shape[1:-1])
+
+    pairs = [(k, m) for k in range(n_materials) for m in range(k + 1)]
+    twice = torch.stack([attenuation[k] * attenuation[m] for k, m in pairs])
+    mean = behind(spectra)
+    slope = -behind(spectra[:, None] * attenuation[:, None])  # material bin
+    curved = behind(spectra[:, None] * twice[:, None])
+    ratio = (counts / mean)[..., None, :]
+    hessian = torch.empty(*mean.shape[:2], n_materials, n_materials, dtype=mean.dtype)
+    for index, (k, m) in enumerate(pairs):
+        entry = ratio[..., 0, :] / mean * slope[..., k, :] * slope[..., m, :]
+        entry = entry + (1 - ratio[..., 0, :]) * curved[..., index, :]
+        hessian[..., k, m] = hessian[..., m, k] = entry.sum(-1)
+    moved = behind(directions)  # direction bin
+    moved_slope = -behind(directions[:, :, None] * attenuation[:, None])  # direction material bin
+    weight = (ratio / mean[..., None, :] * slope)[..., None, :, :]
+    right = (weight * moved[..., None, :] + (1 - ratio)[..., None, :] * moved_slope).sum(-1)
+    of_counts = [-(slope / mean[..., None, :] * dn[..., None, :]).sum(-1) for dn in changes]
+    if of_counts:
+        right = torch.cat([right, torch.stack(of_counts, -2)], -2)
+    solved, _ = solve_positive_definite(
+        hessian[..., None, :, :].expand(*right.shape, n_materials), right
+    )
+    of_area = -solved @ slope
+    moved = torch.nn.functional.pad(moved, (0, 0, 0, right.shape[-2] - n_directions))
+    return MinimumTangents(-solved, moved + of_area)
 
 
 def count_information(

@@ -48,3 +48,29 @@ def region_difference(
     """Largest minus smallest mean of discs in an image, which are of one material [2, eq. 26]."""
     means = region_means(image, points_cm, centers_cm, radius_cm)
     return (means.max() - means.min()).item()
+
+
+def ring_rms(
+    difference: Image,
+    points_cm: Float[Tensor, "y x 2"],
+    body: Bool[Tensor, "y x"],
+    width_cm: float,
+    smooth_cm: float = 2.0,
+) -> float:
+    """Root mean square of rings about the axis in a difference of images, over a body.
+
+    Rings are means over annuli of ``width_cm``, less their running mean over ``smooth_cm``, which
+    is cupping.
+    """
+    radius = points_cm.norm(dim=-1)[body]
+    ring = (radius / width_cm).long()
+    n = int(ring.max()) + 1
+    weight = torch.bincount(ring, minlength=n).to(difference)
+    total = torch.zeros(n, dtype=difference.dtype).scatter_add(0, ring, difference[body])
+    kernel = torch.ones(1, 1, 2 * round(smooth_cm / width_cm / 2) + 1, dtype=difference.dtype)
+
+    def summed(values: Float[Tensor, "ring"]) -> Float[Tensor, "ring"]:
+        return torch.nn.functional.conv1d(values[None, None], kernel, padding="same")[0, 0]
+
+    rings = total / weight.clamp(min=1) - summed(total) / summed(weight).clamp(min=1)
+    return ((rings.square() * weight).sum() / weight.sum()).sqrt().item()

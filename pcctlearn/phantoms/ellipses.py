@@ -120,22 +120,21 @@ def voxel_centers(
 def water_calcium_phantom(
     water_size_cm: Sequence[float] = (26.88, 9.6),
     insert_size_cm: Sequence[float] = (3.84, 2.30),
-    insert_x_cm: float = 6.5,
+    insert_x_cm: float | Sequence[float] = 6.5,
     calcium_g_cm3: float = 0.62,
 ) -> EllipsePhantom:
     """Calibration phantom of [1]: a water ellipse with a calcium insert on either side.
 
     Sizes are full widths and heights. Not given in [1] and chosen here: the inserts are at
-    ±insert_x_cm on the long axis, and calcium displaces its own volume of water, calcium_g_cm3 /
-    1.55, so that an insert contains 0.6 g/cm³ of water and 0.62 g/cm³ of calcium.
+    ±insert_x_cm on the long axis (or at each of several places), and calcium displaces its own
+    volume of water, calcium_g_cm3 / 1.55, so that an insert contains 0.6 g/cm³ of water and
+    0.62 g/cm³ of calcium.
     """
     displaced = calcium_g_cm3 / density_g_cm3("calcium")
     half_water, half_insert = ([size / 2 for size in s] for s in (water_size_cm, insert_size_cm))
     water = Ellipse((0.0, 0.0), half_water, (1.0, 0.0))
-    inserts = [
-        Ellipse((x, 0.0), half_insert, (-displaced, calcium_g_cm3))
-        for x in (-insert_x_cm, insert_x_cm)
-    ]
+    places = insert_x_cm if isinstance(insert_x_cm, Sequence) else (-insert_x_cm, insert_x_cm)
+    inserts = [Ellipse((x, 0.0), half_insert, (-displaced, calcium_g_cm3)) for x in places]
     return EllipsePhantom([water, *inserts])
 
 

@@ -88,6 +88,24 @@ def _slope(n: Rate, tp: Tensor, tn: Tensor) -> Rate:
     return 1 / n - tp - tn / (1 + n * tn)
 
 
+class LogSlopes(NamedTuple):
+    """Derivatives of ln m in the true rate n, in τ = τ_p + τ_n, and in q = τ_n²."""
+
+    rate: Rate
+    sum_s: Rate
+    square_s2: Rate
+
+
+def log_slopes(true: Rate, paralysable_s: Tensor, nonparalysable_s: Tensor) -> LogSlopes:
+    """∂ln m/∂n = 1/n − τ_p − τ_n/(1 + n τ_n), ∂ln m/∂τ = −n, ∂ln m/∂q = n²/(2 (1 + n τ_n)).
+
+    ln m = ln n − n τ + n² q/2 − … is regular in τ and q. In τ_p and τ_n it is not: the derivatives
+    in both are the same at τ_n = 0. The rate of a given m has ∂n/∂τ = −(∂ln m/∂τ)/(∂ln m/∂n).
+    """
+    n, tp, tn = true, paralysable_s, nonparalysable_s
+    return LogSlopes(_slope(n, tp, tn), -n, n**2 / (2 * (1 + n * tn)))
+
+
 class PileUp(nn.Module):
     """Pile-up in the counters of a detector, one for each threshold, and its correction.
 

@@ -7,7 +7,7 @@ import yaml
 
 from pcctlearn.reading.damaged import readable
 from pcctlearn.reading.sizes import require_size
-from pcctlearn.reading.text import read_text
+from pcctlearn.reading.text import read_text, shown
 
 MOST_YAML_BYTES = 2**18  # a configuration has a few thousand
 MOST_YAML_NODES = 2**16  # with aliases written out
@@ -31,7 +31,7 @@ def parse_yaml(text: str, source: str, what: str, remedy: str) -> Any:
         remedy: what to do, as an imperative.
 
     Raises:
-        ValueError: it is not YAML, contains Python objects, or is too large.
+        ValueError: it is not YAML, has a key twice, contains Python objects, or is too large.
     """
     require_size(source, len(text), remedy, MOST_YAML_BYTES)
     with readable(source, what, remedy):
@@ -42,8 +42,21 @@ def parse_yaml(text: str, source: str, what: str, remedy: str) -> Any:
             f"{source} describes more than {MOST_YAML_NODES} values with its aliases written out: "
             f"{remedy}"
         )
+    if root is not None and (twice := _repeated(root)) is not None:
+        raise ValueError(f"{source} has the key {shown(twice)} twice in one place: keep one")
     with readable(source, what, remedy):
         return yaml.safe_load(text)
+
+
+def _repeated(node: yaml.Node) -> str | None:
+    """A key that a mapping has twice, of which YAML would keep the last."""
+    members = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in members if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            return str(twice[0])
+        members = [value for _, value in members]
+    return next((found for member in members if (found := _repeated(member)) is not None), None)
 
 
 def _n_nodes(node: yaml.Node, counted: dict[int, int]) -> int:

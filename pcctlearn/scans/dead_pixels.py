@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import sparse
+from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from pcctlearn.scans.validation.pixels import pixel_faults
@@ -13,6 +15,7 @@ Values = Float[Tensor, "bin view row column"]
 Pixels = Bool[Tensor, "row column"]
 _MOST_VIEWS = 128  # in which pixels are compared with their neighbours
 _MOST_LISTED = 8  # pixels of a kind
+_IMAGES = 64  # that are filled at once
 
 
 def missing_views(counts: Values) -> list[int]:
@@ -20,6 +23,17 @@ def missing_views(counts: Values) -> list[int]:
     all_nan = counts.isnan().all(-1).all(-1).any(0)
     no_counts = (counts.isnan() | (counts == 0)).all(-1).all(-1).all(0)
     return (all_nan | no_counts).nonzero().flatten().tolist()
+
+
+def require_all_views(counts: Values) -> None:
+    """Raise ValueError if views are missing."""
+    if missing := missing_views(counts):
+        raise ValueError(
+            f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
+            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
+            "leave them out of counts, of other arrays of views and n_views, and write the angles "
+            "of the remaining views in rad as geometry/measured_angles_rad"
+        )
 
 
 def spread_views(n_views: int, most: int) -> np.ndarray:
@@ -62,29 +76,36 @@ def listed(kinds: dict[str, Pixels]) -> str:
 def filled(
     values: Float[Tensor, "*image row column"], dead: Pixels
 ) -> Float[Tensor, "*image row column"]:
-    """Replace dead pixels by the mean of their valid neighbours, such as in each bin and view.
+    """Replace dead pixels so that each is the mean of its neighbours, such as in each bin and view.
 
-    The neighbours are the eight adjacent pixels. A pixel without valid neighbours is filled after
-    some of them have been filled, so that a cluster is filled from its rim inwards.
+    The neighbours are the eight adjacent pixels, dead ones included: the values of a cluster solve
+    a sparse linear system. Across a gap between modules the values then change linearly.
 
     Raises:
         ValueError: all pixels are dead.
     """
     if dead.all():
         raise ValueError("all pixels are dead: leave this scan out")
-    left, known = dead.clone(), values.masked_fill(dead, 0.0)
-    while left.any():
-        good = (~left).to(values)
-        n_good = _sum_around(good)
-        fillable = left & (n_good > 0)
-        mean = _sum_around(known * good) / n_good.clamp(min=1)
-        known = torch.where(fillable, mean, known)
-        left = left & ~fillable
-    return known
+    if not dead.any():
+        return values
+    inside = dead.cpu().numpy()
+    adjacency = _neighbours(inside.shape)
+    n_neighbours = sparse.diags_array(np.asarray(adjacency.sum(1)).ravel())
+    unknown, known = inside.ravel().nonzero()[0], (~inside).ravel().nonzero()[0]
+    rows = adjacency[unknown]
+    system = splu((n_neighbours - adjacency).tocsr()[unknown][:, unknown].tocsc())
+    beside = np.intersect1d(known, rows.nonzero()[1])
+    images = values.reshape(-1, inside.size)
+    result = images.clone()
+    for start in range(0, len(images), _IMAGES):
+        block = slice(start, start + _IMAGES)
+        sums = rows[:, beside] @ images[block][:, beside].double().cpu().numpy().T
+        result[block, unknown] = torch.from_numpy(system.solve(sums).T).to(values)
+    return result.reshape(values.shape)
 
 
-def _sum_around(values: Float[Tensor, "*image row column"]) -> Float[Tensor, "*image row column"]:
-    """Sum over each pixel and its eight neighbours, with zeros outside the panel."""
-    images = values.reshape(-1, 1, *values.shape[-2:])
-    square = torch.ones(1, 1, 3, 3, dtype=values.dtype, device=values.device)
-    return torch.nn.functional.conv2d(images, square, padding=1).reshape(values.shape)
+def _neighbours(shape: tuple[int, ...]) -> sparse.csr_array:
+    """1 for each pair of adjacent pixels of a panel, (pixel, pixel)."""
+    along = [sparse.diags_array([1.0, 1.0, 1.0], offsets=[-1, 0, 1], shape=(n, n)) for n in shape]
+    both = sparse.kron(*along) - sparse.eye_array(shape[0] * shape[1])
+    return sparse.csr_array(both)

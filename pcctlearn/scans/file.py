@@ -32,7 +32,7 @@ from pcctlearn.scans.schema import (
 from pcctlearn.scans.storage import opened
 from pcctlearn.scans.validation.checks import findings_in
 
-_ALWAYS = {"thresholds_keV", "air"}  # small, and needed for all else
+_ALWAYS = {"thresholds_keV", "air", "exposure"}  # small; counts need them
 READABLE = tuple(  # names that ``only`` accepts
     dict.fromkeys(name.partition("/")[0] for name in ARRAYS if not name.startswith("geometry/"))
 )
@@ -61,9 +61,9 @@ def faults(path: str | Path) -> list[str]:
 def read_scan(path: str | Path, only: Collection[str] | None = None) -> ScanRecord:
     """Read a scan file: all of its arrays, or ``only`` those named (``READABLE``).
 
-    Geometry, thresholds and air are always read. Arrays that are read are checked as by ``faults``.
-    Dead pixels may have NaN in counts and air, or zero air. Counts and air above thresholds are
-    read as counts in bins, NaN where they rise with the threshold.
+    Geometry, thresholds, air and exposure are always read. Arrays that are read are checked as
+    by ``faults``. Dead pixels may have NaN in counts and air, or zero air. Counts and air above
+    thresholds are read as counts in bins, NaN where they rise with the threshold.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: the first fault of the file, and how

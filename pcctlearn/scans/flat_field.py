@@ -1,5 +1,6 @@
 """Flat-field correction: scale each pixel's counts to the air of the model, fill dead pixels."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.scan import Scan
-from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, missing_views
+from pcctlearn.scans.dead_pixels import any_of, dead_pixels, filled, listed, require_all_views
 from pcctlearn.scans.record import ScanRecord
 
 Pixels = Bool[Tensor, "row column"]
@@ -17,14 +18,15 @@ Pixels = Bool[Tensor, "row column"]
 
 @dataclass(frozen=True)
 class FlatFielded:
-    """A scan with corrected counts n · gain, where gain = air of the model / air of the pixel.
+    """A scan with corrected counts n · gain, where gain = air of the model / (air · exposure).
 
-    If all bins of a pixel have the same gain, the minimum of the likelihood does not move. Dead
-    pixels hold the mean of their neighbours. All arrays are float32, without a batch axis.
+    The exposure is that of the view, relative to the air of the pixel. If all bins of a ray have
+    the same gain, the minimum of the likelihood does not move. Dead pixels are filled
+    from their neighbours. All arrays are float32, without a batch axis.
     """
 
     recorded: ScanRecord
-    gain: Float[Tensor, "bin 1 row column"]
+    gain: Float[Tensor, "bin #view row column"]
     dead: Pixels
 
     @property
@@ -81,7 +83,7 @@ class FlatFielded:
 def flat_fielded(
     recorded: ScanRecord, air: Float[Tensor, "*pixel bin"], dead: Pixels | None = None
 ) -> FlatFielded:
-    """Correct a scan so that every pixel has the air of the model.
+    """Correct a scan so that every pixel has the air of the model, and every view its exposure.
 
     Args:
         recorded: a scan with counts.
@@ -100,6 +102,8 @@ def flat_fielded(
         dead = torch.zeros(recorded.air.shape[1:], dtype=torch.bool)
     pixels = air[:, None, None] if air.ndim == 1 else air.movedim(-1, 0)
     gain = filled((pixels.float() / recorded.air)[:, None].float(), dead)
+    if recorded.exposure is not None:
+        gain = gain / recorded.exposure.float()[:, None, None]
     return FlatFielded(recorded, gain, dead)
 
 
@@ -112,19 +116,19 @@ def pixels_to_fill(
         ValueError: views are missing, or more than ``max_dead_share`` of the pixels are dead.
     """
     counts = recorded.at("counts")
-    if missing := missing_views(counts):
-        raise ValueError(
-            f"{len(missing)} of {counts.shape[1]} views hold no counts, or none in a bin "
-            f"({', '.join(map(str, missing[:12]))}{' …' if len(missing) > 12 else ''}): "
-            "leave them out of counts and n_views, and write the angles of the remaining views in "
-            "rad as geometry/measured_angles_rad"
-        )
+    require_all_views(counts)
     kinds = dead_pixels(counts, recorded.air) | dict(others or {})
     dead = any_of(kinds)
     if (share := dead.double().mean().item()) > max_dead_share:
+        accepted = math.ceil(100 * share) / 100
+        remedy = (
+            f", or fill that many from their neighbours with max_dead_share={accepted:g}"
+            if accepted < 1
+            else ""
+        )
         raise ValueError(
             f"{int(dead.sum())} of {dead.numel()} pixels are dead ({100 * share:.3g} %; "
             f"{listed(kinds)}), more than max_dead_share={max_dead_share:g}: correct counts and "
-            "air, or raise max_dead_share"
+            f"air{remedy}"
         )
     return kinds

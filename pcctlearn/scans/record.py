@@ -1,7 +1,7 @@
 """The contents of a scan file: counts, scanner, and the truth if it is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -42,6 +42,7 @@ class ScanRecord:
     both of ``materials``; the maps lie on ``maps_grid``. ``skew_cm`` is the thickness of
     ``filter_materials``. All of these but ``skew_cm`` are float32, the others float64.
 
+    ``exposure`` is that of every view over that of ``air``; where it is absent, all are equal.
     ``thresholds_keV`` are the nominal thresholds, ``true_thresholds_keV`` those that the counts
     were made with. ``grid`` is the grid of the reconstruction. ``scanner_to_patient`` maps
     (x, y, z, 1) of the scanner to (R, A, S, 1) of the patient, in cm. ``config`` is the resolved
@@ -55,6 +56,7 @@ class ScanRecord:
     thresholds_keV: Edges
     air: Float[Tensor, "bin row column"]
     counts: Float[Tensor, "bin view row column"] | None = None
+    exposure: Float[Tensor, "view"] | None = None
     primary: Float[Tensor, "bin view row column"] | None = None
     scatter: Float[Tensor, "bin view row column"] | None = None
     scatter_standard_error: Float[Tensor, "bin view row column"] | None = None
@@ -84,6 +86,16 @@ class ScanRecord:
                 "read_scan"
             )
         return values
+
+    def of_equal_exposure(self) -> "ScanRecord":
+        """The scan with its counts divided by the exposure of their view.
+
+        A factor common to all bins of a ray does not move the minimum of its likelihood.
+        """
+        if self.exposure is None:
+            return self
+        counts = self.at("counts") / self.exposure.to(self.at("counts"))[:, None, None]
+        return replace(self, counts=counts, exposure=None)
 
     def spectral_model(
         self, materials: Sequence[str] | None = None, edges_keV: Edges | None = None

@@ -84,6 +84,8 @@ class KnownObject:
         rays = model(scan.recorded.at("line_integrals").double().movedim(0, -1)).movedim(-1, 0)
         relative = rays / model.air()[:, None, None, None]
         expected = relative.float() * scan.recorded.air[:, None]
+        if scan.recorded.exposure is not None:
+            expected = expected * scan.recorded.exposure.float()[:, None, None]
         return _with_reference(scan.counts, scan.prepared(expected))
 
 

@@ -56,6 +56,7 @@ ARRAYS = {
         required=True,
     ),
     "thresholds_keV": _EDGES._replace(required=True),
+    "exposure": StoredArray("view", "1"),
     "geometry/measured_angles_rad": StoredArray("view", "rad", refused=_SIGNED),
     "primary": _COUNTS,
     "scatter": _COUNTS,

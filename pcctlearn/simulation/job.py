@@ -1,4 +1,4 @@
-"""The job of simulate.py: a set of scans, counts behind plates, or the response of a detector."""
+"""The job of simulate.py: scans, counts behind plates, frames of a bench, or a response."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,8 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS, held
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scans.file import read_scan
+from pcctlearn.simulation.bench import BenchMeasurement
+from pcctlearn.simulation.bench_files import DESCRIPTION, bench_files, frames_shown, write_bench
 from pcctlearn.simulation.plates import PlateMeasurement
 from pcctlearn.simulation.scans import SimulatedScans, bars, is_report
 from pcctlearn.simulation.simulator import mean_spr
@@ -27,12 +29,13 @@ _MOST_SHOWN = 10  # objects in a figure
 
 
 class Simulation:
-    """Simulate this job's shard of the scans, and report once all exist; or plates; or a response.
+    """Simulate this job's shard of the scans, and report once all exist; or something else.
 
     Args:
-        scans: constructor of the set of scans, called if the next two are ``None``.
+        scans: constructor of the set of scans, called if the others are ``None``.
         detector: simulation of a detector, whose response table is made instead of scans.
         plates: measurement of a detector behind plates, which is made instead of scans.
+        bench: frames of a bench, which are made instead of scans.
         response_folder: folder of the response table.
     """
 
@@ -44,9 +47,11 @@ class Simulation:
         detector: ResponseSimulation | None,
         response_folder: str,
         plates: PlateMeasurement | None = None,
+        bench: BenchMeasurement | None = None,
     ) -> None:
-        self.scans = scans() if detector is None and plates is None else None
-        self.plates = plates
+        others = (detector, plates, bench)
+        self.scans = scans() if all(other is None for other in others) else None
+        self.plates, self.bench = plates, bench
         self.detector, self.response_folder = detector, Path(response_folder)
 
     def run(self, context: Context) -> StudyResults | None:
@@ -56,6 +61,8 @@ class Simulation:
             return None
         if self.plates is not None:
             return _measure_plates(self.plates, context)
+        if self.bench is not None:
+            return _leave_frames(self.bench, context)
         assert self.scans is not None
         self.scans.make()
         paths = self.scans.paths
@@ -107,6 +114,22 @@ def _measure_plates(measurement: PlateMeasurement, context: Context) -> StudyRes
         },
         figures=["plates.transmission"],
         summary=f"Counts above thresholds behind {named}; wrote {path}.",
+    )
+
+
+def _leave_frames(bench: BenchMeasurement, context: Context) -> StudyResults:
+    """Write the files of a bench and describe them."""
+    names = bench_files(bench)
+    context.begin((MARKER, *names, *OUTPUTS[1:]))
+    write_bench(context.path, bench)
+    n_bytes = sum((context.path / name).stat().st_size for name in names)
+    sinogram, monitor = frames_shown(bench)
+    return StudyResults(
+        numbers={"n_files": float(len(names)), "megabytes": n_bytes / 1e6},
+        arrays={"sinogram": sinogram, "monitor": monitor},
+        figures=["bench.frames"],
+        summary=f"Frames of dark, air, plates and a scan; wrote {context.path / DESCRIPTION} and "
+        f"the {len(names) - 1} files that it names.",
     )
 
 

@@ -67,11 +67,8 @@ class PlateMeasurement:
                 f"dead_share={dead_share} and exposure_error={exposure_error}"
             )
         self.errors, self.photons = errors, photons
-        response = model.response
-        self.response = (
-            response if isinstance(response, Table) else Table.sampled(response, model.energies_keV)
-        )
-        self.model = _without_upper_limit(model, self.response)
+        self.response = as_table(model)
+        self.model = without_upper_limit_of(model, self.response)
         self.materials = tuple(plates_cm)
         self.plates_cm = torch.tensor([*plates_cm.values()], dtype=torch.float64).T
         self.shape, self.skew_material = (n_rows, n_columns), skew_material
@@ -115,8 +112,18 @@ class PlateMeasurement:
         )
 
 
-def _without_upper_limit(model: SpectralModel, response: Table) -> SpectralModel:
-    """The model with a last edge above which nothing is registered."""
+def as_table(model: SpectralModel) -> Table:
+    """The response of a model as the table that files hold."""
+    response = model.response
+    return response if isinstance(response, Table) else Table.sampled(response, model.energies_keV)
+
+
+def without_upper_limit_of(model: SpectralModel, response: Table) -> SpectralModel:
+    """The model with a last edge above which nothing is registered.
+
+    Raises:
+        ValueError: its last edge lies below the end of the spectrum.
+    """
     edges, end = model.thresholds.edges_keV.detach(), float(model.energies_keV[-1])
     if float(edges[-1]) < end:
         raise ValueError(

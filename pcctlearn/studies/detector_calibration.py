@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.base import Calibrator
+from pcctlearn.calibration.dead_time_file import read_dead_times
 from pcctlearn.calibration.layer_phantom import LayerPhantom
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.pixel_model_file import write_pixel_model
+from pcctlearn.calibration.self_calibration import SelfCalibration
 from pcctlearn.calibration.stored import digest_of_file
 from pcctlearn.console import without_warnings
 from pcctlearn.decomposition.beam_hardening import beam_hardening, spectra_above
@@ -26,6 +28,7 @@ from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.studies.known_objects import KnownObjects, KnownPhantom, read_known_objects
+from pcctlearn.studies.scanned_object import read_scanned_object
 
 log = logging.getLogger(__name__)
 
@@ -36,26 +39,29 @@ Numbers = dict[str, float]
 
 
 class DetectorCalibration:
-    """Calibrate the pixels of a detector from a plate file, or from the scan of a known phantom.
+    """Calibrate the pixels of a detector from a plate file, or from a scan.
 
     Writes ``pixel_model.h5``, and a report: gain, skew and threshold bias of every pixel with error
     bars, flagged pixels, residuals behind what was in the beam, and how much the projections of a
     water slab would differ between pixels before and after the correction.
 
     Args:
-        counts: a plate file (docs/plate_file.md), or for ``LayerPhantom`` a scan file with the line
-            integrals of the phantom (docs/scan_file.md).
+        counts: a plate file (docs/plate_file.md), or a scan file (docs/scan_file.md): with the line
+            integrals of the phantom for ``LayerPhantom``, of any object for ``SelfCalibration``.
         calibrator: the method; its ``fit`` must be annotated to return a ``PixelModel``.
         water_cm: thickness of the slab.
         seed: of the noise of the repeated measurement.
+        dead_times: a file of dead times (docs/dead_time.md), which the counts behind plates are
+            corrected with first.
     """
 
     def __init__(
         self,
         counts: str | None,
-        calibrator: Calibrator | LayerPhantom,
+        calibrator: Calibrator | LayerPhantom | SelfCalibration,
         water_cm: float = 20.0,
         seed: int = 0,
+        dead_times: str | None = None,
     ) -> None:
         if get_type_hints(calibrator.fit).get("return") is not PixelModel:
             raise ValueError(
@@ -72,11 +78,18 @@ class DetectorCalibration:
             raise ValueError(f"water_cm must be above 0 and at most 40, got {water_cm:g}")
         self.path, self.calibrator = Path(counts), calibrator
         self.water_cm, self.seed = water_cm, seed
-        with _naming(self.path):
-            self.objects = read_known_objects(self.path)
+        of_counters = None if dead_times is None else read_dead_times(dead_times)
+        self.objects: KnownObjects
+        if isinstance(calibrator, SelfCalibration):
+            with naming(self.path):
+                self.objects = read_scanned_object(self.path, of_counters)
+            return
+        with naming(self.path):
+            self.objects = read_known_objects(self.path, of_counters)
         if isinstance(calibrator, LayerPhantom) != isinstance(self.objects, KnownPhantom):
             raise ValueError(
-                f"{counts} is a scan file: use calibration=layer_phantom"
+                f"{counts} is a scan file: use calibration=layer_phantom if its line integrals are "
+                "known, and else calibration=self_calibration"
                 if isinstance(self.objects, KnownPhantom)
                 else f"{counts} is a plate file, calibration=layer_phantom needs the scan of a "
                 "known phantom: use calibration=layer_slabs"
@@ -85,7 +98,7 @@ class DetectorCalibration:
     def run(self, context: Context) -> StudyResults:
         """Calibrate, write the pixel model, and report."""
         objects = self.objects
-        with _naming(self.path):
+        with naming(self.path):
             nominal = objects.nominal_model()
             found = self._fit(objects, nominal)
         provenance = {
@@ -99,10 +112,14 @@ class DetectorCalibration:
         write_pixel_model(context.folder / FILE, replace(found, provenance=provenance))
         residuals = objects.residuals(nominal, found)
         slab, failed = self._slab(nominal, found)
-        arrays = _arrays(found) | {"depths": objects.depths()}
+        arrays = pixel_arrays(found) | {"depths": objects.depths()}
         arrays |= {f"residuals/{kind}": values for kind, values in residuals.items()}
         arrays |= {f"slab/{when}": errors for when, errors in slab.items()}
-        numbers = _numbers(found) | objects.truth_errors(found) | _spreads(slab, found.nominal_keV)
+        numbers = (
+            numbers_of_pixels(found)
+            | objects.truth_errors(found)
+            | _spreads(slab, found.nominal_keV)
+        )
         doubts = tuple(self._doubts(slab, found.nominal_keV))
         for doubt in doubts:
             log.warning("%s", doubt)
@@ -166,17 +183,7 @@ class DetectorCalibration:
             )
 
     def _summary(self, found: PixelModel, path: Path, failed: str) -> str:
-        n_flagged = int((~found.calibrated).sum())
-        words = [
-            f"{found.gain.numel()} pixels, of which {n_flagged} flagged and treated as nominal; "
-            f"wrote {path}."
-        ]
-        for kind, flagged in found.flags.items():
-            if places := flagged.nonzero().tolist():
-                listed = ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED])
-                more = " …" if len(places) > _MOST_LISTED else ""
-                words.append(f"{len(places)} {kind}: {listed}{more}.")
-        words += [f"Warning: {warning}." for warning in found.warnings]
+        words = flags_in_words(found, path)
         if found.gauge == "relative":
             words.append(
                 "Skew and bias that all pixels share are not determined, because counts were "
@@ -192,13 +199,28 @@ class DetectorCalibration:
         return " ".join(words)
 
 
+def flags_in_words(found: PixelModel, path: Path) -> list[str]:
+    """Pixels that were flagged, the file that was written, and warnings."""
+    n_flagged = int((~found.calibrated).sum())
+    words = [
+        f"{found.gain.numel()} pixels, of which {n_flagged} flagged and treated as nominal; "
+        f"wrote {path}."
+    ]
+    for kind, flagged in found.flags.items():
+        if places := flagged.nonzero().tolist():
+            listed = ", ".join(str(tuple(place)) for place in places[:_MOST_LISTED])
+            more = " …" if len(places) > _MOST_LISTED else ""
+            words.append(f"{len(places)} {kind}: {listed}{more}.")
+    return words + [f"Warning: {warning}." for warning in found.warnings]
+
+
 def _key(calibrator: object) -> str:
     """The name of a calibrator on the command line: that of its class, with underscores."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(calibrator).__name__).lower()
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors in the contents of a file begin with its path."""
     try:
         yield
@@ -207,7 +229,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(text if str(path) in text else f"{path}: {text}") from None
 
 
-def _numbers(found: PixelModel) -> Numbers:
+def numbers_of_pixels(found: PixelModel) -> Numbers:
     """Means over the calibrated pixels, and standard deviations if there are two or more."""
     good = found.calibrated
     bias = (found.thresholds_keV - found.nominal_keV)[good]
@@ -244,7 +266,8 @@ def _spreads(slab: Mapping[str, Tensor], nominal_keV: Tensor) -> Numbers:
     }
 
 
-def _arrays(found: PixelModel) -> dict[str, Tensor | np.ndarray]:
+def pixel_arrays(found: PixelModel) -> dict[str, Tensor | np.ndarray]:
+    """Maps of the pixels, with their standard deviations, for figures."""
     return {
         "gain": found.gain,
         "skew_mm": 10 * found.thickness_cm[..., 0],

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Columns = Bool[Tensor, "column"]
 FanProjections = Float[Tensor, "view column threshold"]
+FanCounts = Float[Tensor, "view column bin"]
 Plates = Mapping[str, Sequence[float]]  # {material: thickness in each exposure}
 
 

@@ -1,6 +1,6 @@
 """What calibrate.py calibrates from: counts behind plates, or the scan of a known phantom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.calibration.calibration_set import CalibrationSet
+from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.calibration.plate_file import PlateRecord, read_plates
 from pcctlearn.calibration.stored import schema_of
+from pcctlearn.calibration.unpiled_plates import unpiled_plates
 from pcctlearn.metrics.errors import Rows, rms
 from pcctlearn.physics.noise import draw_counts
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
@@ -158,7 +160,8 @@ class KnownPhantom:
         if scan.line_integrals is None:
             raise ValueError(
                 "the scan holds no line_integrals: write those of the known phantom into its file "
-                "(docs/scan_file.md), or measure plates (docs/plate_file.md)"
+                "(docs/scan_file.md), use calibration=self_calibration, or measure plates "
+                "(docs/plate_file.md)"
             )
         if scan.spectrum is None or scan.response is None:
             raise ValueError(
@@ -176,7 +179,7 @@ class KnownPhantom:
     def redrawn(self, nominal: SpectralModel, found: PixelModel, seed: int) -> "KnownPhantom":
         """As ``KnownObjects``; the air is not redrawn."""
         expected = bins_from_above(self._expected(nominal, found)).movedim(-1, 0)
-        drawn = draw_counts(expected, torch.Generator().manual_seed(seed)).float()
+        drawn = draw_counts(expected.nan_to_num(), torch.Generator().manual_seed(seed)).float()
         counts = torch.where(found.calibrated, drawn, self.measured.at("counts"))
         return KnownPhantom(replace(self.measured, counts=counts))
 
@@ -198,7 +201,7 @@ class KnownPhantom:
             kind: torch.stack([values[rays].square().mean(0).sqrt() for rays in groups])
             for kind, values in off.items()
         }
-        medians = [off["calibrated"][rays].median(0).values for rays in groups]
+        medians = [_median(off["calibrated"][rays]) for rays in groups]
         return spreads | {"common": torch.stack(medians)}
 
     def table(self, residuals: Mapping[str, Spreads]) -> Rows:
@@ -231,6 +234,11 @@ class KnownPhantom:
         table = nominal.attenuation.double()
         views = [scale * expected_counts(view, spectra, table) for view in area]
         return above_from_bins(torch.stack(views))
+
+
+def _median(values: Float[Tensor, "ray threshold"]) -> Float[Tensor, "threshold"]:
+    """Over the rays; NaN without any."""
+    return values.median(0).values if len(values) else values.new_full(values.shape[1:], torch.nan)
 
 
 def _as_nominal(found: PixelModel) -> PixelModel:
@@ -278,9 +286,31 @@ def _rows(
     )
 
 
-def read_known_objects(path: Path) -> KnownObjects:
-    """The plates of a plate file, or the phantom of a scan file."""
+def require_no_dead_times(dead_times: DeadTimes | None) -> None:
+    """Raise ValueError for dead times beside a scan file."""
+    if dead_times is not None:
+        raise ValueError(
+            "dead_times corrects counts behind plates, and this is a scan file: leave it out"
+        )
+
+
+def read_known_objects(
+    path: Path, dead_times: DeadTimes | None = None, also: Sequence[str] = ()
+) -> KnownObjects:
+    """The plates of a plate file, or the phantom of a scan file.
+
+    Args:
+        path: the file.
+        dead_times: that counts behind plates are corrected with.
+        also: arrays of a scan file to read.
+
+    Raises:
+        ValueError: the file is not valid, or a scan file is to be corrected.
+    """
     if path.is_file() and schema_of(path) == SCAN:
+        require_no_dead_times(dead_times)
         truth = ("line_integrals", "true_thresholds_keV", "skew_cm")
-        return KnownPhantom(read_scan(path, only=("counts", "spectrum", "response", *truth)))
-    return KnownPlates(read_plates(path))
+        needed = ("counts", "spectrum", "response", *truth, *also)
+        return KnownPhantom(read_scan(path, only=needed).of_equal_exposure())
+    record = read_plates(path)
+    return KnownPlates(record if dead_times is None else unpiled_plates(record, dead_times))

@@ -89,6 +89,19 @@ def test_numbers_are_means_over_seeds(tmp_path, capsys):
     assert "error_HU" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_images_of_one_slice_are_drawn_side_by_side(tmp_path, same):
+    for name, n in (("a", 6), ("b", 6 if same else 7)):
+        arrays = {
+            f"case/axial.{label}": np.ones((n, 6)) for label in ("vmi_66keV_HU", "water_mg_mL")
+        }
+        job(tmp_path / name, [f"pixel_model={name}"], {"error_HU": 1.0}, arrays)
+    compare(tmp_path)
+    assert (tmp_path / "comparison/figures/images.png").is_file() == same
+    with h5py.File(tmp_path / "comparison/arrays.h5") as file:
+        assert set(file.get("images", ())) == ({"a", "b"} if same else set())
+
+
 def test_fewer_than_two_runs_are_not_compared(tmp_path):
     assert compare(tmp_path) is None
     job(tmp_path / "0_study", ["seed=1"], {"error_HU": 1.0})

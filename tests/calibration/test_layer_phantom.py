@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support.plates import cdte_scanner, flawed
@@ -95,12 +96,41 @@ def test_four_thresholds():
     assert (found.thresholds_keV[0] - truth.thresholds_keV)[good].abs().max() < 1e-5
 
 
-def test_a_phantom_elsewhere_is_no_pixel_that_fits():
+def test_line_integrals_elsewhere_are_refused_with_the_order_that_fits():
     scan = scan_of(detector(), 1e9)
     assert scan.line_integrals is not None
-    moved = replace(scan, line_integrals=scan.line_integrals.roll(3, 1))
-    with pytest.raises(ValueError, match="lengths and materials in the beam"):
-        LayerPhantom().fit(moved, cdte_scanner())
+    moved = scan.line_integrals.roll(3, 1)
+    with pytest.raises(ValueError, match="overlap") as refused:
+        LayerPhantom().fit(replace(scan, line_integrals=moved), cdte_scanner())
+    code = str(refused.value).rpartition("line_integrals = ")[2]
+    arrays = {"line_integrals": moved.numpy(), "numpy": np}
+    right = torch.from_numpy(np.ascontiguousarray(eval(code, arrays)))
+    torch.testing.assert_close(right, scan.line_integrals)
+
+
+def test_line_integrals_of_another_phantom_are_refused():
+    scan = scan_of(detector(), 1e9)
+    other = water_calcium_phantom((9.6, 9.6)).line_integrals(*scan.geometry.rays())
+    with pytest.raises(ValueError, match="where it stood"):
+        LayerPhantom().fit(replace(scan, line_integrals=other[:, :, None]), cdte_scanner())
+
+
+@pytest.mark.parametrize("change", [lambda A: A.flip(0), lambda A: 10 * A])
+def test_line_integrals_in_another_order_or_unit_are_refused(change):
+    scan = scan_of(detector(), 1e9)
+    with pytest.raises(ValueError, match=r"in g/cm², in the order of materials \(water, calcium\)"):
+        LayerPhantom().fit(
+            replace(scan, line_integrals=change(scan.line_integrals)), cdte_scanner()
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_a_missing_view_is_named(value):
+    scan = scan_of(detector(), 1e9)
+    assert scan.counts is not None
+    scan.counts[:, 5] = value
+    with pytest.raises(ValueError, match=r"1 of 24 views hold no counts.*\(5\)"):
+        LayerPhantom().fit(scan, cdte_scanner())
 
 
 def test_dead_pixels_are_flagged():

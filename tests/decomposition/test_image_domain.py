@@ -131,7 +131,9 @@ def test_wrong_settings_are_refused():
         ImageDomain(cdte_scanner(), least_over_water=1.0)
     with pytest.raises(ValueError, match=r"1 energies for 2.*decomposition\.effective_keV=\[65"):
         ImageDomain(cdte_scanner(), effective_keV=[60.0])
-    with pytest.raises(ValueError, match=r"within the spectrum of .*decomposition\.effective_keV=\[65"):
+    with pytest.raises(
+        ValueError, match=r"within the spectrum of .*decomposition\.effective_keV=\[65"
+    ):
         ImageDomain(cdte_scanner(), effective_keV=[0.06, 0.08])
     with pytest.raises(ValueError, match=r"must increase.*decomposition\.effective_keV=null"):
         ImageDomain(cdte_scanner(), effective_keV=[60.0, 60.0])

@@ -9,6 +9,7 @@ from pcctlearn.decomposition.sensitivity import (
     count_jacobian,
     cramer_rao_bound,
     fisher_information,
+    minimum_tangents,
     spectra_tangent,
 )
 from pcctlearn.physics.noise import draw_counts
@@ -110,3 +111,38 @@ def test_count_jacobian_is_the_gradient_of_the_decomposition(n_materials, photon
     rows = [torch.autograd.grad(one.sum(), n, retain_graph=True)[0] for one in x.unbind(-1)]
     found = count_jacobian(x.detach(), counts.detach(), spectra, attenuation)
     torch.testing.assert_close(found, torch.stack(rows, -2), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("n_materials", [1, 2, 3])
+def test_many_tangents_are_those_of_single_changes(n_materials):
+    """Of spectra one by one, of counts by their Jacobian, and of the expected counts."""
+    materials, edges_keV, center = SCANNERS[n_materials]
+    model = scanner(materials, edges_keV, 1e6, every=4, n_pixels=4)
+    generator = torch.Generator().manual_seed(2)
+    A = torch.tensor(center) * (0.5 + torch.rand(3, 4, n_materials, generator=generator))
+    spectra, mu = model.spectra().detach(), model.attenuation
+    mean = torch.einsum("vpe,pbe->vpb", torch.exp(-A @ mu), spectra)
+    counts = draw_counts(mean, generator)
+    x = decompose(counts, spectra, mu).x
+    directions = torch.stack([spectra * torch.rand(spectra.shape, generator=generator)] * 2, 1)
+    directions[:, 1] *= -0.5
+    change = 0.01 * counts
+    found = minimum_tangents(x, counts, spectra, mu, directions, [change])
+    for k in range(2):
+        wanted = spectra_tangent(x, counts, spectra, mu, directions[:, k])
+        torch.testing.assert_close(found.area[:, :, k], wanted, rtol=1e-6, atol=1e-9)
+    moved = decompose(counts + change, spectra, mu).x - decompose(counts - change, spectra, mu).x
+    torch.testing.assert_close(found.area[:, :, 2], moved / 2, rtol=2e-3, atol=2e-4)
+    step = 1e-5
+    for k in range(2):
+        ends = [
+            torch.einsum(
+                "vpe,pbe->vpb",
+                torch.exp(-(x + sign * step * found.area[:, :, k]) @ mu),
+                spectra + sign * step * directions[:, k],
+            )
+            for sign in (1, -1)
+        ]
+        torch.testing.assert_close(
+            found.counts[:, :, k], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-2
+        )

@@ -9,15 +9,19 @@ import shutil
 import sys
 import warnings
 
+import h5py
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from support.ct_files import round_patient, write_nifti
 from support.documents import DOCUMENTS, Command, code_blocks, commands
+from support.phantom_scans import piled_up_scan
 from support.studies import REPOSITORY
 
-from pcctlearn.scans.file import read_scan
+from pcctlearn.phantoms.ellipses import water_calcium_phantom
+from pcctlearn.scans.file import read_scan, write_scan
 from pcctlearn.scatter.checkpoint import save_correction
 from pcctlearn.scatter.network import ScatterNetwork
 
@@ -64,10 +68,18 @@ PILE_UP = [
     *("study.readout.photons_per_mA=5e3", "study.readout.plate_photons=1e5"),
     *("study.readout.series_photons=1e5", "logger=none", "n_threads=1"),
 ]
+FRAMES = [
+    *("datasets.n_modules=2", "datasets.n_plate=60", "datasets.n_air=30", "datasets.n_dark=20"),
+    *("datasets.frames_per_view=2", "tomography.geometry.n_columns=123"),
+    *("tomography.geometry.n_views=36", "tomography.geometry.pixel_cm=0.3"),
+    *("tomography.grid.n_y=32", "tomography.grid.n_x=32", "tomography.grid.voxel_cm=0.8"),
+]
 SMALLER = [  # the first whose words are all in the command
     ("evaluate.py", ["n_threads=1"]),
     ("calibrate.py", ["n_threads=1"]),
     ("simulate.py datasets=plates", ["datasets.n_columns=40"]),
+    ("simulate.py datasets=bench folder=WIDER", [*FRAMES, "tomography.geometry.n_columns=128"]),
+    ("simulate.py datasets=bench", FRAMES),
     ("simulate.py detector=silicon", TABLE),
     ("simulate.py datasets=nifti tomography=fan_bench", [*BENCH, "tomography.grid.voxel_cm=0.5"]),
     ("simulate.py datasets=nifti", BODY),
@@ -96,6 +108,11 @@ SMALLER = [  # the first whose words are all in the command
     ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
     ("train.py logger.offline=false", NETWORK),
     ("train.py", [*NETWORK, "logger=none"]),
+]
+ORDINARY = [
+    *("tomography=fan", "datasets.n_cases=1", "tomography.geometry.n_views=40"),
+    *("tomography.geometry.n_columns=64", "tomography.geometry.pixel_cm=1.1"),
+    *("tomography.grid.n_x=64", "tomography.grid.n_y=64", "tomography.grid.voxel_cm=0.6"),
 ]
 PLACEHOLDERS = {  # what stands for other commands
     "python train.py sweep=scatter_table": "shown with its folder in README.md",
@@ -137,10 +154,25 @@ def workshop(tmp_path_factory):
         page = (REPOSITORY / "docs/dead_time.md").read_text(encoding="utf-8")
         exec(code_blocks(page, "python")[0], {})  # writes series.h5
         typed(["simulate.py", "datasets=plates", "folder=PLATES"], ["datasets.n_columns=40"])
-        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH"):
+        four = "physics.thresholds.edges_keV=[15.0,33.0,45.0,59.0,149.0]"  # of series.h5
+        typed(["simulate.py", "datasets=plates", "folder=FOUR", four], ["datasets.n_columns=40"])
+        places = -11.0, -5.5, 0.0, 5.5, 11.0  # every pixel sees calcium
+        row = water_calcium_phantom((26.88, 7.0), insert_x_cm=places, calcium_g_cm3=0.3)
+        write_scan(folder / "COUNTED.h5", piled_up_scan(24, 24, noisy=True, phantom=row))
+        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES", "DETECTOR"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
+        for word in ("import", "folder=PIXELS"):
+            made = next(c for c in commands() if word in c.words)
+            typed(made.words, smaller(made))
     shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")
+    shutil.copy(folder / "FOUR/plates.h5", folder / "PLATES.h5")
+    with h5py.File(folder / "PLATES.h5", "r+") as file:
+        file.create_dataset("time_s", data=np.full(5, 60.0)).attrs["unit"] = "s"
+    with pytest.MonkeyPatch.context() as patch:
+        as_a_user(patch, folder)
+        typed(["simulate.py", "datasets=heads", "scan=without_scatter", "folder=OBJECT"], ORDINARY)
+    shutil.copy(folder / "OBJECT/scans/head_00000.h5", folder / "OBJECT.h5")
     rows = [f"{keV / 2}\t{(keV / 2 - 9) * (121 - keV / 2):g}" for keV in range(20, 241)]
     (folder / "mine.txt").write_text("\n".join(["Energy\tFluence", *rows]), encoding="utf-8")
     return folder
@@ -186,9 +218,12 @@ def test_a_documented_command_runs(command, workshop, monkeypatch, capsys):
         pytest.importorskip("spekpy", reason="spekpy is an option, requirements-spectra.txt")
     if "trainer=learning_gpu" in command.words and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    if "compare" in command.line and not (workshop / "STUDY").exists():
+    if "compare STUDY" in command.line and not (workshop / "STUDY").exists():
         first = ["-m", "experiment=thresholds_slabs", "seed=1,2", "hydra.sweep.dir=STUDY"]
         assert typed(["train.py", *first], SLABS) == 0
+    if "compare IMAGES" in command.line and not (workshop / "IMAGES").exists():
+        made = next(c for c in commands() if "folder=IMAGES" in c.words)
+        assert typed(made.words, smaller(made)) == 0
     status = typed(command.words, more)
     said = capsys.readouterr().err
     if "logger.offline=false" in command.words and status:  # nobody is logged in here

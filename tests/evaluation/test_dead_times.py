@@ -109,8 +109,9 @@ def test_pixels_beyond_the_greatest_rate_are_filled_and_named(workshop, tmp_path
 
 def test_pixels_without_dead_times_are_filled_and_named(workshop, tmp_path, caplog):
     shared = read_dead_times(workshop / "calibrated/dead_times.h5")
-    each = {name: getattr(shared, name).expand(4, 24, *getattr(shared, name).shape).clone() for name
-            in ("paralysable_s", "nonparalysable_s", "covariance_s2", "misfit", "converged")}  # fmt: skip
+    names = ("paralysable_s", "nonparalysable_s", "covariance_s2", "misfit", "converged")
+    values = {name: getattr(shared, name) for name in names}
+    each = {name: value.expand(4, 24, *value.shape).clone() for name, value in values.items()}
     each["paralysable_s"][2, 5] = torch.nan
     write_dead_times(tmp_path / "each.h5", replace(shared, **each))
     results = evaluated(workshop, tmp_path / "out", f"dead_times={tmp_path / 'each.h5'}")
@@ -149,13 +150,23 @@ def test_the_counting_time_of_a_file_counts(workshop, tmp_path):
 
 
 def test_dead_times_are_given_for_each_threshold(tmp_path):
-    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.grid_transmission=null"]
+    words = [
+        "datasets.n_cases=1",
+        "scan=piled_up",
+        "scan.scatter=null",
+        "scan.grid_transmission=null",
+    ]
     with pytest.raises(ValueError, match=r"4 paralysable .* for 2 thresholds: give one of each"):
         command(tmp_path / "out", "simulate", *words, "physics/thresholds=two_bins", *GEOMETRY)
 
 
 def test_heavy_losses_are_stored_with_their_truth(tmp_path):
-    words = ["datasets.n_cases=1", "scan=piled_up", "scan.scatter=null", "scan.grid_transmission=null"]
+    words = [
+        "datasets.n_cases=1",
+        "scan=piled_up",
+        "scan.scatter=null",
+        "scan.grid_transmission=null",
+    ]
     heavy = "scan.pile_up.paralysable_s=[3e-8,3e-8,3e-8,3e-8]"
     command(tmp_path / "out", "simulate", *words, heavy, *GEOMETRY)
     with h5py.File(next((tmp_path / "out").glob("scans/*.h5"))) as file:

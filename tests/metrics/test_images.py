@@ -1,9 +1,9 @@
-"""SSIM and differences of regions."""
+"""SSIM, differences of regions, and rings."""
 
 import pytest
 import torch
 
-from pcctlearn.metrics.images import region_difference, structural_similarity
+from pcctlearn.metrics.images import region_difference, ring_rms, structural_similarity
 from pcctlearn.phantoms.ellipses import voxel_centers
 
 POINTS = voxel_centers(64, 64, 0.1, dtype=torch.float64)
@@ -44,3 +44,15 @@ def test_difference_of_regions():
     image = 10 * POINTS[..., 0] + 3 * POINTS[..., 1]
     assert region_difference(image, POINTS, centers, 0.3) == pytest.approx(15 + 4.5, abs=0.2)
     assert region_difference(torch.ones(64, 64), POINTS, centers, 0.3) == 0
+
+
+def test_rings_are_what_is_the_same_about_the_axis_and_not_smooth():
+    points = voxel_centers(101, 101, 0.1, dtype=torch.float64)
+    radius = points.norm(dim=-1)
+    body = radius < 4.5
+    ring = ((radius / 0.1).long() % 2).double() * 2 - 1  # ±1 from annulus to annulus
+    assert ring_rms(ring, points, body, 0.1) == pytest.approx(1, abs=0.1)
+    cupping = ring_rms(radius, points, body, 0.1)
+    assert cupping < 0.25 * radius[body].std()
+    noise = torch.randn(101, 101, generator=torch.Generator().manual_seed(0)).double()
+    assert ring_rms(noise, points, body, 0.1) < 0.2

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from pcctlearn.physics.pileup import PileUp, greatest_rate, registered_rate, true_rate
+from pcctlearn.physics.pileup import (
+    PileUp,
+    greatest_rate,
+    log_slopes,
+    registered_rate,
+    true_rate,
+)
 
 DEAD_TIMES = [(4e-7, 0.0), (0.0, 3e-7), (2e-7, 3e-7), (0.0, 0.0), (1e-9, 5e-7)]
 
@@ -107,3 +113,14 @@ def test_dead_times_are_learned_through_the_correction():
 def test_impossible_dead_times_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         PileUp(*arguments)
+
+
+def test_log_slopes_are_the_derivatives_of_the_curve():
+    n = torch.tensor([1e5, 2e6, 4e6], dtype=torch.float64, requires_grad=True)
+    tau = torch.full_like(n, 2e-8).requires_grad_()
+    q = torch.full_like(n, (8e-9) ** 2).requires_grad_()
+    m = registered_rate(n, tau - q.sqrt(), q.sqrt())
+    wanted = torch.autograd.grad(m.log().sum(), (n, tau, q))
+    found = log_slopes(n.detach(), (tau - q.sqrt()).detach(), q.sqrt().detach())
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=0)

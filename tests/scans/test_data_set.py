@@ -1,5 +1,7 @@
 """Scans for training are flat-field corrected, and have a reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.scanners import scanner
@@ -8,7 +10,7 @@ from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.scans.data_set import TRUTH, ScanSet, collate
 from pcctlearn.scans.file import read_scan, write_scan
 from pcctlearn.scans.flat_field import flat_fielded
-from pcctlearn.scans.reference import SecondScan
+from pcctlearn.scans.reference import KnownObject, SecondScan, SharedNoise
 from pcctlearn.simulation.simulator import ScanSimulator
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -28,6 +30,20 @@ def paths(tmp_path_factory):
     for seed in (1, 2):
         write_scan(folder / f"scan_{seed}.h5", simulator.scan(maps.float(), f"scan {seed}", seed))
     return sorted(folder.iterdir())
+
+
+def test_views_of_unequal_exposure_train_as_those_of_equal_exposure(paths, tmp_path):
+    air, exposure = scanner(photons=1e5).air().detach(), torch.tensor([0.8, 1.25])
+    recorded = read_scan(paths[0])
+    photons = ("counts", "primary", "scatter")
+    brighter = {name: recorded.at(name) * exposure[:, None, None] for name in photons}
+    write_scan(tmp_path / "scan.h5", replace(recorded, exposure=exposure, **brighter))
+    for reference in (SharedNoise(), KnownObject()):
+        equal, unequal = (
+            ScanSet([path], air, reference)[0] for path in (paths[0], tmp_path / "scan.h5")
+        )
+        for stage in ("counts", "scatter_fraction", "corrected_counts"):
+            torch.testing.assert_close(unequal.at(stage), equal.at(stage))
 
 
 def test_the_scatter_fraction_is_zero_in_a_pixel_without_photons(paths):

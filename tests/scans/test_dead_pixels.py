@@ -48,8 +48,8 @@ def test_views_without_counts():
 
 
 def test_filling_keeps_valid_pixels_and_continues_a_plane():
-    """On a plane, the mean of the eight neighbours is the value of the pixel."""
-    dead = mask((2, 2), (3, 4))
+    """On a plane, the mean of the eight neighbours is the value of the pixel, in clusters, too."""
+    dead = mask((2, 2), (3, 4), (2, 3), (3, 3))
     spoilt = COUNTS.masked_fill(dead, torch.nan)
     torch.testing.assert_close(filled(spoilt, dead), COUNTS)
     assert torch.equal(filled(spoilt, dead)[..., ~dead], COUNTS[..., ~dead])
@@ -64,6 +64,29 @@ def test_corners_and_clusters():
     cluster = mask(*((row, column) for row in range(3) for column in range(3)))
     inside = filled(torch.full((1, 1, 5, 6), 3.0).masked_fill(cluster, torch.nan), cluster)
     torch.testing.assert_close(inside, torch.full((1, 1, 5, 6), 3.0))
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_values_change_linearly_across_a_gap_between_modules(width):
+    dead = torch.zeros(1, 20, dtype=torch.bool)
+    dead[:, 5 : 5 + width] = True
+    ramp = torch.arange(20.0).expand(2, 3, 1, 20).clone()
+    torch.testing.assert_close(filled(ramp.masked_fill(dead, torch.nan), dead), ramp)
+    steps = torch.where(torch.arange(20) < 6, 0.0, 12.0).expand(1, 1, 4, 20).clone()
+    gap = dead.expand(4, 20)
+    across = filled(steps.masked_fill(gap, torch.nan), gap)[0, 0]
+    wanted = 12 * torch.arange(1, width + 1) / (width + 1)
+    torch.testing.assert_close(across[:, 5 : 5 + width], wanted.expand(4, width))
+
+
+def test_every_filled_pixel_is_the_mean_of_its_neighbours():
+    dead = torch.rand(5, 6) < 0.4
+    values = filled(COUNTS[0, 0].masked_fill(dead, torch.nan), dead)
+    padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=torch.nan)
+    around = padded.unfold(0, 3, 1).unfold(1, 3, 1).flatten(2)
+    beside = torch.cat([around[..., :4], around[..., 5:]], -1).nanmean(-1)
+    assert dead.sum() > 5
+    torch.testing.assert_close(values[dead], beside[dead])
 
 
 def test_views_and_bins_do_not_mix():

@@ -11,9 +11,9 @@ from pcctlearn.scans.flat_field import flat_fielded, pixels_to_fill
 
 
 def open_beam():
-    """A scan without object: every pixel counts its air."""
+    """A scan without object: every pixel counts its air, times the exposure of the view."""
     scan = recorded()
-    counts = scan.air[:, None].expand_as(scan.at("counts")).clone()
+    counts = scan.air[:, None] * scan.exposure[:, None, None].float()
     return replace(scan, counts=counts, primary=counts.clone(), scatter=torch.zeros_like(counts))
 
 
@@ -66,6 +66,17 @@ def test_noise_depends_only_on_the_seed_and_the_name_of_the_scan():
     assert not torch.equal(first.noisy_primary(0), other.noisy_primary(0))
     z = (first.noisy_primary(0) / first.gain - scan.at("primary")) / scan.at("primary").sqrt()
     assert 0.8 < z.std() < 1.2
+
+
+def test_counts_of_equal_exposure_do_not_move_the_minimum():
+    """Either way, the flat field gives the same counts."""
+    scan = recorded()
+    equal = scan.of_equal_exposure()
+    assert equal.exposure is None
+    assert equal.of_equal_exposure() is equal
+    torch.testing.assert_close(
+        flat_fielded(equal, model_air(scan)).counts, flat_fielded(scan, model_air(scan)).counts
+    )
 
 
 def test_another_number_of_bins_is_refused():

@@ -5,14 +5,19 @@ import shutil
 from functools import wraps
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from support.configs import composed
 
 from pcctlearn.app.run import run
+from pcctlearn.calibration.dead_time_file import write_dead_times
+from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.calibration.etb import EtbCal
 from pcctlearn.calibration.pixel_model_file import read_pixel_model
 from pcctlearn.calibration.plate_file import read_plates
+from pcctlearn.physics.pileup import registered_rate
+from pcctlearn.scans.file import read_scan
 
 SMALL = ["datasets.n_rows=4", "datasets.n_columns=12", "n_threads=1"]
 
@@ -152,6 +157,28 @@ def test_residuals_of_calibrated_pixels_are_noise(tmp_path):
     assert (before[1:] > 5 * noise[1:]).all()
 
 
+def test_plates_are_corrected_for_pile_up(tmp_path):
+    path = plates(tmp_path / "plates")
+    reference = calibrated(tmp_path / "reference", path)
+    time_s, dead_s = 3.0, torch.tensor(5e-9, dtype=torch.float64)
+    with h5py.File(path, "r+") as file:
+        rate = torch.from_numpy(file["counts"][()]) / time_s
+        file["counts"][...] = time_s * registered_rate(rate, dead_s, torch.zeros_like(dead_s))
+        file.create_dataset("time_s", data=np.full(5, time_s)).attrs["unit"] = "s"
+    times = torch.tensor([5e-9, 5e-9], dtype=torch.float64)
+    known = DeadTimes(
+        times, 0 * times, torch.zeros(2, 2, 2), torch.ones(2), torch.ones(2) > 0,
+        torch.tensor([40.0, 60.0]),
+    )  # fmt: skip
+    write_dead_times(tmp_path / "dead_times.h5", known)
+    words = f"dead_times={tmp_path / 'dead_times.h5'}"
+    corrected = calibrated(tmp_path / "out", path, words)
+    key = "threshold_error_rms_keV"
+    assert corrected[key] == pytest.approx(reference[key], rel=1e-3)
+    with pytest.raises(Exception, match="leave dead_times out"):
+        calibrated(tmp_path / "series", path, "calibration=dead_times", words)
+
+
 def test_as_proposed_says_what_is_not_determined(tmp_path):
     path = plates(tmp_path / "plates")
     calibrated(tmp_path / "out", path, "calibration=etb_as_proposed")
@@ -251,6 +278,22 @@ def test_a_known_phantom_calibrates_as_well(known_head, tmp_path):
     assert (tmp_path / "out/figures/phantom_residuals.png").is_file()
 
 
+def test_a_known_phantom_may_have_exposures_and_dead_pixels(known_head, tmp_path):
+    """Counts times the exposure of their view give the same pixels."""
+    path = tmp_path / "scan.h5"
+    shutil.copy(known_head, path)
+    exposure = np.linspace(0.9, 1.1, 30)
+    with h5py.File(path, "r+") as file:
+        for name in ("counts", "primary"):
+            file[name][...] = file[name][()] * exposure[:, None, None]
+        file["counts"][..., 7] = file["air"][..., 7] = np.nan
+        file.create_dataset("exposure", data=exposure).attrs["unit"] = "1"
+    results = calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+    assert results["threshold_error_rms_keV"] < 1e-3
+    assert results["skew_error_rms_mm"] < 1e-4
+    assert results["uncalibrated_pixels"] < 7
+
+
 def test_a_scan_and_plates_are_not_confused(known_head, tmp_path):
     with pytest.raises(Exception, match="calibration=layer_phantom"):
         calibrated(tmp_path / "out", known_head)
@@ -271,4 +314,64 @@ def test_what_a_phantom_scan_lacks_is_named(known_head, tmp_path, lacking, named
             del file["maps"]
     with pytest.raises(Exception, match=named):
         calibrated(tmp_path / "out", path, "calibration=layer_phantom")
+    assert not (tmp_path / "out").exists()
+
+
+FOUR = [
+    "physics/thresholds=four_bins",
+    "physics.thresholds.edges_keV=[31.0,37.0,54.0,60.0,149.0]",
+    "physics.thresholds.learn=null",
+]
+
+
+@pytest.fixture(scope="module")
+def unknown_head(tmp_path_factory):
+    """A noisy scan in four bins; what it says of the true head is deleted."""
+    folder = tmp_path_factory.mktemp("unknown")
+    columns = "datasets.n_columns=96"
+    small = [*SMALL, "datasets.n_rows=1", columns, "datasets.errors.bias_sd_keV=0.33", *FOUR]
+    run(composed(folder, "datasets=plates", f"folder={folder / 'plates'}", *small, name="simulate"))
+    words = [
+        *("datasets=heads", "datasets.n_cases=1", "scan=of_plates", *FOUR, *FAN),
+        *("tomography.geometry.n_columns=96", "tomography.geometry.pixel_cm=0.36"),
+        *("tomography.geometry.n_views=60", "physics.spectrum.photons_per_pixel=1e7"),
+        *(f"scan.pixel_model.path={folder / 'plates/plates.h5'}", "n_threads=1"),
+    ]
+    run(composed(folder, *words, f"folder={folder / 'scans'}", name="simulate"))
+    path = next((folder / "scans/scans").glob("*.h5"))
+    with h5py.File(path, "r+") as file:
+        del file["maps"], file["line_integrals"]
+    return path
+
+
+def test_an_unknown_object_calibrates_its_detector(unknown_head, tmp_path):
+    # columns of 3.6 mm show structure of the head, not rings
+    words = ["calibration=self_calibration", "calibration.flatness=false"]
+    results = calibrated(tmp_path / "out", unknown_head, *words)
+    assert results["uncalibrated_pixels"] < 3
+    found = read_pixel_model(tmp_path / "out/pixel_model.h5")
+    true = read_scan(unknown_head).true_thresholds_keV[..., :-1]
+    sd = found.threshold_sd_keV
+    seen = sd[..., 0] < sd[..., 0].nan_to_num().max() / 2  # the others rest on the prior
+    relative = ((found.thresholds_keV - true) / sd)[seen & found.calibrated]
+    assert seen.double().mean() > 0.5
+    assert relative.square().mean().sqrt() < 1.3
+    for keV in (31, 37, 54, 60):
+        before, after = (results[f"slab_{when}_sd_{keV}keV"] for when in ("before", "after"))
+        assert after < before / 2
+    assert (tmp_path / "out/figures/phantom_residuals.png").is_file()
+
+
+def test_what_self_calibration_needs_is_named(unknown_head, tmp_path):
+    with pytest.raises(Exception, match="calibration=self_calibration"):
+        calibrated(tmp_path / "out", unknown_head)
+    path = plates(tmp_path / "plates")
+    with pytest.raises(Exception, match="calibration=etb for a plate file"):
+        calibrated(tmp_path / "out", path, "calibration=self_calibration")
+    without = tmp_path / "scan.h5"
+    shutil.copy(unknown_head, without)
+    with h5py.File(without, "r+") as file:
+        del file["response"]
+    with pytest.raises(Exception, match="no response"):
+        calibrated(tmp_path / "out", without, "calibration=self_calibration")
     assert not (tmp_path / "out").exists()

@@ -55,6 +55,7 @@ def recorded() -> ScanRecord:
         thresholds_keV=edges,
         air=air,
         counts=torch.poisson(expected, generator),
+        exposure=torch.linspace(0.99, 1.01, len(ANGLES), dtype=torch.float64),
         primary=0.8 * expected,
         scatter=0.2 * expected,
         scatter_standard_error=some(*views),

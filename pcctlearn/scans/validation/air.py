@@ -177,9 +177,9 @@ def _drift(counts: Sample, air: PerPixel) -> Iterator[str]:
     if ratio.max() > _USUAL[0] and ratio.min() < (_DRIFT - error) * ratio.max():
         yield (
             f"counts over air of the brightest rays is {ratio.min():.3g} in some views and "
-            f"{ratio.max():.3g} in others: if the exposure changed, divide the counts of each view "
-            "by its relative exposure; if the object covers the panel in some views, nothing is "
-            "wrong"
+            f"{ratio.max():.3g} in others: if the exposure changed, store that of each view, over "
+            "that of air, as the dataset exposure; if the object covers the panel in some views, "
+            "nothing is wrong"
         )
 
 

@@ -23,7 +23,7 @@ from pcctlearn.scans.validation.attributes import (
     root_faults,
     version_faults,
 )
-from pcctlearn.scans.validation.counts import compared_counts
+from pcctlearn.scans.validation.counts import compared_counts, exposure_faults
 from pcctlearn.scans.validation.geometry import (
     geometry_faults,
     group_faults,
@@ -104,6 +104,8 @@ def _measured_findings(
     valid: Mapping[str, h5py.Dataset], counted: str, with_spectrum: bool, loses: bool
 ) -> Findings:
     """Faults and doubts of the values of counts and air, compared with all that is known."""
+    if "exposure" in valid and (wrong := list(exposure_faults(valid["exposure"][()]))):
+        return Findings(wrong, [])
     measured = [name for name in MEASURED if name in valid]
     if len(measured) == len(MEASURED):
         mixed = list(mixed_faults(valid["counts"], valid["air"], counted))

@@ -18,6 +18,7 @@ from pcctlearn.scans.validation.saturation import saturation_faults
 
 _MOST_VIEWS = 32  # in which counts are compared with air
 _MOST_SUMMED_VIEWS = 16  # in which counts are compared with primary and scatter
+_EXPOSURES = (0.1, 10.0)  # of a view over that of air; drifting tubes differ by far less
 _RESPONSE = ("response/energies_keV", "response/deposited_keV", "response/response_per_keV")
 _BEAM = ("spectrum/energies_keV", "spectrum/fluence", "thresholds_keV")
 
@@ -47,16 +48,23 @@ def compared_counts(
         faults = [*_truth_faults(counts, arrays["primary"], arrays["scatter"], loses), *faults]
     if model_faults:
         return Findings(faults, [])
-    found = count_findings(counts, torch.from_numpy(air.astype("float32")[()]), model, counted)
+    open_beam = torch.from_numpy(air.astype("float32")[()])
+    exposure = arrays["exposure"][()] if "exposure" in arrays else None
+    found = count_findings(counts, open_beam, model, counted, exposure)
     return Findings([*faults, *found.faults], found.doubts)
 
 
 def count_findings(
-    counts: Stored, air: Tensor, model: SpectralModel | None, counted: str = "bins"
+    counts: Stored,
+    air: Tensor,
+    model: SpectralModel | None,
+    counted: str = "bins",
+    exposure: np.ndarray | None = None,
 ) -> Findings:
     """Saturation faults, else those of ``air_findings``, in a sample of at most 32 views.
 
-    Counters saturate, so that counts above thresholds are checked for it before they are bins.
+    Counters saturate, so that counts above thresholds are checked for it before they are bins, and
+    before they are divided by the exposure of their view.
     """
     views = spread_views(counts.shape[1], _MOST_VIEWS)
     sample = torch.as_tensor(np.asarray(counts[:, views], np.float32))
@@ -72,8 +80,21 @@ def count_findings(
     if saturated := list(saturation_faults(varying.numpy(), air_counters.numpy(), axis)):
         return Findings(saturated, [])
     dead = any_of(kinds)
+    if exposure is not None:
+        sample = sample / torch.as_tensor(exposure[views], dtype=torch.float32)[:, None, None]
     n, open_beam = (values.masked_fill(dead, torch.nan).numpy() for values in (sample, air))
     return air_findings(n, open_beam, model, counted)
+
+
+def exposure_faults(exposure: np.ndarray) -> Iterator[str]:
+    """An exposure that cannot be that of a view over that of the air."""
+    low, high = _EXPOSURES
+    if (wrong := ~((exposure > low) & (exposure < high))).any():
+        view = int(wrong.argmax())
+        yield (
+            f"exposure is {exposure[view]:.4g} in view {view}: store the reading of the monitor in "
+            "each view over that in the exposure of air, about 1"
+        )
 
 
 def _quantity_faults(counts: Stored, air: Stored) -> Iterator[str]:

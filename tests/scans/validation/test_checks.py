@@ -53,6 +53,7 @@ IN_FILE = {
     "negative factor": (label("/", grid_transmission=-1.0), "grid_transmission -1.0 negative"),
     "no counts": (drop("counts"), "counts missing bin view row column photons"),
     "no air": (drop("air"), "air missing bin row column photons"),
+    "monitor readings": (scaled("exposure", 1e5), "exposure 9.9e+04 view 0 monitor about 1"),
     "no thresholds": (drop("thresholds_keV"), "thresholds_keV missing edge keV"),
     "half a spectrum": (drop("spectrum/fluence"), "spectrum/fluence missing others"),
     "half a response": (drop("response/deposited_keV"), "response/deposited_keV missing others"),
