@@ -34,7 +34,8 @@ class RegionMeans(nn.Module):
         if min(values.shape[-self.n_axes :]) < self.size:
             least = min(values.shape[-self.n_axes :])
             raise ValueError(
-                f"regions of {self.size} do not fit into the axis of {least}: use size={least} or less"
+                f"regions of {self.size} do not fit into an axis of {least}: use size={least} or "
+                "less"
             )
         images = values.flatten(0, -1 - self.n_axes)[:, None]
         pool = avg_pool3d if self.n_axes == 3 else avg_pool2d

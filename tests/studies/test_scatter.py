@@ -56,11 +56,12 @@ class Finished(ScanSource):
         self.paths, self.model = paths, simulator().model
 
 
+_SECOND = SecondScan()
 small_network = partial(ScatterNetwork, channels=(8, 8), grid=(2, 3), initial_scatter=0.01)
 
 
 def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None,
-          reference=SecondScan()):  # fmt: skip
+          reference=_SECOND):  # fmt: skip
     return ScatterStudy(
         Finished(scans),
         MaximumLikelihood,
