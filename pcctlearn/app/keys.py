@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ def unknown_key(
     parent, name = ".".join(parts[:depth]), ".".join(parts[: depth + 1])
     if not isinstance(node, Mapping):
         return f"unknown key {key}: {parent} is a single value, set as {parent}=VALUE"
+    if depth == len(parts):  # a mapping with keys that the one before lacks
+        word = shlex.quote(f"++{key}={value}")
+        return f"the value of {key} has keys that the configuration lacks: add it with {word}"
     accepted = list(node)
     if "_target_" in node:
         accepted = _parameters(node["_target_"], more) or accepted

@@ -59,6 +59,12 @@ def test_a_parameter_that_is_not_in_the_file_is_added_as_the_message_says():
     assert composed(word).trainer.gradient_clip_val == 1
 
 
+def test_a_mapping_with_other_keys_is_added_as_the_message_says():
+    line = sentence("losses.terms.maps.distance={_target_: torch.nn.HuberLoss, delta: 0.1}")
+    (word,) = shlex.split(line.partition("add it with ")[2])
+    assert composed(word).losses.terms.maps.distance.delta == 0.1
+
+
 @pytest.mark.parametrize("value", ["/x/Łódź.nii", "/x/[1].nii", "/x/a=b.nii", "/x/a,b.nii"])
 def test_the_quoted_argument_in_the_message_is_accepted(value):
     line = sentence("experiment=thresholds_phantom", f"datasets.path={value}")
