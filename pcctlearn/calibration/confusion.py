@@ -98,8 +98,8 @@ def correlated(covariance: Covariance, names: Sequence[Unknown]) -> Iterator[str
             r = float(covariance[i, j] / (sd[i] * sd[j]))
             if abs(r) > _CORRELATED:
                 yield (
-                    f"{names[j].name} and {names[i].name} have a correlation of {r:.3f}: their "
-                    f"{'difference' if r > 0 else 'sum'} is known better than each of them"
+                    f"{names[j].name} and {names[i].name} have a correlation of {r:.3f}, so that "
+                    f"errors of {'the same sign' if r > 0 else 'opposite signs'} go together"
                 )
 
 

@@ -87,11 +87,20 @@ def _bias(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"]) -> Iterator[st
     # the variance of the median of n numbers is π/2n times theirs
     sd = float(fit.threshold_sd_keV[:, index].median()) * math.sqrt(math.pi / 2 / len(median))
     if abs(float(median[index] - nominal_keV[index])) > MOST_BIASED_keV + 3 * sd:
+        lowest = (
+            f", and that of {nominal_keV[0]:g} keV, which is nominal by definition, may be as wrong"
+            if _reference_is_nominal(fit)
+            else ""
+        )
         yield (
             f"the threshold of {nominal_keV[index]:g} keV is {median[index]:.1f} keV in the median "
-            f"pixel, and that of {nominal_keV[0]:g} keV, which is nominal by definition, may be "
-            "as wrong: correct thresholds_keV"
+            f"pixel{lowest}: correct thresholds_keV"
         )
+
+
+def _reference_is_nominal(fit: PixelFit) -> bool:
+    """Whether the lowest threshold was not fitted, which has then no standard deviation."""
+    return not bool((fit.threshold_sd_keV[:, 0] > 0).any())
 
 
 def _noise(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], gauge: Gauge) -> Iterator[str]:
@@ -107,9 +116,13 @@ def _noise(fit: PixelFit, nominal_keV: Float[Tensor, "threshold"], gauge: Gauge)
     if factor > _MOST_WRONG:
         remedy = (
             "store the photons of all frames together without any factor, and check that tube and "
-            "detector were stable and that the pixels hardly differ in the threshold of "
-            f"{nominal_keV[0]:g} keV, which is nominal by definition"
+            "detector were stable"
         )
+        if _reference_is_nominal(fit):
+            remedy += (
+                " and that the pixels hardly differ in the threshold of "
+                f"{nominal_keV[0]:g} keV, which is nominal by definition"
+            )
         yield (
             f"{what}, so that errors exceed their error bars by about this factor: "
             f"{remedy}{_ABSOLUTE[gauge]}"

@@ -184,7 +184,7 @@ class JointBench:
             phantom: the object.
             photons: without an object.
             scatter: that is counted, for an amplitude of one.
-            known: that a calibration is told.
+            known: scatter in the record, which a calibration reads.
         """
         geometry = self.geometry
         scale = photons / geometry.n_views / float(self.model.fluence.sum())

@@ -332,7 +332,7 @@ class JointCalibration:
                 "noise.",
                 f"What the counts hardly tell apart ({_key(max(self.photons))} photons, nothing "
                 "assumed of the thresholds):",
-                *(f"{text}." for text in information_sentences(found)),
+                *information_sentences(found),
             ]
         )
 

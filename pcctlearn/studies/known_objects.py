@@ -257,8 +257,10 @@ def _errors(
 ) -> Numbers:
     numbers, good = {}, found.calibrated
     if thresholds_keV is not None:
-        error = (found.thresholds_keV - thresholds_keV)[good][:, 1:]
-        if error.numel():  # the lowest threshold is nominal by definition
+        # the lowest threshold is nominal by definition, unless it was found
+        fitted = (found.threshold_sd_keV[good] > 0).any(0)
+        error = (found.thresholds_keV - thresholds_keV)[good][:, fitted]
+        if error.numel():
             numbers["threshold_error_rms_keV"] = rms(error)
     if skew_cm is not None and materials == found.materials:
         numbers["skew_error_rms_mm"] = rms(10 * (found.thickness_cm - skew_cm.movedim(0, -1))[good])

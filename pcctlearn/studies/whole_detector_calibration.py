@@ -129,10 +129,9 @@ class WholeDetectorCalibration:
                 f"Amplitude of the scatter, relative to that of the file: {found.amplitude:.4g} "
                 f"± {found.amplitude_sd:.1g}."
             )
-        sentences = [f"{text[0].upper()}{text[1:]}." for text in information_sentences(found)]
         if not found.held:
             words.append("What the counts hardly tell apart, one standard deviation each:")
-        return " ".join([*words, *sentences])
+        return " ".join([*words, *information_sentences(found)])
 
 
 def _require_equal_exposures(path: Path) -> None:

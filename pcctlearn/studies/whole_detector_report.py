@@ -34,6 +34,10 @@ def information(found: WholeDetectorModel) -> tuple[Information, Information]:
 
 def information_sentences(found: WholeDetectorModel) -> Iterator[str]:
     """What the counts hardly tell apart, and what a wrong spectrum would be taken for."""
+    yield from (f"{text[0].upper()}{text[1:]}." for text in _findings(found))
+
+
+def _findings(found: WholeDetectorModel) -> Iterator[str]:
     pixel, shared = names_of(found)
     if found.held:
         yield f"held at their nominal values: {', '.join(found.held)}"

@@ -194,3 +194,13 @@ def test_a_tube_that_drifts_is_refused(tmp_path):
     WholeDetectorCalibration(str(tmp_path / "steady.h5"), WholeDetector())
     with pytest.raises(ValueError, match=r"drifting\.h5: the exposures .* differ by 10\.5 %"):
         WholeDetectorCalibration(str(tmp_path / "drifting.h5"), WholeDetector())
+
+
+def test_warnings_do_not_call_a_fitted_threshold_nominal():
+    scan = piled_up_scan(24, 24, noisy=True)
+    more = torch.randn(scan.counts.shape, generator=torch.Generator().manual_seed(2))
+    counts = scan.counts + 3 * scan.counts.sqrt() * more.to(scan.counts)
+    found = WholeDetector(air_views=AIR_VIEWS).fit(replace(scan, counts=counts), scanner())
+    (warning,) = [text for text in found.pixels.warnings if "error bars" in text]
+    assert "store the photons of all frames" in warning
+    assert "nominal by definition" not in warning
