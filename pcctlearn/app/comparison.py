@@ -3,24 +3,16 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from pcctlearn.figures.arrays import as_array, read_arrays, read_names, read_numbers
-from pcctlearn.files.names import is_hidden
+from pcctlearn.figures.arrays import as_array, read_arrays, read_names
 from pcctlearn.metrics.errors import ErrorTable, Metric
-from pcctlearn.reading.damaged import library_errors
-from pcctlearn.runs.folder import MARKER, held, is_earlier, set_aside
-from pcctlearn.runs.results import (
-    StudyResults,
-    print_table,
-    recorded_overrides,
-    write_run,
-)
+from pcctlearn.runs.finished import Job, by_setting, finished_jobs
+from pcctlearn.runs.folder import held, set_aside
+from pcctlearn.runs.results import StudyResults, print_table, write_run
 from pcctlearn.studies.scatter_table import scatter_table
 
 log = logging.getLogger(__name__)
@@ -29,15 +21,6 @@ FOLDER = "comparison"  # beside the jobs
 _SETTING = "hydra.sweep.dir"  # key that sets the folder
 _IMAGE = re.compile(r"/axial\.vmi_[^/]*_HU$")  # of an evaluation
 _MOST_METHODS = 6  # above this number the sweep is treated as a parameter search
-
-
-@dataclass(frozen=True)
-class Job:
-    """A finished run: its overrides, {key: value}, and its results."""
-
-    folder: Path
-    overrides: dict[str, str]
-    numbers: dict[str, float]
 
 
 def compare(folder: Path) -> Path | None:
@@ -59,62 +42,6 @@ def compare(folder: Path) -> Path | None:
         write_run(name, results, out, listed, began)
     print_table(name, results, out, time.perf_counter() - began)
     return out / "report.html"
-
-
-def finished_jobs(folder: Path) -> list[Job]:
-    """Finished runs below a folder, sorted by the names of their folders.
-
-    Outputs that a later run has moved aside and hidden folders are left out.
-    """
-    jobs = []
-    for marker in folder.rglob(MARKER):
-        run = marker.parent
-        if is_earlier(run, folder) or is_hidden(run, folder):
-            continue
-        try:
-            overrides, numbers = recorded_overrides(run), read_numbers(run)
-        except library_errors() as error:
-            log.warning("%s is left out: its results cannot be read (%s)", run, error)
-            continue
-        if overrides is not None:
-            words = [word.lstrip("+").partition("=") for word in overrides]
-            jobs.append(Job(run, {key: value for key, _, value in words}, numbers))
-    return sorted(jobs, key=lambda job: _natural(job.folder.name))
-
-
-def by_setting(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Group jobs that differ only in their seed; groups are named by the overrides that differ."""
-    keys = {key for job in jobs for key in job.overrides if not key.startswith("hydra.")} - {"seed"}
-    differing = [key for key in sorted(keys) if len({job.overrides.get(key) for job in jobs}) > 1]
-    groups: dict[tuple[str | None, ...], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(tuple(job.overrides.get(key) for key in differing), []).append(job)
-    styles: list[tuple[Callable[[str], str], bool]] = [(_short, False), (str, False), (str, True)]
-    for text_of, with_keys in styles:  # until all names differ
-        names = [_name(differing, values, text_of, with_keys) for values in groups]
-        if len(set(names)) == len(names):
-            break
-    return dict(zip(names, groups.values(), strict=True))
-
-
-def _name(
-    keys: Sequence[str],
-    values: Sequence[str | None],
-    text_of: Callable[[str], str],
-    with_keys: bool,
-) -> str:
-    """Name of a group; overrides without a value, such as ``~key``, are named by their key."""
-    given = [(k, text_of(v)) for k, v in zip(keys, values, strict=True) if v is not None]
-    alone = len(keys) == 1 and not with_keys
-    words = [(value or key) if alone or not value else f"{key}={value}" for key, value in given]
-    return (" ".join(words) or "default").replace("/", ":")  # no path within arrays.h5
-
-
-def _short(word: str) -> str:
-    try:
-        return f"{float(word):.3g}"
-    except ValueError:
-        return word
 
 
 def _scatter_table(settings: dict[str, list[Job]]) -> StudyResults | None:
@@ -181,8 +108,3 @@ def _judges_scatter(folder: Path) -> bool:
 
 def _words(job: Job) -> list[str]:
     return [f"{key}={value}" if value else key for key, value in job.overrides.items()]
-
-
-def _natural(name: str) -> tuple[int, str]:
-    first = name.partition("_")[0]
-    return (int(first) if first.isdigit() else -1, name)

@@ -1,6 +1,6 @@
 """Errors of a scatter correction on scans whose primary counts are known."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from pcctlearn.scan import Scan
 from pcctlearn.scans.flat_field import FlatFielded
 from pcctlearn.scatter.base import ScatterCorrection
 
-_SHOWN = (UNCORRECTED, CORRECTED, "reference")
+_SHOWN = (UNCORRECTED, CORRECTED)
 
 
 @dataclass
@@ -47,7 +47,9 @@ def judge(
     chain: Chain,
     scans: Iterable[FlatFielded],
     noise_seed: int | None = 0,
-    baselines: Mapping[str, ScatterCorrection] | None = None,
+    others: Mapping[str, ScatterCorrection] | None = None,
+    others_with_noise: bool = False,
+    shown: Collection[str] = _SHOWN,
 ) -> Judgement:
     """Errors of scans with and without correction, relative to their noise-free primary counts.
 
@@ -60,18 +62,21 @@ def judge(
         scans: scans with known primary and scatter.
         noise_seed: seed of the drawn noise, which depends on this seed and the name of the scan
             only; ``None``: errors without noise only.
-        baselines: {name: other correction}, without noise.
+        others: {name: other correction}, such as baselines.
+        others_with_noise: compute their errors with noise as well.
+        shown: methods whose arrays of the first scan are kept, besides those of the reference.
     """
     chain.eval()
     image = chain.image
     if image is None:
         raise ValueError("the chain must have monoenergetic images (image=MonoenergeticImages(…))")
     plain = Chain(chain.decompose, chain.reconstruct, image)
-    others = {
+    rest = {
         name: Chain(chain.decompose, chain.reconstruct, image, correct).eval()
-        for name, correct in (baselines or {}).items()
+        for name, correct in (others or {}).items()
     }
     chains = {UNCORRECTED: plain} | ({} if chain.correct is None else {CORRECTED: chain})
+    noisy_chains = chains | rest if others_with_noise else chains
     result = Judgement(tuple(chain.decompose.model.materials))
     for scan in scans:
         geometry, grid = scan.recorded.geometry, scan.recorded.grid
@@ -79,17 +84,17 @@ def judge(
         expected = scan.scan(noise=False)
         primary, counts = (expected.at(stage)[None] for stage in ("corrected_counts", "counts"))
         reference = replace(plain(primary, until="maps"), corrected_counts=primary)
-        cases = [(method, False, steps, counts) for method, steps in (chains | others).items()]
+        cases = [(method, False, steps, counts) for method, steps in (chains | rest).items()]
         if noise_seed is not None and scan.has_noise:
             measured, alone = scan.counts[None], scan.noisy_primary(noise_seed)[None]
-            cases += [(method, True, steps, measured) for method, steps in chains.items()]
+            cases += [(method, True, steps, measured) for method, steps in noisy_chains.items()]
             cases.append((NOISE_ALONE, True, plain, alone))
         outcomes = {}
         for method, noisy, steps, inputs in cases:
             outcome = steps(inputs, until="maps")
             errors = correction_errors(outcome, reference, image, result.materials, visible)
             result.errors.add(method, errors, noisy)
-            if not noisy and method in _SHOWN:
+            if not noisy and method in shown and not result.shown:
                 outcomes[method] = outcome
         if not result.shown:
             for method, outcome in (outcomes | {"reference": reference}).items():

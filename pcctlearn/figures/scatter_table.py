@@ -22,7 +22,7 @@ def images(folder: Path) -> Figure:
     """
     reference = read_arrays(folder, "reference/vmi_HU")[0]
     volumes = {}
-    for method in _methods(folder):
+    for method in _pictured(folder):
         label = _label(folder, method)
         volumes[label] = read_arrays(folder, f"{method}/vmi_HU")[0]
     return compared({**volumes, "scatter-free": reference}, reference)
@@ -32,7 +32,8 @@ def maps(folder: Path) -> Figure:
     """Differences of density maps from the scatter-free ones: first test scan, central slice."""
     reference = read_arrays(folder, "reference/axial_maps")[0]
     shown = {
-        m: MG_ML * (read_arrays(folder, f"{m}/axial_maps")[0] - reference) for m in _methods(folder)
+        m: MG_ML * (read_arrays(folder, f"{m}/axial_maps")[0] - reference)
+        for m in _pictured(folder)
     }
     return _rows(shown, "mg/mL", read_words(folder, "materials"))
 
@@ -44,7 +45,7 @@ def projections(folder: Path) -> Figure:
     densities = np.array([density_g_cm3(name) for name in materials])[:, None, None]
     shown = {
         m: (read_arrays(folder, f"{m}/line_integrals")[0] - reference)[:, ::-1] / densities
-        for m in _methods(folder)
+        for m in _pictured(folder)
     }
     return _rows(shown, "cm", materials)
 
@@ -86,6 +87,11 @@ def _rows(shown: dict[str, np.ndarray], unit: str, materials: Sequence[str]) -> 
 def _methods(folder: Path) -> list[str]:
     """All methods, the uncorrected case first."""
     return ["uncorrected", *read_words(folder, "methods")]
+
+
+def _pictured(folder: Path) -> list[str]:
+    """Methods with images, the uncorrected case first."""
+    return ["uncorrected", *read_words(folder, "pictured")]
 
 
 def _label(folder: Path, method: str) -> str:

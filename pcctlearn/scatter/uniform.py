@@ -1,4 +1,4 @@
-"""Uniform scatter: the same scatter in every pixel and view of every object."""
+"""Corrections that ignore the object: constant scatter, and a constant share of the counts."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,6 +10,8 @@ from pcctlearn.scan import Scan
 from pcctlearn.scatter.base import ScatterCorrection, fraction_of
 from pcctlearn.shapes import Counts
 from pcctlearn.tomography.geometry.cone import ConeBeam
+
+_BEHIND = 0.5  # transmission below which a ray counts as crossing the object
 
 
 class UniformScatter(ScatterCorrection):
@@ -42,3 +44,41 @@ class UniformScatter(ScatterCorrection):
         """Scattered fraction of counts (batch, bin, view, row, column) in photons."""
         scatter = (self.scatter_over_air * self.air).to(counts)[:, None, None, None]
         return fraction_of(scatter / counts.clamp(min=torch.finfo(counts.dtype).tiny))
+
+
+class UniformFraction(ScatterCorrection):
+    """Scatter fraction f_b, one number per bin.
+
+    Like ``UniformScatter`` it contains no information on the object, but it assumes scatter in
+    proportion to the counts of a ray rather than to air.
+    """
+
+    title = "A constant scatter fraction"
+    needs_scans = True
+    air: Tensor
+    fraction: Tensor
+
+    def __init__(self, geometry: ConeBeam, model: SpectralModel) -> None:
+        super().__init__()
+        air = model.air().detach()
+        self.register_buffer("air", air.reshape(-1, air.shape[-1]).mean(0), persistent=False)
+        self.register_buffer("fraction", torch.zeros_like(self.air))
+
+    def fit(
+        self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """The least-squares f: mean fraction of the rays that lose more than half of their photons.
+
+        Rays beside the object have next to no scatter, and would lower the mean.
+        """
+        for number, air in enumerate(self.air):
+            counts = torch.cat([scan.at("counts")[:, number] for scan in scans])
+            fraction = torch.cat([scan.at("scatter_fraction")[:, number] for scan in scans])
+            behind = counts < _BEHIND * air
+            if behind.any():
+                self.fraction[number] = fraction[behind].mean().clamp(0, 1)
+        return {f"scatter_fraction_bin_{b}": f for b, f in enumerate(self.fraction.tolist(), 1)}
+
+    def forward(self, counts: Counts) -> Counts:
+        """Scattered fraction of counts (batch, bin, view, row, column) in photons."""
+        return self.fraction.to(counts)[:, None, None, None].expand_as(counts)

@@ -19,6 +19,7 @@ from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
 from pcctlearn.shapes import Energies
+from pcctlearn.simulation.scatter_views import between_views, simulated_views
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
@@ -69,6 +70,8 @@ class ScanSimulator:
         model: spectrum, response and thresholds. The basis materials have no effect on scans of
             maps whose materials are given.
         scatter: simulation of scatter, for cone beams; ``None``: no scatter.
+        scatter_every: simulate the scatter of every n-th view, and interpolate between these;
+            ``None``: simulate all.
         spr: scale the scatter of every scan so that scatter over primary, summed over the bins,
             has this mean over the rays through the object, as an anti-scatter grid would.
         grid_transmission: scale the scatter by this factor instead; give one of the two.
@@ -88,6 +91,7 @@ class ScanSimulator:
         grid: VolumeGrid | ImageGrid,
         model: SpectralModel,
         scatter: ObjectScatter | None = None,
+        scatter_every: int | None = None,
         spr: float | None = None,
         grid_transmission: float | None = None,
         threshold_error_keV: float = 0.0,
@@ -117,6 +121,7 @@ class ScanSimulator:
                 f"scatter is simulated in cone beams only, got {type(geometry).__name__}: set "
                 f"scan.scatter=null scan.grid_transmission=null{choice}"
             )
+        self._simulated = simulated_views(geometry, scatter_every)
         if not 0 <= threshold_error_keV < float("inf"):
             raise ValueError(f"threshold_error_keV must be 0 or more, got {threshold_error_keV}")
         if model.skew is not None:
@@ -228,8 +233,8 @@ class ScanSimulator:
     ) -> tuple[Float[Tensor, "bin view row column"], Float[Tensor, "bin view row column"]]:
         beam, n_bins = self.geometry, self.model.thresholds.n_bins
         shape = (n_bins, beam.n_views, beam.n_rows, beam.n_columns)
-        scatter, error = torch.zeros(2, *shape, dtype=torch.float64)
         if self.scatter is None:
+            scatter, error = torch.zeros(2, *shape, dtype=torch.float64)
             return scatter, error
         assert isinstance(beam, ConeBeam)
         model = self.model
@@ -238,11 +243,17 @@ class ScanSimulator:
         )
         each = self._detector.registered(scene.spectrum.groups_keV)
         typical = each.mean((0, 1))
-        for view in range(beam.n_views):
+        counts, errors = [], []
+        for view in self._simulated.tolist():
             estimate = self.scatter.estimate(scene, view, typical, seed)
-            scatter[:, view] = estimate.counts(each)
-            error[:, view] = estimate.standard_error
-            progress(view + 1, beam.n_views)
+            counts.append(estimate.counts(each).double())
+            errors.append(estimate.standard_error.double())
+            progress(len(counts), len(self._simulated))
+        scatter, error = torch.stack(counts, 1), torch.stack(errors, 1)
+        if len(counts) < beam.n_views:
+            weights = between_views(beam, self._simulated)
+            scatter = torch.einsum("vs,bsrc->bvrc", weights, scatter).clamp(min=0)
+            error = torch.einsum("vs,bsrc->bvrc", weights**2, error**2).sqrt()
         return scatter, error
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Wilcoxon's signed-rank test for the errors of two methods on the same scans."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import wilcoxon
 
@@ -12,6 +14,22 @@ def p_value(first: np.ndarray, second: np.ndarray) -> float:
     if np.allclose(first, second):
         return 1.0
     return float(wilcoxon(first, second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values of several tests, corrected for their number by the method of Holm.
+
+    In ascending order, p'_k = max_{j ≤ k} min(1, (n − j + 1) p_j) for n tests. The probability of
+    one or more false claims among p' < 0.05 is at most 0.05.
+
+    Source: S. Holm, Scand. J. Statist. 6 (1979) 65.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
+    corrected = np.empty_like(p)
+    corrected[order] = stepped
+    return corrected
 
 
 def compared(first: np.ndarray, second: np.ndarray) -> str:

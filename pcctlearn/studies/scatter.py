@@ -28,7 +28,7 @@ from pcctlearn.scans.reference import Reference
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.base import require_cone
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
-from pcctlearn.scatter.uniform import UniformScatter
+from pcctlearn.scatter.uniform import UniformFraction, UniformScatter
 from pcctlearn.studies.paired import compared
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.training.chain_module import ChainModule, with_truth
@@ -37,6 +37,7 @@ from pcctlearn.training.step_profile import step_seconds
 _BASELINES = {
     "untrained": "The untrained correction",
     "uniform": "Uniform scatter, the mean of the training scans,",
+    "fraction": "A constant scatter fraction, the mean of the training scans,",
 }
 
 
@@ -126,9 +127,11 @@ class ScatterStudy:
         baselines = {
             "untrained": deepcopy(self.correction),
             "uniform": UniformScatter(self.geometry, self.model),
+            "fraction": UniformFraction(self.geometry, self.model),
         }
         scans = ScanSet(self.scans["train"], self.air, self.reference)
-        baselines["uniform"].fit(scans.batches_of_one(), dict)
+        for name in ("uniform", "fraction"):
+            baselines[name].fit(scans.batches_of_one(), dict)
         began = perf_counter()
         learned = self.correction.fit(scans.batches_of_one(), lambda: self._train(trainer, scans))
         learned = {"training_seconds": perf_counter() - began, **learned}

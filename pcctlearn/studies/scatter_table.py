@@ -19,19 +19,13 @@ from pcctlearn.metrics.errors import (
     mean_and_sd,
 )
 from pcctlearn.runs.results import StudyResults
-from pcctlearn.studies.paired import LEAST_SCANS, p_value
+from pcctlearn.studies.paired import LEAST_SCANS, holm, p_value
 
 _SHOWN = ("vmi_HU", "axial_maps", "line_integrals")
 
 
 def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
-    """Mean of every error over the seeds, then mean and standard deviation over the test scans.
-
-    Numbers: ``<metric>.<method>`` and its ``.sd`` over the scans;
-    ``<metric>_over_uncorrected.<method>`` and its ``.sd`` over the runs; ``<metric>.noise_alone``.
-    For each pair of methods, ``<metric>_difference.<a> minus <b>`` is the mean over the scans, and
-    ``<metric>_p.<a> minus <b>`` the p-value of Wilcoxon's signed-rank test, two-sided over the
-    scans; it is left out for fewer than six scans, where it cannot fall below 0.05.
+    """The comparison of finished scatter studies, as ``compared_corrections`` describes it.
 
     Args:
         runs: {method: folders of its runs, one for each seed}, with the same test scans.
@@ -40,52 +34,90 @@ def scatter_table(runs: Mapping[str, Sequence[Path]]) -> StudyResults:
         ValueError: the runs have different test scans.
     """
     found = {method: [read_errors(folder) for folder in runs[method]] for method in runs}
-    uncorrected = _uncorrected(runs, found)
-    first_run, first_table = next((folders[0], found[m][0]) for m, folders in runs.items())
+    _require_same_scans(runs, found)
+    arrays: dict[str, Tensor | np.ndarray] = {}
+    for method, folders in runs.items():
+        arrays |= _shown(folders[0], {"corrected": method})
+    first_run = next(folders[0] for folders in runs.values())
+    arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
+    arrays |= {"materials": read_arrays(first_run, "materials")[0]}
+    return compared_corrections(found, arrays)
+
+
+def compared_corrections(
+    found: Mapping[str, Sequence[ErrorTable]],
+    shown: Mapping[str, Tensor | np.ndarray],
+    against: str | None = None,
+    pictured: Sequence[str] | None = None,
+) -> StudyResults:
+    """Mean of every error over the seeds, then mean and standard deviation over the test scans.
+
+    Numbers: ``<metric>.<method>`` and its ``.sd`` over the scans;
+    ``<metric>_over_uncorrected.<method>`` and its ``.sd`` over the runs; ``<metric>.noise_alone``.
+    For each pair of methods, ``<metric>_difference.<a> minus <b>`` is the mean over the scans,
+    ``<metric>_p.<a> minus <b>`` the p-value of Wilcoxon's signed-rank test, two-sided over the
+    scans, and ``<metric>_p_holm.<a> minus <b>`` the same corrected for the number of tests. Both
+    are left out for fewer than six scans, where p cannot fall below 0.05.
+
+    Args:
+        found: {method: errors of its runs, one for each seed}, all of the same scans, whose
+            uncorrected errors and noise alone are those of the first.
+        shown: arrays of the first test scan for the figures, and the ``materials``.
+        against: compare this method with all others; by default every pair.
+        pictured: methods of ``shown``; by default all.
+    """
+    methods = list(found)
+    first = found[methods[0]][0]
     table, ratios, differences, p_values = (ErrorTable() for _ in range(4))
-    for metric, before in uncorrected.items():
+    pairs = [(a, b) for a, b in combinations(methods, 2) if against in (None, a, b)]
+    for metric, before in first.of(UNCORRECTED).items():
         table.values[metric, UNCORRECTED] = before
         for method, tables in found.items():
             errors = np.stack([one.values[metric, CORRECTED] for one in tables])  # (run, scan)
             table.values[metric, method] = errors.mean(0)
             ratios.values[metric, method] = errors.mean(1) / before.mean()
-    for metric, alone in first_table.of(NOISE_ALONE).items():
+        for a, b in pairs:
+            pair, (one, other) = f"{a} minus {b}", (table.values[metric, m] for m in (a, b))
+            differences.values[metric, pair] = np.array([(one - other).mean()])
+            if len(one) >= LEAST_SCANS:
+                p_values.values[metric, pair] = np.array([p_value(one, other)])
+    for metric, alone in first.of(NOISE_ALONE).items():
         table.values[metric, NOISE_ALONE] = alone
-    for metric in (metric for metric in uncorrected if not metric.noisy):
-        for a, b in combinations(runs, 2):
-            pair, (first, second) = f"{a} minus {b}", (table.values[metric, m] for m in (a, b))
-            differences.values[metric, pair] = np.array([(first - second).mean()])
-            if len(first) >= LEAST_SCANS:
-                p_values.values[metric, pair] = np.array([p_value(first, second)])
+    corrected = ErrorTable()
+    for key, p in zip(
+        p_values.values, holm([p.item() for p in p_values.values.values()]), strict=True
+    ):
+        corrected.values[key] = np.array([p])
     numbers = (
         table.means()
         | ratios.means("_over_uncorrected")
         | differences.means("_difference")
         | p_values.means("_p")
+        | corrected.means("_p_holm")
     )
-    arrays: dict[str, Tensor | np.ndarray] = {**table.to_arrays()}
-    for method, folders in runs.items():
-        arrays |= _shown(folders[0], {"corrected": method})
-    arrays |= _shown(first_run, {n: n for n in ("uncorrected", "reference")})
-    arrays |= {"methods": as_array(list(runs)), "materials": read_arrays(first_run, "materials")[0]}
-    n_scans = len(next(iter(uncorrected.values())))
-    n_seeds = ", ".join(f"{method} {len(folders)}" for method, folders in runs.items())
+    n_seeds = ", ".join(f"{method} {len(tables)}" for method, tables in found.items())
+    n_scans = len(next(iter(first.of(UNCORRECTED).values())))
     return StudyResults(
         numbers=numbers,
-        arrays=arrays,
+        arrays={
+            **table.to_arrays(),
+            **shown,
+            "methods": as_array(methods),
+            "pictured": as_array(list(pictured or methods)),
+        },
         figures=[f"scatter_table.{name}" for name in ("images", "maps", "projections", "boxes")],
         summary=f"{n_scans} test scans; runs of each method: {n_seeds}. Mean ± standard deviation "
         "over the scans, of means over the runs; for shares of the uncorrected error, over the "
         "runs.",
-        tables=_tables(list(runs), table, ratios, differences, p_values),
+        tables=_tables(methods, table, ratios, differences, p_values, corrected),
         tabulated=numbers,
     )
 
 
-def _uncorrected(
+def _require_same_scans(
     runs: Mapping[str, Sequence[Path]], found: Mapping[str, Sequence[ErrorTable]]
-) -> dict[Metric, np.ndarray]:
-    """{metric: (scan)} of the uncorrected errors, which must be the same in all runs."""
+) -> None:
+    """Raise ValueError if the uncorrected errors, and with them the scans, differ between runs."""
     folders = [folder for of_method in runs.values() for folder in of_method]
     tables = [table.of(UNCORRECTED) for of_method in found.values() for table in of_method]
     first = tables[0]
@@ -99,7 +131,6 @@ def _uncorrected(
                 f"{folder} and {folders[0]} have different test scans: compare runs with the same "
                 "datasets, tomography and study.split"
             )
-    return first
 
 
 def _tables(
@@ -108,6 +139,7 @@ def _tables(
     ratios: ErrorTable,
     differences: ErrorTable,
     p_values: ErrorTable,
+    corrected: ErrorTable,
 ) -> list[Rows]:
     """Errors of all methods, and differences of each pair."""
     columns = [m for m in (UNCORRECTED, *methods, NOISE_ALONE) if m in table.methods]
@@ -118,13 +150,18 @@ def _tables(
             metric.label,
             pair,
             mean_and_sd(difference),
-            "" if (p := p_values.values.get((metric, pair))) is None else f"{p.item():.2g}",
+            *(_p(t, metric, pair) for t in (p_values, corrected)),
         ]
         for (metric, pair), difference in differences.values.items()
     ]
     both = Rows(errors.title, errors.columns, [*errors.rows, *shares.rows])
-    head = ["result", "methods", "difference", "p (Wilcoxon)"]
+    head = ["result", "methods", "difference", "p (Wilcoxon)", "p (Holm)"]
     return [both, *([Rows("mean difference over the scans", head, pairs)] if pairs else [])]
+
+
+def _p(table: ErrorTable, metric: Metric, pair: str) -> str:
+    p = table.values.get((metric, pair))
+    return "" if p is None else f"{p.item():.2g}"
 
 
 def _shown(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:

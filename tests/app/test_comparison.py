@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 from support.studies import REPOSITORY
 
-from pcctlearn.app.comparison import by_setting, compare, finished_jobs
+from pcctlearn.app.comparison import compare
 from pcctlearn.app.sweeps import CompareJobs
+from pcctlearn.runs.finished import by_setting, finished_jobs
 from pcctlearn.runs.folder import held
 from pcctlearn.studies.scatter_table import scatter_table
 

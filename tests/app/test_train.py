@@ -17,9 +17,9 @@ from support.configs import FEW_SLABS, composed
 from support.studies import REPOSITORY
 
 from pcctlearn.app import run
-from pcctlearn.app.comparison import finished_jobs
 from pcctlearn.app.sentences import EXPECTED, explain
 from pcctlearn.runs import results
+from pcctlearn.runs.finished import finished_jobs
 from pcctlearn.runs.folder import held
 from pcctlearn.studies.thresholds_slabs import SlabCalibration
 
