@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "stage": ["StageLoss", "TotalLoss"],
-        "likelihood": ["MisfitLoss", "DevianceLoss"],
+        "counts": ["NoisyCountsLoss"],
+        "likelihood": ["MisfitLoss", "DevianceLoss", "ScanDevianceLoss"],
+        "regions": ["RegionMeans"],
         "sobolev": ["SobolevLoss"],
     },
 )

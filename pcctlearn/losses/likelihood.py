@@ -51,3 +51,28 @@ class DevianceLoss(Loss):
         of_counts = count_information(model, at.rays)
         of_rays = torch.einsum("vpkj,vpkm,vpml->pjl", J, precision, J)
         return Curvature(torch.zeros_like(precision), of_counts * learn * learn[:, None] - of_rays)
+
+
+class ScanDevianceLoss(Loss):
+    """How badly two materials and the estimated scatter explain the counts of the scan itself.
+
+    weight · mean over rays of Σ_b [m_b − y_b + y_b log(y_b/m_b)], with m = ȳ(A*) + s for measured
+    counts y, scatter s and the line integrals A* decomposed from y − s. With more bins than
+    materials, wrong scatter leaves a deviance that no line integrals can remove. The least mean is
+    (n_bins − n_materials)/2, for many counts. No reference is compared with. Other errors of the
+    model, such as wrong thresholds, raise the deviance too, and are mistaken for scatter.
+    """
+
+    stage = "expected_counts"
+    compares = False
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, predicted: Scan, target: Scan) -> Tensor:
+        """Half the deviance of a ray of the predicted scan."""
+        y = predicted.at("counts")
+        mean = predicted.at("expected_counts") + y * predicted.at("scatter_fraction")
+        deviance = mean - y - torch.xlogy(y, mean) + torch.xlogy(y, y)
+        return self.weight * deviance.sum(1).mean()

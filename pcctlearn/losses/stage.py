@@ -11,9 +11,13 @@ from pcctlearn.scan import STAGES, Scan
 
 
 class Loss(nn.Module):
-    """A scalar distance of two scans at ``stage`` of the chain."""
+    """A scalar distance of two scans at ``stage`` of the chain.
+
+    ``compares`` is False if the loss needs the predicted scan alone.
+    """
 
     stage: str
+    compares = True
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """The loss of a predicted scan."""
@@ -54,8 +58,9 @@ class StageLoss(Loss):
 class TotalLoss(nn.Module):
     """Sum of named losses.
 
-    ``deepest`` is the last stage of the chain that they compare; ``expects`` is True if one of them
-    compares the expected counts, a side branch of the chain.
+    ``deepest`` is the last stage of the chain that they need, ``compared`` the stages at which they
+    need a target; ``expects`` is True if one of them needs the expected counts, a side branch of
+    the chain.
     """
 
     def __init__(self, terms: Mapping[str, Loss]) -> None:
@@ -64,6 +69,7 @@ class TotalLoss(nn.Module):
             raise ValueError("a loss needs at least one term")
         self.terms = nn.ModuleDict(dict(terms))
         self.stages = {str(term.stage) for term in terms.values()}
+        self.compared = {str(term.stage) for term in terms.values() if term.compares}
         self.deepest = max(self.stages, key=STAGES.index)
         self.expects = "expected_counts" in self.stages
 

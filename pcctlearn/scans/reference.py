@@ -17,11 +17,12 @@ class Reference(Protocol):
     """Counts of a scan without scatter, as a laboratory could know them.
 
     ``title`` completes "The reference is …". ``needed`` names the parts of a scan file that it is
-    made from.
+    made from. ``known`` is False if there are no scatter-free counts.
     """
 
     title: str
     needed: tuple[str, ...]
+    known: bool
 
     def of(self, scan: FlatFielded) -> Scan:
         """Measured counts, scatter-free counts, and the fraction that is missing in the latter."""
@@ -44,6 +45,7 @@ class SecondScan:
     seed: int = 0
 
     needed = ("counts", "primary")
+    known = True
 
     def __post_init__(self) -> None:
         require_positive(dose=self.dose)
@@ -70,6 +72,7 @@ class KnownObject:
 
     title = "the expected counts behind objects that are known"
     needed = ("counts", "line_integrals", "spectrum", "response")
+    known = True
 
     @torch.no_grad()
     def of(self, scan: FlatFielded) -> Scan:
@@ -102,10 +105,24 @@ class SharedNoise:
         "their noise is that of the input, and cancels in the loss"
     )
     needed = ("counts", "primary", "scatter")
+    known = True
 
     def of(self, scan: FlatFielded) -> Scan:
         """Measured counts, and the same without scatter."""
         return scan.scan()
+
+
+@dataclass(frozen=True)
+class NoReference:
+    """The scan alone, for losses that compare with nothing (losses=self_supervised)."""
+
+    title = "none: the correction learned from the scans themselves"
+    needed = ("counts",)
+    known = False
+
+    def of(self, scan: FlatFielded) -> Scan:
+        """Measured counts."""
+        return Scan(counts=scan.counts)
 
 
 def _with_reference(counts: Tensor, reference: Tensor) -> Scan:

@@ -26,7 +26,7 @@ from pcctlearn.scan import STAGES, Scan
 from pcctlearn.scans.data_set import ScanSet, collate, usable_scans
 from pcctlearn.scans.reference import Reference
 from pcctlearn.scans.source import ScanSource
-from pcctlearn.scatter.base import require_cone
+from pcctlearn.scatter.base import ScatterCorrection, require_cone
 from pcctlearn.scatter.checkpoint import KEY, CorrectionBuilder, described, save_correction
 from pcctlearn.scatter.uniform import UniformFraction, UniformScatter
 from pcctlearn.studies.paired import compared
@@ -100,6 +100,11 @@ class ScatterStudy:
             raise ValueError(
                 "scatter=none has nothing to fit: choose scatter=network, kernel or uniform"
             )
+        if not reference.known and (loss.compared or not correction.learns):
+            raise ValueError(
+                "reference=none has no scatter-free counts: use losses=self_supervised with "
+                "scatter=network, or reference=independent"
+            )
         self.correction = correction
         self.chain = Chain(
             decomposition(self.model),
@@ -124,14 +129,13 @@ class ScatterStudy:
         trainer = context.trainer
         self.source.make()
         self.model.thresholds.requires_grad_(False)
-        baselines = {
-            "untrained": deepcopy(self.correction),
-            "uniform": UniformScatter(self.geometry, self.model),
-            "fraction": UniformFraction(self.geometry, self.model),
-        }
+        baselines: dict[str, ScatterCorrection] = {"untrained": deepcopy(self.correction)}
         scans = ScanSet(self.scans["train"], self.air, self.reference)
-        for name in ("uniform", "fraction"):
-            baselines[name].fit(scans.batches_of_one(), dict)
+        if self.reference.known:
+            baselines["uniform"] = UniformScatter(self.geometry, self.model)
+            baselines["fraction"] = UniformFraction(self.geometry, self.model)
+            for name in ("uniform", "fraction"):
+                baselines[name].fit(scans.batches_of_one(), dict)
         began = perf_counter()
         learned = self.correction.fit(scans.batches_of_one(), lambda: self._train(trainer, scans))
         learned = {"training_seconds": perf_counter() - began, **learned}
@@ -224,10 +228,12 @@ def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyRe
 def _compared_with_baselines(errors: ErrorTable, metric: Metric) -> str:
     """Remaining errors of the untrained correction and of uniform scatter, and the comparison."""
     corrected = errors.values[metric, CORRECTED]
+    found = {name: errors.values.get((metric, name)) for name in _BASELINES}
     return " ".join(
-        f"{label} leaves {errors.share(metric, name):.2f}; compared with it, the error is "
-        f"{compared(corrected, errors.values[metric, name])}."
-        for name, label in _BASELINES.items()
+        f"{_BASELINES[name]} leaves {errors.share(metric, name):.2f}; compared with it, the error "
+        f"is {compared(corrected, values)}."
+        for name, values in found.items()
+        if values is not None
     )
 
 
@@ -237,7 +243,7 @@ class _Truth(Transform):
     def __init__(self, chain: Chain, loss: TotalLoss) -> None:
         known = STAGES.index("corrected_counts")
         self.chain, self.loss = chain, loss
-        self.stages = [stage for stage in loss.stages if STAGES.index(stage) > known]
+        self.stages = [stage for stage in loss.compared if STAGES.index(stage) > known]
 
     def __call__(self, scan: Scan) -> Scan:
         truth = with_truth(collate([scan]), self.chain, self.loss.deepest, self.loss.expects)

@@ -44,7 +44,7 @@ class ScatterJudgement:
 
     def __init__(
         self,
-        runs: Mapping[str, str],
+        runs: Mapping[str, str] | None,
         scans: ScanSource,
         decomposition: Callable[..., Decomposition],
         vmi_keV: float = 60.0,

@@ -8,7 +8,7 @@ from support.scanners import scanner
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.scans.data_set import ScanSet
 from pcctlearn.scans.file import write_scan
-from pcctlearn.scans.reference import KnownObject, SecondScan, SharedNoise
+from pcctlearn.scans.reference import KnownObject, NoReference, SecondScan, SharedNoise
 from pcctlearn.simulation.simulator import ScanSimulator
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
@@ -89,3 +89,14 @@ def test_a_measurable_reference_needs_no_simulated_scatter(path, reference, tmp_
 def test_a_reference_needs_a_dose():
     with pytest.raises(ValueError, match="dose must be positive"):
         SecondScan(dose=0.0)
+
+
+def test_without_a_reference_a_scan_has_its_counts_alone(path, tmp_path):
+    copy = tmp_path / "scan.h5"
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        for name in ("primary", "scatter", "scatter_standard_error", "line_integrals", "maps"):
+            del file[name]
+    scan = ScanSet([copy], scanner(photons=1e5).air().detach(), NoReference())[0]
+    assert scan.corrected_counts is None
+    assert scan.at("counts").isfinite().all()

@@ -4,7 +4,7 @@ import torch
 from support.kernels import model_with, panel
 
 from pcctlearn.scan import Scan
-from pcctlearn.scatter.uniform import UniformScatter
+from pcctlearn.scatter.uniform import UniformFraction, UniformScatter
 
 
 def fitted(air, counts, scatter):
@@ -35,3 +35,24 @@ def test_the_fraction_lies_between_zero_and_one():
     counts = torch.logspace(-9, 6, 60).reshape(1, 1, 3, 4, 5)
     assert ((fraction(counts) > 0) & (fraction(counts) <= 1)).all()
     assert fraction(torch.zeros(1, 1, 1, 1, 1)).isfinite().all()
+
+
+def test_a_constant_fraction_is_recovered_from_rays_behind_the_object():
+    air, true = torch.tensor([1000.0, 500.0]), torch.tensor([0.05, 0.2])[:, None, None, None]
+    counts = air[:, None, None, None] * (0.1 + 0.3 * torch.rand(1, 2, 4, 5, 6))
+    counts[..., 0] = air[:, None, None]  # beside the object, without scatter
+    fraction = true.expand_as(counts).clone()
+    fraction[..., 0] = 0.0
+    correction = UniformFraction(panel(), model_with(air))
+    correction.fit([Scan(counts=counts, scatter_fraction=fraction)], dict)
+    found = correction(counts)
+    assert found.shape == counts.shape
+    torch.testing.assert_close(found[..., 1:], fraction[..., 1:])
+
+
+def test_a_constant_fraction_without_an_object_is_zero():
+    air = torch.tensor([1000.0])
+    counts = torch.full((1, 1, 2, 3, 4), 1000.0)
+    correction = UniformFraction(panel(), model_with(air))
+    correction.fit([Scan(counts=counts, scatter_fraction=0.1 * torch.ones_like(counts))], dict)
+    assert not correction(counts).any()

@@ -11,13 +11,14 @@ from support.studies import in_context
 from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
 from pcctlearn.evaluation.judge import judge
 from pcctlearn.figures import file_stem
+from pcctlearn.losses.likelihood import ScanDevianceLoss
 from pcctlearn.losses.stage import StageLoss, TotalLoss
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.patients.procedural import ProceduralCases
 from pcctlearn.runs.results import redraw, write_results
 from pcctlearn.scans.data_set import usable_scans
 from pcctlearn.scans.file import write_scan
-from pcctlearn.scans.reference import SecondScan
+from pcctlearn.scans.reference import NoReference, SecondScan
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
 from pcctlearn.scatter.network import ScatterNetwork
@@ -61,13 +62,13 @@ small_network = partial(ScatterNetwork, channels=(8, 8), grid=(2, 3), initial_sc
 
 
 def study(scans, stage="maps", split=(2, 1, 1), correction=small_network, scatter=None,
-          reference=_SECOND):  # fmt: skip
+          reference=_SECOND, loss=None):  # fmt: skip
     return ScatterStudy(
         Finished(scans),
         MaximumLikelihood,
         scatter or CorrectionBuilder(correction),
         reference,
-        TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
+        loss or TotalLoss({stage: StageLoss(stage, torch.nn.L1Loss())}),
         partial(ChainModule, optimizer=partial(torch.optim.Adam, lr=0.01)),
         split,
     )
@@ -165,3 +166,25 @@ def test_voxels_visible_in_all_views():
 def test_a_split_that_does_not_fit_is_rejected(scans, split):
     with pytest.raises(ValueError, match=r"study\.split .* 4 "):
         study(scans, split=split)
+
+
+ALONE = TotalLoss({"deviance": ScanDevianceLoss()})
+
+
+def test_a_network_learns_from_scans_alone(scans):
+    torch.set_default_dtype(torch.float32)
+    results = study(scans, reference=NoReference(), loss=ALONE).run(in_context(max_epochs=60))
+    assert results.numbers["val_loss_over_untrained"] < 1
+    assert "The reference is none" in results.summary
+    assert not any("uniform" in name for name in results.numbers)
+    numbers = results.numbers
+    untrained = numbers["vmi60_rmse_HU_untrained_over_uncorrected"]
+    assert numbers["vmi60_rmse_HU_over_uncorrected"] < untrained
+
+
+@pytest.mark.parametrize(
+    "choice", [{"loss": None}, {"loss": ALONE, "correction": UniformScatter}], ids=["loss", "fit"]
+)
+def test_without_a_reference_nothing_can_be_compared_with_it(scans, choice):
+    with pytest.raises(ValueError, match=r"losses=self_supervised with scatter=network"):
+        study(scans, reference=NoReference(), **choice)
