@@ -18,10 +18,8 @@ from pcctlearn.chain import Chain
 from pcctlearn.losses.counts import NoisyCountsLoss
 from pcctlearn.losses.regions import RegionMeans
 from pcctlearn.losses.stage import StageLoss, TotalLoss
-from pcctlearn.metrics.errors import Rows
 from pcctlearn.physics.noise import draw_counts, generator_of
 from pcctlearn.physics.vmi import MonoenergeticImages
-from pcctlearn.runs.results import StudyResults, print_table
 from pcctlearn.scan import Scan
 from pcctlearn.scans.flat_field import FlatFielded, flat_fielded
 from pcctlearn.tomography.fbp import fbp
@@ -117,9 +115,10 @@ def main() -> None:
         slopes = [values[:, near] - values[:, far] for values in of_heads]
         clear = [abs(slope.mean()) / slope.std(ddof=1) for slope in slopes]
         rows.append([name, f"{np.mean(least):.4f}", f"{min(least):.4f}", f"{np.mean(clear):.1f}"])
-    columns = ["loss", "minimum", "lowest of the heads", f"slope over its noise at {FAR:g}"]
-    title = f"{options.heads} heads, {options.draws} draws of the noise of both scans"
-    print_table("", StudyResults({}, {}, tables=[Rows(title, columns, rows)]), Path(), 0.0)
+    print(f"{options.heads} heads, {options.draws} draws of the noise of both scans")
+    print(f"{'loss':48s} {'minimum':>8s} {'lowest':>8s}   slope over its noise at {FAR:g}")
+    for name, least, lowest, clear in rows:
+        print(f"{name:48s} {least:>8s} {lowest:>8s} {clear:>8s}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ class NoisyCountsLoss(Loss):
     """weight · mean of (y − s − r)² / (y + r), for scatter s, measured y and scatter-free r.
 
     y and r are photons of two scans with independent Poisson noise, and y + r estimates the
-    variance of y − s − r. The weights do not depend on s, so that noise does not move the minimum:
-    E[(y − s − r)²] = (s̄ − s)² + ȳ + r̄.
+    variance of y − s − r. The weights do not depend on s, so that noise hardly moves the minimum:
+    it lies at s = s̄ (1 − 1/(ȳ + r̄)).
     """
 
     stage = "corrected_counts"
