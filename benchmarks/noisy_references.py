@@ -117,8 +117,8 @@ def main() -> None:
         rows.append([name, f"{np.mean(least):.4f}", f"{min(least):.4f}", f"{np.mean(clear):.1f}"])
     print(f"{options.heads} heads, {options.draws} draws of the noise of both scans")
     print(f"{'loss':48s} {'minimum':>8s} {'lowest':>8s}   slope over its noise at {FAR:g}")
-    for name, least, lowest, clear in rows:
-        print(f"{name:48s} {least:>8s} {lowest:>8s} {clear:>8s}")
+    for name, *numbers in rows:
+        print(f"{name:48s}", *(f"{number:>8s}" for number in numbers))
 
 
 if __name__ == "__main__":

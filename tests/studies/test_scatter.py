@@ -177,9 +177,6 @@ def test_a_network_learns_from_scans_alone(scans):
     assert results.numbers["val_loss_over_untrained"] < 1
     assert "The reference is none" in results.summary
     assert not any("uniform" in name for name in results.numbers)
-    numbers = results.numbers
-    untrained = numbers["vmi60_rmse_HU_untrained_over_uncorrected"]
-    assert numbers["vmi60_rmse_HU_over_uncorrected"] < untrained
 
 
 @pytest.mark.parametrize(

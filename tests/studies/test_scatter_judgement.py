@@ -104,7 +104,7 @@ def test_wrong_runs_are_named(scans, runs, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run of images below"):
         ScatterJudgement({"images": str(tmp_path / "x")}, Scans(scans), MaximumLikelihood)
     with pytest.raises(ValueError, match=r"study.pictured=\[none,some\]"):
-        ScatterJudgement(runs, Scans(scans), MaximumLikelihood, pictured=["som"])
+        ScatterJudgement(runs, Scans(scans), MaximumLikelihood, pictured=["other"])
     (tmp_path / "some/2/checkpoints/best.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match="run that study again"):
         ScatterJudgement(runs, Scans(scans), MaximumLikelihood)
