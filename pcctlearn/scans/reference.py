@@ -64,6 +64,22 @@ class SecondScan:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The primary counts of the scan file as they are, such as those of a second, real scan.
+
+    A simulated file holds expected counts, which have no noise.
+    """
+
+    title = "the primary counts of the scan files, as they are"
+    needed = ("counts", "primary")
+    known = True
+
+    def of(self, scan: FlatFielded) -> Scan:
+        """Counts of both scans."""
+        return _with_reference(scan.counts, scan.prepared(scan.recorded.at("primary")))
+
+
+@dataclass(frozen=True)
 class KnownObject:
     """Expected counts behind an object whose line integrals are known, such as a phantom.
 

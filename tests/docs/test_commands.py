@@ -105,6 +105,10 @@ SMALLER = [  # the first whose words are all in the command
     ("train.py sweep=scatter_table", [*STUDY, "hydra.sweeper.params.seed=1", "logger=none"]),
     ("train.py sweep=decompositions", [*NETWORK, "hydra.sweeper.params.seed=1", "logger=none"]),
     ("train.py sweep=optuna", [*NETWORK, "hydra.sweeper.n_trials=2", "logger=none"]),
+    (
+        "train.py experiment=scatter_judgement",
+        [*CONE, "datasets.n_cases=1", "scan.scatter_every=1"],
+    ),
     ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
     ("train.py logger.offline=false", NETWORK),
     ("train.py", [*NETWORK, "logger=none"]),
@@ -120,6 +124,7 @@ PLACEHOLDERS = {  # what stands for other commands
     "PYTHONPATH=. python …": "each benchmark is run by itself",
     "python -m pcctlearn check FILE [FILE …]": "shown with a file in README.md",
 }
+JUDGED = ["hydra.run.dir=TRAINED/images/1", "hydra.run.dir=TRAINED/counts/1"]
 COMMANDS = [command for command in commands() if command.line not in PLACEHOLDERS]
 
 
@@ -162,7 +167,7 @@ def workshop(tmp_path_factory):
         for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES", "DETECTOR"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
-        for word in ("import", "folder=PIXELS"):
+        for word in ("import", "folder=PIXELS", *JUDGED):
             made = next(c for c in commands() if word in c.words)
             typed(made.words, smaller(made))
     shutil.copy(folder / "BENCH/scans/head_00000.h5", folder / "PHANTOM.h5")

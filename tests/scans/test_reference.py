@@ -8,12 +8,12 @@ from support.scanners import scanner
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.scans.data_set import ScanSet
 from pcctlearn.scans.file import write_scan
-from pcctlearn.scans.reference import KnownObject, NoReference, SecondScan, SharedNoise
+from pcctlearn.scans.reference import KnownObject, Measured, NoReference, SecondScan, SharedNoise
 from pcctlearn.simulation.simulator import ScanSimulator
 from pcctlearn.tomography.geometry.cone import ConeBeam
 from pcctlearn.tomography.grids import VolumeGrid
 
-MEASURABLE = [SecondScan(), SecondScan(dose=16.0), KnownObject()]
+MEASURABLE = [SecondScan(), SecondScan(dose=16.0), Measured(), KnownObject()]
 
 
 @pytest.fixture(scope="module")
