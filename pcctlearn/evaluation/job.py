@@ -53,6 +53,7 @@ class Evaluation:
         dead_times: a file of dead times (docs/dead_time.md), which counts and air are corrected
             with first; pixels beyond their greatest rate are filled from their neighbours.
         view_s: counting time of a view for files that do not hold it.
+        noise_maps: compute the standard deviation of maps and images in every voxel.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -70,6 +71,7 @@ class Evaluation:
         pixel_model: str | None = None,
         dead_times: str | None = None,
         view_s: float | None = None,
+        noise_maps: bool = True,
         seed: int = 0,
     ) -> None:
         if scans is None:
@@ -88,7 +90,9 @@ class Evaluation:
         of_counters = None if dead_times is None else read_dead_times(dead_times)
         if view_s is not None:
             require_positive(view_s=view_s)
-        self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed, of_counters, view_s)
+        self.evaluator = ScanEvaluator(
+            chains, max_dead_share, grid, seed, of_counters, view_s, noise_maps
+        )
 
     def run(self, context: Context) -> StudyResults:
         """Evaluate the scans. Earlier outputs are moved aside when the first scan is finished.
@@ -192,6 +196,12 @@ class _Report:
             self.arrays[f"{name}/axial.{label}"] = volume[grid.n_z // 2]
             self.arrays[f"{name}/coronal.{label}"] = volume[:, grid.n_y // 2]
         self.figures.append(f"evaluation.slices:{name}")
+        for title, volume, unit in scan.noise_volumes():
+            label = f"{title.removeprefix('noise_')}_{unit.replace('/', '_')}"
+            self.arrays[f"{name}/axial_noise.{label}"] = volume[grid.n_z // 2]
+            self.arrays[f"{name}/coronal_noise.{label}"] = volume[:, grid.n_y // 2]
+        if scan.noise is not None:
+            self.figures.append(f"evaluation.noise:{name}")
         if scan.outcome.scatter_fraction is not None:
             self.arrays[f"{name}/edges_keV"] = scan.edges_keV
             self.arrays[f"{name}/scatter_fraction"] = scan.outcome.scatter_fraction[0, :, 0]
