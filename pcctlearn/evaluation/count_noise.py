@@ -42,6 +42,6 @@ def count_covariance(
     return (J * channels_last(counts)[..., None, :]) @ J.mT
 
 
-def scaled_covariance(gain: Float[Tensor, "bin #view *pixel"], counts: Counts) -> CountCovariance:
+def scaled_covariance(gain: Float[Tensor, "bin #view *#pixel"], counts: Counts) -> CountCovariance:
     """gain² n on the diagonal, for counts that are only multiplied by a gain."""
     return torch.diag_embed(channels_last(gain.square() * counts))

@@ -85,6 +85,11 @@ class EvaluatedScan:
         ):
             yield f"vmi_{energy:g}keV", volume, "HU"
 
+    @property
+    def noise_unknown(self) -> Tensor:
+        """Voxels (z, y, x) whose noise is not known."""
+        return self.unknown if self.noise is None else self.unknown | self.noise[0, 0].isnan()
+
     def noise_volumes(self) -> Iterator[tuple[str, Tensor, str]]:
         """Name, values and unit of the standard deviation of each map and each image.
 

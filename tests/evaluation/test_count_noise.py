@@ -1,0 +1,90 @@
+"""The covariance of prepared counts: gains, pile-up and scatter correction of photons."""
+
+import pytest
+import torch
+from support.scanners import scanner
+
+from pcctlearn.evaluation.count_noise import count_covariance, scaled_covariance
+from pcctlearn.physics.pileup import PileUp
+from pcctlearn.scatter.network import ScatterNetwork
+from pcctlearn.scatter.uniform import UniformScatter
+from pcctlearn.shapes import channels_first, channels_last
+from pcctlearn.tomography.geometry.cone import ConeBeam
+
+BEAM = ConeBeam(3, 24, 32, 1.2, 62.5, 109.7)
+
+
+def counts_behind_water(photons=2e5):
+    """Expected counts (1, bin, view, row, column) behind 0 … 20 cm of water, and the model."""
+    model = scanner(photons=photons)
+    water = torch.linspace(0, 20, BEAM.n_columns).expand(1, *BEAM.shape)
+    rays = torch.stack([water, 0.02 * water], -1)
+    return channels_first(model(rays)).detach(), model
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_gain_is_squared():
+    n, _ = counts_behind_water()
+    gain = torch.tensor([1.3, 0.8, 1.0, 2.0])[:, None, None, None]
+    found = count_covariance(lambda c: gain * c, n, generator())
+    torch.testing.assert_close(found, scaled_covariance(gain, n), rtol=1e-6, atol=1e-6)
+
+
+def test_pile_up_correlates_bins_as_its_derivative_says():
+    n, _ = counts_behind_water()
+    pile_up = PileUp([5e-8] * 4, [4e-8, 4e-8, 6e-8, 6e-8], time_s=0.05).requires_grad_(False)
+
+    def linear(counts):
+        return channels_first(pile_up.corrected(channels_last(counts))[0])
+
+    rays = channels_last(n).reshape(-1, 4).requires_grad_()
+    corrected, _ = pile_up.corrected(rays)
+    rows = [torch.autograd.grad(c.sum(), rays, retain_graph=True)[0] for c in corrected.unbind(-1)]
+    J = torch.stack(rows, -2)
+    wanted = (J * rays.detach()[:, None]) @ J.mT
+    found = count_covariance(linear, n, generator()).reshape(-1, 4, 4)
+    assert (wanted[:, 0, 1].abs() > 0.01 * wanted[:, 0, 0]).any()
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=1e-4 * float(wanted.amax()))
+
+
+def test_scatter_that_is_subtracted_leaves_the_noise_of_all_counts():
+    """The corrected counts have the variance of the measured ones, not their own."""
+    n, model = counts_behind_water()
+    correct = UniformScatter(BEAM, model)
+    correct.scatter_over_air.fill_(0.0007)
+    removed = correct(n)
+    assert 0.2 < removed.max() < 0.5
+    found = count_covariance(lambda c: c * (1 - correct(c)), n, generator())
+    poisson = scaled_covariance(torch.ones(4, 1, 1, 1), n)
+    torch.testing.assert_close(found, poisson, rtol=1e-5, atol=1e-3)
+
+
+def test_bins_without_counts_have_no_variance():
+    n, _ = counts_behind_water()
+    n[:, 1, :, :, 20:] = 0
+    found = count_covariance(lambda c: 0.9 * c, n, generator())
+    assert found.isfinite().all()
+    assert (found[:, :, :, 20:, 1] == 0).all()
+
+
+@pytest.mark.physics
+@pytest.mark.parametrize("predicts", ["scatter", "fraction"])
+def test_it_is_the_covariance_of_repeated_corrected_counts(predicts):
+    """400 draws through a network, whose estimate of the scatter changes with the noise."""
+    torch.manual_seed(1)
+    n, model = counts_behind_water()
+    correct = ScatterNetwork(BEAM, model, (6, 6), (2, 3), 0.001, predicts).eval()
+    torch.nn.init.normal_(correct.head.weight, std=0.2)
+    draw = generator()
+    with torch.no_grad():
+        corrected = [c * (1 - correct(c)) for c in (torch.poisson(n, draw) for _ in range(400))]
+        deviations = torch.cat(corrected).double()
+        deviations = channels_last(deviations - deviations.mean(0))
+        found = count_covariance(lambda c: c * (1 - correct(c)), n, draw)[0]
+    repeated = torch.einsum("nvrcb,nvrcd->vrcbd", deviations, deviations) / 399
+    share = (found / repeated).diagonal(dim1=-2, dim2=-1)
+    # each column of the panel: 72 rays of 400 draws
+    torch.testing.assert_close(share.mean((0, 1)), torch.ones(BEAM.n_columns, 4), rtol=0.04, atol=0)
