@@ -141,7 +141,8 @@ def coverage(beam: str, photons: float, n_draws: int) -> dict[str, float]:
     body = (clean.at("maps")[0].sum(0) > BODY_G_CM3) & visible
     truth = values(chain, clean)[:, body]
     generator = torch.Generator().manual_seed(0)
-    n, inside, first, second, variance = 0.0, 0.0, 0.0, 0.0, 0.0
+    n = torch.zeros(int(body.sum()), dtype=torch.float64)
+    inside, first, second, variance = torch.zeros(4, *truth.shape, dtype=torch.float64)
     for seed in track(range(n_draws), f"{beam}, {photons:g} photons", transient=True):
         scan = chain(draw_counts(expected, generator), until="maps")
         covariance = scanner.noise(scan, seed)

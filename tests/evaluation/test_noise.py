@@ -87,6 +87,29 @@ def test_maps_and_images_have_the_noise_of_repeated_scans(name):
     assert numbers["noise_vmi60_HU"] < numbers["noise_vmi90_HU"]
 
 
+@pytest.mark.physics
+@pytest.mark.parametrize("photons", [1.0, 0.03])
+@torch.no_grad()
+def test_two_thirds_of_the_estimates_lie_within_their_own_standard_deviation(photons):
+    """68 ± 2 % of the body voxels of 200 scans, each with the noise maps of its own counts."""
+    model = water_iodine_scanner()
+    model.fluence.mul_(photons)
+    decompose, reconstruct = MaximumLikelihood(model, bounds_g_cm2=BOX), fbp(BEAM, GRID, "hamming")
+    expected, generator = expected_counts(model), torch.Generator().manual_seed(0)
+    clean = reconstruct @ decompose(expected).x[0]
+    body, inside = clean.sum(0) > 0.5, []
+    for _ in range(200):
+        scan = scan_of(decompose, torch.poisson(expected / GAIN, generator) * GAIN)
+        maps, covariance = reconstruct @ scan.line_integrals[0], of_maps(decompose, scan)
+        sd = covariance.diagonal(dim1=0, dim2=1).movedim(-1, 0).sqrt()
+        images = (IMAGE.hounsfield(maps[None]) - IMAGE.hounsfield(clean[None]))[0]
+        error = torch.cat([maps - clean, images])
+        sd = torch.cat([sd, IMAGE.sd_hounsfield(covariance)])
+        inside.append((error.abs() <= sd)[:, body].double().mean(1))
+    shares = torch.stack(inside).mean(0)
+    torch.testing.assert_close(shares, torch.full((4,), 0.683), rtol=0, atol=0.02)
+
+
 @torch.no_grad()
 def test_voxels_on_rays_whose_noise_is_not_known_are_unknown():
     """Rays on a limit, rays that are not solved; not those whose pixel is filled."""

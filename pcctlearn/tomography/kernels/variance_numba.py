@@ -57,13 +57,45 @@ def _slices(axial, depth, n_rows, n_z):
 @no_type_check
 def backproject(projections, view_weights_rad, axial, sinograms, volumes):
     """Variances (image, y, x, z) of sinograms (image, 2, view, column, row) of V and C."""
-    _, n_y, n_x, _ = volumes.shape
+    _, n_y, n_x, n_z = volumes.shape
+    if n_z == sinograms.shape[-1] == 1:
+        for y in prange(n_y):
+            _backproject_row(projections, view_weights_rad, axial, sinograms, volumes, y)
+        return
     tiles_x, tiles_y = (n_x + _TILE - 1) // _TILE, (n_y + _TILE - 1) // _TILE
     for item in prange(tiles_x * tiles_y):
         first_y, first_x = item // tiles_x * _TILE, item % tiles_x * _TILE
         _backproject_tile(
             projections, view_weights_rad, axial, sinograms, volumes, first_y, first_x
         )
+
+
+@njit(cache=True, fastmath=_FASTMATH)
+@no_type_check
+def _backproject_row(projections, view_weights_rad, axial, sinograms, volumes, y):
+    """A line of voxels in x, of one slice that is projected onto one row of pixels."""
+    n_images, _, n_views, n_columns, _ = sinograms.shape
+    n_x = volumes.shape[2]
+    row_scale, row_start, slice_start = axial
+    totals = np.zeros((n_x, n_images))
+    for view in range(n_views):
+        for x in range(n_x):
+            position, depth = _projected(projections[view], x, y)
+            if not -1 < position < n_columns:
+                continue
+            row = (row_start * depth + slice_start) / (row_scale * depth)
+            share = max(0.0, 1 - abs(row))
+            weight = (view_weights_rad[view] * share / depth**2) ** 2
+            lower, upper, below, above, both = _squares(position, n_columns, weight)
+            for image in range(n_images):
+                totals[x, image] += (
+                    below * sinograms[image, 0, view, lower, 0]
+                    + above * sinograms[image, 0, view, upper, 0]
+                    + both * sinograms[image, 1, view, lower, 0]
+                )
+    for x in range(n_x):
+        for image in range(n_images):
+            volumes[image, y, x, 0] = totals[x, image]
 
 
 @njit(cache=True, fastmath=_FASTMATH)
