@@ -179,6 +179,12 @@ class _Report:
                 f"{n_slices} of its slices, are unknown (NaN): their rays miss the panel above or "
                 "below in at least one view."
             )
+        if (percent := scan.numbers.get("noise_unknown_percent", 0.0)) > 0:
+            self.remarks.append(
+                f"The noise of {percent:.3g} % of the voxels of the object in {name} is not known "
+                "(NaN): a ray through them was not solved or lies on a limit of the decomposition, "
+                "or they lie outside the circle that the detector measures."
+            )
         if scan.cut_off:
             self.remarks.append(f"{name}: {scan.cut_off}.")
         for difference in scan.differences:

@@ -1,11 +1,15 @@
 """The covariance of prepared counts: gains, pile-up and scatter correction of photons."""
 
+from functools import partial
+
 import pytest
 import torch
-from support.scanners import scanner
+from support.kernels import kernels
+from support.scanners import FOUR_BINS, scanner
 
 from pcctlearn.evaluation.count_noise import count_covariance, scaled_covariance
 from pcctlearn.physics.pileup import PileUp
+from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.scatter.uniform import UniformScatter
 from pcctlearn.shapes import channels_first, channels_last
@@ -14,9 +18,9 @@ from pcctlearn.tomography.geometry.cone import ConeBeam
 BEAM = ConeBeam(3, 24, 32, 1.2, 62.5, 109.7)
 
 
-def counts_behind_water(photons=2e5):
+def counts_behind_water(photons=2e5, edges_keV=FOUR_BINS):
     """Expected counts (1, bin, view, row, column) behind 0 … 20 cm of water, and the model."""
-    model = scanner(photons=photons)
+    model = scanner(edges_keV=edges_keV, photons=photons)
     water = torch.linspace(0, 20, BEAM.n_columns).expand(1, *BEAM.shape)
     rays = torch.stack([water, 0.02 * water], -1)
     return channels_first(model(rays)).detach(), model
@@ -70,21 +74,49 @@ def test_bins_without_counts_have_no_variance():
     assert (found[:, :, :, 20:, 1] == 0).all()
 
 
-@pytest.mark.physics
-@pytest.mark.parametrize("predicts", ["scatter", "fraction"])
-def test_it_is_the_covariance_of_repeated_corrected_counts(predicts):
-    """400 draws through a network, whose estimate of the scatter changes with the noise."""
+def network(model, predicts, initial):
     torch.manual_seed(1)
-    n, model = counts_behind_water()
-    correct = ScatterNetwork(BEAM, model, (6, 6), (2, 3), 0.001, predicts).eval()
+    correct = ScatterNetwork(BEAM, model, (6, 6), (2, 3), initial, predicts).eval()
     torch.nn.init.normal_(correct.head.weight, std=0.2)
-    draw = generator()
-    with torch.no_grad():
-        corrected = [c * (1 - correct(c)) for c in (torch.poisson(n, draw) for _ in range(400))]
-        deviations = torch.cat(corrected).double()
-        deviations = channels_last(deviations - deviations.mean(0))
-        found = count_covariance(lambda c: c * (1 - correct(c)), n, draw)[0]
+    return correct
+
+
+CORRECTIONS = {  # thresholds and correction
+    "network": (FOUR_BINS, partial(network, predicts="scatter", initial=0.001)),
+    "network of the fraction": (FOUR_BINS, partial(network, predicts="fraction", initial=0.3)),
+    "kernels": ([15.0, 50.0, 120.0], lambda model: KernelScatter(BEAM, model, kernels(), 0.2)),
+}
+
+
+@pytest.mark.physics
+@pytest.mark.parametrize("name", CORRECTIONS)
+@torch.no_grad()
+def test_it_is_the_covariance_of_repeated_corrected_counts(name):
+    """400 draws; the estimate of the scatter changes with the noise, and with that of a bin.
+
+    The kernels take the scatter of all bins from the highest one, which correlates the bins.
+    """
+    edges_keV, build = CORRECTIONS[name]
+    n, model = counts_behind_water(edges_keV=edges_keV)
+    correct, draw = build(model), generator()
+    fraction = correct(n)
+    assert 0.2 < fraction.max() < 0.8
+
+    def corrected(counts):
+        return counts * (1 - correct(counts))
+
+    deviations = torch.cat([corrected(torch.poisson(n, draw)) for _ in range(400)]).double()
+    deviations = channels_last(deviations - deviations.mean(0))
+    found = count_covariance(corrected, n, draw)[0]
     repeated = torch.einsum("nvrcb,nvrcd->vrcbd", deviations, deviations) / 399
-    share = (found / repeated).diagonal(dim1=-2, dim2=-1)
-    # each column of the panel: 72 rays of 400 draws
-    torch.testing.assert_close(share.mean((0, 1)), torch.ones(BEAM.n_columns, 4), rtol=0.04, atol=0)
+    sd = repeated.diagonal(dim1=-2, dim2=-1).sqrt()
+    error = (found - repeated) / (sd[..., None] * sd[..., None, :])
+    # each column of the panel: 72 rays of 400 draws, a standard error of 0.8 %
+    torch.testing.assert_close(
+        error.mean((0, 1)),
+        torch.zeros(BEAM.n_columns, *[len(edges_keV) - 1] * 2),
+        rtol=0,
+        atol=0.04,
+    )
+    if name == "kernels":
+        assert (found / sd[..., None] / sd[..., None, :])[..., 0, 1].max() > 0.05

@@ -50,6 +50,7 @@ def of_maps(decompose, scan, dead=ALIVE):
     return noise.of_maps(fbp_variance(BEAM, GRID, "hamming"), BEAM, GRID)
 
 
+@pytest.mark.physics
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @torch.no_grad()
 def test_maps_and_images_have_the_noise_of_repeated_scans(name):
