@@ -13,6 +13,10 @@ uniform scatter is subtracted.
     rays                   one ray behind 20 g/cm² of water and 1 g/cm² of calcium: bias of the
                            estimate over its sd, and sd predicted over drawn, of the rays that are
                            solved inside the box
+    pairs                  the same ray at 1e6 photons; photons may be registered more than once: the sd of the Poisson estimate, drawn, over the sd that
+                           independent Poisson counts would have ("Poisson"), over that predicted
+                           with the covariance of the counts ("correlated"), and over that of the
+                           best weighted estimate ("weighted")
     cost                   noise maps over decomposition and reconstruction, processor time
 """
 
@@ -33,14 +37,24 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.decomposition import spectral_model
+from benchmarks.decomposition import ROOT, spectral_model
 from benchmarks.measures import timed
 from pcctlearn.chain import Chain
-from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood
+from pcctlearn.decomposition.maximum_likelihood import MaximumLikelihood, decompose
+from pcctlearn.decomposition.sensitivity import (
+    correlated_bound,
+    cramer_rao_bound,
+    poisson_estimate_covariance,
+)
 from pcctlearn.evaluation.count_noise import count_covariance, scaled_covariance
 from pcctlearn.evaluation.noise import Covariance, RayNoise
 from pcctlearn.patients.procedural import ProceduralCases
-from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.noise import draw_correlated, draw_counts
+from pcctlearn.physics.response.pairs import pair_counts
+from pcctlearn.physics.response.presets import cdte_monte_carlo, pairs_of, silicon_monte_carlo
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.physics.spectrum import Spectrum
+from pcctlearn.physics.thresholds import Thresholds
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scatter.uniform import UniformScatter
@@ -54,6 +68,7 @@ from pcctlearn.tomography.linear_operator import LinearOperator
 from pcctlearn.tomography.projector import projector
 from pcctlearn.tomography.variance import fbp_variance
 
+TUBE = ROOT / "data/physics/spectra/tungsten_120kV_12deg.csv"
 BOX = {"water": [-5.0, 60.0], "calcium": [-7.75, 15.5]}  # as in conf/decomposition
 BEAMS: dict[str, tuple[Geometry, VolumeGrid]] = {
     "fan": (FanBeam(240, 128, 0.48, 62.5, 109.7), VolumeGrid(1, 128, 104, 0.2)),
@@ -67,6 +82,12 @@ SCATTER_OVER_AIR = 5e-4
 BODY_G_CM3 = 0.5
 RAY_COUNTS = (1, 3, 10, 30, 100)  # mean over the bins
 N_RAYS = 40_000
+RAY_G_CM2 = (20.0, 1.0)  # of water and calcium
+DETECTORS = {
+    "silicon from 15 keV": (silicon_monte_carlo, "silicon_monte_carlo", (15, 33, 45, 59, 120)),
+    "CdTe from 15 keV": (cdte_monte_carlo, "cdte_monte_carlo", (15, 33, 45, 59, 120)),
+    "CdTe from 25 keV": (cdte_monte_carlo, "cdte_monte_carlo", (25, 45, 60, 75, 120)),
+}
 
 
 class Scanner(NamedTuple):
@@ -106,8 +127,9 @@ def main() -> None:
         for photons in arguments.photons
     }
     results |= {f"ray, {counts} counts": ray(counts, arguments.rays) for counts in RAY_COUNTS}
+    results |= {f"pairs, {name}": correlated(name, arguments.rays) for name in DETECTORS}
     results |= {f"cost, {beam}": cost(beam) for beam in arguments.beam}
-    for kind in (*arguments.beam, "ray", "cost"):
+    for kind in (*arguments.beam, "ray", "pairs", "cost"):
         Console(width=140).print(table(kind, results))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -185,7 +207,7 @@ def values(chain: Chain, scan: Scan) -> Tensor:
 def ray(counts: float, n_rays: int) -> dict[str, float]:
     """Bias over sd of a ray with this mean count per bin, and predicted over drawn sd."""
     model = spectral_model(1.0, "usual").float().requires_grad_(False)
-    truth = torch.tensor([20.0, 1.0])
+    truth = torch.tensor(RAY_G_CM2)
     photons = counts / model(truth).mean().item()
     decompose = MaximumLikelihood(spectral_model(photons, "usual").float(), bounds_g_cm2=BOX)
     expected = channels_first((photons * model(truth)).expand(1, 1, n_rays, -1))
@@ -204,6 +226,43 @@ def ray(counts: float, n_rays: int) -> dict[str, float]:
             f"sd, {name}": (variance[k].sqrt() / sd[k]).item(),
         }
     return numbers
+
+
+@torch.no_grad()
+def correlated(detector: str, n_rays: int, photons: float = 1e6) -> dict[str, float]:
+    """Sd of the Poisson estimate from correlated counts, over three predictions of it."""
+    response, name, edges_keV = DETECTORS[detector]
+    tube = Spectrum(TUBE, {"aluminium": 0.25}, photons_per_pixel=photons)
+    materials = ["water", "calcium"]
+    model = SpectralModel.from_parts(tube, response(), Thresholds(edges_keV), materials).double()
+    A, mu = torch.tensor(RAY_G_CM2).double(), model.attenuation
+    S, edges = model.spectra().detach(), model.thresholds.edges_keV.detach()
+    mean = model(A).detach()
+    together = pair_counts(pairs_of(name), A, edges, model.energies_keV, model.fluence, mu)
+    counts = draw_correlated(
+        mean.expand(n_rays, -1),
+        together.expand(n_rays, -1, -1),
+        torch.Generator().manual_seed(0),
+    )
+    x, _ = decompose(counts, S, mu, bounds=list(zip(*BOX.values(), strict=True)))
+    of_counts = torch.diag(mean) + together
+    predicted = {
+        "Poisson": cramer_rao_bound(A, S, mu),
+        "correlated": poisson_estimate_covariance(A, S, mu, of_counts),
+        "weighted": correlated_bound(A, S, mu, of_counts),
+    }
+    image = MonoenergeticImages(materials, VMI_keV).double()
+
+    def sds(covariance: Tensor) -> Tensor:
+        return torch.cat([covariance.diagonal().sqrt(), image.sd_hounsfield(covariance)])
+
+    drawn, names = sds(x.mT.cov()), [*materials, *(f"VMI {keV:g} keV" for keV in VMI_keV)]
+    numbers = {"variance of all counts / mean": (of_counts.sum() / mean.sum()).item()}
+    return numbers | {
+        f"{name}: drawn / {kind}": ratio
+        for kind, covariance in predicted.items()
+        for name, ratio in zip(names, (drawn / sds(covariance)).tolist(), strict=True)
+    }
 
 
 @torch.no_grad()

@@ -87,6 +87,35 @@ def cramer_rao_bound(
     return torch.where((definite & (failed == 0))[..., None, None], inverse, torch.inf)
 
 
+def poisson_estimate_covariance(
+    line_integrals: RayLineIntegrals,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    of_counts: Float[Tensor, "*ray bin bin"],
+) -> Float[Tensor, "*ray material material"]:
+    """I⁻¹ Gᵀ Σ G I⁻¹ of the Poisson estimate, at high counts, where the counts have covariance Σ.
+
+    G = ∂_A ȳ / ȳ, and I is the Fisher matrix; for Σ = diag ȳ it is the Cramér–Rao bound.
+    """
+    _, relative = _slopes(line_integrals, spectra, attenuation)
+    J = cramer_rao_bound(line_integrals, spectra, attenuation) @ relative.mT
+    return J @ of_counts @ J.mT
+
+
+def correlated_bound(
+    line_integrals: RayLineIntegrals,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    of_counts: Float[Tensor, "*ray bin bin"],
+) -> Float[Tensor, "*ray material material"]:
+    """(∂_A ȳᵀ Σ⁻¹ ∂_A ȳ)⁻¹, least covariance of an estimate weighted by counts of covariance Σ.
+
+    It is the Cramér–Rao bound of normal counts whose covariance is known, in (g/cm²)².
+    """
+    slope, _ = _slopes(line_integrals, spectra, attenuation)
+    return torch.linalg.inv(slope.mT @ torch.linalg.solve(of_counts, slope))
+
+
 def spectra_tangent(
     line_integrals: RayLineIntegrals,
     counts: RayCounts,

@@ -6,16 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcctlearn.shapes import Counts, channels_last
+from pcctlearn.physics.response.pairs import Pairs, pair_counts
+from pcctlearn.physics.spectral_model import SpectralModel
+from pcctlearn.shapes import Counts, LineIntegrals, channels_last
 
 CountCovariance = Float[Tensor, "batch view *pixel bin bin"]
 _STEP = 0.01  # relative
 
 
 def count_covariance(
-    prepare: Callable[[Counts], Counts], counts: Counts, generator: torch.Generator
+    prepare: Callable[[Counts], Counts],
+    counts: Counts,
+    generator: torch.Generator,
+    together: CountCovariance | None = None,
 ) -> CountCovariance:
-    """J diag(n) Jᵀ for Poisson counts n and prepared counts c(n), with J = ∂c/∂n of each ray.
+    """J (diag n + Λ) Jᵀ for counts n and prepared counts c(n), with J = ∂c/∂n of each ray.
 
     A correction for pile-up changes the counts of a ray by those counts alone. A correction of
     scatter also depends on the counts of many other rays, smoothly: its estimate hardly changes
@@ -27,6 +32,8 @@ def count_covariance(
         prepare: counts as they were measured to counts as they are decomposed.
         counts: n, measured; NaN where there are none.
         generator: of the signs.
+        together: Λ, what photons that are counted more than once add; by default counts are
+            Poisson.
     """
     prepared, columns = prepare(counts), []
     for b in range(counts.shape[1]):
@@ -39,9 +46,46 @@ def count_covariance(
         change = prepare(moved) - prepared
         columns.append(channels_last(change / (moved[:, b] - n)[:, None]))
     J = torch.stack(columns, -1)
-    return (J * channels_last(counts)[..., None, :]) @ J.mT
+    return J @ _of_measured(counts, together) @ J.mT
 
 
-def scaled_covariance(gain: Float[Tensor, "bin #view *#pixel"], counts: Counts) -> CountCovariance:
-    """gain² n on the diagonal, for counts that are only multiplied by a gain."""
-    return torch.diag_embed(channels_last(gain.square() * counts))
+def scaled_covariance(
+    gain: Float[Tensor, "bin #view *#pixel"],
+    counts: Counts,
+    together: CountCovariance | None = None,
+) -> CountCovariance:
+    """g_b g_c (δ_bc n_b + Λ_bc), for counts that are only multiplied by a gain g."""
+    g = channels_last(gain[None])
+    return g[..., None] * _of_measured(counts, together) * g[..., None, :]
+
+
+def counted_together(
+    pairs: Pairs,
+    model: SpectralModel,
+    line_integrals: LineIntegrals,
+    per_expected: Counts,
+) -> CountCovariance:
+    """Λ_bc(A) √(r_b r_c) of the measured counts, view by view.
+
+    Λ is that of the nominal thresholds and the mean fluence of the pixels (``pair_counts``).
+
+    Args:
+        pairs: of the detector.
+        model: of the decomposition.
+        line_integrals: A, estimated.
+        per_expected: r, measured counts per expected count of the model, scatter included.
+    """
+    edges, fluence = model.thresholds.edges_keV.detach(), model.fluence
+    edges = edges.reshape(-1, edges.shape[-1]).mean(0)
+    fluence = fluence.reshape(-1, fluence.shape[-1]).mean(0)
+    rays, root = channels_last(line_integrals), channels_last(per_expected).sqrt()
+    views = [
+        pair_counts(pairs, view, edges, model.energies_keV, fluence, model.attenuation)
+        for view in rays.unbind(1)
+    ]
+    return root[..., None] * torch.stack(views, 1) * root[..., None, :]
+
+
+def _of_measured(counts: Counts, together: CountCovariance | None) -> CountCovariance:
+    poisson = torch.diag_embed(channels_last(counts))
+    return poisson if together is None else poisson + together

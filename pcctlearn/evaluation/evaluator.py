@@ -13,6 +13,7 @@ from pcctlearn.chain import Chain
 from pcctlearn.evaluation.count_noise import (
     CountCovariance,
     count_covariance,
+    counted_together,
     scaled_covariance,
 )
 from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
@@ -24,6 +25,7 @@ from pcctlearn.evaluation.unpiled import unpiled
 from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.noise import generator_of
+from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, filled, listed
@@ -117,6 +119,8 @@ class ScanEvaluator:
         dead_times: of the counters of all scans; by default counts are not corrected for pile-up.
         view_s: counting time of a view; by default that of each file.
         noise_maps: compute the standard deviation of maps and images in every voxel.
+        pairs: of the events of a photon, which correlate the noise of the bins; by default counts
+            are Poisson.
     """
 
     def __init__(
@@ -128,13 +132,15 @@ class ScanEvaluator:
         dead_times: DeadTimes | None = None,
         view_s: float | None = None,
         noise_maps: bool = True,
+        pairs: Pairs | None = None,
     ) -> None:
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be at least 0 and below 1, got {max_dead_share}")
         grid(VolumeGrid(1, 1, 1, 1.0))  # rejects wrong settings before a scan is read
         self.chains, self.max_dead_share = chains, max_dead_share
         self.grid, self.seed = grid, seed
-        self.dead_times, self.view_s, self.noise_maps = dead_times, view_s, noise_maps
+        self.dead_times, self.view_s = dead_times, view_s
+        self.noise_maps, self.pairs = noise_maps, pairs
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -184,7 +190,7 @@ class ScanEvaluator:
         numbers = _numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share}
         noise = None
         if self.noise_maps:
-            of_counts = self._of_counts(path, measured, prepared, chain)
+            of_counts = self._of_counts(path, measured, prepared, chain, outcome)
             of_rays = RayNoise.of(chain.decompose, outcome, of_counts, dead)
             noise = of_rays.of_maps(scanner.variance, recorded.geometry, recorded.grid)
             maps = outcome.at("maps")[0].masked_fill(unknown, torch.nan)
@@ -222,12 +228,18 @@ class ScanEvaluator:
         return unpiled(path, measured, self.dead_times, self.view_s)
 
     def _of_counts(
-        self, path: Path, measured: ScanRecord, scan: FlatFielded, chain: Chain
+        self, path: Path, measured: ScanRecord, scan: FlatFielded, chain: Chain, outcome: Scan
     ) -> CountCovariance:
         """Covariance of the counts that are decomposed, from the photons in the file."""
-        counts = measured.at("counts")[None]
+        counts, together = measured.at("counts")[None], None
+        if self.pairs is not None:
+            per_expected = 1 / scan.gain.expand(counts.shape)
+            if outcome.scatter_fraction is not None:
+                per_expected = per_expected / (1 - outcome.scatter_fraction)
+            x, model = outcome.at("line_integrals"), chain.decompose.model
+            together = counted_together(self.pairs, model, x, per_expected)
         if chain.correct is None and self.dead_times is None:
-            return scaled_covariance(scan.gain, counts)
+            return scaled_covariance(scan.gain, counts, together)
 
         def prepared(counts: Tensor) -> Tensor:
             recorded, _ = self._without_pile_up(path, replace(measured, counts=counts[0]))
@@ -235,7 +247,7 @@ class ScanEvaluator:
             return ready if chain.correct is None else ready * (1 - chain.correct(ready))
 
         generator = generator_of(self.seed, f"noise of the counts, {measured.name}")
-        return count_covariance(prepared, counts, generator)
+        return count_covariance(prepared, counts, generator, together)
 
     def _read(self, path: Path) -> ScanRecord:
         recorded = read_scan(path, _READ)

@@ -17,6 +17,7 @@ from pcctlearn.evaluation.folder import digest_of, finished_scans, write_scan_fo
 from pcctlearn.evaluation.scan_chain import ScanChains
 from pcctlearn.files.names import safe_stem
 from pcctlearn.metrics.errors import CORRECTED, ErrorTable
+from pcctlearn.physics.response.presets import pairs_of
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
@@ -54,6 +55,8 @@ class Evaluation:
             with first; pixels beyond their greatest rate are filled from their neighbours.
         view_s: counting time of a view for files that do not hold it.
         noise_maps: compute the standard deviation of maps and images in every voxel.
+        pairs: pairs of events of a photon, as in ``pairs_of``: the noise of the bins is correlated;
+            by default counts are Poisson.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -72,6 +75,7 @@ class Evaluation:
         dead_times: str | None = None,
         view_s: float | None = None,
         noise_maps: bool = True,
+        pairs: str | None = None,
         seed: int = 0,
     ) -> None:
         if scans is None:
@@ -90,8 +94,9 @@ class Evaluation:
         of_counters = None if dead_times is None else read_dead_times(dead_times)
         if view_s is not None:
             require_positive(view_s=view_s)
+        of_events = None if pairs is None else pairs_of(pairs)
         self.evaluator = ScanEvaluator(
-            chains, max_dead_share, grid, seed, of_counters, view_s, noise_maps
+            chains, max_dead_share, grid, seed, of_counters, view_s, noise_maps, of_events
         )
 
     def run(self, context: Context) -> StudyResults:

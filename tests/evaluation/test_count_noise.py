@@ -7,8 +7,10 @@ import torch
 from support.kernels import kernels
 from support.scanners import FOUR_BINS, scanner
 
-from pcctlearn.evaluation.count_noise import count_covariance, scaled_covariance
+from pcctlearn.evaluation.count_noise import count_covariance, counted_together, scaled_covariance
 from pcctlearn.physics.pileup import PileUp
+from pcctlearn.physics.response.pairs import bin_covariance
+from pcctlearn.physics.response.presets import pairs_of
 from pcctlearn.scatter.kernel import KernelScatter
 from pcctlearn.scatter.network import ScatterNetwork
 from pcctlearn.scatter.uniform import UniformScatter
@@ -120,3 +122,33 @@ def test_it_is_the_covariance_of_repeated_corrected_counts(name):
     )
     if name == "kernels":
         assert (found / sd[..., None] / sd[..., None, :])[..., 0, 1].max() > 0.05
+
+
+def test_photons_counted_twice_correlate_the_measured_counts():
+    """Λ at the estimated line integrals, per measured count, carried like Poisson noise."""
+    n, model = counts_behind_water()
+    pairs, water = pairs_of("silicon_monte_carlo"), torch.tensor([[[8.0, 0.1]]])
+    lines = channels_first(water.expand(1, *BEAM.shape, 2))
+    per_expected = torch.full_like(n, 0.5)
+    together = counted_together(pairs, model, lines, per_expected)
+    assert together.shape == (1, *BEAM.shape, 4, 4)
+    left = model.fluence * torch.exp(-water @ model.attenuation)[0, 0]
+    edges = model.thresholds.edges_keV.detach()
+    once = bin_covariance(model.response, pairs, edges, model.energies_keV, left)
+    mean = model(water).detach()[0, 0]
+    torch.testing.assert_close(together[0, 1, 2, 3], 0.5 * (once - torch.diag(mean)).detach())
+    gain = torch.tensor([1.3, 0.8, 1.0, 2.0])[:, None, None, None]
+    added = [
+        with_pairs - without
+        for with_pairs, without in (
+            (scaled_covariance(gain, n, together), scaled_covariance(gain, n)),
+            (
+                count_covariance(lambda c: gain * c, n, generator(), together),
+                count_covariance(lambda c: gain * c, n, generator()),
+            ),
+        )
+    ]
+    torch.testing.assert_close(added[0], added[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        added[0][..., 0, 3], 1.3 * 2.0 * together[..., 0, 3], rtol=1e-4, atol=1e-4
+    )
