@@ -13,10 +13,11 @@ uniform scatter is subtracted.
     rays                   one ray behind 20 g/cm² of water and 1 g/cm² of calcium: bias of the
                            estimate over its sd, and sd predicted over drawn, of the rays that are
                            solved inside the box
-    pairs                  the same ray at 1e6 photons; photons may be registered more than once: the sd of the Poisson estimate, drawn, over the sd that
-                           independent Poisson counts would have ("Poisson"), over that predicted
-                           with the covariance of the counts ("correlated"), and over that of the
-                           best weighted estimate ("weighted")
+    pairs                  the same ray at 1e6 photons, which may be registered more than once: sd
+                           of the Poisson estimate, drawn, over that of independent Poisson counts
+                           ("Poisson"), over that predicted from the covariance of the counts
+                           ("correlated"), and over that of the best weighted estimate
+                           ("weighted")
     cost                   noise maps over decomposition and reconstruction, processor time
 """
 
