@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         ["decomposition", "--rays", "200", "--repeats", "1", "--memory-rays", "0"],
         ["etb", "--pixels", "200", "--repeats", "1"],
+        ["uncertainty", "--draws", "3", "--photons", "1e6", "--rays", "500"],
         ["projectors_cone", "--alone", "--size", "16", "--views", "8", "--repeats", "1"],
     ],
     ids=lambda words: words[0],

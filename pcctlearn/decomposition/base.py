@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcctlearn.physics.spectral_model import SpectralModel
-from pcctlearn.shapes import Counts
+from pcctlearn.shapes import Counts, LineIntegrals, channels_last
 from pcctlearn.solvers.quadratic import Solution
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import SliceGrid
@@ -41,16 +43,42 @@ class Decomposition(nn.Module):
         """
         return self
 
-    def covariance(self, counts: Counts, variance: Counts | None = None) -> Tensor | None:
-        """Covariance (batch, view, *pixel, material, material) of the noise in (g/cm²)², or None.
-
-        None: this decomposition does not compute it.
+    def count_jacobian(
+        self, counts: Counts, line_integrals: LineIntegrals | None = None
+    ) -> Float[Tensor, "batch view *pixel material bin"]:
+        """∂x/∂n of each ray in g/cm² per photon; by default by autograd.
 
         Args:
             counts: as in ``forward``.
-            variance: of the counts; by default the counts.
+            line_integrals: result of ``forward``, if it is known.
         """
-        return None
+        with torch.enable_grad():  # rays are independent: one backward pass for each material
+            n = counts.detach().requires_grad_()
+            x = self(n).x
+            rows = [torch.autograd.grad(one.sum(), n, retain_graph=True)[0] for one in x.unbind(1)]
+        return torch.stack([channels_last(row) for row in rows], -2)
+
+    def covariance(
+        self,
+        counts: Counts,
+        of_counts: Float[Tensor, "batch view *pixel bin bin"] | None = None,
+        line_integrals: LineIntegrals | None = None,
+    ) -> Float[Tensor, "batch view *pixel material material"]:
+        """J Cov(n) Jᵀ, covariance of the noise of the line integrals of a ray in (g/cm²)².
+
+        J = ∂x/∂n is that of the measured counts, so that no model of the noise enters but that of
+        the counts. It is linear in the noise: with few photons in a bin the estimate is biased and
+        its variance greater than this.
+
+        Args:
+            counts: as in ``forward``.
+            of_counts: covariance of the counts; by default they are Poisson, Cov(n) = diag n.
+            line_integrals: result of ``forward``, if it is known.
+        """
+        J = self.count_jacobian(counts, line_integrals)
+        if of_counts is None:
+            return (J * channels_last(counts)[..., None, :]) @ J.mT
+        return J @ of_counts @ J.mT
 
     def bounds(self) -> list[list[float]] | None:
         """Lower and upper limits of the materials in g/cm², or None if all materials are free.

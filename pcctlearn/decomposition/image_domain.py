@@ -27,7 +27,14 @@ from pcctlearn.decomposition.polynomial import LEAST_PHOTONS
 from pcctlearn.physics.attenuation import attenuation_table, mass_attenuation
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.physics.thresholds import above_from_bins
-from pcctlearn.shapes import Counts, Energies, RayCounts, channels_first, channels_last
+from pcctlearn.shapes import (
+    Counts,
+    Energies,
+    LineIntegrals,
+    RayCounts,
+    channels_first,
+    channels_last,
+)
 from pcctlearn.solvers.quadratic import Solution
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.grids import SliceGrid
@@ -243,24 +250,18 @@ class ImageDomain(Decomposition):
             p = correct.of_images(p, *self._imaging, self.least_over_water, self.n_passes)
         return Solution(channels_first(p @ self.inverse.inverse.mT.to(p)), counted)
 
-    def covariance(
-        self, counts: Counts, variance: Counts | None = None
-    ) -> Float[Tensor, "batch view *pixel material material"]:
-        """Covariance of the noise of the line integrals in (g/cm²)², of one ray each.
+    def count_jacobian(
+        self, counts: Counts, line_integrals: LineIntegrals | None = None
+    ) -> Float[Tensor, "batch view *pixel material bin"]:
+        """∂x/∂n_b = −Σ_{j ≤ b} M⁻¹_j ∂p_c,j/∂p_j / N_j, in g/cm² per photon.
 
-        Var(N_i, N_j) = Σ_b Var(n_b) over the bins above both thresholds, carried through logarithm,
-        correction for water, and M⁻¹. The correction for bone changes it by a few per cent.
-
-        Args:
-            counts: as in ``forward``.
-            variance: of the counts; by default the counts.
+        Logarithm, correction for water, and M⁻¹. The correction for bone changes it by a few per
+        cent, which is left out.
         """
         p, _ = self._projections(counts)
-        rays = channels_last(counts if variance is None else variance)
         above = above_from_bins(channels_last(counts)).clamp(min=LEAST_PHOTONS)
         slope = self.hardening.slope(p) / above
-        shared = _shared(above_from_bins(rays))
-        return self.inverse.covariance(slope[..., None] * shared * slope[..., None, :])
+        return -(self.inverse.inverse.to(slope) * slope[..., None, :]).cumsum(-1)
 
     def _projections(self, counts: Counts) -> tuple[RayCounts, Tensor]:
         """−ln(N/N_air) above each threshold, and where photons were counted above all."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.decomposition.ambiguity import informative
@@ -23,12 +24,14 @@ from pcctlearn.decomposition.pieces import (
     started,
 )
 from pcctlearn.decomposition.polynomial import Polynomial, fit_polynomial
+from pcctlearn.decomposition.sensitivity import count_jacobian
 from pcctlearn.physics.attenuation import mass_attenuation
 from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.shapes import (
     Attenuation,
     Counts,
+    LineIntegrals,
     RayCounts,
     RayLineIntegrals,
     RayMask,
@@ -203,6 +206,21 @@ class MaximumLikelihood(Decomposition):
         )
         self._report(solution)
         return Solution(channels_first(solution.x), solution.converged)
+
+    def count_jacobian(
+        self, counts: Counts, line_integrals: LineIntegrals | None = None
+    ) -> Float[Tensor, "batch view *pixel material bin"]:
+        """∂x/∂n at the minimum (``sensitivity.count_jacobian``), in g/cm² per photon.
+
+        A material on a limit of the box does not depend on the counts. Where a ray is not solved
+        the result is meaningless.
+        """
+        rays = channels_last(counts)
+        x = self(counts).x if line_integrals is None else line_integrals
+        spectra = self.model.spectra().detach().to(rays)
+        attenuation = self.model.attenuation.to(rays)
+        limits = box(self.bounds(), attenuation)
+        return count_jacobian(channels_last(x.detach()), rays, spectra, attenuation, limits)
 
     def bounds(self) -> list[list[float]] | None:
         """Lower and upper limits of the materials, or None if all materials are free."""

@@ -12,7 +12,7 @@ from pcctlearn.physics.likelihood import poisson_likelihood
 from pcctlearn.physics.spectral_model import SpectralModel
 from pcctlearn.shapes import Attenuation, RayCounts, RayLineIntegrals, Spectra
 from pcctlearn.solvers.implicit import implicit_tangent
-from pcctlearn.solvers.quadratic import Solution
+from pcctlearn.solvers.quadratic import Bounds, Solution, free_unknowns
 from pcctlearn.solvers.small_systems import solve_positive_definite
 
 
@@ -27,18 +27,41 @@ def fisher_information(
 def count_jacobian(
     line_integrals: RayLineIntegrals,
     counts: RayCounts,
-    spectra: Float[Tensor, "bin energy"],
+    spectra: Spectra,
     attenuation: Attenuation,
+    bounds: Bounds | None = None,
 ) -> Float[Tensor, "*ray material bin"]:
-    """∂A/∂n_b = (∂²L/∂A²)⁻¹ ∂_A ȳ_b / ȳ_b at the free minimum A, in g/cm² per photon.
+    """∂A/∂n_b = (∂²L/∂A²)⁻¹ ∂_A ȳ_b / ȳ_b at the minimum A, in g/cm² per photon.
 
     It is the derivative of ``decompose`` in the counts, with the exact Hessian, for all materials
-    and bins at once.
+    and bins at once. A material on a limit of the ``bounds`` does not depend on the counts.
     """
-    _, relative = _slopes(line_integrals, spectra, attenuation)
-    hessian = poisson_likelihood(line_integrals, counts, spectra, attenuation).hessian
-    columns = [solve_positive_definite(hessian, -one)[0] for one in relative.unbind(-2)]
-    return torch.stack(columns, -1)
+    layout = RayLayout(counts.shape[:-1], spectra.shape[:-2])
+    parts = []
+    for n, S, A in layout.ordered(counts, spectra, line_integrals).pieces():
+        assert A is not None
+        likelihood = poisson_likelihood(A, n, S, attenuation)
+        free = bounds and free_unknowns(A, likelihood.gradient, bounds)
+        J = torch.stack(
+            [
+                solve_positive_definite(likelihood.hessian, -slope, free)[0]
+                for slope in _log_slopes(A, S, attenuation)
+            ],
+            -1,
+        )
+        parts.append(Solution(J.flatten(-2), torch.ones_like(A[..., 0], dtype=torch.bool)))
+    J = layout.restored(flat(parts)).x
+    return J.unflatten(-1, (len(attenuation), counts.shape[-1]))
+
+
+def _log_slopes(
+    A: Tensor, spectra: Tensor, attenuation: Attenuation
+) -> list[Float[Tensor, "*ray material"]]:
+    """−∂_A ȳ_b / ȳ_b of each bin, zero where no photons are expected, for rays of a piece."""
+    transmission = torch.exp(-A @ attenuation)
+    mean = transmission @ spectra.mT
+    slope = torch.stack([transmission @ (spectra * mu).mT for mu in attenuation], -1)
+    return list(torch.where(mean[..., None] > 0, slope / mean[..., None], 0).unbind(-2))
 
 
 def _slopes(
@@ -62,6 +85,35 @@ def cramer_rao_bound(
     _, definite = solve_positive_definite(information, torch.zeros_like(information[..., 0]))
     inverse, failed = torch.linalg.inv_ex(information)
     return torch.where((definite & (failed == 0))[..., None, None], inverse, torch.inf)
+
+
+def poisson_estimate_covariance(
+    line_integrals: RayLineIntegrals,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    of_counts: Float[Tensor, "*ray bin bin"],
+) -> Float[Tensor, "*ray material material"]:
+    """I⁻¹ Gᵀ Σ G I⁻¹ of the Poisson estimate, at high counts, where the counts have covariance Σ.
+
+    G = ∂_A ȳ / ȳ, and I is the Fisher matrix; for Σ = diag ȳ it is the Cramér–Rao bound.
+    """
+    _, relative = _slopes(line_integrals, spectra, attenuation)
+    J = cramer_rao_bound(line_integrals, spectra, attenuation) @ relative.mT
+    return J @ of_counts @ J.mT
+
+
+def correlated_bound(
+    line_integrals: RayLineIntegrals,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    of_counts: Float[Tensor, "*ray bin bin"],
+) -> Float[Tensor, "*ray material material"]:
+    """(∂_A ȳᵀ Σ⁻¹ ∂_A ȳ)⁻¹, least covariance of an estimate weighted by counts of covariance Σ.
+
+    It is the Cramér–Rao bound of normal counts whose covariance is known, in (g/cm²)².
+    """
+    slope, _ = _slopes(line_integrals, spectra, attenuation)
+    return torch.linalg.inv(slope.mT @ torch.linalg.solve(of_counts, slope))
 
 
 def spectra_tangent(

@@ -10,15 +10,22 @@ from torch import Tensor
 
 from pcctlearn.calibration.dead_times import DeadTimes
 from pcctlearn.chain import Chain
+from pcctlearn.evaluation.count_noise import (
+    CountCovariance,
+    count_covariance,
+    counted_together,
+    scaled_covariance,
+)
 from pcctlearn.evaluation.cut_off import cut_off_percent, cut_off_warning
 from pcctlearn.evaluation.judge import judge
-from pcctlearn.evaluation.noise import Covariance, map_covariance, noise_numbers
+from pcctlearn.evaluation.noise import Covariance, RayNoise, noise_numbers
 from pcctlearn.evaluation.scan_chain import SCANNER, ScanChains
 from pcctlearn.evaluation.truth import errors_from_truth
 from pcctlearn.evaluation.unpiled import unpiled
 from pcctlearn.metrics.errors import ErrorTable
 from pcctlearn.physics.attenuation import DENSITY_G_CM3
 from pcctlearn.physics.noise import generator_of
+from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.scan import SHADOW_G_CM2, Scan
 from pcctlearn.scans.dead_pixels import any_of, filled, listed
@@ -41,7 +48,7 @@ class EvaluatedScan:
     maps. ``dead`` (pixel, 2) are the rows and columns of pixels that were filled. ``unknown``
     (z, y, x) marks voxels whose rays miss the panel above or below in at least one view.
     ``cut_off`` is a sentence if the object extends beyond the detector, else empty.
-    ``noise`` is the covariance of the maps, if the decomposition computes it.
+    ``noise`` is the covariance of the maps, NaN where it is not known, if it was asked for.
     ``numbers`` need no truth. ``errors`` are those due to scatter, ``from_truth`` the differences
     from the true object. ``differences`` lists the differences between the scan's geometry and the
     checkpoint's.
@@ -80,14 +87,25 @@ class EvaluatedScan:
         ):
             yield f"vmi_{energy:g}keV", volume, "HU"
 
+    @property
+    def noise_unknown(self) -> Tensor:
+        """Voxels (z, y, x) whose noise is not known."""
+        return self.unknown if self.noise is None else self.unknown | self.noise[0, 0].isnan()
+
     def noise_volumes(self) -> Iterator[tuple[str, Tensor, str]]:
-        """Name, values and unit of the standard deviation of each map; unknown voxels are NaN."""
+        """Name, values and unit of the standard deviation of each map and each image.
+
+        Unknown voxels are NaN.
+        """
         if self.noise is None:
             return
-        variance = self.noise.diagonal(dim1=0, dim2=1).movedim(-1, 0)
-        sd = variance.clamp(min=0).sqrt().masked_fill(self.unknown, torch.nan)
-        for name, values in zip(self.materials, sd, strict=True):
+        covariance = self.noise.masked_fill(self.unknown, torch.nan)
+        variance = covariance.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+        for name, values in zip(self.materials, variance.clamp(min=0).sqrt(), strict=True):
             yield f"noise_{name.replace('/', '_')}", values * MG_ML, "mg/mL"
+        of_images = self.image.sd_hounsfield(covariance)
+        for energy, values in zip(self.image.energies_keV, of_images, strict=True):
+            yield f"noise_vmi_{energy:g}keV", values, "HU"
 
 
 class ScanEvaluator:
@@ -100,6 +118,9 @@ class ScanEvaluator:
         seed: seed of the noise added to primary counts for comparison.
         dead_times: of the counters of all scans; by default counts are not corrected for pile-up.
         view_s: counting time of a view; by default that of each file.
+        noise_maps: compute the standard deviation of maps and images in every voxel.
+        pairs: of the events of a photon, which correlate the noise of the bins; by default counts
+            are Poisson.
     """
 
     def __init__(
@@ -110,6 +131,8 @@ class ScanEvaluator:
         seed: int = 0,
         dead_times: DeadTimes | None = None,
         view_s: float | None = None,
+        noise_maps: bool = True,
+        pairs: Pairs | None = None,
     ) -> None:
         if not 0 <= max_dead_share < 1:
             raise ValueError(f"max_dead_share must be at least 0 and below 1, got {max_dead_share}")
@@ -117,6 +140,7 @@ class ScanEvaluator:
         self.chains, self.max_dead_share = chains, max_dead_share
         self.grid, self.seed = grid, seed
         self.dead_times, self.view_s = dead_times, view_s
+        self.noise_maps, self.pairs = noise_maps, pairs
 
     @torch.no_grad()
     def evaluate(self, path: Path) -> EvaluatedScan:
@@ -126,11 +150,10 @@ class ScanEvaluator:
             ValueError: views or too many pixels are missing, or the checkpoint was trained for a
                 different detector.
         """
-        recorded = self._read(path)
-        others = self._uncalibrated(recorded)
-        if self.dead_times is not None:
-            recorded, unresolved = unpiled(path, recorded, self.dead_times, self.view_s)
-            others = {**others, **unresolved}
+        measured = self._read(path)
+        others = self._uncalibrated(measured)
+        recorded, unresolved = self._without_pile_up(path, measured)
+        others = {**others, **unresolved}
         try:
             kinds = pixels_to_fill(recorded, self.max_dead_share, others)
         except ValueError as error:
@@ -164,12 +187,14 @@ class ScanEvaluator:
                 100 * unknown.double().mean().item(),
             )
         materials = tuple(chain.decompose.model.materials)
-        generator = generator_of(self.seed, f"noise of the maps, {recorded.name}")
-        noise = map_covariance(chain, outcome, prepared.gain, generator)
         numbers = _numbers(outcome, dead, unknown) | {"object_cut_off_percent": cut_off_share}
-        if noise is not None:
+        noise = None
+        if self.noise_maps:
+            of_counts = self._of_counts(path, measured, prepared, chain, outcome)
+            of_rays = RayNoise.of(chain.decompose, outcome, of_counts, dead)
+            noise = of_rays.of_maps(scanner.variance, recorded.geometry, recorded.grid)
             maps = outcome.at("maps")[0].masked_fill(unknown, torch.nan)
-            numbers |= noise_numbers(noise, maps, materials)
+            numbers |= noise_numbers(noise, maps, materials, image)
         return EvaluatedScan(
             path=path,
             recorded=recorded,
@@ -193,6 +218,36 @@ class ScanEvaluator:
         if pixels is None or pixels.gain.numel() != shape.numel():
             return {}
         return {"uncalibrated": ~pixels.calibrated.reshape(shape)}
+
+    def _without_pile_up(
+        self, path: Path, measured: ScanRecord
+    ) -> tuple[ScanRecord, dict[str, Pixels]]:
+        """The scan as counters without dead time would have made it, and unresolved pixels."""
+        if self.dead_times is None:
+            return measured, {}
+        return unpiled(path, measured, self.dead_times, self.view_s)
+
+    def _of_counts(
+        self, path: Path, measured: ScanRecord, scan: FlatFielded, chain: Chain, outcome: Scan
+    ) -> CountCovariance:
+        """Covariance of the counts that are decomposed, from the photons in the file."""
+        counts, together = measured.at("counts")[None], None
+        if self.pairs is not None:
+            per_expected = 1 / scan.gain.expand(counts.shape)
+            if outcome.scatter_fraction is not None:
+                per_expected = per_expected / (1 - outcome.scatter_fraction)
+            x, model = outcome.at("line_integrals"), chain.decompose.model
+            together = counted_together(self.pairs, model, x, per_expected)
+        if chain.correct is None and self.dead_times is None:
+            return scaled_covariance(scan.gain, counts, together)
+
+        def prepared(counts: Tensor) -> Tensor:
+            recorded, _ = self._without_pile_up(path, replace(measured, counts=counts[0]))
+            ready = replace(scan, recorded=recorded).counts[None]
+            return ready if chain.correct is None else ready * (1 - chain.correct(ready))
+
+        generator = generator_of(self.seed, f"noise of the counts, {measured.name}")
+        return count_covariance(prepared, counts, generator, together)
 
     def _read(self, path: Path) -> ScanRecord:
         recorded = read_scan(path, _READ)

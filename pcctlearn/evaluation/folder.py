@@ -29,9 +29,11 @@ def write_scan_folder(scan: EvaluatedScan, folder: Path, config: str = "") -> No
         _write_projections(scan, part / "projections.h5")
         to_patient = scan.recorded.scanner_to_patient
         frame = None if to_patient is None else to_patient.numpy()
-        for name, volume, unit in (*scan.volumes(), *scan.noise_volumes()):
+        volumes = [(*each, scan.unknown) for each in scan.volumes()]
+        volumes += [(*each, scan.noise_unknown) for each in scan.noise_volumes()]
+        for name, volume, unit, unknown in volumes:
             path = part / f"{name}.nii.gz"
-            write_nifti(path, volume, scan.recorded.grid, unit, frame, scan.unknown)
+            write_nifti(path, volume, scan.recorded.grid, unit, frame, unknown)
         record = {
             "scan": str(scan.path),
             "correction": scan.correction,

@@ -17,6 +17,7 @@ from pcctlearn.evaluation.folder import digest_of, finished_scans, write_scan_fo
 from pcctlearn.evaluation.scan_chain import ScanChains
 from pcctlearn.files.names import safe_stem
 from pcctlearn.metrics.errors import CORRECTED, ErrorTable
+from pcctlearn.physics.response.presets import pairs_of
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.folder import MARKER, OUTPUTS
 from pcctlearn.runs.results import StudyResults
@@ -53,6 +54,9 @@ class Evaluation:
         dead_times: a file of dead times (docs/dead_time.md), which counts and air are corrected
             with first; pixels beyond their greatest rate are filled from their neighbours.
         view_s: counting time of a view for files that do not hold it.
+        noise_maps: compute the standard deviation of maps and images in every voxel.
+        pairs: pairs of events of a photon, as in ``pairs_of``: the noise of the bins is correlated;
+            by default counts are Poisson.
         seed: seed of the noise added to primary counts for comparison.
     """
 
@@ -70,6 +74,8 @@ class Evaluation:
         pixel_model: str | None = None,
         dead_times: str | None = None,
         view_s: float | None = None,
+        noise_maps: bool = True,
+        pairs: str | None = None,
         seed: int = 0,
     ) -> None:
         if scans is None:
@@ -88,7 +94,10 @@ class Evaluation:
         of_counters = None if dead_times is None else read_dead_times(dead_times)
         if view_s is not None:
             require_positive(view_s=view_s)
-        self.evaluator = ScanEvaluator(chains, max_dead_share, grid, seed, of_counters, view_s)
+        of_events = None if pairs is None else pairs_of(pairs)
+        self.evaluator = ScanEvaluator(
+            chains, max_dead_share, grid, seed, of_counters, view_s, noise_maps, of_events
+        )
 
     def run(self, context: Context) -> StudyResults:
         """Evaluate the scans. Earlier outputs are moved aside when the first scan is finished.
@@ -175,6 +184,12 @@ class _Report:
                 f"{n_slices} of its slices, are unknown (NaN): their rays miss the panel above or "
                 "below in at least one view."
             )
+        if (percent := scan.numbers.get("noise_unknown_percent", 0.0)) > 0:
+            self.remarks.append(
+                f"The noise of {percent:.3g} % of the voxels of the object in {name} is not known "
+                "(NaN): a ray through them was not solved or lies on a limit of the decomposition, "
+                "or they lie outside the circle that the detector measures."
+            )
         if scan.cut_off:
             self.remarks.append(f"{name}: {scan.cut_off}.")
         for difference in scan.differences:
@@ -192,6 +207,12 @@ class _Report:
             self.arrays[f"{name}/axial.{label}"] = volume[grid.n_z // 2]
             self.arrays[f"{name}/coronal.{label}"] = volume[:, grid.n_y // 2]
         self.figures.append(f"evaluation.slices:{name}")
+        for title, volume, unit in scan.noise_volumes():
+            label = f"{title.removeprefix('noise_')}_{unit.replace('/', '_')}"
+            self.arrays[f"{name}/axial_noise.{label}"] = volume[grid.n_z // 2]
+            self.arrays[f"{name}/coronal_noise.{label}"] = volume[:, grid.n_y // 2]
+        if scan.noise is not None:
+            self.figures.append(f"evaluation.noise:{name}")
         if scan.outcome.scatter_fraction is not None:
             self.arrays[f"{name}/edges_keV"] = scan.edges_keV
             self.arrays[f"{name}/scatter_fraction"] = scan.outcome.scatter_fraction[0, :, 0]

@@ -19,6 +19,8 @@ from pcctlearn.scatter.checkpoint import CorrectionBuilder
 from pcctlearn.tomography.fbp import fbp, require_truncation
 from pcctlearn.tomography.filters import RampFilter
 from pcctlearn.tomography.geometry.base import Geometry
+from pcctlearn.tomography.linear_operator import LinearOperator
+from pcctlearn.tomography.variance import fbp_variance
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,15 @@ SCANNER = ("spectrum", "response")  # parts of a file that describe its scanner,
 
 @dataclass(frozen=True)
 class ScanChain:
-    """A chain, its images, and the differences from the geometry of the correction."""
+    """A chain, its images, and the differences from the geometry of the correction.
+
+    ``variance`` carries variances of line integrals to variances of the maps.
+    """
 
     recorded: ScanRecord
     chain: Chain
     image: MonoenergeticImages
+    variance: LinearOperator
     differences: list[str]
 
     def fits(self, other: ScanRecord) -> bool:
@@ -78,6 +84,7 @@ class ScanChains:
         self.vmi_keV = list(vmi_keV)
         self.materials = _checked_basis(materials)
         self.reconstruct = partial(fbp, filter=filter, truncation=truncation)
+        self.variance = partial(fbp_variance, filter=filter, truncation=truncation)
         self._last: ScanChain | None = None
 
     def of(self, path: Path, recorded: ScanRecord) -> ScanChain:
@@ -96,6 +103,7 @@ class ScanChains:
                 replace(recorded, counts=None, primary=None, scatter=None),
                 Chain(decompose, reconstruct, image, correct).eval(),
                 image,
+                self.variance(geometry, recorded.grid),
                 differences,
             )
         return self._last

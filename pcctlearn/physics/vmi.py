@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcctlearn.physics.attenuation import Material, attenuation_table, mass_attenuation
@@ -31,6 +32,15 @@ class MonoenergeticImages(nn.Module):
                 f"shape {tuple(maps.shape)}"
             )
         return torch.einsum("mk,bm...->bk...", self.attenuation.to(maps), maps)
+
+    def sd_hounsfield(
+        self, covariance: Float[Tensor, "material material *voxel"]
+    ) -> Float[Tensor, "keV *voxel"]:
+        """Standard deviation in HU, 1000 √(Σ_kl μ_k μ_l C_kl)/μ_water, for that of the maps C."""
+        mu = self.attenuation.to(covariance)
+        variance = torch.einsum("ke,le,kl...->e...", mu, mu, covariance)
+        water = self.water.to(covariance).view(-1, *[1] * (variance.ndim - 1))
+        return 1000 * variance.clamp(min=0).sqrt() / water
 
     def hounsfield(self, maps: Maps) -> Vmi:
         """Density maps to HU, 1000 (μ − μ_water)/μ_water at each energy."""

@@ -10,15 +10,16 @@ from torch import Tensor
 from pcctlearn.calibration.pixel_model import PixelModel
 from pcctlearn.montecarlo.object.transport import ObjectScatter
 from pcctlearn.physics.attenuation import attenuation_table, linear_attenuation
-from pcctlearn.physics.noise import draw_counts
+from pcctlearn.physics.noise import draw_correlated, draw_counts
 from pcctlearn.physics.pileup import PileUp
+from pcctlearn.physics.response.pairs import Pairs, pair_counts
 from pcctlearn.physics.response.table import Table
 from pcctlearn.physics.skew import skew_filter
 from pcctlearn.physics.spectral_model import SpectralModel, expected_counts
 from pcctlearn.physics.spectrum import transmission
 from pcctlearn.scan import SHADOW_G_CM2
 from pcctlearn.scans.record import ResponseRecord, ScanRecord, SpectrumRecord
-from pcctlearn.shapes import Energies
+from pcctlearn.shapes import Attenuation, Energies
 from pcctlearn.simulation.scatter_views import between_views, simulated_views
 from pcctlearn.tomography.geometry.base import Geometry
 from pcctlearn.tomography.geometry.cone import ConeBeam
@@ -81,7 +82,9 @@ class ScanSimulator:
         pixel_model: gain, skew and thresholds of every pixel, in place of the two above.
         pile_up: what counters with dead times register of the photons; primary and scatter of the
             scan are those of counters without.
-        noise: draw Poisson counts instead of using the expected ones.
+        noise: draw counts instead of using the expected ones.
+        pairs: of events of a photon; counts are then drawn with the covariance of photons that are
+            registered more than once (``draw_correlated``), by default as Poisson counts.
         seed: seed of the detector's imperfections, which are the same in every scan.
     """
 
@@ -100,6 +103,7 @@ class ScanSimulator:
         pile_up: PileUp | None = None,
         noise: bool = True,
         seed: int = 0,
+        pairs: Pairs | None = None,
     ) -> None:
         if spr is not None and grid_transmission is not None:
             raise ValueError(
@@ -137,9 +141,10 @@ class ScanSimulator:
         self.grid = grid.as_volume() if isinstance(grid, ImageGrid) else grid
         self.model, self.scatter = model, scatter
         self.spr, self.grid_transmission, self.noise = spr, grid_transmission, noise
-        self.pile_up = pile_up
+        self.pile_up, self.pairs = pile_up, pairs
         if pile_up is not None:
             pile_up.require_thresholds(model.thresholds.n_bins)
+            _require_poisson(pairs)
         self._projector = projector(geometry, self.grid)
         if pixel_model is None:
             self._detector = self._imperfect(edges, threshold_error_keV, dict(skew_cm or {}), seed)
@@ -187,7 +192,11 @@ class ScanSimulator:
         expected = self._registered(primary + scatter)
         air = (open_beam.sum(-1) * flux[..., None]).movedim(-1, 0)
         generator = torch.Generator().manual_seed(seed)
-        counts = draw_counts(expected, generator) if self.noise else expected
+        counts = expected
+        if self.noise and self.pairs is None:
+            counts = draw_counts(expected, generator)
+        elif self.noise:
+            counts = self._correlated(expected, primary, rays, attenuation, flux, generator)
         response = model.response
         if not isinstance(response, Table):
             response = Table.sampled(response, model.energies_keV)
@@ -223,6 +232,30 @@ class ScanSimulator:
             config=config,
             software="pcctlearn",
         )
+
+    def _correlated(
+        self,
+        expected: Float[Tensor, "bin view row column"],
+        primary: Float[Tensor, "bin view row column"],
+        rays: Float[Tensor, "view row column material"],
+        attenuation: Attenuation,
+        flux: Float[Tensor, "row column"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "bin view row column"]:
+        """Counts whose bins are correlated, view by view.
+
+        The pairs are those of the nominal thresholds; scattered photons have as many as primary
+        ones.
+        """
+        assert self.pairs is not None
+        model, views = self.model, []
+        edges, energies = model.thresholds.edges_keV.detach(), model.energies_keV
+        for n, p, A in zip(expected.unbind(1), primary.unbind(1), rays, strict=True):
+            together = pair_counts(self.pairs, A, edges, energies, model.fluence, attenuation)
+            root = (flux * n / p).sqrt().movedim(0, -1)
+            together = root[..., None] * together * root[..., None, :]
+            views.append(draw_correlated(n.movedim(0, -1), together, generator))
+        return torch.stack(views).movedim(-1, 0)
 
     def _scatter(
         self,
@@ -336,6 +369,15 @@ class ScanSimulator:
         empty = torch.zeros(0, *shape, dtype=torch.float64)
         skew = torch.stack(filters) if filters else empty
         return _Detector(thresholds, skew, tuple(skew_cm), self.model)
+
+
+def _require_poisson(pairs: Pairs | None) -> None:
+    """Raise ValueError for pairs in a scan with pile-up."""
+    if pairs is not None:
+        raise ValueError(
+            "the noise of counters with dead times is drawn as Poisson noise: give pairs or "
+            "pile_up, not both (scan=correlated or scan=piled_up)"
+        )
 
 
 def mean_spr(

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
         "geometry": ["ParallelBeam", "FanBeam", "ConeBeam"],
         "projector": ["projector"],
         "fbp": ["fbp"],
+        "variance": ["fbp_variance"],
         "iterative.sirt": ["sirt", "os_sart"],
         "iterative.cgls": ["cgls"],
         "iterative.fista_tv": ["fista_tv"],

@@ -1,6 +1,6 @@
 """Filtered back-projection and FDK as one linear operator: parallel, fan and cone beam."""
 
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 
@@ -82,24 +82,53 @@ def fbp(
     L. A. Feldkamp, L. C. Davis and J. W. Kress, "Practical cone-beam algorithm",
     J. Opt. Soc. Am. A 1 (1984). doi:10.1364/JOSAA.1.000612
     """
+    warn_if_truncated(geometry, grid)
+    rows = filtered_rows(geometry, grid, filter, truncation)
+    ramp = rows.ramp(*geometry.sinogram_shape(grid)[:-1])
+    back_filtered = backprojector(rows.filtered_beam, grid, backend) @ ramp
+    redundancy = redundancy_weights(geometry, grid)
+    if not any(rows.n_added):
+        return back_filtered @ ray_weights(geometry, grid, redundancy)
+    if truncation == "cosine":
+        extend = EdgeExtension(geometry.sinogram_shape(grid), *rows.n_added)
+        return back_filtered @ extend @ ray_weights(geometry, grid, redundancy)
+    redundancy = extended_weights(geometry, redundancy, *rows.n_added)
+    fitted = WaterExtension(rows.wide, *rows.n_added, water_density)
+    weighted = back_filtered @ ray_weights(rows.wide, grid, redundancy)
+    return WaterExtended(weighted, fitted, geometry.n_columns)
+
+
+class FilteredRows(NamedTuple):
+    """Columns of detector rows as they are extrapolated and then filtered.
+
+    ``wide`` has the ``n_added`` columns (before, after) of the extrapolation, ``filtered_beam``
+    also those ``beyond`` it, at which the filtered rows are needed.
+    """
+
+    wide: Geometry
+    n_added: tuple[int, int]
+    beyond: tuple[int, int]
+    filter: str
+
+    @property
+    def filtered_beam(self) -> Geometry:
+        """The beam of the filtered rows."""
+        return with_columns(self.wide, *self.beyond)
+
+    def ramp(self, *leading: int) -> RampFilter:
+        """The filter of extrapolated rows (*leading, column)."""
+        spacing_cm = self.wide.column_cm / self.wide.magnification
+        return RampFilter((*leading, self.wide.n_columns), spacing_cm, self.filter, *self.beyond)
+
+
+def filtered_rows(
+    geometry: Geometry, grid: SliceGrid, filter: str, truncation: str
+) -> FilteredRows:
+    """The rows of ``fbp`` with these arguments, and its errors."""
     require_truncation(truncation)
     geometry.require_grid(grid)
-    warn_if_truncated(geometry, grid)
-    wide, n_before, n_after = widened(geometry, grid, to_corners=truncation == "water")
-    beyond = columns_beyond(wide, grid)
-    spacing_cm = geometry.column_cm / geometry.magnification
-    ramp = RampFilter(wide.sinogram_shape(grid), spacing_cm, filter, *beyond)
-    back_filtered = backprojector(with_columns(wide, *beyond), grid, backend) @ ramp
-    redundancy = redundancy_weights(geometry, grid)
-    if not n_before and not n_after:
-        return back_filtered @ _weights(geometry, grid, redundancy)
-    if truncation == "cosine":
-        extend = EdgeExtension(geometry.sinogram_shape(grid), n_before, n_after)
-        return back_filtered @ extend @ _weights(geometry, grid, redundancy)
-    redundancy = extended_weights(geometry, redundancy, n_before, n_after)
-    fitted = WaterExtension(wide, n_before, n_after, water_density)
-    weighted = back_filtered @ _weights(wide, grid, redundancy)
-    return WaterExtended(weighted, fitted, geometry.n_columns)
+    wide, *n_added = widened(geometry, grid, to_corners=truncation == "water")
+    return FilteredRows(wide, (n_added[0], n_added[1]), columns_beyond(wide, grid), filter)
 
 
 def require_truncation(truncation: str) -> None:
@@ -109,7 +138,7 @@ def require_truncation(truncation: str) -> None:
         raise ValueError(f"truncation must be one of {accepted}, got {truncation!r}")
 
 
-def _weights(geometry: Geometry, grid: SliceGrid, redundancy: FloatArray) -> LinearOperator:
+def ray_weights(geometry: Geometry, grid: SliceGrid, redundancy: FloatArray) -> LinearOperator:
     """Obliquity times redundancy (view, column), for a sinogram of the grid."""
     dtype, shape = torch.get_default_dtype(), geometry.sinogram_shape(grid)
     cosine = torch.from_numpy(cosine_weights(geometry)).to(dtype)

@@ -156,7 +156,8 @@ def test_the_covariance_is_that_of_repeated_draws():
     x = torch.stack([decompose(one).x[0] for one in drawn])
     x = x.movedim(1, -1).flatten(0, -2)
     found = torch.cov(x.mT)
-    predicted = decompose.covariance(expected, expected * gain)[0, 0, 0]
+    of_counts = torch.diag_embed((expected * gain).movedim(1, -1))
+    predicted = decompose.covariance(expected, of_counts)[0, 0, 0]
     # relative standard error of a variance from 24 000 draws: 0.9 %
     torch.testing.assert_close(found, predicted, rtol=0.04, atol=0)
 

@@ -6,10 +6,12 @@ from support.scanners import FOUR_BINS, SIX_BINS, scanner
 
 from pcctlearn.decomposition.maximum_likelihood import decompose
 from pcctlearn.decomposition.sensitivity import (
+    correlated_bound,
     count_jacobian,
     cramer_rao_bound,
     fisher_information,
     minimum_tangents,
+    poisson_estimate_covariance,
     spectra_tangent,
 )
 from pcctlearn.physics.noise import draw_counts
@@ -146,3 +148,20 @@ def test_many_tangents_are_those_of_single_changes(n_materials):
         torch.testing.assert_close(
             found.counts[:, :, k], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-2
         )
+
+
+@EVERY_KIND
+def test_bounds_of_correlated_counts(n_materials, n_pixels):
+    """Poisson counts give the Cramér–Rao bound; the weighted estimate is never worse."""
+    model, _, spectra, attenuation, truth = problem(n_materials, n_pixels)
+    mean = model(truth).detach()
+    bound = cramer_rao_bound(truth, spectra, attenuation)
+    poisson = torch.diag_embed(mean)
+    for found in (poisson_estimate_covariance, correlated_bound):
+        torch.testing.assert_close(found(truth, spectra, attenuation, poisson), bound)
+    root = torch.randn(*mean.shape, mean.shape[-1], generator=torch.Generator().manual_seed(4))
+    correlated = poisson + 0.3 * mean.mean() * root @ root.mT
+    best = correlated_bound(truth, spectra, attenuation, correlated)
+    usual = poisson_estimate_covariance(truth, spectra, attenuation, correlated)
+    assert (torch.linalg.eigvalsh(usual - best) > -1e-9 * usual.abs().amax()).all()
+    assert (best.diagonal(dim1=-2, dim2=-1) < 0.999 * usual.diagonal(dim1=-2, dim2=-1)).any()

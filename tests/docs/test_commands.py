@@ -164,7 +164,7 @@ def workshop(tmp_path_factory):
         places = -11.0, -5.5, 0.0, 5.5, 11.0  # every pixel sees calcium
         row = water_calcium_phantom((26.88, 7.0), insert_x_cm=places, calcium_g_cm3=0.3)
         write_scan(folder / "COUNTED.h5", piled_up_scan(24, 24, noisy=True, phantom=row))
-        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES", "DETECTOR"):
+        for name in ("CALIBRATED", "COUNTERS", "FANS", "BENCH", "FRAMES", "DETECTOR", "CDTE"):
             made = next(c for c in commands() if f"folder={name}" in c.words)
             typed(made.words, smaller(made))
         for word in ("import", "folder=PIXELS", *JUDGED):

@@ -115,11 +115,16 @@ def test_all_files_are_written_for_every_scan(scans, checkpoint, tmp_path):
     assert numbers["dead_pixels"] == 0
     assert 0 < numbers["scatter_fraction_in_shadow_percent"] < 100
     assert set(by_scan) == {"head_00000", "head_00001"}
-    for name in ("arrays.h5", "report.html", "figures/head_00001_slices.png"):
+    pictures = ("figures/head_00001_slices.png", "figures/head_00001_noise.png")
+    for name in ("arrays.h5", "report.html", *pictures):
         assert (tmp_path / name).stat().st_size > 0
     for folder in (tmp_path / name for name in by_scan):
         assert sorted(path.name for path in folder.iterdir()) == [
             "calcium.nii.gz",
+            "noise_calcium.nii.gz",
+            "noise_vmi_45.5keV.nii.gz",
+            "noise_vmi_60keV.nii.gz",
+            "noise_water.nii.gz",
             "projections.h5",
             "scan.json",
             "vmi_45.5keV.nii.gz",
@@ -186,7 +191,7 @@ def test_errors_equal_those_of_a_study(scans, checkpoint, tmp_path):
 def test_without_correction_and_truth(copy, tmp_path):
     for name in (*TRUTH, "seed"):
         change(copy, drop(name) if name in TRUTH else lambda file: file.attrs.pop("seed"))
-    numbers, by_scan = run(copy, tmp_path / "out", "scatter=none")
+    numbers, by_scan = run(copy, tmp_path / "out", "scatter=none", "noise_maps=false")
     assert set(numbers) == {
         "n_scans",
         "rays_not_converged_percent",
@@ -200,6 +205,7 @@ def test_without_correction_and_truth(copy, tmp_path):
     with h5py.File(tmp_path / "out/mine/projections.h5") as file:
         assert set(file) == {"counts", "line_integrals", "dead_pixels"}
     assert (tmp_path / "out/mine/calcium.nii.gz").is_file()
+    assert not list(tmp_path.glob("out/*/*noise*"))
 
 
 def test_kernels_are_fitted_once_per_scanner(scans, tmp_path, monkeypatch):

@@ -76,6 +76,7 @@ def test_images_are_decomposed_with_the_pixels_and_without(workshop, tmp_path):
         "vmi_60keV.nii.gz",
         "noise_water.nii.gz",
         "noise_calcium.nii.gz",
+        "noise_vmi_60keV.nii.gz",
     }
     with pytest.raises(ValueError, match=r"head.*\.h5: no voxel.*correct_bone=false"):
         evaluated(workshop, tmp_path / "none", *words, "decomposition.least_over_water=9.0")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcctlearn.physics.response.pairs import Pairs, bin_covariance, write_pairs
+from pcctlearn.physics.response.pairs import Pairs, bin_covariance, pair_counts, write_pairs
 from pcctlearn.physics.response.table import Table
 
 ENERGIES = torch.tensor([30.0, 60.0], dtype=torch.float64)
@@ -108,3 +108,13 @@ def test_shapes_and_borders_are_checked(annotations_off):
         Pairs(ENERGIES, BORDERS[:3], torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match="borders_keV"):
         Pairs(ENERGIES, BORDERS.flip(0), torch.zeros(2, 3, 3))
+
+
+def test_pairs_behind_an_object_are_those_of_the_fluence_that_it_leaves():
+    table, attenuation = pairs(), torch.tensor([[0.2, 0.1], [1.0, 0.5]])
+    rays, fluence = torch.tensor([[[3.0, 0.2]], [[0.0, 1.0]]]), torch.tensor([5.0, 7.0])
+    found = pair_counts(table, rays, BORDERS, ENERGIES, fluence, attenuation)
+    assert found.shape == (2, 1, 3, 3)
+    left = fluence * torch.exp(-rays[1, 0] @ attenuation)
+    wanted = torch.einsum("ebc,e->bc", table.between(BORDERS, ENERGIES), left)
+    torch.testing.assert_close(found[1, 0], wanted)

@@ -29,3 +29,14 @@ def test_single_precision_is_kept():
     maps = torch.ones(1, 1, 2, 2, dtype=torch.float32)
     images = MonoenergeticImages(["water"], ENERGIES)
     assert images(maps).dtype == images.hounsfield(maps).dtype == torch.float32
+
+
+def test_the_standard_deviation_is_that_of_repeated_images():
+    """Of a thousand correlated pairs of maps; the covariance is theirs, so it is exact."""
+    images = MonoenergeticImages(["water", "iodine"], ENERGIES)
+    generator = torch.Generator().manual_seed(2)
+    maps = torch.randn(1000, 2, 3, generator=generator) @ torch.diag(torch.tensor([1.0, 2, 3]))
+    maps[:, 1] -= 0.9 * maps[:, 0]
+    covariance = torch.stack([maps[..., voxel].mT.cov() for voxel in range(3)], -1)
+    repeated = images.hounsfield(maps).std(0)
+    torch.testing.assert_close(images.sd_hounsfield(covariance), repeated)

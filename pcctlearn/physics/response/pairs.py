@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcctlearn.physics.response.base import Response, columns_around
+from pcctlearn.physics.spectral_model import expected_counts
 from pcctlearn.reading.arrays import read_npz
-from pcctlearn.shapes import Edges, Energies
+from pcctlearn.shapes import Attenuation, Edges, Energies, RayLineIntegrals
 
 _NAMES = ("energies_keV", "borders_keV", "upper_quanta", "quantum")
 
@@ -93,6 +94,25 @@ class Pairs:
         share = around.share.to(pairs)[:, None, None]
         chosen = torch.lerp(pairs[around.left], pairs[around.right], share)
         return inside @ chosen.to(edges_keV) @ inside.T
+
+
+def pair_counts(
+    pairs: Pairs,
+    line_integrals: RayLineIntegrals,
+    edges_keV: Edges,
+    energies_keV: Energies,
+    fluence: Energies,
+    attenuation: Attenuation,
+) -> Float[Tensor, "*ray bin bin"]:
+    """Λ_bc(A) = Σ_E' S(E') exp(−μ·A) E[n_b n_c − δ_bc n_b], by which counts exceed Poisson noise.
+
+    The covariance of the counts ȳ(A) is diag ȳ + Λ.
+    """
+    together = pairs.between(edges_keV, energies_keV).to(line_integrals) * fluence[:, None, None]
+    flat = expected_counts(
+        line_integrals, together.flatten(1).mT.to(line_integrals), attenuation.to(line_integrals)
+    )
+    return flat.unflatten(-1, together.shape[1:])
 
 
 def bin_covariance(

@@ -1,6 +1,9 @@
 """Responses of two detectors, each as a model and as a simulated table."""
 
+from pathlib import Path
+
 from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.response.table import Table
 from pcctlearn.resources import resource
 
@@ -30,3 +33,28 @@ def silicon_monte_carlo() -> Table:
 def cdte_monte_carlo() -> Table:
     """CdTe, 0.75 mm thick, 0.1 mm pixels, simulated (`python simulate.py detector=cdte`)."""
     return Table.from_file(resource("data", "physics", "response", "cdte_750um.csv"))
+
+
+_PAIRS = {
+    "cdte_monte_carlo": "cdte_750um_pairs.npz",
+    "silicon_monte_carlo": "silicon_60mm_pairs.npz",
+}
+
+
+def pairs_of(response: str | Path) -> Pairs:
+    """Pairs of events of a simulated response.
+
+    Args:
+        response: "cdte_monte_carlo", "silicon_monte_carlo", or the path of a ``_pairs.npz``.
+
+    Raises:
+        ValueError: a response without pairs.
+    """
+    if (name := str(response)) in _PAIRS:
+        return Pairs.from_file(resource("data", "physics", "response", _PAIRS[name]))
+    if Path(name).suffix == ".npz":
+        return Pairs.from_file(name)
+    raise ValueError(
+        f"the response {name} has no pairs of events: choose {' or '.join(_PAIRS)}, or give the "
+        "path of the _pairs.npz that `python simulate.py detector=cdte` writes beside its table"
+    )
