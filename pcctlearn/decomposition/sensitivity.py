@@ -64,6 +64,23 @@ def cramer_rao_bound(
     return torch.where((definite & (failed == 0))[..., None, None], inverse, torch.inf)
 
 
+def covariance_of_counts(
+    line_integrals: RayLineIntegrals,
+    spectra: Spectra,
+    attenuation: Attenuation,
+    covariance: Float[Tensor, "*ray bin bin"],
+) -> Float[Tensor, "*ray material material"]:
+    """Covariance of the Poisson maximum-likelihood estimate from counts of any covariance C.
+
+    M C Mᵀ with M = I⁻¹ (∂ȳ/∂A)ᵀ diag(1/ȳ) at expected counts, in (g/cm²)²; it is the inverse Fisher
+    matrix I⁻¹ for independent Poisson counts, C = diag(ȳ).
+    """
+    slope, relative = _slopes(line_integrals, spectra, attenuation)
+    information = torch.einsum("...bk,...bm->...km", slope, relative)
+    linear = torch.linalg.solve(information, relative.mT)
+    return linear @ covariance @ linear.mT
+
+
 def spectra_tangent(
     line_integrals: RayLineIntegrals,
     counts: RayCounts,

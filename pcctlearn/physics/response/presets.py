@@ -1,6 +1,7 @@
 """Responses of two detectors, each as a model and as a simulated table."""
 
 from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.response.table import Table
 from pcctlearn.resources import resource
 
@@ -30,3 +31,14 @@ def silicon_monte_carlo() -> Table:
 def cdte_monte_carlo() -> Table:
     """CdTe, 0.75 mm thick, 0.1 mm pixels, simulated (`python simulate.py detector=cdte`)."""
     return Table.from_file(resource("data", "physics", "response", "cdte_750um.csv"))
+
+
+def simulated_pairs(sensor: str) -> Pairs:
+    """Pairs of events of the simulated responses, for ``sensor`` "silicon" or "cdte"."""
+    files = {"silicon": "silicon_60mm_pairs.npz", "cdte": "cdte_750um_pairs.npz"}
+    if sensor not in files:
+        raise ValueError(
+            f"pairs of events are known for {' and '.join(files)}, got {sensor!r}: use "
+            "study.pairs=cdte with physics/response=cdte_monte_carlo"
+        )
+    return Pairs.from_file(resource("data", "physics", "response", files[sensor]))
