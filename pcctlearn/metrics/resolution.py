@@ -58,11 +58,7 @@ def disc_mtf(
     """
     voxel_cm = (points_cm[0, 1, 0] - points_cm[0, 0, 0]).item()
     reach_cm = min(_REACH_VOXELS * voxel_cm, radius_cm)
-    if radius_cm < 3 * voxel_cm:
-        raise ValueError(
-            f"the edge of a disc of {radius_cm:g} cm is not resolved by voxels of {voxel_cm:g} cm: "
-            f"use voxels of at most {radius_cm / 3:.2g} cm"
-        )
+    require_resolved(radius_cm, voxel_cm)
     distance = (points_cm - points_cm.new_tensor(center_cm)).norm(dim=-1) - radius_cm
     step_cm = voxel_cm / _PER_VOXEL
     near = distance.abs() < reach_cm
@@ -77,6 +73,15 @@ def disc_mtf(
     frequencies = torch.fft.rfftfreq(8 * n, step_cm).to(image)
     kept = frequencies <= 0.5 / voxel_cm
     return Curve(frequencies[kept], (spectrum / spectrum[0])[kept])
+
+
+def require_resolved(radius_cm: float, voxel_cm: float) -> None:
+    """Raise ValueError for a disc whose edge cannot be told from its center."""
+    if radius_cm < 3 * voxel_cm:
+        raise ValueError(
+            f"the edge of a disc of {radius_cm:g} cm is not resolved by voxels of {voxel_cm:g} cm: "
+            f"use voxels of at most {radius_cm / 3:.2g} cm"
+        )
 
 
 def noise_power(images: Draws, voxel_cm: float) -> Curve:

@@ -14,7 +14,7 @@ from pcctlearn.decomposition.base import Decomposition
 from pcctlearn.figures.arrays import as_array
 from pcctlearn.metrics.images import structural_similarity
 from pcctlearn.metrics.inserts import cnr_over_energy, insert_errors
-from pcctlearn.metrics.resolution import Curve, disc_mtf, noise_power
+from pcctlearn.metrics.resolution import Curve, disc_mtf, noise_power, require_resolved
 from pcctlearn.montecarlo.object.dose import scan_dose
 from pcctlearn.phantoms.ellipses import voxel_centers
 from pcctlearn.phantoms.inserts import Insert, InsertPhantom
@@ -107,6 +107,8 @@ class KEdge:
             )
         if unknown := set(pairs or {}) - set(detectors):
             raise ValueError(f"pairs names {', '.join(unknown)}: use {', '.join(detectors)}")
+        for insert in phantom.inserts:
+            require_resolved(insert.radius_cm, grid.voxel_cm)
         self.spectrum, self.detectors, self.bins = spectrum, dict(detectors), dict(bins)
         self.pairs = {name: simulated_pairs(of) for name, of in (pairs or {}).items()}
         self.phantom, self.geometry, self.grid = phantom, geometry, grid

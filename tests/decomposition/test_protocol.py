@@ -48,7 +48,7 @@ def test_thresholds_are_recovered_from_their_numbers():
 
 
 def test_thresholds_that_do_not_fit_are_rejected():
-    with pytest.raises(ValueError, match="17 thresholds.*lower separation_keV"):
+    with pytest.raises(ValueError, match=r"17 thresholds.*lower separation_keV"):
         LIMITS.free_keV(17, 80.0)
     few = replace(DEFAULT, thresholds_keV=(15.0, 50.0))
     with pytest.raises(ValueError, match="3 materials need as many thresholds"):
