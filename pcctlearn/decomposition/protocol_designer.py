@@ -44,8 +44,11 @@ class ProtocolDesigner:
     each tube voltage and filter material of a list. With ``pairs`` the inverse Fisher matrix is
     replaced by the covariance of the estimate from correlated counts (``covariance_of_counts``).
 
-    Pile-up, scatter, drifts of the thresholds and the bias of the estimate at few counts are left
-    out.
+    Pile-up, scatter, drifts of the thresholds, the bias of the estimate at few counts, and other
+    line integrals that fit the same counts are left out: verify a design with draws of noise.
+
+    E. Roessl and C. Herrmann, "Cramér–Rao lower bound of basis image noise in multiple-energy x-ray
+    imaging", Phys. Med. Biol. 54 (2009) 1307. doi:10.1088/0031-9155/54/5/014
 
     Args:
         response: detector.

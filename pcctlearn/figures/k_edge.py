@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pcctlearn.figures.arrays import read_arrays, read_names, read_words
-from pcctlearn.figures.style import new_figure, show_image
+from pcctlearn.figures.style import DISPLAY_WINDOWS, new_figure, show_image
+from pcctlearn.units import MG_ML
 
-_WINDOWS = {"iodine": (-6.0, 18.0), "gadolinium": (-6.0, 18.0)}  # mg/mL
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -27,7 +27,7 @@ def maps(folder: Path) -> Figure:
     for row, detector in zip(axes, detectors, strict=True):
         panels = iter(row)
         for material in shown:
-            window = _WINDOWS[material]
+            window = [MG_ML * limit for limit in DISPLAY_WINDOWS[material]]
             ax = next(panels)
             show_image(ax, truth[materials.index(material)], window, f"{material}, truth")
             for name in (name for m, name in columns if m == material):

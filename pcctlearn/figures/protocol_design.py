@@ -12,6 +12,7 @@ _LABELS = {
     "default": "default",
     "equal_widths": "equal widths",
     "equal_counts": "equal counts",
+    "kV_alone": "kV alone",
     "thresholds": "thresholds",
     "thresholds_and_kV": "thresholds\nand kV",
     "thresholds_kV_and_filter": "thresholds,\nkV, filter",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import pi
 from time import perf_counter
 
@@ -175,13 +176,17 @@ class ProtocolDesign:
         return self.report(numbers, arrays, protocols)
 
     def designed(self, designer: ProtocolDesigner) -> dict[str, Protocol]:
-        """The default, two baselines that look at no task, and three designs."""
+        """The default, baselines that look at no task or at the tube alone, and three designs."""
         kV = [self.default.tube_voltage_kV]
         every = sorted({*self.tube_voltages_kV, *kV})
         return {
             DEFAULT: self.default,
             "equal_widths": designer.equal_widths(self.default),
             "equal_counts": designer.equal_counts(self.default),
+            "kV_alone": min(
+                (replace(self.default, tube_voltage_kV=voltage) for voltage in every),
+                key=designer.variance,
+            ),
             "thresholds": designer.best(kV),
             "thresholds_and_kV": designer.best(every),
             "thresholds_kV_and_filter": designer.best(every, self.filters),

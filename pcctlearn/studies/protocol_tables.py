@@ -9,11 +9,12 @@ Numbers = dict[str, float]
 
 DEFAULT = "default"
 DESIGNS = ("thresholds", "thresholds_and_kV", "thresholds_kV_and_filter")
-ROWS = (DEFAULT, "equal_widths", "equal_counts", *DESIGNS)
+ROWS = (DEFAULT, "equal_widths", "equal_counts", "kV_alone", *DESIGNS)
 _TITLES = {
     DEFAULT: "default thresholds",
     "equal_widths": "bins of equal width",
     "equal_counts": "bins of equal counts",
+    "kV_alone": "default thresholds, best kV",
     "thresholds": "designed thresholds",
     "thresholds_and_kV": "designed thresholds, kV",
     "thresholds_kV_and_filter": "designed thresholds, kV, filter",

@@ -59,9 +59,11 @@ def test_every_protocol_has_its_numbers_and_the_same_dose(run):
 
 
 def test_each_freedom_lowers_the_bound(run):
-    bounds = [run[0].numbers[f"relative_bound.{row}"] for row in (DEFAULT, *DESIGNS)]
+    relative = {row: run[0].numbers[f"relative_bound.{row}"] for row in ROWS}
+    bounds = [relative[row] for row in (DEFAULT, *DESIGNS)]
     assert bounds == sorted(bounds, reverse=True)
     assert bounds[1] < 0.9
+    assert relative["thresholds_and_kV"] <= relative["kV_alone"] <= 1
 
 
 def test_drawn_noise_follows_the_bound(run):
