@@ -110,7 +110,9 @@ class KEdge:
         for insert in phantom.inserts:
             require_resolved(insert.radius_cm, grid.voxel_cm)
         self.spectrum, self.detectors, self.bins = spectrum, dict(detectors), dict(bins)
-        self.pairs = {name: simulated_pairs(of) for name, of in (pairs or {}).items()}
+        self.pairs = {
+            name: simulated_pairs(of, detectors[name]) for name, of in (pairs or {}).items()
+        }
         self.phantom, self.geometry, self.grid = phantom, geometry, grid
         self.decomposition, self.dose_mGy = decomposition, dose_mGy
         self.vmi_keV, self.n_draws, self.seed = list(vmi_keV), n_draws, seed
@@ -122,7 +124,14 @@ class KEdge:
     def run(self, context: Context) -> StudyResults:
         """Scan with every detector, decompose in all bases, and measure the inserts."""
         truth = self.phantom.maps(self.grid)
-        dose = scan_dose(truth, self.grid, self.phantom.materials, self.geometry, seed=self.seed)
+        dose = scan_dose(
+            truth,
+            self.grid,
+            self.phantom.materials,
+            self.geometry,
+            highest_keV=max(140.0, self.spectrum.energies_keV[-1].item()),
+            seed=self.seed,
+        )
         spectrum = copy.copy(self.spectrum)
         spectrum.fluence = spectrum.fluence * (
             self.dose_mGy / float(dose.mGy(spectrum.energies_keV, spectrum.fluence))

@@ -119,7 +119,7 @@ class ProtocolDesign:
         self.filtration_cm, self.anode_degrees = dict(filtration_cm), anode_degrees
         self.tube_voltages_kV, self.filters = list(tube_voltages_kV), list(filters)
         self.dose_mGy, self.largest_load = dose_mGy, largest_load
-        self.pairs = None if pairs is None else simulated_pairs(pairs)
+        self.pairs = None if pairs is None else simulated_pairs(pairs, response)
         self.n_draws, self.n_histories, self.seed = n_draws, n_histories, seed
         self.insert = phantom.inserts[0]
         self._regions = regions([self.insert, phantom.background], grid)

@@ -110,7 +110,8 @@ def test_independent_counts_have_the_bound_as_covariance():
 @pytest.mark.physics
 def test_correlated_counts_have_the_noise_of_their_draws():
     """Linear propagation of the covariance equals the variance of draws at many photons."""
-    response, pairs = cdte_monte_carlo(), simulated_pairs("cdte")
+    response = cdte_monte_carlo()
+    pairs = simulated_pairs("cdte", response)
     correlated = designer(response, pairs=pairs)
     model = correlated.model(DEFAULT, dose_mGy=1e8)
     covariance = correlated.counts_covariance(model, RAYS)

@@ -103,6 +103,7 @@ def test_correlated_counts_are_noisier():
         ({"geometry": tiny_beam()}, TypeError, "ParallelBeam.*tomography=fan"),
         ({"n_draws": 1}, ValueError, "n_draws .* 1"),
         ({"pairs": "germanium"}, ValueError, "'germanium'"),
+        ({"pairs": "cdte"}, ValueError, "physics/response=cdte_monte_carlo"),  # silicon
         ({"thresholds": Thresholds([15.0, 50.0, 120.0])}, ValueError, "3 materials"),
         ({"separation_keV": 30.0}, ValueError, "lower separation_keV"),
         ({"dose_mGy": 0.0}, ValueError, "dose_mGy"),

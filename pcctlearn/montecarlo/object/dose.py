@@ -39,7 +39,14 @@ class ScanDose:
     relative_error: float
 
     def per_photon(self, energies_keV: Energies) -> Energies:
-        """d(E) at these energies."""
+        """d(E) at these energies; ValueError beyond those of the simulation."""
+        first, last = self.energies_keV[[0, -1]]
+        if energies_keV.min() < first or energies_keV.max() > last:
+            raise ValueError(
+                f"the dose was simulated from {first:g} to {last:g} keV, the spectrum has photons "
+                f"of {energies_keV.min().item():g} to {energies_keV.max().item():g} keV: change "
+                "lowest_keV and highest_keV of scan_dose"
+            )
         found = np.interp(energies_keV.numpy(), self.energies_keV, self.mGy_per_photon)
         return torch.from_numpy(found)
 

@@ -1,6 +1,9 @@
 """Responses of two detectors, each as a model and as a simulated table."""
 
+import torch
+
 from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.response.base import Response
 from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.response.table import Table
 from pcctlearn.resources import resource
@@ -33,12 +36,27 @@ def cdte_monte_carlo() -> Table:
     return Table.from_file(resource("data", "physics", "response", "cdte_750um.csv"))
 
 
-def simulated_pairs(sensor: str) -> Pairs:
-    """Pairs of events of the simulated responses, for ``sensor`` "silicon" or "cdte"."""
-    files = {"silicon": "silicon_60mm_pairs.npz", "cdte": "cdte_750um_pairs.npz"}
-    if sensor not in files:
+def simulated_pairs(sensor: str, response: Response) -> Pairs:
+    """Pairs of events of a simulated response: ``sensor`` is "silicon" or "cdte".
+
+    Raises:
+        ValueError: another name, or ``response`` is not the simulated one of this sensor.
+    """
+    simulated = {
+        "silicon": (silicon_monte_carlo, "silicon_60mm_pairs.npz"),
+        "cdte": (cdte_monte_carlo, "cdte_750um_pairs.npz"),
+    }
+    if sensor not in simulated:
         raise ValueError(
-            f"pairs of events are known for {' and '.join(files)}, got {sensor!r}: use "
+            f"pairs of events are known for {' and '.join(simulated)}, got {sensor!r}: use "
             "study.pairs=cdte with physics/response=cdte_monte_carlo"
         )
-    return Pairs.from_file(resource("data", "physics", "response", files[sensor]))
+    table, file = simulated[sensor]
+    if not isinstance(response, Table) or not torch.equal(
+        response.response_per_keV.cpu(), table().response_per_keV
+    ):
+        raise ValueError(
+            f"pairs={sensor} belong to the simulated response of this sensor: use them with "
+            f"physics/response={sensor}_monte_carlo"
+        )
+    return Pairs.from_file(resource("data", "physics", "response", file))

@@ -60,6 +60,11 @@ def test_dose_is_proportional_to_views_and_linear_in_the_fluence():
     torch.testing.assert_close(fluence.grad, once.per_photon(energies))
 
 
+def test_photons_beyond_the_simulation_are_rejected():
+    with pytest.raises(ValueError, match=r"20 to 60 keV.* 80 keV.*highest_keV"):
+        dose_of(5.0).per_photon(torch.tensor([40.0, 80.0]))
+
+
 def test_dose_does_not_depend_on_an_empty_border_of_the_grid():
     disc = EllipsePhantom([Ellipse((0.0, 0.0), (5.0, 5.0), (1.0,))], ["water"])
     wide = ImageGrid(64, 56, 0.3)
