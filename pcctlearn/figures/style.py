@@ -22,6 +22,8 @@ COLORS = {
 DISPLAY_WINDOWS = {
     "water": (0.8, 1.2),
     "calcium": (0.0, 0.3),
+    "iodine": (-0.006, 0.018),
+    "gadolinium": (-0.006, 0.018),
     "HU": (-160.0, 240.0),
     "error": (-50.0, 50.0),
 }

@@ -82,6 +82,16 @@ def density_g_cm3(material: str) -> float:
     return DENSITY_G_CM3[material]
 
 
+def k_edge_keV(material: str) -> float | None:
+    """K edge of an element, as in "iodine" or "Gd"; None for compounds."""
+    formula = NAMED_MATERIALS.get(material, material)
+    try:
+        elements = xraylib.CompoundParser(formula)["Elements"]
+    except ValueError:
+        return None
+    return float(xraylib.EdgeEnergy(elements[0], xraylib.K_SHELL)) if len(elements) == 1 else None
+
+
 def thickness_cm(area_density_g_cm2: Tensor, material: str) -> Tensor:
     """Thickness of a pure material of this area density."""
     return area_density_g_cm2 / density_g_cm3(material)

@@ -123,11 +123,13 @@ class Spectrum:
         cls,
         tube_voltage_kV: float,
         filtration_cm: Mapping[str, float] | None = None,
-        photons_per_pixel: float = 1e6,
+        photons_per_pixel: float | None = 1e6,
         anode_degrees: float = 12.0,
         lowest_keV: float = 12.0,
     ) -> "Spectrum":
         """Build the spectrum of a tungsten tube from a table of the package.
+
+        Without ``photons_per_pixel`` it is that of 1 mAs on 0.01 cm² at 100 cm.
 
         Raises:
             ValueError: there is no table of this tube voltage and anode angle.

@@ -116,17 +116,21 @@ def pair_counts(
 
 
 def bin_covariance(
-    response: Response, pairs: Pairs, edges_keV: Edges, energies_keV: Energies, fluence: Energies
-) -> Float[Tensor, "bin bin"]:
+    response: Response,
+    pairs: Pairs,
+    edges_keV: Edges,
+    energies_keV: Energies,
+    fluence: Float[Tensor, "*ray energy"],
+) -> Float[Tensor, "*ray bin bin"]:
     """Cov(N_b, N_b') = Σ_E' S(E') E[n_b n_b'], S Poisson: the compound Poisson distribution.
 
     n_b are the events of one photon in bin b; the mean counts are Σ_E' S(E') E[n_b]. Poisson
     counts, of photons registered at most once, have the diagonal matrix of the means instead.
     """
     above = response.above(edges_keV, energies_keV)
-    means = (above[:-1] - above[1:]) @ fluence
-    together = torch.einsum("ebc,e->bc", pairs.between(edges_keV, energies_keV), fluence)
-    return torch.diag(means) + together
+    means = fluence @ (above[:-1] - above[1:]).mT
+    together = torch.einsum("ebc,...e->...bc", pairs.between(edges_keV, energies_keV), fluence)
+    return torch.diag_embed(means) + together
 
 
 def write_pairs(path: Path, pairs: Pairs, quantum: float = 1e-6) -> None:

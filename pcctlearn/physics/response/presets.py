@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
 from pcctlearn.physics.response.analytic import Analytic
+from pcctlearn.physics.response.base import Response
 from pcctlearn.physics.response.pairs import Pairs
 from pcctlearn.physics.response.table import Table
 from pcctlearn.resources import resource
@@ -35,26 +38,37 @@ def cdte_monte_carlo() -> Table:
     return Table.from_file(resource("data", "physics", "response", "cdte_750um.csv"))
 
 
-_PAIRS = {
-    "cdte_monte_carlo": "cdte_750um_pairs.npz",
-    "silicon_monte_carlo": "silicon_60mm_pairs.npz",
+_SIMULATED = {
+    "cdte_monte_carlo": (cdte_monte_carlo, "cdte_750um_pairs.npz"),
+    "silicon_monte_carlo": (silicon_monte_carlo, "silicon_60mm_pairs.npz"),
 }
 
 
-def pairs_of(response: str | Path) -> Pairs:
+def pairs_of(name: str | Path, response: Response | None = None) -> Pairs:
     """Pairs of events of a simulated response.
 
     Args:
-        response: "cdte_monte_carlo", "silicon_monte_carlo", or the path of a ``_pairs.npz``.
+        name: "cdte_monte_carlo", "silicon_monte_carlo", or the path of a ``_pairs.npz``.
+        response: the response in use, which must be the simulated one of this name.
 
     Raises:
-        ValueError: a response without pairs.
+        ValueError: a response without pairs, or another response than that of the pairs.
     """
-    if (name := str(response)) in _PAIRS:
-        return Pairs.from_file(resource("data", "physics", "response", _PAIRS[name]))
+    name = str(name)
+    if name in _SIMULATED:
+        table, file = _SIMULATED[name]
+        if response is not None and not (
+            isinstance(response, Table)
+            and torch.equal(response.response_per_keV.cpu(), table().response_per_keV)
+        ):
+            raise ValueError(
+                f"pairs={name} belong to the simulated response of this detector: use them with "
+                f"physics/response={name}"
+            )
+        return Pairs.from_file(resource("data", "physics", "response", file))
     if Path(name).suffix == ".npz":
         return Pairs.from_file(name)
     raise ValueError(
-        f"the response {name} has no pairs of events: choose {' or '.join(_PAIRS)}, or give the "
-        "path of the _pairs.npz that `python simulate.py detector=cdte` writes beside its table"
+        f"the response {name} has no pairs of events: choose {' or '.join(_SIMULATED)}, or give "
+        "the path of the _pairs.npz that `python simulate.py detector=cdte` writes beside its table"
     )
