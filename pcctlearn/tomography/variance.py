@@ -29,7 +29,8 @@ def fbp_variance(
     and the views of a short scan. It runs on a CPU.
 
     Rows that are extrapolated by water (``WaterExtension``) are not linear in the rays. The noise
-    of the extrapolated columns is left out; that of measured ones is exact.
+    of the extrapolated columns is left out, and that of measured ones is exact: the result is right
+    in the circle that the detector measures, and too small outside it.
 
     Args:
         geometry, grid, filter, truncation: as in ``fbp``.

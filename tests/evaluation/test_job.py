@@ -640,3 +640,14 @@ def test_the_tables_have_a_row_for_each_error(scans, checkpoint, tmp_path, capsy
     for name in ("vmi60_rmse_HU_over_uncorrected", "noisy_"):
         assert name not in printed
         assert name not in page
+
+
+def test_photons_counted_twice_raise_the_noise_of_the_images(copy, checkpoint, tmp_path):
+    """Also where scatter is corrected; the estimates themselves stay the same."""
+    words = using(checkpoint)
+    poisson, _ = run(copy, tmp_path / "poisson", *words)
+    found, _ = run(copy, tmp_path / "pairs", *words, "pairs=silicon_monte_carlo")
+    assert 1.005 < found["noise_vmi60_HU"] / poisson["noise_vmi60_HU"] < 1.1
+    assert found["vmi60_error_HU.rms"] == poisson["vmi60_error_HU.rms"]
+    with pytest.raises(ValueError, match="no pairs of events"):
+        run(copy, tmp_path / "none", *words, "pairs=silicon")

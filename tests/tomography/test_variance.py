@@ -6,12 +6,14 @@ from math import pi, prod
 import pytest
 import torch
 from support.cones import SMALL_CONES
-from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL
+from support.truth import SMALL, SMALL_FAN, SMALL_PARALLEL, sinogram
 
 from pcctlearn.testing import check_adjoint, check_gradient, check_linear
 from pcctlearn.tomography.fbp import fbp
 from pcctlearn.tomography.filters import FILTERS
+from pcctlearn.tomography.geometry.planar import FanBeam
 from pcctlearn.tomography.grids import ImageGrid, VolumeGrid
+from pcctlearn.tomography.truncation import WaterExtended
 from pcctlearn.tomography.variance import fbp_variance
 
 # more views than in the other tests, so that listed and short scans measure every line
@@ -83,6 +85,24 @@ def test_columns_extrapolated_by_water_have_no_noise():
     v = torch.rand(reconstruct.in_shape, dtype=torch.float64)
     exact = (measured**2 @ v.flatten()).reshape(grid.shape)
     torch.testing.assert_close(fbp_variance(beam, grid) @ v, exact, rtol=1e-9, atol=0)
+
+
+@pytest.mark.physics
+@pytest.mark.filterwarnings("ignore:truncated")
+def test_columns_extrapolated_by_water_do_not_matter_in_the_measured_circle():
+    """300 noisy sinograms of an ellipse that is wider than the detector."""
+    beam, grid = FanBeam(120, 64, 0.554, 62.5, 109.7), ImageGrid(64, 64, 0.5)
+    reconstruct = fbp(beam, grid)
+    assert isinstance(reconstruct, WaterExtended)
+    p = sinogram(beam, [(0.5, 0.3, 12.0, 9.6, 0.0, 1.0)])
+    sd, generator = 0.02 * torch.exp(p / 20), torch.Generator().manual_seed(0)
+    noise = (torch.randn(p.shape, generator=generator) for _ in range(300))
+    drawn = torch.stack([reconstruct @ (p + sd * one) for one in noise]).var(0)
+    found = fbp_variance(beam, grid) @ sd**2
+    measured = torch.from_numpy(beam.fully_measured(grid))
+    inside, outside = (found[m].mean() / drawn[m].mean() for m in (measured, ~measured))
+    assert inside.item() == pytest.approx(1, abs=0.01)
+    assert outside < 0.9
 
 
 def test_single_precision_keeps_small_variances_beside_large_ones():
