@@ -27,7 +27,7 @@ Dose = Callable[[Energies, Fluence], Tensor]
 
 _MOST_STEPS = 150
 _THIN = 3.0  # filters start at 5 % of their largest thickness
-_THICKEST_CM = 5.0
+_THICKEST_CM, _THINNEST_CM = 5.0, 0.001  # thinner filters are none
 _SAME_keV = 0.5  # minima with thresholds that round to the same are one
 
 
@@ -202,7 +202,8 @@ class ProtocolDesigner:
             u = self.limits.inverse(start.thresholds_keV, tube_voltage_kV)
             x, least = _minimised(value, torch.cat([u, share]))
             thresholds = self.limits.thresholds(x[: n + 1], tube_voltage_kV).tolist()
-            filtration = {filter: thickest * float(x[-1].sigmoid())} if filter else {}
+            cm = thickest * float(x[-1].sigmoid())
+            filtration = {filter: cm} if filter and cm > _THINNEST_CM else {}
             one = least, Protocol(tube_voltage_kV, tuple(thresholds), filtration)
             same = tuple(round(edge / _SAME_keV) for edge in thresholds)
             found[same] = min(found.get(same, one), one, key=lambda of: of[0])
