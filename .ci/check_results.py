@@ -38,7 +38,7 @@ AT_MOST = {
         "slab_after_sd_40keV": 5e-4,
         "slab_after_sd_60keV": 3e-4,
     },
-    "heads": {"spr_most": 0.105, "scatter_relative_error_most": 0.041},
+    "heads": {"spr_most": 0.16, "scatter_relative_error_most": 0.041},
 }
 
 
