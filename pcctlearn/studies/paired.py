@@ -22,7 +22,8 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     In ascending order, p'_k = max_{j ≤ k} min(1, (n − j + 1) p_j) for n tests. The probability of
     one or more false claims among p' < 0.05 is at most 0.05.
 
-    Source: S. Holm, Scand. J. Statist. 6 (1979) 65.
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979)
+    65
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)
