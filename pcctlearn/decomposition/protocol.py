@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from pcctlearn.shapes import Edges
 from pcctlearn.validation import require_positive
 
+_SAME_keV = 1e-6
 BEYOND_keV = 20.0  # top edge above the tube voltage: the last bin has no upper limit
 
 
@@ -69,8 +71,14 @@ class ThresholdLimits:
         steps = gaps[:n] + self.separation_keV * (torch.arange(n) > 0).to(gaps)
         return self.lowest_keV + steps.cumsum(0)
 
+    def allows(self, thresholds_keV: Sequence[float], tube_voltage_kV: float) -> bool:
+        """Whether these thresholds keep the limits."""
+        edges = [*thresholds_keV, tube_voltage_kV]
+        apart = min(b - a for a, b in pairwise(edges))
+        return edges[0] >= self.lowest_keV - _SAME_keV and apart >= self.separation_keV - _SAME_keV
+
     def inverse(self, thresholds_keV: Sequence[float], tube_voltage_kV: float) -> Tensor:
-        """u of these thresholds, which are moved by at most 0.5 keV into the limits."""
+        """u of these thresholds; gaps that are too small are widened, which moves all of them."""
         n = len(thresholds_keV)
         edges = torch.tensor([self.lowest_keV, *thresholds_keV, tube_voltage_kV]).double()
         gaps = edges.diff()

@@ -99,7 +99,7 @@ def noise_numbers(
     body = maps.nansum(0) > _BODY_G_CM3
     known = body & covariance[0, 0].isfinite()
     if not known.any():
-        return {}
+        return {"noise_unknown_percent": 100.0} if body.any() else {}
     mean = covariance[..., known].mean(-1).double()
     sd = mean.diagonal().clamp(min=0).sqrt()
     numbers = {

@@ -67,16 +67,18 @@ class UniformFraction(ScatterCorrection):
     def fit(
         self, scans: Sequence[Scan], fit_by_gradient: Callable[[], dict[str, float]]
     ) -> dict[str, float]:
-        """The least-squares f: mean fraction of the rays that lose more than half of their photons.
+        """f = Σ scatter / Σ counts over the rays that lose more than half of their photons.
 
-        Rays beside the object have next to no scatter, and would lower the mean.
+        Rays beside the object have next to no scatter, and would lower f. A ratio of sums is not
+        biased by the noise of single rays.
         """
         for number, air in enumerate(self.air):
             counts = torch.cat([scan.at("counts")[:, number] for scan in scans])
             fraction = torch.cat([scan.at("scatter_fraction")[:, number] for scan in scans])
             behind = counts < _BEHIND * air
             if behind.any():
-                self.fraction[number] = fraction[behind].mean().clamp(0, 1)
+                scatter = (counts * fraction)[behind].sum()
+                self.fraction[number] = (scatter / counts[behind].sum()).clamp(0, 1)
         return {f"scatter_fraction_bin_{b}": f for b, f in enumerate(self.fraction.tolist(), 1)}
 
     def forward(self, counts: Counts) -> Counts:

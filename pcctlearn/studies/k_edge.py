@@ -212,7 +212,7 @@ class KEdge:
             mtf = disc_mtf(outcome.clean[-1], self._points, densest.center_cm, densest.radius_cm)
             numbers[f"{contrast}_mtf50_per_cm"] = mtf.crossing_per_cm(0.5)
             curves |= _stored("mtf", mtf)
-        texture = MG_ML * outcome.noisy[:, -1][:, self._square, self._square]
+        texture = MG_ML * outcome.noisy[:, -1][:, *self._square]
         nps = noise_power(texture, self.grid.voxel_cm)
         numbers[f"{contrast}_nps_mean_per_cm"] = nps.mean_per_cm
         curves |= _stored("nps", nps)
@@ -257,15 +257,15 @@ class KEdge:
         return max(of, key=lambda one: one.mg_mL) if of else None
 
 
-def _central(grid: ImageGrid, side_cm: float) -> slice:
-    """Voxels of a central square."""
+def _central(grid: ImageGrid, side_cm: float) -> tuple[slice, ...]:
+    """Rows and columns of a central square."""
     n, most = round(side_cm / grid.voxel_cm), min(grid.shape)
     if not 8 <= n <= most:
         raise ValueError(
             f"texture_cm={side_cm:g} gives {n} voxels: use {8 * grid.voxel_cm:.2g} to "
             f"{most * grid.voxel_cm:.3g} cm"
         )
-    return slice((most - n) // 2, (most - n) // 2 + n)
+    return tuple(slice((size - n) // 2, (size - n) // 2 + n) for size in grid.shape)
 
 
 def _stored(name: str, curve: Curve) -> dict[str, Tensor]:

@@ -194,16 +194,21 @@ class ProtocolDesign:
             pairs = zip(errors, candidates, strict=True)
             return min((one for one in pairs if allowed(one[1])), key=lambda one: one[0])[1]
 
+        def fits(p: Protocol) -> bool:
+            return self.limits.allows(p.thresholds_keV, p.tube_voltage_kV)
+
         return {
             DEFAULT: default,
             "equal_widths": designer.equal_widths(default),
             "equal_counts": designer.equal_counts(default),
             "kV_alone": least(lambda p: p.thresholds_keV == default.thresholds_keV),
             "thresholds": least(
-                lambda p: p.tube_voltage_kV == default.tube_voltage_kV and not p.filtration_cm
+                lambda p: (
+                    fits(p) and p.tube_voltage_kV == default.tube_voltage_kV and not p.filtration_cm
+                )
             ),
-            "thresholds_and_kV": least(lambda p: not p.filtration_cm),
-            "thresholds_kV_and_filter": least(lambda p: True),
+            "thresholds_and_kV": least(lambda p: fits(p) and not p.filtration_cm),
+            "thresholds_kV_and_filter": least(fits),
         }
 
     def of_rays(

@@ -19,6 +19,22 @@ MATERIALS = ("water", "calcium", "gadolinium")
 RAYS = torch.tensor([[15.0, 1.0, 0.006], [18.0, 0.8, 0.003]], dtype=torch.float64)
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "allowed"),
+    [
+        ((15.0, 33.0, 45.0, 59.0), True),
+        ((15.0, 19.0, 23.0, 116.0), True),
+        ((14.0, 33.0, 45.0, 59.0), False),
+        ((15.0, 18.0, 45.0, 59.0), False),
+        ((15.0, 33.0, 45.0, 117.0), False),
+    ],
+)
+def test_limits_allow_what_they_make(thresholds, allowed):
+    assert LIMITS.allows(thresholds, 120.0) == allowed
+    made = LIMITS.thresholds(LIMITS.inverse(thresholds, 120.0), 120.0).tolist()
+    assert LIMITS.allows(made, 120.0)
+
+
 def dose(energies_keV, fluence):
     """A dose that rises with the energy."""
     return (energies_keV * fluence).sum() / 40

@@ -1,5 +1,6 @@
 """Uniform scatter is the mean scatter of the scans of its fit."""
 
+import pytest
 import torch
 from support.kernels import model_with, panel
 
@@ -48,6 +49,15 @@ def test_a_constant_fraction_is_recovered_from_rays_behind_the_object():
     found = correction(counts)
     assert found.shape == counts.shape
     torch.testing.assert_close(found[..., 1:], fraction[..., 1:])
+
+
+def test_noise_of_the_reference_does_not_lower_a_constant_fraction():
+    air = torch.tensor([1000.0])
+    y, r = (torch.poisson(torch.full((1, 1, 20, 100, 100), n)) for n in (10.0, 9.0))
+    correction = UniformFraction(panel(), model_with(air))
+    fraction = torch.where(y > 0, 1 - r / y, 0.0)
+    correction.fit([Scan(counts=y, scatter_fraction=fraction)], dict)
+    assert float(correction.fraction) == pytest.approx(0.1, abs=0.005)
 
 
 def test_a_constant_fraction_without_an_object_is_zero():
