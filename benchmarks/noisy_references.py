@@ -90,8 +90,10 @@ def _scan(chain: Chain, counts: torch.Tensor, corrected: torch.Tensor) -> Scan:
 
 
 def minimum(mean: np.ndarray) -> float:
-    """Scale of the lowest value, by the parabola through it and its neighbours."""
-    k = int(np.clip(mean.argmin(), 1, len(mean) - 2))
+    """Scale of the lowest value, by the parabola through it and its neighbours; NaN at an end."""
+    k = int(mean.argmin())
+    if k in (0, len(mean) - 1):
+        return float("nan")
     before, at, after = mean[k - 1 : k + 2]
     step = SCALES[1] - SCALES[0]
     return float(SCALES[k] + 0.5 * step * (before - after) / (before - 2 * at + after))

@@ -9,9 +9,10 @@ from pcctlearn.scan import Scan
 class NoisyCountsLoss(Loss):
     """weight · mean of (y − s − r)² / (y + r), for scatter s, measured y and scatter-free r.
 
-    y and r are photons of two scans with independent Poisson noise, and y + r estimates the
-    variance of y − s − r. The weights do not depend on s, so that noise hardly moves the minimum:
-    it lies at s = s̄ (1 − 1/(ȳ + r̄)).
+    y and r are photons of two scans of the same dose with independent Poisson noise
+    (reference=independent), and y + r estimates the variance of y − s − r. The weights do not
+    depend on s, so that noise hardly moves the minimum: it lies at s = s̄ (1 − 1/(ȳ + r̄)). With a
+    reference of less noise it lies about half a photon too low: use losses=direct there.
     """
 
     stage = "corrected_counts"

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import h5py
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pcctlearn.reading.damaged import readable
 from pcctlearn.scan import Scan
 from pcctlearn.scans.file import read_scan
 from pcctlearn.scans.flat_field import FlatFielded, flat_fielded
@@ -72,6 +74,15 @@ def usable_scans(
                 "counts in all pixels: leave this scan out"
             )
         yield flat_fielded(recorded, air)
+
+
+def require_stored(paths: Iterable[Path], names: Sequence[str], remedy: str) -> None:
+    """Raise ValueError if a scan file lacks one of these arrays."""
+    for path in paths:
+        with readable(path, "a scan file", "simulate it again"), h5py.File(path) as file:
+            missing = [name for name in names if name not in file]
+        if missing:
+            raise ValueError(f"{path} holds no {' and no '.join(missing)}: {remedy}")
 
 
 def collate(scans: Sequence[Scan]) -> Scan:

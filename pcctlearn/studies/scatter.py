@@ -23,7 +23,7 @@ from pcctlearn.physics.vmi import MonoenergeticImages
 from pcctlearn.runs.context import Context
 from pcctlearn.runs.results import StudyResults
 from pcctlearn.scan import STAGES, Scan
-from pcctlearn.scans.data_set import ScanSet, collate, usable_scans
+from pcctlearn.scans.data_set import TRUTH, ScanSet, collate, require_stored, usable_scans
 from pcctlearn.scans.reference import Reference
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.base import ScatterCorrection, require_cone
@@ -55,7 +55,8 @@ class ScatterStudy:
         reference: the scatter-free counts that training and validation compare with.
         loss: on any stage of the chain; direct and cross-domain learning differ in the loss only.
         training: constructor of the Lightning module, called with chain, loss and notes.
-        split: numbers of scans for training, validation and test.
+        split: numbers of scans for training, validation and test; scans without primary counts and
+            scatter cannot be judged: none for test.
         vmi_keV: energy of the monoenergetic images.
         filter, truncation: settings of the reconstruction, as in ``fbp``.
         with_noise: compute errors of noisy counts as well.
@@ -77,10 +78,10 @@ class ScatterStudy:
         with_noise: bool = True,
         seed: int = 0,
     ) -> None:
-        if len(split) != 3 or min(split) < 1 or sum(split) > len(scans.paths):
+        if len(split) != 3 or min(split) < 0 or not all(split[:2]) or sum(split) > len(scans.paths):
             raise ValueError(
-                f"study.split must be three positive numbers with a sum of at most "
-                f"{len(scans.paths)} (scans), got {list(split)}: lower it, or raise "
+                "study.split must be three positive numbers, of which the last may be 0, with a "
+                f"sum of at most {len(scans.paths)} (scans), got {list(split)}: lower it, or raise "
                 "datasets.n_cases"
             )
         self.source, self.model = scans, scans.model
@@ -128,6 +129,7 @@ class ScatterStudy:
         """Make the scans, fit the correction, and compute its errors."""
         trainer = context.trainer
         self.source.make()
+        require_stored(self.scans["test"], TRUTH, "use study.split=[…,…,0] to train without a test")
         self.model.thresholds.requires_grad_(False)
         baselines: dict[str, ScatterCorrection] = {"untrained": deepcopy(self.correction)}
         scans = ScanSet(self.scans["train"], self.air, self.reference)
@@ -143,6 +145,8 @@ class ScatterStudy:
         if checkpoints and not list(Path(checkpoints).glob("*.ckpt")):  # fitted in closed form
             path = Path(checkpoints) / "best.ckpt"
             save_correction(path, self.correction, self.geometry, self.model)
+        if not self.scans["test"]:
+            return _not_judged(learned, self._fitted_by(learned))
         test = track(self.scans["test"], "test scans")
         noise_seed = 0 if self.with_noise else None  # the same noise for every seed of the network
         judgement = judge(self.chain, usable_scans(test, self.air), noise_seed, baselines)
@@ -194,6 +198,8 @@ class ScatterStudy:
     def _fitted_by(self, learned: dict[str, float]) -> str:
         fitted = f"{self.correction.title} fitted to {len(self.scans['train'])} scans"
         reference = f"The reference is {self.reference.title}"
+        if self.correction.learns and not self.loss.compared:
+            reference = "No reference was compared with"
         if "epochs" not in learned:
             return f"{fitted}. {reference}"
         stages = ", ".join(sorted(self.loss.stages))
@@ -206,6 +212,11 @@ class ScatterStudy:
         if not truth.stages:
             return scans
         return CacheDataset([scans[k] for k in range(len(scans))], truth, copy_cache=False)
+
+
+def _not_judged(fitted: dict[str, float], by: str) -> StudyResults:
+    figures = ["scatter_correction.step"] if "step_rays_per_second" in fitted else []
+    return StudyResults(fitted, {}, figures, f"{by}. No scans were judged.")
 
 
 def _results(judgement: Judgement, fitted: dict[str, float], by: str) -> StudyResults:

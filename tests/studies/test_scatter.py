@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import h5py
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -18,7 +19,7 @@ from pcctlearn.patients.procedural import ProceduralCases
 from pcctlearn.runs.results import redraw, write_results
 from pcctlearn.scans.data_set import usable_scans
 from pcctlearn.scans.file import write_scan
-from pcctlearn.scans.reference import NoReference, SecondScan
+from pcctlearn.scans.reference import Measured, NoReference, SecondScan
 from pcctlearn.scans.source import ScanSource
 from pcctlearn.scatter.checkpoint import CorrectionBuilder, SavedCorrection
 from pcctlearn.scatter.network import ScatterNetwork
@@ -168,6 +169,23 @@ def test_a_split_that_does_not_fit_is_rejected(scans, split):
         study(scans, split=split)
 
 
+def test_scans_of_a_laboratory_are_trained_on_but_not_judged(scans, tmp_path):
+    """They have a second scan in place of primary counts, and no scatter."""
+    torch.set_default_dtype(torch.float32)
+    paths = [tmp_path / path.name for path in scans]
+    for old, new in zip(scans, paths, strict=True):
+        new.write_bytes(old.read_bytes())
+        with h5py.File(new, "r+") as file:
+            del file["scatter"], file["scatter_standard_error"]
+    with pytest.raises(ValueError, match=r"holds no scatter: use study.split=\[…,…,0\]"):
+        study(paths, reference=Measured()).run(in_context(max_epochs=1))
+    results = study(paths, reference=Measured(), split=(2, 1, 0)).run(in_context(max_epochs=1))
+    assert results.numbers["val_loss_over_untrained"] < 1
+    assert "No scans were judged" in results.summary
+    write_results(results, tmp_path / "out")
+    redraw(tmp_path / "out")
+
+
 ALONE = TotalLoss({"deviance": ScanDevianceLoss()})
 
 
@@ -175,7 +193,7 @@ def test_a_network_learns_from_scans_alone(scans):
     torch.set_default_dtype(torch.float32)
     results = study(scans, reference=NoReference(), loss=ALONE).run(in_context(max_epochs=60))
     assert results.numbers["val_loss_over_untrained"] < 1
-    assert "The reference is none" in results.summary
+    assert "No reference was compared with" in results.summary
     assert not any("uniform" in name for name in results.numbers)
 
 
