@@ -227,7 +227,7 @@ def test_a_new_scatter_correction_is_fitted_and_evaluates_a_scan(added, tmp_path
     for name in "abc":
         write_scan(tmp_path / f"scans/{name}.h5", replace(scan, name=name))
     study = ["experiment=scatter_cross_domain", "datasets=scans", "study.split=[1,1,1]"]
-    study.append("reference=measured")  # without noise here
+    study.append("reference=shared")  # its fractions have no noise
     words = [f"datasets.folder={tmp_path / 'scans'}", "logger=none"]
     numbers = added("scatter", SCATTER, SCATTER_YAML, *study, *words)
     assert numbers["share_of_bin_1"] == pytest.approx(0.2)

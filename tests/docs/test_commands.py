@@ -107,7 +107,7 @@ SMALLER = [  # the first whose words are all in the command
     ("train.py sweep=optuna", [*NETWORK, "hydra.sweeper.n_trials=2", "logger=none"]),
     (
         "train.py experiment=scatter_judgement",
-        [*CONE, "datasets.n_cases=1", "scan.scatter_every=1"],
+        [*CONE, "datasets.n_cases=1", "scan.scatter_every=1", "logger=none"],
     ),
     ("train.py -m", [*NETWORK, "hydra.sweep.dir=SWEEP", "logger=none"]),
     ("train.py logger.offline=false", NETWORK),
@@ -119,7 +119,6 @@ ORDINARY = [
     *("tomography.grid.n_x=64", "tomography.grid.n_y=64", "tomography.grid.voxel_cm=0.6"),
 ]
 PLACEHOLDERS = {  # what stands for other commands
-    "python train.py sweep=scatter_table": "shown with its folder in README.md",
     "python train.py experiment=NAME": "each experiment is a test of its own",
     "PYTHONPATH=. python …": "each benchmark is run by itself",
     "python -m pcctlearn check FILE [FILE …]": "shown with a file in README.md",
