@@ -37,9 +37,7 @@ class DevianceLoss(Loss):
 
     def forward(self, predicted: Scan, target: Scan) -> Tensor:
         """Half the deviance of the counts."""
-        mean, n = predicted.at("expected_counts"), target.at("counts")
-        # two terms, because the derivative of xlogy(n, n/ȳ) is 0/0 at n = 0
-        return (mean - n - torch.xlogy(n, mean) + torch.xlogy(n, n)).sum()
+        return _half_deviance(target.at("counts"), predicted.at("expected_counts")).sum()
 
     def curvature(self, at: Linearisation) -> Curvature:
         """Σ_rays (Iᴰ − Jᵀ I J), with J = dA/dD.
@@ -74,5 +72,10 @@ class ScanDevianceLoss(Loss):
         """Half the deviance of a ray of the predicted scan."""
         y = predicted.at("counts")
         mean = predicted.at("expected_counts") + y * predicted.at("scatter_fraction")
-        deviance = mean - y - torch.xlogy(y, mean) + torch.xlogy(y, y)
-        return self.weight * deviance.sum(1).mean()
+        return self.weight * _half_deviance(y, mean).sum(1).mean()
+
+
+def _half_deviance(n: Tensor, mean: Tensor) -> Tensor:
+    """Element-wise ȳ − n + n log(n/ȳ) of counts n with mean ȳ."""
+    # two terms, because the derivative of xlogy(n, n/ȳ) is 0/0 at n = 0
+    return mean - n - torch.xlogy(n, mean) + torch.xlogy(n, n)
